@@ -1,0 +1,350 @@
+"""Score and threshold to decision, and the exact relation of threshold and strong share.
+
+The strong model is chosen where ``score >= threshold``, so scores that are tied always fall on the
+same side: n prompts with k distinct scores have only k + 1 shares of strong calls to choose from,
+and everything here works on those instead of on quantiles.
+"""
+
+import math
+import numbers
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import CalibrationError, RoutingError, ThresholdError
+
+Floats = npt.NDArray[np.float64]
+Choice = Literal["strong", "weak", "direct"]
+
+# Scores stay inside (0, 1), so that threshold 0 means always strong and threshold 1 always weak.
+SCORE_MARGIN = 1e-6
+# Slope, in logits a unit of margin, that keeps an isotonic map strictly increasing past its ends.
+TAIL_SLOPE = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was decided for one request, and why.
+
+    `choice` is "direct" where the caller named a model and no router was asked; `score`,
+    `threshold` and `router` are then None. `score` is None too where scoring failed, and `reason`
+    says so. `latency_ms` is the time that the decision took, not the model's answer.
+    """
+
+    model: str
+    choice: Choice
+    score: float | None
+    threshold: float | None
+    router: str | None
+    reason: str
+    latency_ms: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The decision as a JSON-able dict, its keys in the order of the fields."""
+        return asdict(self)
+
+
+def validate_threshold(value: object) -> float:
+    """`value` as a threshold: a finite real number in [0, 1].
+
+    Raises ThresholdError for anything else: strings (parse them first), bool, NaN, infinities.
+    """
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
+        raise ThresholdError(f"threshold {value!r} is no number; give a number from 0 to 1")
+    number = float(value)
+    if not math.isfinite(number) or not 0.0 <= number <= 1.0:
+        raise ThresholdError(
+            f"threshold {value!r} is out of range; give a number from 0 (always strong) to 1 "
+            "(always weak)"
+        )
+    return number
+
+
+def choose(score: float, threshold: float) -> Literal["strong", "weak"]:
+    """ "strong" where score >= threshold, else "weak".
+
+    Raises ThresholdError for a bad threshold and RoutingError for a score that is no finite
+    number: NaN compares as false, and would silently mean "weak".
+    """
+    limit = validate_threshold(threshold)
+    if not math.isfinite(score):
+        raise RoutingError(f"score {score!r} is no finite number; the router's output is broken")
+    return "strong" if score >= limit else "weak"
+
+
+def format_threshold(threshold: float) -> str:
+    """The shortest decimal, without exponent, that parses back to the same number.
+
+    Without exponent, because "router-mf-1e-05" could not be told from a name with a dash.
+    """
+    return np.format_float_positional(validate_threshold(threshold), unique=True, trim="0")
+
+
+def check_scores(scores: npt.ArrayLike) -> Floats:
+    """`scores` as float64[n]. Raises CalibrationError unless n > 0, all finite and in [0, 1]."""
+    array = np.asarray(scores, dtype=np.float64)
+    if array.ndim != 1 or array.size == 0:
+        raise CalibrationError(
+            f"scores must be a list of at least one number, got shape {array.shape}; "
+            "give at least one prompt"
+        )
+    bad = np.flatnonzero(~((array >= 0.0) & (array <= 1.0)))
+    if bad.size:
+        raise CalibrationError(
+            f"score {int(bad[0])} is {array[bad[0]]!r}; scores must be numbers in [0, 1]"
+        )
+    return array
+
+
+def achievable(scores: npt.ArrayLike) -> tuple[Floats, Floats]:
+    """Every strong share that some threshold gives on `scores`, exact with tied scores.
+
+    Returns (thresholds, shares), both float64[k], shares strictly increasing and thresholds
+    strictly decreasing. Each threshold lies strictly between two neighbouring scores and is the
+    shortest decimal near their middle, so that it can be printed, parsed back and applied to
+    scores with float32 noise without changing a decision. Share 1 has threshold 0; share 0 has
+    threshold 1, and is left out where a score is exactly 1.
+
+    Raises CalibrationError as `check_scores`.
+    """
+    array = check_scores(scores)
+    distinct, counts = np.unique(array, return_counts=True)
+    above = np.cumsum(counts[::-1])  # prompts at or above each distinct score, from the highest
+    shares = above / array.size
+    upper = distinct[::-1]
+    thresholds = np.append(_between(upper[1:], upper[:-1]), 0.0)
+    if upper[0] < 1.0:
+        shares = np.append(0.0, shares)
+        thresholds = np.append(1.0, thresholds)
+    return thresholds, shares
+
+
+def _between(lower: Floats, upper: Floats) -> Floats:
+    """A short decimal t with lower < t <= upper for each pair, from near the middle."""
+    middle = lower + (upper - lower) / 2
+    result = upper.copy()  # always right, and its repr parses back to itself
+    todo = np.ones(len(result), dtype=bool)
+    for digits in range(1, 16):
+        candidate = np.round(middle, digits)
+        fits = todo & (candidate > lower) & (candidate < upper)
+        result[fits] = candidate[fits]
+        todo &= ~fits
+    return result
+
+
+def threshold_for_share(scores: npt.ArrayLike, share: float) -> tuple[float, float]:
+    """(threshold, achieved share) of the achievable share that is nearest to `share`.
+
+    Of two that are equally near, the lower (the cheaper). `share` is a fraction.
+    Raises CalibrationError for a share outside [0, 1], and as `check_scores`.
+    """
+    wanted = check_share(share)
+    thresholds, shares = achievable(scores)
+    # Rounded, so that the halfway case is not decided by the last bit of a division.
+    best = int(np.argmin(np.round(np.abs(shares - wanted), 12)))
+    return float(thresholds[best]), float(shares[best])
+
+
+def check_share(share: float) -> float:
+    """`share` as a float. Raises CalibrationError unless it is a number in [0, 1]."""
+    if isinstance(share, bool) or not isinstance(share, numbers.Real) or not 0 <= share <= 1:
+        raise CalibrationError(
+            f"strong share {share!r} is no fraction; give a number from 0 to 1 (0.3 is 30%)"
+        )
+    return float(share)
+
+
+def costs_by_share(
+    scores: npt.ArrayLike, strong_cost: npt.ArrayLike, weak_cost: npt.ArrayLike
+) -> Floats:
+    """Mean cost of a prompt at each row of `achievable(scores)`: float64[k], in the costs' unit.
+
+    `strong_cost` and `weak_cost`, float64[n], are what each prompt costs on either model.
+    Raises CalibrationError for costs of another length, negative or not finite.
+    """
+    array = check_scores(scores)
+    sides = []
+    for name, values in (("strong", strong_cost), ("weak", weak_cost)):
+        cost = np.asarray(values, dtype=np.float64)
+        if cost.shape != array.shape:
+            raise CalibrationError(f"{name} costs have shape {cost.shape}, scores {array.shape}")
+        if not np.all(np.isfinite(cost) & (cost >= 0)):
+            raise CalibrationError(f"{name} costs must be finite numbers >= 0 for every prompt")
+        sides.append(cost)
+    strong, weak = sides
+    order = np.argsort(-array, kind="stable")
+    running = np.append(0.0, np.cumsum((strong - weak)[order]))
+    _, shares = achievable(array)
+    calls = np.rint(shares * array.size).astype(np.intp)
+    costs: Floats = (weak.sum() + running[calls]) / array.size
+    return costs
+
+
+def threshold_for_cost(
+    scores: npt.ArrayLike, strong_cost: npt.ArrayLike, weak_cost: npt.ArrayLike, budget: float
+) -> tuple[float, float, float]:
+    """(threshold, share, mean cost): the largest share whose mean cost a prompt is in `budget`.
+
+    Costs and budget share one unit, a prompt. Raises CalibrationError where even the cheapest
+    achievable share costs more than the budget, and as `costs_by_share`.
+    """
+    if isinstance(budget, bool) or not isinstance(budget, numbers.Real) or not budget >= 0:
+        raise CalibrationError(f"budget {budget!r} is no number >= 0")
+    costs = costs_by_share(scores, strong_cost, weak_cost)
+    thresholds, shares = achievable(scores)
+    # The sums above carry rounding; a budget of exactly the mean cost must count as enough.
+    within = np.flatnonzero(costs <= float(budget) * (1 + 1e-9))
+    if within.size == 0:
+        raise CalibrationError(
+            f"budget {float(budget):.6g} a prompt is below the cheapest mix, {costs.min():.6g} at "
+            f"{shares[int(np.argmin(costs))]:.0%} strong calls; raise the budget or choose a "
+            "cheaper weak model"
+        )
+    best = int(within[-1])
+    return float(thresholds[best]), float(shares[best]), float(costs[best])
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdTable:
+    """Threshold for each strong share, as measured on one named set of prompts.
+
+    `rows` are (strong_pct, threshold), shares strictly increasing and thresholds strictly
+    decreasing. `n` is the number of prompts; `name` says which.
+    """
+
+    name: str
+    n: int
+    rows: tuple[tuple[float, float], ...]
+
+    def __post_init__(self) -> None:
+        if isinstance(self.n, bool) or not isinstance(self.n, int) or self.n < 1 or not self.rows:
+            raise CalibrationError("threshold table: needs n >= 1 and at least one row")
+        for share, threshold in self.rows:
+            check_share(share)
+            validate_threshold(threshold)
+        for (share, threshold), (next_share, next_threshold) in zip(
+            self.rows, self.rows[1:], strict=False
+        ):
+            if not (share < next_share and threshold > next_threshold):
+                raise CalibrationError(
+                    f"threshold table {self.name!r}: shares must increase and thresholds decrease, "
+                    f"got ({share}, {threshold}) before ({next_share}, {next_threshold})"
+                )
+
+    @classmethod
+    def from_scores(cls, name: str, scores: npt.ArrayLike, points: int = 101) -> "ThresholdTable":
+        """The table of at most `points` evenly spaced shares (101: every percent).
+
+        Each row is an achievable share; where ties leave fewer than `points`, there are fewer
+        rows. Raises CalibrationError as `check_scores`, and for points < 2.
+        """
+        if points < 2:
+            raise CalibrationError(f"points must be at least 2, got {points}")
+        thresholds, shares = achievable(scores)
+        wanted = np.linspace(0.0, 1.0, points)
+        distance = np.round(np.abs(shares[None, :] - wanted[:, None]), 12)
+        picked = np.unique(np.argmin(distance, axis=1))
+        rows = tuple((float(shares[i]), float(thresholds[i])) for i in picked)
+        return cls(name=name, n=int(np.size(scores)), rows=rows)
+
+    def threshold_for(self, share: float) -> tuple[float, float]:
+        """(threshold, strong_pct) of the row nearest to `share`; of two, the lower share."""
+        wanted = check_share(share)
+        row = min(self.rows, key=lambda item: (round(abs(item[0] - wanted), 12), item[0]))
+        return row[1], row[0]
+
+    def share_for(self, threshold: float) -> float:
+        """The strong share expected at `threshold`: linear between rows, constant past the ends."""
+        limit = validate_threshold(threshold)
+        shares, thresholds = np.array(self.rows, dtype=np.float64).T
+        return float(np.interp(limit, thresholds[::-1], shares[::-1]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON; `from_dict` gives back an equal table."""
+        return {"name": self.name, "n": self.n, "rows": [list(row) for row in self.rows]}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> "ThresholdTable":
+        """Raises CalibrationError or ThresholdError (both ValueError) for an invalid table."""
+        try:
+            rows = tuple((share, threshold) for share, threshold in value["rows"])
+            name, n = value["name"], value["n"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise CalibrationError(
+                "threshold table: expected {'name': str, 'n': int, 'rows': [[share, threshold], "
+                f"...]}}, got {value!r:.200}"
+            ) from error
+        if not isinstance(name, str):
+            raise CalibrationError(f"threshold table: name must be a string, got {name!r}")
+        return cls(name=name, n=n, rows=rows)
+
+
+def sigmoid(logit: npt.ArrayLike) -> Floats:
+    """1 / (1 + exp(-logit)), elementwise in float64, without overflow."""
+    array = np.asarray(logit, dtype=np.float64)
+    small = np.exp(-np.abs(array))
+    return np.where(array >= 0, 1.0, small) / (1.0 + small)
+
+
+def apply_calibration(margin: npt.ArrayLike, spec: Mapping[str, Any] | None) -> Floats:
+    """Scores of raw margins (quality of strong minus weak, in logits), same shape, float64.
+
+    `spec` is one of
+        None                                         sigmoid(margin)
+        {"method": "platt", "a": a, "b": b}          sigmoid(a * margin + b); Platt 1999, and with
+                                                     b = 0 temperature scaling, Guo et al. 2017
+        {"method": "isotonic", "x": [..], "y": [..]} linear through the points, both strictly
+                                                     increasing; past the ends the logit goes on
+                                                     with a tiny slope, so that no tie is made
+    The result is clipped to [1e-6, 1 - 1e-6]. Every method is strictly increasing: it changes
+    no ranking, hence no APGR. NaN stays NaN. Raises CalibrationError for an invalid spec.
+    """
+    array = np.asarray(margin, dtype=np.float64)
+    if spec is None:
+        scores = sigmoid(array)
+    elif spec.get("method") == "platt":
+        a, b = _finite(spec, "a"), _finite(spec, "b")
+        if a <= 0:
+            raise CalibrationError(f"calibration: slope a must be > 0, got {a}")
+        scores = sigmoid(a * array + b)
+    elif spec.get("method") == "isotonic":
+        scores = _isotonic(array, _points(spec, "x"), _points(spec, "y"))
+    else:
+        raise CalibrationError(
+            f"calibration: method {spec.get('method')!r} is unknown; expected platt or isotonic"
+        )
+    clipped: Floats = np.clip(scores, SCORE_MARGIN, 1.0 - SCORE_MARGIN)
+    return clipped
+
+
+def _isotonic(margin: Floats, x: Floats, y: Floats) -> Floats:
+    if len(x) != len(y) or len(x) == 0:
+        raise CalibrationError(
+            f"calibration: x and y need equal length > 0, got {len(x)}, {len(y)}"
+        )
+    if np.any(np.diff(x) <= 0) or np.any(np.diff(y) <= 0) or y[0] <= 0 or y[-1] >= 1:
+        raise CalibrationError("calibration: x and y must strictly increase, y inside (0, 1)")
+    inside = np.interp(margin, x, y)
+    past = np.minimum(margin - x[0], 0.0) + np.maximum(margin - x[-1], 0.0)
+    logit = np.log(inside) - np.log1p(-inside)
+    return np.where(past == 0, inside, sigmoid(logit + TAIL_SLOPE * past))
+
+
+def _finite(spec: Mapping[str, Any], key: str) -> float:
+    value = spec.get(key)
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise CalibrationError(f"calibration: {key} must be a finite number, got {value!r}")
+    return float(value)
+
+
+def _points(spec: Mapping[str, Any], key: str) -> Floats:
+    try:
+        array = np.asarray(spec[key], dtype=np.float64)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CalibrationError(f"calibration: {key} must be a list of numbers") from error
+    if array.ndim != 1 or not np.all(np.isfinite(array)):
+        raise CalibrationError(f"calibration: {key} must be a list of finite numbers")
+    return array
