@@ -1,0 +1,1 @@
+"""thriftroute: a trained router for LLM calls."""

@@ -1,0 +1,247 @@
+"""Text to score: the only place that runs ONNX, one class for mf, bert and bare encoders.
+
+Each prompt is a run of its own, never padded into a batch: int8 activations are quantized with one
+scale for a whole input, so a prompt's score would otherwise depend on its neighbours, and on one
+core a batch of unpadded single runs is no slower. Many prompts are spread over threads instead.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+from tokenizers import Tokenizer
+
+from .bundle import MODEL, TOKENIZER, Bundle
+from .errors import BundleFormatError, ConfigError
+from .text import Context, Conversation, Promptlike, as_conversation, encode, validate_context
+from .threshold import apply_calibration
+
+Floats = npt.NDArray[np.float64]
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """One prompt through the graph: `quality` float32[n_models], `embedding` float32[dim]."""
+
+    quality: npt.NDArray[np.float32]
+    embedding: npt.NDArray[np.float32]
+
+
+class Scorer:
+    """A verified bundle, loaded. Safe to share between threads.
+
+    A score is the calibrated probability, in (0, 1), that the strong model's answer is preferred;
+    ties count for the weak model.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        session: ort.InferenceSession,
+        tokenizer: Tokenizer,
+        *,
+        context: Context,
+        strong: str,
+        weak: str,
+    ) -> None:
+        self.bundle = bundle
+        self.context: Context = context
+        self.strong = strong
+        self.weak = weak
+        self._session = session
+        self._tokenizer = tokenizer
+        models = bundle.manifest.models
+        self._strong = models.index(strong) if models else -1
+        self._weak = models.index(weak) if models else -1
+        self._outputs = ["quality", "embedding"] if models else ["embedding"]
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path | Bundle,
+        *,
+        threads: int = 1,
+        context: str = "conversation",
+        strong: str | None = None,
+        weak: str | None = None,
+    ) -> "Scorer":
+        """Verify and load a bundle.
+
+        threads: of one run of the graph; one by default, since under load several threads a
+        request fight for the same cores. strong, weak: names among the bundle's models where the
+        pair is not the bundle's own.
+
+        Raises BundleFormatError, BundleIntegrityError, ConfigError (a setting that does not fit).
+        """
+        if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+            raise ConfigError(f"threads: expected a whole number >= 1, got {threads!r}")
+        bundle = path if isinstance(path, Bundle) else Bundle.open(path)
+        manifest = bundle.manifest
+        pair = [strong or manifest.strong, weak or manifest.weak]
+        for key, name in zip(("strong", "weak"), pair, strict=True):
+            if manifest.models and name not in manifest.models:
+                raise ConfigError(
+                    f"{key} model {name!r} is not in {bundle}; it knows: "
+                    + ", ".join(manifest.models)
+                )
+        if manifest.models and pair[0] == pair[1]:
+            raise ConfigError(f"strong and weak are both {pair[0]!r} in {bundle}")
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Threads that spin between requests burn a core for nothing.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            session = ort.InferenceSession(
+                bundle.file(MODEL), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime raises its own, unrelated classes
+            raise BundleFormatError(f"{MODEL} does not load: {error}", bundle.path) from error
+        try:
+            tokenizer = Tokenizer.from_file(str(bundle.file(TOKENIZER)))
+        except Exception as error:  # tokenizers raises a bare Exception
+            raise BundleFormatError(f"{TOKENIZER} does not load: {error}", bundle.path) from error
+        # Truncation and padding of the training days would come before ours.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        _check_graph(session, bundle)
+        return cls(
+            bundle,
+            session,
+            tokenizer,
+            context=validate_context(context),
+            strong=pair[0],
+            weak=pair[1],
+        )
+
+    def score(self, prompt: Promptlike | Conversation) -> float:
+        """Score of one prompt or conversation. A blank one has a score too, a meaningless one."""
+        return float(self.calibrated(self.margin(prompt)))
+
+    def margin(self, prompt: Promptlike | Conversation) -> float:
+        """quality(strong) - quality(weak), in logits, before calibration."""
+        quality = self._run(prompt, ["quality"])[0]
+        return float(quality[self._strong] - quality[self._weak])
+
+    def scores(
+        self,
+        prompts: Sequence[Promptlike | Conversation],
+        *,
+        workers: int | None = None,
+        progress: Progress | None = None,
+    ) -> Floats:
+        """Scores of n prompts, float64[n]; the same to the last bit as `score` one by one.
+
+        workers: threads, by default as many as there are cores. progress: called with the number
+        of prompts done since the last call.
+        """
+        margins = [
+            float(e[0][self._strong] - e[0][self._weak])
+            for e in self._map(prompts, ["quality"], workers, progress)
+        ]
+        return self.calibrated(np.array(margins, dtype=np.float64))
+
+    def encode_all(
+        self,
+        prompts: Sequence[Promptlike | Conversation],
+        *,
+        workers: int | None = None,
+        progress: Progress | None = None,
+    ) -> Iterable[Encoding]:
+        """Quality and embedding of each prompt, in order; quality is empty for an encoder."""
+        for outputs in self._map(prompts, self._outputs, workers, progress):
+            quality = outputs[0] if len(outputs) == 2 else np.empty(0, np.float32)
+            yield Encoding(quality, outputs[-1])
+
+    def embeddings(
+        self,
+        prompts: Sequence[Promptlike | Conversation],
+        *,
+        workers: int | None = None,
+        progress: Progress | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """Sentence embeddings, float32[n, dim], of unit length."""
+        rows = [e[0] for e in self._map(prompts, ["embedding"], workers, progress)]
+        return np.array(rows, dtype=np.float32).reshape(len(rows), self.bundle.manifest.dim)
+
+    def token_ids(self, prompt: Promptlike | Conversation) -> list[int]:
+        """What the graph sees of a prompt: at most `max_tokens` ids (rule: `router.text`)."""
+        manifest = self.bundle.manifest
+        return encode(
+            as_conversation(prompt),
+            self._tokenizer,
+            max_tokens=manifest.max_tokens,
+            prefix=manifest.prefix_ids,
+            suffix=manifest.suffix_ids,
+            context=self.context,
+        )
+
+    def count_tokens(self, prompt: Promptlike) -> int:
+        """Tokens of the whole text, not truncated, by the encoder's own tokenizer."""
+        conversation = as_conversation(prompt)
+        text = "\n".join((conversation.system, conversation.history, conversation.last))
+        return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def calibrated(self, margin: float | Floats) -> Any:
+        """Probability for a margin or an array of margins, by the bundle's calibration."""
+        return apply_calibration(margin, self.bundle.manifest.calibration)
+
+    def _run(
+        self, prompt: Promptlike | Conversation, outputs: list[str]
+    ) -> list[npt.NDArray[np.float32]]:
+        ids = np.array([self.token_ids(prompt)], dtype=np.int64)
+        feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+        return [output[0] for output in self._session.run(outputs, feeds)]
+
+    def _map(
+        self,
+        prompts: Sequence[Promptlike | Conversation],
+        outputs: list[str],
+        workers: int | None,
+        progress: Progress | None,
+    ) -> Iterable[list[npt.NDArray[np.float32]]]:
+        run = partial(self._run, outputs=outputs)
+        count = workers or os.cpu_count() or 1
+        if count == 1 or len(prompts) < 2:
+            for prompt in prompts:
+                yield run(prompt)
+                if progress:
+                    progress(1)
+            return
+        with ThreadPoolExecutor(count, thread_name_prefix="thriftroute-score") as pool:
+            # In blocks, so that an interrupt waits for a few prompts and not for a million.
+            for start in range(0, len(prompts), 256):
+                block = prompts[start : start + 256]
+                yield from pool.map(run, block)
+                if progress:
+                    progress(len(block))
+
+
+def _check_graph(session: ort.InferenceSession, bundle: Bundle) -> None:
+    """The graph must be the one that the manifest describes: names and widths."""
+    manifest = bundle.manifest
+    inputs = {i.name for i in session.get_inputs()}
+    if inputs != {"input_ids", "attention_mask"}:
+        raise BundleFormatError(
+            f"{MODEL} has inputs {sorted(inputs)}; expected input_ids and attention_mask",
+            bundle.path,
+        )
+    widths = {o.name: o.shape[-1] if o.shape else None for o in session.get_outputs()}
+    wanted = {"embedding": manifest.dim}
+    if manifest.models:
+        wanted["quality"] = len(manifest.models)
+    for name, width in wanted.items():
+        if widths.get(name) != width:
+            raise BundleFormatError(
+                f"{MODEL}: output {name!r} has width {widths.get(name)}, the manifest says {width}",
+                bundle.path,
+            )

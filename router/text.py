@@ -1,0 +1,178 @@
+"""What of a request is scored: a prompt or a conversation, cut to the encoder's length.
+
+The rule, in characters first and then in tokens:
+
+1. Text only. Of a message's content the text parts count; images and files do not. A tool call
+   counts as `name(arguments)`. System and developer messages are the *system* text, the last user
+   message is the *last* turn, all the rest (earlier turns, and the tool calls and results that
+   follow the last user message) is the *history*, in order.
+2. `context="conversation"` (the default) scores history and last turn; `"full"` the system text
+   too; `"last"` the last turn alone, as RouteLLM does. The system text is left out by default: it
+   is the same for all requests of an application, so it tells nothing about their difficulty.
+3. Each text is stripped and cut to its first and last `CLIP_CHARS` characters, so that a
+   megabyte costs no more than a page.
+4. Tokens: the history has a quarter of the budget (the system text an eighth), the last turn the
+   rest; what one of them does not use goes to the others. The last turn keeps its head and its
+   tail in equal parts, the history its tail, the system text its head.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from tokenizers import Tokenizer
+
+from .errors import ConfigError, DataError
+
+Context = Literal["last", "conversation", "full"]
+Message = Mapping[str, Any]
+Promptlike = str | Sequence[Message]
+
+CLIP_CHARS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """The text of a request: `system`, `history` and `last` turn, each '' where there is none."""
+
+    system: str
+    history: str
+    last: str
+
+    @property
+    def is_blank(self) -> bool:
+        """True where there is nothing to score."""
+        return not (self.last.strip() or self.history.strip())
+
+
+def validate_context(context: str) -> Context:
+    """Return `context` as it is; raise ConfigError where it is none of the three."""
+    for known in get_args(Context):
+        if context == known:
+            return known  # type: ignore[no-any-return]
+    raise ConfigError(f"context {context!r}: expected one of {', '.join(get_args(Context))}")
+
+
+def as_conversation(prompt: Promptlike | Conversation) -> Conversation:
+    """Split a prompt or a list of OpenAI messages into system text, history and last turn.
+
+    Raises DataError where a message is no mapping or its content is neither text, parts nor null.
+    """
+    if isinstance(prompt, Conversation):
+        return prompt
+    if isinstance(prompt, str):
+        return Conversation("", "", prompt)
+    system: list[str] = []
+    turns: list[str] = []
+    last_user = -1
+    for index, message in enumerate(prompt):
+        if not isinstance(message, Mapping):
+            raise DataError(
+                f"expected a mapping with 'role' and 'content', got {type(message).__name__}",
+                field=f"messages[{index}]",
+            )
+        text = _message_text(message, index)
+        if message.get("role") in ("system", "developer"):
+            system.append(text)
+            continue
+        if message.get("role") == "user":
+            last_user = len(turns)
+        turns.append(text)
+    if last_user < 0:
+        last_user = len(turns) - 1
+    last = turns.pop(last_user) if turns else ""
+    return Conversation(_join(system), _join(turns), last)
+
+
+def encode(
+    conversation: Conversation,
+    tokenizer: Tokenizer,
+    *,
+    max_tokens: int,
+    prefix: Sequence[int],
+    suffix: Sequence[int],
+    context: Context = "conversation",
+) -> list[int]:
+    """Token ids of a conversation by the rule above; at most `max_tokens`, specials included.
+
+    `prefix` and `suffix` are the encoder's special tokens ([CLS] and [SEP]); the suffix also stands
+    between the parts. Where there is no text, the ids are prefix and suffix alone.
+    """
+    budget = max_tokens - len(prefix) - len(suffix)
+    last = _ids(tokenizer, conversation.last)
+    history = [] if context == "last" else _ids(tokenizer, conversation.history)
+    system = _ids(tokenizer, conversation.system) if context == "full" else []
+    budget -= len(suffix) * (bool(history) + bool(system))
+    room_system = min(len(system), budget // 8)
+    room_history = min(len(history), budget // 4)
+    room_last = min(len(last), budget - room_history - room_system)
+    # What the last turn leaves free goes to the history first: it is nearer to the question.
+    room_history = min(len(history), budget - room_last - room_system)
+    room_system = min(len(system), budget - room_last - room_history)
+    ids = list(prefix)
+    for part in (
+        system[:room_system],
+        history[len(history) - room_history :],
+        _head_and_tail(last, room_last),
+    ):
+        if part:
+            ids += part + list(suffix)
+    return ids if len(ids) > len(prefix) else ids + list(suffix)
+
+
+def special_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """The ids that the tokenizer's own template puts before and after a text."""
+    bare = tokenizer.encode("a", add_special_tokens=False).ids
+    whole = tokenizer.encode("a", add_special_tokens=True).ids
+    start = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), None)
+    if start is None or not bare:
+        raise ConfigError("the tokenizer's template changes the text's own tokens: not supported")
+    return whole[:start], whole[start + len(bare) :]
+
+
+def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    text = text.strip()
+    if not text:
+        return []
+    if len(text) > 2 * CLIP_CHARS:
+        text = f"{text[:CLIP_CHARS]} {text[-CLIP_CHARS:]}"
+    # A lone surrogate is legal in a Python string and in JSON, but is no character: the tokenizer
+    # would refuse the whole text for it.
+    if not text.isascii():
+        text = text.encode("utf-8", "replace").decode("utf-8")
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+    return ids
+
+
+def _head_and_tail(ids: list[int], room: int) -> list[int]:
+    if len(ids) <= room:
+        return ids
+    tail = room // 2
+    return ids[: room - tail] + ids[len(ids) - tail :]
+
+
+def _join(texts: Sequence[str]) -> str:
+    return "\n\n".join(text for text in texts if text)
+
+
+def _message_text(message: Message, index: int) -> str:
+    content = message.get("content")
+    texts: list[str] = []
+    if isinstance(content, str):
+        texts.append(content)
+    elif isinstance(content, Sequence):
+        for part in content:
+            if isinstance(part, str):
+                texts.append(part)
+            elif isinstance(part, Mapping) and isinstance(part.get("text"), str):
+                texts.append(part["text"])
+    elif content is not None:
+        raise DataError(
+            f"expected text, a list of parts or null, got {type(content).__name__}",
+            field=f"messages[{index}].content",
+        )
+    for call in message.get("tool_calls") or ():
+        function = call.get("function") if isinstance(call, Mapping) else None
+        if isinstance(function, Mapping):
+            texts.append(f"{function.get('name', '')}({function.get('arguments', '')})")
+    return "\n".join(texts)

@@ -1,0 +1,115 @@
+"""Fixtures: tiny real tokenizers and ONNX graphs, small enough to build in each test run."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from thriftroute.router.bundle import Bundle, write_bundle
+
+WORDS = ["what", "is", "the", "a", "prove", "theorem", "hard", "easy", "integral", "hello", "2", "+"]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+
+
+def tiny_tokenizer_json() -> bytes:
+    """A real WordPiece tokenizer with 16 entries and BERT's template."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    vocab = {word: i for i, word in enumerate(SPECIAL + WORDS)}
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return tokenizer.to_str().encode()
+
+
+def tiny_graph(n_models: int, dim: int = 4) -> bytes:
+    """ids -> mean of a fixed embedding table -> qualities. 'prove', 'theorem', 'hard' and
+    'integral' raise the first model's quality, 'easy' and 'hello' lower it."""
+    onnx = pytest.importorskip("onnx")
+    from onnx import TensorProto, helper, numpy_helper
+
+    table = np.random.default_rng(0).normal(0, 0.05, (len(SPECIAL + WORDS), dim))
+    for word, value in {"prove": 3, "theorem": 3, "hard": 4, "integral": 3, "easy": -4, "hello": -4}.items():
+        table[len(SPECIAL) + WORDS.index(word), 0] = value
+    weights = np.zeros((dim, max(n_models, 1)))
+    weights[0, 0] = 1.0
+    nodes = [
+        helper.make_node("Gather", ["table", "input_ids"], ["tokens"]),
+        helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["mask", "axis2"], ["mask3"]),
+        helper.make_node("Mul", ["tokens", "mask3"], ["kept"]),
+        helper.make_node("ReduceMean", ["kept", "axis1"], ["embedding"], keepdims=0),
+    ]
+    outputs = [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["b", dim])]
+    if n_models:
+        nodes.append(helper.make_node("MatMul", ["embedding", "weights"], ["quality"]))
+        outputs.append(helper.make_tensor_value_info("quality", TensorProto.FLOAT, ["b", n_models]))
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [
+            helper.make_tensor_value_info(name, TensorProto.INT64, ["b", "t"])
+            for name in ("input_ids", "attention_mask")
+        ],
+        outputs,
+        [
+            numpy_helper.from_array(table.astype(np.float32), "table"),
+            numpy_helper.from_array(weights.astype(np.float32), "weights"),
+            numpy_helper.from_array(np.array([1], dtype=np.int64), "axis1"),
+            numpy_helper.from_array(np.array([2], dtype=np.int64), "axis2"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+BundleMaker = Callable[..., Bundle]
+
+
+@pytest.fixture
+def make_bundle(tmp_path: Path) -> BundleMaker:
+    """Write a tiny real bundle; keyword arguments replace fields of its manifest."""
+
+    def make(name: str = "tiny", **fields: object) -> Bundle:
+        models = fields.get("models", ["strong-1", "weak-1", "other-1"])
+        defaults = {
+            "kind": "mf",
+            "encoder": "tiny",
+            "dim": 4,
+            "models": models,
+            "strong": "strong-1",
+            "weak": "weak-1",
+            "max_tokens": 32,
+            "prefix_ids": [2],
+            "suffix_ids": [3],
+            "calibration": {"method": "platt", "a": 1.0, "b": 0.0},
+        }
+        files = {
+            "model.onnx": tiny_graph(len(models)),  # type: ignore[arg-type]
+            "tokenizer.json": tiny_tokenizer_json(),
+            "card.md": b"# tiny\n",
+        }
+        return write_bundle(tmp_path / name, files=files, **{**defaults, **fields})
+
+    return make
+
+
+@pytest.fixture
+def tiny_bundle(make_bundle: BundleMaker) -> Path:
+    """Folder of a tiny mf bundle: 'hard' words score high, 'easy' and 'hello' low."""
+    return make_bundle().path
+
+
+@pytest.fixture
+def data_dir() -> Path:
+    """The folder of real results; skips, saying so, where THRIFTROUTE_DATA is unset."""
+    folder = os.environ.get("THRIFTROUTE_DATA")
+    if not folder:
+        pytest.skip("THRIFTROUTE_DATA is unset: no real results to test on")
+    return Path(folder)
