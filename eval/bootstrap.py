@@ -111,7 +111,7 @@ def bootstrap(
         wins = np.add.reduceat(ranked * positive, starts, axis=1)
         error = np.full(len(counts), np.nan)
         if member is not None:
-            by_bin = [np.abs((counts[:, member == b] @ (y - s)[member == b])) for b in range(bins)]
+            by_bin = [np.abs(counts[:, member == b] @ (y - s)[member == b]) for b in range(bins)]
             error = np.sum(by_bin, axis=0) / drawn
         weak_mean = counts @ r_weak / drawn
         rewards = np.empty((len(counts), grid.size))

@@ -145,7 +145,8 @@ def cpt_of_groups(calls: Floats, gains: Floats, target: float) -> Floats:
     """CPT(target) from the size and gain of each tied group, along the last axis.
 
     The curve is linear inside a group, so the first group whose end reaches the target holds the
-    crossing. NaN where the whole gap is not positive. Raises EvaluationError unless 0 < target <= 1.
+    crossing. NaN where the whole gap is not positive. Raises EvaluationError unless 0 < target
+    <= 1.
     """
     if not 0.0 < target <= 1.0:
         raise EvaluationError(f"CPT target {target!r} must be in (0, 1]")

@@ -5,7 +5,6 @@ import math
 
 import numpy as np
 import pytest
-
 from thriftroute.eval import bootstrap as bs
 from thriftroute.eval import metrics
 from thriftroute.router.errors import EvaluationError
@@ -83,8 +82,8 @@ def interpolated_cpt(scores, strong, weak, target, bins=10):
 
 
 def test_cpt_is_right_where_interpolation_over_a_non_monotone_curve_is_wrong():
-    # 20 prompts, highest score first. At 7 of 20 strong calls half of the gap is recovered, at 8 all
-    # of it; then it is lost again, and comes back with the last prompts.
+    # 20 prompts, highest score first. At 7 of 20 strong calls half of the gap is recovered, at 8
+    # all of it; then it is lost again, and comes back with the last prompts.
     gain = np.array([0] * 6 + [1, 1, 0, 0, -1, -1] + [0] * 5 + [1, 1, 0], dtype=float)
     scores = np.linspace(0.95, 0.05, 20)
     strong, weak = np.where(gain > 0, 1.0, 0.0), np.where(gain < 0, 1.0, 0.0)

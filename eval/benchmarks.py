@@ -1,0 +1,305 @@
+"""Benchmarks: prompts with the reward of a strong and a weak model on each.
+
+A new one is a function from `Files` to `Benchmark` with `@register("name")`; see `mmlu`. Contaminated
+items, as listed by the RouteLLM release (arXiv 2406.18665, section 4.2), are dropped and counted.
+"""
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..data.schema import Message
+from ..data.tables import PairTable, pair_table
+from ..router.errors import EvaluationError, require_extra
+from .fetch import Files
+
+Floats = npt.NDArray[np.float64]
+STRONG = "gpt-4-1106-preview"
+WEAK = "mistralai/Mixtral-8x7B-Instruct-v0.1"
+
+
+@dataclass(frozen=True, eq=False)
+class Benchmark:
+    """n prompts and what either model earns on each.
+
+    `strong`, `weak` float64[n]: rewards, higher is better, in any one unit. `labels` float64[n]:
+    share of comparisons that strong wins strictly, in [0, 1]. `groups` int64[n] marks rows that
+    must be resampled together, None where each stands alone. `dropped` counts left-out items by
+    reason. `strong_cost`, `weak_cost` float64[n] in USD, None unless known for every prompt.
+    `messages[i]` replaces prompt i where the whole conversation is scored.
+    Raises EvaluationError where there is no prompt or lengths differ.
+    """
+
+    name: str
+    prompts: list[str]
+    strong: Floats
+    weak: Floats
+    strong_model: str
+    weak_model: str
+    labels: Floats = field(default_factory=lambda: np.empty(0))
+    groups: npt.NDArray[np.int64] | None = None
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    strong_cost: Floats | None = None
+    weak_cost: Floats | None = None
+    messages: Sequence[Sequence[Message] | None] | None = None
+
+    def __post_init__(self) -> None:
+        if self.labels.size == 0:
+            # Ties count for the weak model: calling the strong one there buys nothing.
+            object.__setattr__(self, "labels", (self.strong > self.weak).astype(np.float64))
+        if not self.prompts:
+            raise EvaluationError(f"benchmark {self.name}: no prompt is left to evaluate on")
+        for name in ("strong", "weak", "labels", "groups", "strong_cost", "weak_cost", "messages"):
+            column = getattr(self, name)
+            if column is not None and len(column) != self.n:
+                raise EvaluationError(
+                    f"benchmark {self.name}: {name} has {len(column)} entries, prompts {self.n}"
+                )
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return len(self.prompts)
+
+    def inputs(self) -> list[Any]:
+        """What a router scores, n entries: the prompt, or the messages where there are any."""
+        if self.messages is None:
+            return list(self.prompts)
+        pairs = zip(self.prompts, self.messages, strict=True)
+        return [prompt if said is None else list(said) for prompt, said in pairs]
+
+
+Loader = Callable[[Files], Benchmark]
+BENCHMARKS: dict[str, Loader] = {}
+
+
+def register(name: str) -> Callable[[Loader], Loader]:
+    """Make a loader available to `load` under `name`."""
+
+    def add(loader: Loader) -> Loader:
+        BENCHMARKS[name] = loader
+        return loader
+
+    return add
+
+
+def load(name: str, files: Files | None = None) -> Benchmark:
+    """The benchmark `name`, from THRIFTROUTE_DATA, or fetched where that is unset.
+
+    Raises EvaluationError for an unknown name (lists those there are) or unreadable data.
+    """
+    if name not in BENCHMARKS:
+        raise EvaluationError(
+            f"unknown benchmark {name!r}; available: {', '.join(sorted(BENCHMARKS))}; "
+            "your own data: --data FILE --strong MODEL --weak MODEL"
+        )
+    return BENCHMARKS[name](Files.from_environment() if files is None else files)
+
+
+@register("mmlu")
+def mmlu(files: Files) -> Benchmark:
+    """MMLU, 14,042 questions less 5 contaminated; rewards are 0 or 1. Duplicates stay."""
+    if files.local is not None:
+        return _from_parquet("mmlu", files.parquet("routellm_mmlu.parquet"))
+    rows = [
+        row
+        for domain in MMLU_DOMAINS
+        for row in _csv_rows(files.remote(f"mmlu/responses/mmlu_{domain}.csv"))
+    ]
+    return _from_responses("mmlu", rows, files.remote("mmlu/contaminated_prompts.jsonl"))
+
+
+@register("gsm8k")
+def gsm8k(files: Files) -> Benchmark:
+    """GSM8K test, 1,319 questions less 12 contaminated; rewards are 0 or 1."""
+    if files.local is not None:
+        return _from_parquet("gsm8k", files.parquet("routellm_gsm8k.parquet"))
+    rows = _csv_rows(files.remote("gsm8k/gsm8k_responses.csv"))
+    return _from_responses("gsm8k", rows, files.remote("gsm8k/contaminated_prompts.jsonl"))
+
+
+@register("mt-bench")
+def mt_bench(files: Files) -> Benchmark:
+    """MT-Bench, 80 questions less 8 contaminated; rewards are GPT-4 grades from 1 to 10.
+
+    As in RouteLLM a question is routed by its first turn alone. Both turns then go to the model
+    that was chosen, so a question is one row, with the mean grade of its two turns.
+    """
+    if files.local is not None:
+        pq: Any = require_extra("pyarrow.parquet", "eval")
+        table = pq.read_table(files.parquet("routellm_mtbench.parquet")).to_pylist()
+        grades = [(r["question_id"], r["model"], r["turn"], r["raw_score"]) for r in table]
+        prompts = {r["question_id"]: r["turn1_prompt"] for r in table}
+        contaminated = {r["question_id"] for r in table if r["contaminated"]}
+    else:
+        questions = _json_rows(files.remote("mt_bench/question.jsonl"))
+        bad = _contaminated(files.remote("mt_bench/contaminated_prompts.jsonl"))
+        judged = _json_rows(files.remote("mt_bench/judgements.jsonl"))
+        grades = [(r["question_id"], r["model"], r["turn"], r["score"]) for r in judged]
+        prompts = {q["question_id"]: q["turns"][0] for q in questions}
+        contaminated = {q["question_id"] for q in questions if bad & set(q["turns"])}
+    sums: dict[tuple[int, str], dict[int, float]] = {}
+    for question, model, turn, grade in grades:
+        sums.setdefault((question, _plain(model)), {})[turn] = float(grade)
+    kept = sorted(set(prompts) - contaminated)
+
+    def mean_grade(question: int, model: str) -> float:
+        turns = sums.get((question, _plain(model)), {})
+        if sorted(turns) != [1, 2]:
+            raise EvaluationError(
+                f"mt-bench: question {question} has grades of {model} for turns {sorted(turns)}, "
+                "expected 1 and 2; the files do not belong together"
+            )
+        return sum(turns.values()) / 2
+
+    return Benchmark(
+        name="mt-bench",
+        prompts=[prompts[q] for q in kept],
+        strong=np.array([mean_grade(q, STRONG) for q in kept]),
+        weak=np.array([mean_grade(q, WEAK) for q in kept]),
+        strong_model=STRONG,
+        weak_model=WEAK,
+        dropped={"contaminated": len(contaminated)},
+    )
+
+
+def from_table(table: PairTable, name: str = "data") -> Benchmark:
+    """A benchmark of a pair or of two tiers, from rows in the scores or the comparisons format.
+
+    From comparisons, `strong` is the mean score of the strong side and `weak` its complement, so
+    that a positive gap means that the strong model is preferred.
+    """
+    known = bool(np.isfinite(table.strong_cost).all() and np.isfinite(table.weak_cost).all())
+    left_out = {
+        "row of another model": table.usage.other_model,
+        "row within one tier": table.usage.same_tier,
+        "row on a prompt without both models": table.usage.unpaired,
+    }
+    return Benchmark(
+        name=name,
+        prompts=list(table.prompts),
+        strong=table.strong,
+        weak=table.weak,
+        strong_model=", ".join(table.strong_models),
+        weak_model=", ".join(table.weak_models),
+        labels=table.win,
+        dropped={reason: count for reason, count in left_out.items() if count},
+        strong_cost=table.strong_cost if known else None,
+        weak_cost=table.weak_cost if known else None,
+        messages=table.messages,
+    )
+
+
+def from_file(
+    path: str | Path, strong: str | Sequence[str], weak: str | Sequence[str], name: str = ""
+) -> Benchmark:
+    """A benchmark from a file in any format that `data.readers` knows. Raises DataError."""
+    from ..data.readers import read
+
+    return from_table(pair_table(read(path), strong, weak), name or Path(path).stem)
+
+
+def _from_parquet(name: str, path: Path) -> Benchmark:
+    """Both models of one question share (task, row); questions come in that order."""
+    pq: Any = require_extra("pyarrow.parquet", "eval")
+    columns = ["task", "row", "model", "score", "prompt", "contaminated"]
+    data: dict[str, list[Any]] = pq.read_table(path, columns=columns).to_pydict()
+    rewards: dict[tuple[str, int], dict[str, float]] = {}
+    prompts: dict[tuple[str, int], str] = {}
+    contaminated: set[tuple[str, int]] = set()
+    for task, row, model, score, prompt, bad in zip(*data.values(), strict=True):
+        key = (task, row)
+        rewards.setdefault(key, {})[_plain(model)] = score
+        prompts[key] = prompt
+        if bad:
+            contaminated.add(key)
+    kept = sorted(set(prompts) - contaminated)
+    try:
+        strong = np.array([rewards[key][_plain(STRONG)] for key in kept], dtype=np.float64)
+        weak = np.array([rewards[key][_plain(WEAK)] for key in kept], dtype=np.float64)
+    except KeyError as error:
+        raise EvaluationError(f"{path}: a question has no row of {error}") from error
+    return Benchmark(
+        name=name,
+        prompts=[prompts[key] for key in kept],
+        strong=strong,
+        weak=weak,
+        strong_model=STRONG,
+        weak_model=WEAK,
+        dropped={"contaminated": len(contaminated)},
+    )
+
+
+def _from_responses(name: str, rows: Iterable[Mapping[str, str]], contaminated: Path) -> Benchmark:
+    """From CSV rows with a prompt and a True/False column a model."""
+    bad = _contaminated(contaminated)
+    every = [{_plain(column): value for column, value in row.items()} for row in rows]
+    kept = [row for row in every if row["prompt"] not in bad]
+
+    def rewards(model: str) -> Floats:
+        values = {"true": 1.0, "false": 0.0}
+        try:
+            return np.array([values[row[_plain(model)].strip().lower()] for row in kept])
+        except (KeyError, AttributeError) as error:  # a short row has None in its last columns
+            raise EvaluationError(
+                f"{name}: no column, or no True or False, for {model}: {error}"
+            ) from error
+
+    return Benchmark(
+        name=name,
+        prompts=[row["prompt"] for row in kept],
+        strong=rewards(STRONG),
+        weak=rewards(WEAK),
+        strong_model=STRONG,
+        weak_model=WEAK,
+        dropped={"contaminated": len(every) - len(kept)},
+    )
+
+
+def _plain(model: str) -> str:
+    """A model's name without its provider, in lower case: the files differ in both."""
+    return model.rsplit("/", 1)[-1].lower()
+
+
+def _csv_rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _json_rows(path: Path) -> list[dict[str, Any]]:
+    with path.open(encoding="utf-8") as file:
+        try:
+            return [json.loads(line) for line in file if line.strip()]
+        except json.JSONDecodeError as error:
+            raise EvaluationError(
+                f"{path}: not JSON lines: {error}; delete it to fetch it again"
+            ) from error
+
+
+def _contaminated(path: Path) -> set[str]:
+    return {row["eval_prompt"] for row in _json_rows(path)}
+
+
+# The 57 subjects of MMLU (Hendrycks et al. 2021, arXiv 2009.03300), by the names of their files.
+MMLU_DOMAINS = tuple(
+    """
+    abstract_algebra anatomy astronomy business_ethics clinical_knowledge college_biology
+    college_chemistry college_computer_science college_mathematics college_medicine college_physics
+    computer_security conceptual_physics econometrics electrical_engineering elementary_mathematics
+    formal_logic global_facts high_school_biology high_school_chemistry
+    high_school_computer_science high_school_european_history high_school_geography
+    high_school_government_and_politics high_school_macroeconomics high_school_mathematics
+    high_school_microeconomics high_school_physics high_school_psychology high_school_statistics
+    high_school_us_history high_school_world_history human_aging human_sexuality international_law
+    jurisprudence logical_fallacies machine_learning management marketing medical_genetics
+    miscellaneous moral_disputes moral_scenarios nutrition philosophy prehistory
+    professional_accounting professional_law professional_medicine professional_psychology
+    public_relations security_studies sociology us_foreign_policy virology world_religions
+    """.split()
+)
