@@ -1,0 +1,95 @@
+"""The boundary to LiteLLM: imported on first use, because its import takes seconds.
+
+The first use sets what keeps the import silent and off the network, and leaves alone what the
+user set before. Every keyword goes to LiteLLM as it was given.
+"""
+
+import asyncio
+import functools
+import importlib
+import os
+import threading
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+from .threshold import Decision
+
+_HIDDEN = "_hidden_params"
+_KEY = "thriftroute"
+_GATEWAY = "litellm.responses.mcp.chat_completions_handler"
+
+_lock = threading.Lock()
+
+
+def load_litellm() -> ModuleType:
+    """LiteLLM, imported once however many threads ask. Takes seconds and ~100 MB the first time."""
+    with _lock:
+        return _import_litellm()
+
+
+@functools.cache
+def _import_litellm() -> ModuleType:
+    # Otherwise the import fetches the list of prices from the network.
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    litellm = importlib.import_module("litellm")
+    for name, value in (("suppress_debug_info", True), ("telemetry", False)):
+        if hasattr(litellm, name):  # the one prints adverts, the other is gone from newer versions
+            setattr(litellm, name, value)
+    return litellm
+
+
+def complete(request: Mapping[str, Any]) -> Any:
+    """`litellm.completion(**request)`: a ModelResponse, or a stream wrapper with `stream=True`."""
+    litellm, internal = _prepare(request)
+    return litellm.completion(**request, **internal)
+
+
+async def acomplete(request: Mapping[str, Any]) -> Any:
+    """`await litellm.acompletion(**request)`; imports happen in a thread, never on the loop."""
+    litellm, internal = await asyncio.to_thread(_prepare, request)
+    return await litellm.acompletion(**request, **internal)
+
+
+def attach(response: Any, decision: Decision) -> None:
+    """Put `decision` where `decision_of` finds it, beside LiteLLM's own hidden parameters."""
+    hidden = getattr(response, _HIDDEN, None)
+    # A new dict instead of a new key: LiteLLM's logging threads may be iterating over the old one.
+    setattr(response, _HIDDEN, {**(hidden if isinstance(hidden, dict) else {}), _KEY: decision})
+
+
+def decision_of(response: object) -> Decision | None:
+    """The Decision behind an answer or a stream of the Controller; None for any other object."""
+    hidden = getattr(response, _HIDDEN, None)
+    decision = hidden.get(_KEY) if isinstance(hidden, dict) else None
+    return decision if isinstance(decision, Decision) else None
+
+
+def _prepare(request: Mapping[str, Any]) -> tuple[ModuleType, dict[str, Any]]:
+    """LiteLLM, and what it must be given so that it can make this request as it is installed."""
+    litellm = load_litellm()
+    if request.get("tools") and _gateway_is_broken():
+        return litellm, {"_skip_mcp_handler": True}
+    return litellm, {}
+
+
+@functools.cache
+def _gateway_is_broken() -> bool:
+    """True where LiteLLM's MCP gateway is there but cannot be imported.
+
+    LiteLLM imports it for every call with tools (to look for tools that its proxy serves), though
+    it needs the package `mcp` >= 2, which LiteLLM does not install: seen in 1.106.2, where such a
+    call ends in ModuleNotFoundError. Its own switch, which it never sends to a provider, goes round
+    the gateway. Requiring `mcp` instead would add some 28 MB in 15 packages and 0.6 s at the first
+    call with tools, and would shut out applications that need mcp 1.x.
+    """
+    try:
+        importlib.import_module(_GATEWAY)
+    except ImportError as error:
+        # Where the gateway itself is missing (another version), nobody will import it.
+        return not (isinstance(error, ModuleNotFoundError) and _is_parent(error.name, _GATEWAY))
+    return False
+
+
+def _is_parent(name: str | None, module: str) -> bool:
+    return name is not None and f"{module}.".startswith(f"{name}.")

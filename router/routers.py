@@ -1,0 +1,219 @@
+"""Routers by name: `mf` and `bert` (a bundle each), `random`, and those of other distributions.
+
+A distribution adds a router through the entry-point group `thriftroute.routers`:
+
+    [project.entry-points."thriftroute.routers"]
+    mine = "my_package:MyRouter"     # called with the router's settings: MyRouter(**settings)
+
+What it returns needs one method, `scores`; a `close()` is called if it has one.
+"""
+
+import logging
+import threading
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from .bundle import MANIFEST, Bundle
+from .errors import ConfigError, RoutingError, UnknownRouterError
+from .text import Context, Conversation
+
+Floats = npt.NDArray[np.float64]
+
+GROUP = "thriftroute.routers"
+BUNDLED = ("mf", "bert")
+BUILT_IN = (*BUNDLED, "random")
+CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
+_BUNDLE_SETTINGS = ("checkpoint_path", "strong_model", "weak_model", "threads")
+
+logger = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class Router(Protocol):
+    """What scores conversations. Called from several threads at once."""
+
+    @abstractmethod
+    def scores(self, conversations: Sequence[Conversation], /) -> Floats:
+        """Scores of n conversations, float64[n], each in [0, 1]: how much the strong model is
+        wanted. The strong model is chosen where score >= threshold. Raise where one cannot be
+        scored: the request then goes to the model that the controller's `on_error` names."""
+
+
+class BundleRouter:
+    """Scores by a bundle. `scorer` is the `Scorer` that it was made from."""
+
+    def __init__(
+        self,
+        path: str | Path | Bundle,
+        *,
+        strong: str | None = None,
+        weak: str | None = None,
+        threads: int = 1,
+        context: Context = "conversation",
+    ) -> None:
+        """Raises BundleError (cannot be used) and ConfigError (a setting does not fit it)."""
+        from .scorer import Scorer  # brings onnxruntime
+
+        self.scorer = Scorer.load(path, threads=threads, context=context, strong=strong, weak=weak)
+        if not self.scorer.bundle.manifest.models:
+            raise ConfigError(f"{path} is an encoder, which embeds but cannot route; give a router")
+
+    def scores(self, conversations: Sequence[Conversation], /) -> Floats:
+        """Scores of n conversations, float64[n], each in (0, 1)."""
+        return self.scorer.scores(conversations)
+
+
+class RandomRouter:
+    """Uniform scores in [0, 1): the threshold is the share of weak calls. The baseline."""
+
+    def __init__(self, seed: int | None = None) -> None:
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
+            raise ConfigError(f"router 'random': seed must be a whole number >= 0, got {seed!r}")
+        self._random = np.random.default_rng(seed)
+        self._lock = threading.Lock()
+
+    def scores(self, conversations: Sequence[Conversation], /) -> Floats:
+        """The next n numbers of the sequence that `seed` starts, float64[n]."""
+        with self._lock:
+            return self._random.random(len(conversations))
+
+
+def available_routers() -> tuple[str, ...]:
+    """Names that `load_router` knows: the built-in ones, then those of other distributions."""
+    return (*BUILT_IN, *sorted(_plugins()))
+
+
+def load_router(
+    name: str,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    threads: int = 1,
+    context: Context = "conversation",
+    base: Path | None = None,
+) -> Router:
+    """The router of that name, or the bundle in the folder of that name.
+
+    settings: of `mf`, `bert` and folders `checkpoint_path` (a bundle's folder, relative to `base`;
+    the one in the box where it is not given), `strong_model` and `weak_model` (names among the
+    bundle's models) and `threads`; of `random` `seed`; of others whatever they take.
+
+    Raises UnknownRouterError, ConfigError (a setting that does not fit, or another distribution's
+    router that cannot be made) and BundleError.
+    """
+    given = dict(settings or {})
+    plugins = _plugins()
+    if name == "random":
+        _check_keys(name, given, ("seed",))
+        return RandomRouter(**given)
+    if name in BUNDLED or (name not in plugins and (Path(name) / MANIFEST).is_file()):
+        return _bundle_router(name, given, threads, context, base)
+    if name not in plugins:
+        raise UnknownRouterError(name, (*BUILT_IN, *sorted(plugins)))
+    return _plugin_router(name, plugins[name], given)
+
+
+def checked_scores(values: object, n: int) -> Floats:
+    """What a router returned for n conversations, as float64[n].
+
+    Raises RoutingError where it has another shape, or a score is NaN or outside [0, 1]. The
+    message names no more than shapes and numbers.
+    """
+    try:
+        scores = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise RoutingError(f"the router returned {type(values).__name__}, not numbers") from None
+    if scores.shape != (n,):
+        raise RoutingError(f"the router returned shape {scores.shape}, expected ({n},)")
+    wrong = np.flatnonzero(~((scores >= 0.0) & (scores <= 1.0)))
+    if wrong.size:
+        raise RoutingError(f"the router returned {scores[wrong[0]]}, which is not in [0, 1]")
+    return scores
+
+
+def _bundle_router(
+    name: str, settings: Mapping[str, Any], threads: int, context: Context, base: Path | None
+) -> BundleRouter:
+    _check_keys(name, settings, _BUNDLE_SETTINGS)
+    default = CHECKPOINTS / name if name in BUNDLED else Path(name)
+    given = settings.get("checkpoint_path")
+    if given is not None and not isinstance(given, str | Path):
+        raise ConfigError(
+            f"router {name!r}: checkpoint_path must be a folder, got {type(given).__name__}"
+        )
+    folder = default if given is None else (base or Path()) / Path(given).expanduser()
+    if not folder.is_dir():
+        raise ConfigError(
+            f"router {name!r}: checkpoint_path {str(given or folder)!r} is no folder. Checkpoints "
+            "of RouteLLM and other names of the Hugging Face hub cannot be loaded: leave "
+            "checkpoint_path out for the bundle in the box, or give the folder that "
+            "`thriftroute train` wrote"
+        )
+    bundle = Bundle.open(folder)
+    if name in BUNDLED and bundle.manifest.kind != name:
+        raise ConfigError(
+            f"router {name!r}: the bundle in {folder} is of kind {bundle.manifest.kind!r}; load it "
+            f"as router {bundle.manifest.kind!r}, or by its folder"
+        )
+    return BundleRouter(
+        bundle,
+        strong=settings.get("strong_model"),
+        weak=settings.get("weak_model"),
+        threads=settings.get("threads", threads),
+        context=context,
+    )
+
+
+def _plugin_router(
+    name: str, found: Sequence[metadata.EntryPoint], settings: Mapping[str, Any]
+) -> Router:
+    if len(found) > 1:
+        owners = ", ".join(sorted(_owner(entry) for entry in found))
+        raise ConfigError(f"router {name!r} is offered by more than one distribution: {owners}")
+    entry = found[0]
+    try:
+        router = entry.load()(**settings)
+    except Exception as error:
+        raise ConfigError(
+            f"router {name!r} of {_owner(entry)} ({entry.value}) cannot be made with settings "
+            f"{sorted(settings)}: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(router, Router):
+        raise ConfigError(
+            f"router {name!r} of {_owner(entry)} ({entry.value}) has no method scores()"
+        )
+    return router
+
+
+def _plugins() -> dict[str, list[metadata.EntryPoint]]:
+    """Entry points of the group by name; those that take a built-in's name are left out, aloud."""
+    found: dict[str, list[metadata.EntryPoint]] = {}
+    for entry in metadata.entry_points(group=GROUP):
+        if entry.name in BUILT_IN:
+            logger.warning(
+                "%s offers a router named %r, which is built in: the built-in one is used",
+                _owner(entry),
+                entry.name,
+            )
+            continue
+        same = found.setdefault(entry.name, [])
+        if entry.value not in {other.value for other in same}:
+            same.append(entry)
+    return found
+
+
+def _owner(entry: metadata.EntryPoint) -> str:
+    return entry.dist.name if entry.dist is not None else "an unknown distribution"
+
+
+def _check_keys(name: str, settings: Mapping[str, Any], known: Sequence[str]) -> None:
+    for key in settings:
+        if key not in known:
+            raise ConfigError(
+                f"router {name!r}: unknown setting {key!r}; known: threshold, {', '.join(known)}"
+            )

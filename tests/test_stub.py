@@ -1,0 +1,169 @@
+"""The local provider: OpenAI's answers over real HTTP, faults on demand, a clean shutdown."""
+
+import http.client
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from thriftroute.router.stub import StubProvider
+
+TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+HELLO = [{"role": "user", "content": "hello there"}]
+
+
+@pytest.fixture
+def provider() -> Iterator[StubProvider]:
+    with StubProvider() as running:
+        yield running
+
+
+def ask(provider: StubProvider, path: str, body: object = None) -> tuple[int, str, str]:
+    """(status, content type, text); a GET where there is no body."""
+    connection = http.client.HTTPConnection(urlsplit(provider.url).netloc, timeout=10)
+    try:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {"Authorization": "Bearer key-1", "Content-Type": "application/json"}
+        if body is None:
+            connection.request("GET", path)
+        else:
+            connection.request("POST", path, data, headers)
+        answer = connection.getresponse()
+        return answer.status, answer.headers["Content-Type"], answer.read().decode()
+    finally:
+        connection.close()
+
+
+def complete(provider: StubProvider, **body: Any) -> dict[str, Any]:
+    status, _, text = ask(
+        provider, "/v1/chat/completions", {"model": "m", "messages": HELLO, **body}
+    )
+    assert status == 200
+    answer: dict[str, Any] = json.loads(text)
+    return answer
+
+
+def test_the_answer_names_the_model_and_counts_usage(provider: StubProvider) -> None:
+    answer = complete(provider, model="weak")
+    assert answer["model"] == "weak"
+    assert answer["choices"][0]["message"]["content"] == "Answer of weak."
+    usage = answer["usage"]
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"] > 0
+
+
+def test_it_records_what_arrived(provider: StubProvider) -> None:
+    complete(provider, temperature=0.25, odd={"a": [1]})
+    (received,) = provider.requests
+    assert received.body == {"model": "m", "messages": HELLO, "temperature": 0.25, "odd": {"a": [1]}}
+    assert received.path == "/v1/chat/completions"
+    assert received.api_key == "key-1"
+    assert "key-1" not in repr(received)
+
+
+def test_tools_are_called_until_their_result_is_there(provider: StubProvider) -> None:
+    first = complete(provider, tools=TOOLS)["choices"][0]
+    assert first["finish_reason"] == "tool_calls"
+    assert first["message"]["content"] is None
+    assert first["message"]["tool_calls"][0]["function"]["name"] == "weather"
+    result = {"role": "tool", "tool_call_id": "call_stub", "content": "rain"}
+    then = complete(provider, tools=TOOLS, messages=[*HELLO, first["message"], result])
+    assert then["choices"][0]["message"]["content"] == "Answer of m."
+    never = complete(provider, tools=TOOLS, tool_choice="none")
+    assert never["choices"][0]["finish_reason"] == "stop"
+
+
+def test_response_format_gives_json(provider: StubProvider) -> None:
+    answer = complete(provider, response_format={"type": "json_object"})
+    assert json.loads(answer["choices"][0]["message"]["content"]) == {"model": "m"}
+
+
+def events(provider: StubProvider, **body: Any) -> list[Any]:
+    request = {"model": "m", "messages": HELLO, "stream": True, **body}
+    status, kind, text = ask(provider, "/v1/chat/completions", request)
+    assert (status, kind) == (200, "text/event-stream")
+    lines = [line.removeprefix("data: ") for line in text.split("\n\n") if line]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def test_streams_the_same_answer_in_pieces(provider: StubProvider) -> None:
+    chunks = events(provider)
+    pieces = [chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks]
+    assert "".join(pieces) == "Answer of m."
+    assert sum(bool(piece) for piece in pieces) == 3
+    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+    assert all("usage" not in chunk for chunk in chunks)
+
+
+def test_streams_usage_where_it_is_asked_for(provider: StubProvider) -> None:
+    last = events(provider, stream_options={"include_usage": True})[-1]
+    assert last["choices"] == []
+    assert last["usage"]["completion_tokens"] > 0
+
+
+def test_streams_tool_calls(provider: StubProvider) -> None:
+    deltas = [chunk["choices"][0]["delta"] for chunk in events(provider, tools=TOOLS)]
+    (calls,) = [delta["tool_calls"] for delta in deltas if "tool_calls" in delta]
+    assert calls[0]["index"] == 0
+    assert calls[0]["function"]["name"] == "weather"
+
+
+def test_lists_its_models(provider: StubProvider) -> None:
+    status, _, text = ask(provider, "/v1/models")
+    assert status == 200
+    assert [row["id"] for row in json.loads(text)["data"]] == ["strong", "weak"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/v1/nothing", None, 404),
+        ("/v1/nothing", {}, 404),
+        ("/v1/chat/completions", b"{", 400),
+        ("/v1/chat/completions", [], 400),
+        ("/v1/chat/completions", {"model": "m"}, 400),
+    ],
+)
+def test_a_bad_request_is_an_error_as_openai_words_it(
+    provider: StubProvider, path: str, body: object, status: int
+) -> None:
+    got, _, text = ask(provider, path, body)
+    assert got == status
+    assert json.loads(text)["error"]["message"]
+    assert provider.requests == []
+
+
+def test_fails_with_the_status_it_is_told(provider: StubProvider) -> None:
+    provider.status = 503
+    status, _, text = ask(provider, "/v1/chat/completions", {"model": "m", "messages": HELLO})
+    assert status == 503
+    assert json.loads(text)["error"]["type"] == "server_error"
+    provider.status = 200
+    assert complete(provider)["model"] == "m"
+
+
+def test_close_does_not_wait_for_a_delayed_answer_and_may_be_called_twice() -> None:
+    provider = StubProvider(delay_s=3600).start()
+    answers: list[dict[str, Any]] = []
+    client = threading.Thread(target=lambda: answers.append(complete(provider)))
+    client.start()
+    while not provider.requests:
+        pass
+    provider.close()
+    client.join(timeout=30)
+    assert answers[0]["model"] == "m"
+    provider.close()
+    with pytest.raises(RuntimeError, match="not running"):
+        _ = provider.url
+
+
+def test_can_be_started_again_on_a_chosen_port() -> None:
+    with StubProvider() as first:
+        port = urlsplit(first.url).port
+    assert port is not None
+    with StubProvider(port=port) as second:
+        assert urlsplit(second.url).port == port
+        assert complete(second)["model"] == "m"
