@@ -68,28 +68,25 @@ def decision_of(response: object) -> Decision | None:
 def _prepare(request: Mapping[str, Any]) -> tuple[ModuleType, dict[str, Any]]:
     """LiteLLM, and what it must be given so that it can make this request as it is installed."""
     litellm = load_litellm()
-    if request.get("tools") and _gateway_is_broken():
+    if request.get("tools") and _is_broken(_GATEWAY):
         return litellm, {"_skip_mcp_handler": True}
     return litellm, {}
 
 
 @functools.cache
-def _gateway_is_broken() -> bool:
-    """True where LiteLLM's MCP gateway is there but cannot be imported.
+def _is_broken(module: str) -> bool:
+    """True where `module`, LiteLLM's MCP gateway, is there but cannot be imported.
 
     LiteLLM imports it for every call with tools (to look for tools that its proxy serves), though
     it needs the package `mcp` >= 2, which LiteLLM does not install: seen in 1.106.2, where such a
     call ends in ModuleNotFoundError. Its own switch, which it never sends to a provider, goes round
-    the gateway. Requiring `mcp` instead would add some 28 MB in 15 packages and 0.6 s at the first
+    the gateway. Requiring `mcp` instead would add some 26 MB in 15 packages and 0.6 s at the first
     call with tools, and would shut out applications that need mcp 1.x.
     """
     try:
-        importlib.import_module(_GATEWAY)
+        importlib.import_module(module)
     except ImportError as error:
-        # Where the gateway itself is missing (another version), nobody will import it.
-        return not (isinstance(error, ModuleNotFoundError) and _is_parent(error.name, _GATEWAY))
+        # Where the gateway itself is missing (another version), nobody will import it either.
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        return missing is None or not f"{module}.".startswith(f"{missing}.")
     return False
-
-
-def _is_parent(name: str | None, module: str) -> bool:
-    return name is not None and f"{module}.".startswith(f"{name}.")

@@ -57,7 +57,7 @@ class Controller:
     Raises ConfigError, UnknownRouterError and BundleError.
     """
 
-    def __init__(  # noqa: PLR0917 - RouteLLM's order
+    def __init__(
         self,
         routers: Sequence[str],
         strong_model: str,

@@ -18,6 +18,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
 
+_KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
 
 @dataclass(frozen=True, slots=True)
 class Received:
@@ -205,7 +207,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def _error(self, status: int, text: str) -> None:
-        kind = "invalid_request_error" if status < 500 else "server_error"
+        kind = _KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
         error = {"message": text, "type": kind, "param": None, "code": None}
         self._json(status, {"error": error})
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from thriftroute.router.errors import ConfigError, RoutingError, UnknownRouterError
 from thriftroute.router.routers import (
     BundleRouter,
@@ -78,7 +77,7 @@ def test_the_pair_can_be_chosen_among_the_models_of_the_bundle(tiny_bundle: Path
     turned = load_router("mf", settings).scores([HARD])
     straight = load_router("mf", {"checkpoint_path": str(tiny_bundle)}).scores([HARD])
     assert turned[0] == pytest.approx(1 - straight[0], abs=1e-6)
-    with pytest.raises(ConfigError, match="gpt-4-1106-preview.*strong-1, weak-1, other-1"):
+    with pytest.raises(ConfigError, match=r"gpt-4-1106-preview.*strong-1, weak-1, other-1"):
         load_router("mf", {**settings, "strong_model": "gpt-4-1106-preview"})
 
 

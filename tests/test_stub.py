@@ -3,12 +3,12 @@
 import http.client
 import json
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-
 from thriftroute.router.stub import StubProvider
 
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
@@ -57,7 +57,12 @@ def test_the_answer_names_the_model_and_counts_usage(provider: StubProvider) -> 
 def test_it_records_what_arrived(provider: StubProvider) -> None:
     complete(provider, temperature=0.25, odd={"a": [1]})
     (received,) = provider.requests
-    assert received.body == {"model": "m", "messages": HELLO, "temperature": 0.25, "odd": {"a": [1]}}
+    assert received.body == {
+        "model": "m",
+        "messages": HELLO,
+        "temperature": 0.25,
+        "odd": {"a": [1]},
+    }
     assert received.path == "/v1/chat/completions"
     assert received.api_key == "key-1"
     assert "key-1" not in repr(received)
@@ -151,7 +156,7 @@ def test_close_does_not_wait_for_a_delayed_answer_and_may_be_called_twice() -> N
     client = threading.Thread(target=lambda: answers.append(complete(provider)))
     client.start()
     while not provider.requests:
-        pass
+        time.sleep(0.001)
     provider.close()
     client.join(timeout=30)
     assert answers[0]["model"] == "m"

@@ -1,0 +1,209 @@
+"""The boundary to LiteLLM: imported late and once, silent, off the network, able to call tools."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from thriftroute.router.completion import (
+    _is_broken,
+    acomplete,
+    attach,
+    complete,
+    decision_of,
+    load_litellm,
+)
+from thriftroute.router.stub import StubProvider
+from thriftroute.router.threshold import Decision
+
+HELLO = [{"role": "user", "content": "hello"}]
+TOOLS = [
+    {
+        "type": "function",
+        "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}},
+    }
+]
+# LiteLLM silences these itself when it is imported; pytest undoes that for each test.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*ReadOnly.*qualifier:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Accessing the .* attribute on the instance:Warning"),
+]
+DECISION = Decision("openai/strong", "strong", 0.7, 0.5, "mf", "score 0.7 >= threshold 0.5", 1.0)
+
+# Runs in a fresh process without `mcp`, and reports what it imported, where it connected to and
+# what LiteLLM printed.
+FRESH = """
+import sys
+addresses = []
+def watch(event, arguments):
+    if event == "socket.connect":
+        addresses.append(str(arguments[1][0]))
+    elif event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"):
+        addresses.append(str(arguments[0]))
+sys.addaudithook(watch)
+sys.modules["mcp"] = None  # not installed, even where it is
+
+import asyncio, json, threading
+from thriftroute.router import controller, completion
+heavy = ("litellm", "onnxruntime", "torch", "pandas", "yaml", "rich")
+light = [name for name in heavy if name in sys.modules]
+
+start = threading.Barrier(8)
+modules = []
+def load():
+    start.wait()
+    modules.append(completion.load_litellm())
+threads = [threading.Thread(target=load) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+assert len(modules) == 8 and len(set(map(id, modules))) == 1 and modules[0].completion
+
+request = json.loads(sys.argv[1])
+plain = completion.complete(request)
+tools = {**request, "tools": json.loads(sys.argv[2])}
+called = completion.complete(tools)
+
+async def main():
+    answer = await completion.acomplete(tools)
+    stream = await completion.acomplete({**tools, "stream": True})
+    return answer, [chunk async for chunk in stream]
+
+answer, chunks = asyncio.run(main())
+names = [r.choices[0].message.tool_calls[0].function.name for r in (called, answer)]
+calls = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or ()]
+names += [call.function.name for call in calls if call.function.name]
+print(json.dumps({"light": light, "addresses": addresses, "names": names,
+                  "text": plain.choices[0].message.content}))
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_loop_of_litellms() -> None:
+    """LiteLLM asks for the thread's event loop, which Python 3.11 would create and nobody close;
+    once `asyncio.run` has run, there is none to be created."""
+    asyncio.run(asyncio.sleep(0))
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[StubProvider]:
+    with StubProvider() as running:
+        yield running
+
+
+def request(provider: StubProvider, **more: Any) -> dict[str, Any]:
+    base = {"model": "openai/strong", "messages": HELLO, "api_base": provider.url, "api_key": "k"}
+    return {**base, **more}
+
+
+@pytest.fixture(scope="module")
+def fresh(provider: StubProvider, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Report of the fresh process, and what the provider received from it."""
+    before = len(provider.requests)
+    script = tmp_path_factory.mktemp("fresh") / "fresh.py"
+    script.write_text(textwrap.dedent(FRESH))
+    done = subprocess.run(
+        [sys.executable, str(script), json.dumps(request(provider)), json.dumps(TOOLS)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    report: dict[str, Any] = json.loads(lines.pop())
+    return {
+        **report,
+        "printed": lines + done.stderr.splitlines(),
+        "received": provider.requests[before:],
+    }
+
+
+def test_the_controller_imports_nothing_heavy(fresh: dict[str, Any]) -> None:
+    assert fresh["light"] == []
+
+
+def test_importing_and_calling_connects_to_api_base_alone(fresh: dict[str, Any]) -> None:
+    assert fresh["addresses"]
+    assert set(fresh["addresses"]) == {"127.0.0.1"}
+
+
+def test_nothing_is_printed(fresh: dict[str, Any]) -> None:
+    assert fresh["printed"] == []
+
+
+def test_tools_are_called_without_mcp_and_nothing_of_ours_is_sent(fresh: dict[str, Any]) -> None:
+    assert fresh["text"] == "Answer of strong."
+    assert fresh["names"] == ["weather"] * 3
+    assert len(fresh["received"]) == 4
+    for received in fresh["received"][1:]:
+        assert received.body["tools"] == TOOLS
+        assert set(received.body) <= {"model", "messages", "tools", "stream"}
+
+
+def test_the_import_is_kept() -> None:
+    litellm = load_litellm()
+    assert load_litellm() is litellm is sys.modules["litellm"]
+    assert litellm.suppress_debug_info is True
+
+
+def test_tools_with_what_is_installed_here(provider: StubProvider) -> None:
+    answer = complete(request(provider, tools=TOOLS))
+    assert answer.choices[0].message.tool_calls[0].function.name == "weather"
+
+
+def test_the_providers_errors_come_through(provider: StubProvider) -> None:
+    with StubProvider(status=401) as refusing:
+        with pytest.raises(load_litellm().AuthenticationError):
+            complete(request(refusing))
+        with pytest.raises(load_litellm().AuthenticationError):
+            asyncio.run(acomplete(request(refusing)))
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "broken"),
+    [
+        ("gateway_whole", "", False),
+        ("gateway_lacks_a_package", "import no_such_package_here", True),
+        ("gateway_lacks_a_name", "from json import no_such_name", True),
+        ("gateway_is_not_there", None, False),
+        ("gateway_is_not_there.nor.this", None, False),
+    ],
+)
+def test_only_a_gateway_that_is_there_can_be_broken(
+    name: str,
+    source: str | None,
+    broken: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if source is not None:
+        (tmp_path / f"{name}.py").write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert _is_broken(name) is broken
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_decision_rides_on_the_answer(provider: StubProvider, stream: bool) -> None:
+    answer = complete(request(provider, stream=stream))
+    assert decision_of(answer) is None
+    before = dict(answer._hidden_params)
+    attach(answer, DECISION)
+    assert decision_of(answer) is DECISION
+    assert answer._hidden_params["thriftroute"] is DECISION
+    assert before.items() <= answer._hidden_params.items()
+    if stream:
+        pieces = [chunk.choices[0].delta.content or "" for chunk in answer]
+        assert "".join(pieces) == "Answer of strong."
+        assert decision_of(answer) is DECISION
+    else:
+        assert "thriftroute" not in answer.model_dump_json()
+
+
+def test_other_objects_carry_no_decision() -> None:
+    assert decision_of(None) is None
+    assert decision_of("text") is None
