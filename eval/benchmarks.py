@@ -1,7 +1,7 @@
 """Benchmarks: prompts with the reward of a strong and a weak model on each.
 
-A new one is a function from `Files` to `Benchmark` with `@register("name")`; see `mmlu`. Contaminated
-items, as listed by the RouteLLM release (arXiv 2406.18665, section 4.2), are dropped and counted.
+A new one is a function from `Files` to `Benchmark` with `@register("name")`; see `mmlu`. Items that
+the RouteLLM release (arXiv 2406.18665) lists as contaminated are dropped and counted.
 """
 
 import csv
@@ -22,6 +22,10 @@ from .fetch import Files
 Floats = npt.NDArray[np.float64]
 STRONG = "gpt-4-1106-preview"
 WEAK = "mistralai/Mixtral-8x7B-Instruct-v0.1"
+COLUMNS = (
+    *("strong", "weak", "labels", "groups", "strong_cost", "weak_cost"),
+    *("input_tokens", "strong_tokens", "weak_tokens", "messages"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +36,7 @@ class Benchmark:
     share of comparisons that strong wins strictly, in [0, 1]. `groups` int64[n] marks rows that
     must be resampled together, None where each stands alone. `dropped` counts left-out items by
     reason. `strong_cost`, `weak_cost` float64[n] in USD, None unless known for every prompt.
+    `input_tokens`, `strong_tokens`, `weak_tokens` (of the answers) float64[n], NaN where unknown.
     `messages[i]` replaces prompt i where the whole conversation is scored.
     Raises EvaluationError where there is no prompt or lengths differ.
     """
@@ -47,6 +52,9 @@ class Benchmark:
     dropped: Mapping[str, int] = field(default_factory=dict)
     strong_cost: Floats | None = None
     weak_cost: Floats | None = None
+    input_tokens: Floats | None = None
+    strong_tokens: Floats | None = None
+    weak_tokens: Floats | None = None
     messages: Sequence[Sequence[Message] | None] | None = None
 
     def __post_init__(self) -> None:
@@ -55,7 +63,7 @@ class Benchmark:
             object.__setattr__(self, "labels", (self.strong > self.weak).astype(np.float64))
         if not self.prompts:
             raise EvaluationError(f"benchmark {self.name}: no prompt is left to evaluate on")
-        for name in ("strong", "weak", "labels", "groups", "strong_cost", "weak_cost", "messages"):
+        for name in COLUMNS:
             column = getattr(self, name)
             if column is not None and len(column) != self.n:
                 raise EvaluationError(
@@ -173,7 +181,8 @@ def from_table(table: PairTable, name: str = "data") -> Benchmark:
     """A benchmark of a pair or of two tiers, from rows in the scores or the comparisons format.
 
     From comparisons, `strong` is the mean score of the strong side and `weak` its complement, so
-    that a positive gap means that the strong model is preferred.
+    that a positive gap means that the strong model is preferred. Each distinct prompt counts once,
+    however many rows it had.
     """
     known = bool(np.isfinite(table.strong_cost).all() and np.isfinite(table.weak_cost).all())
     left_out = {
@@ -192,6 +201,9 @@ def from_table(table: PairTable, name: str = "data") -> Benchmark:
         dropped={reason: count for reason, count in left_out.items() if count},
         strong_cost=table.strong_cost if known else None,
         weak_cost=table.weak_cost if known else None,
+        input_tokens=table.input_tokens,
+        strong_tokens=table.strong_tokens,
+        weak_tokens=table.weak_tokens,
         messages=table.messages,
     )
 
@@ -199,10 +211,13 @@ def from_table(table: PairTable, name: str = "data") -> Benchmark:
 def from_file(
     path: str | Path, strong: str | Sequence[str], weak: str | Sequence[str], name: str = ""
 ) -> Benchmark:
-    """A benchmark from a file in any format that `data.readers` knows. Raises DataError."""
-    from ..data.readers import read
+    """A benchmark from any file, folder or dataset that `data.readers.read_rows` knows.
 
-    return from_table(pair_table(read(path), strong, weak), name or Path(path).stem)
+    Raises DataError for a bad row, an unknown model, or where no prompt has both models.
+    """
+    from ..data.readers import read_rows
+
+    return from_table(pair_table(read_rows(path), strong, weak), name or Path(path).stem)
 
 
 def _from_parquet(name: str, path: Path) -> Benchmark:
@@ -287,7 +302,7 @@ def _contaminated(path: Path) -> set[str]:
 
 
 # The 57 subjects of MMLU (Hendrycks et al. 2021, arXiv 2009.03300), by the names of their files.
-MMLU_DOMAINS = tuple(
+MMLU_DOMAINS: tuple[str, ...] = tuple(
     """
     abstract_algebra anatomy astronomy business_ethics clinical_knowledge college_biology
     college_chemistry college_computer_science college_mathematics college_medicine college_physics
@@ -301,5 +316,5 @@ MMLU_DOMAINS = tuple(
     miscellaneous moral_disputes moral_scenarios nutrition philosophy prehistory
     professional_accounting professional_law professional_medicine professional_psychology
     public_relations security_studies sociology us_foreign_policy virology world_religions
-    """.split()
+    """.split()  # noqa: SIM905
 )

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ..router.errors import EvaluationError
 from .metrics import (
+    ROUNDING,
     Floats,
     Interval,
     apgr_of_groups,
@@ -63,7 +64,7 @@ def resample_counts(
 class Samples:
     """Bootstrap samples of one router on one benchmark, float64[resamples] each.
 
-    `rewards` is float64[resamples, len(shares)]: the mean reward at each share of strong calls.
+    `pgr` is float64[resamples, len(shares)]: the part of the gap that each share recovers.
     NaN where a resample leaves the metric undefined (no gap, or one class only).
     """
 
@@ -74,7 +75,7 @@ class Samples:
     ece: Floats
     strong_mean: Floats
     weak_mean: Floats
-    rewards: Floats
+    pgr: Floats
 
 
 def bootstrap(
@@ -96,9 +97,9 @@ def bootstrap(
     Raises EvaluationError for bad input.
     """
     s, r_strong, r_weak = check_rewards(scores, strong, weak)
-    y = (r_strong > r_weak).astype(np.float64) if labels is None else np.asarray(labels, float)
+    win = (r_strong > r_weak).astype(np.float64) if labels is None else np.asarray(labels, float)
     order, starts = tied_groups(s)
-    gain, positive = (r_strong - r_weak)[order], y[order]
+    gain, positive = (r_strong - r_weak)[order], win[order]
     probability = bool(np.all((s >= 0) & (s <= 1)))
     member = ece_bins(s, bins, equal_mass=True) if probability else None
     grid = np.asarray([] if shares is None else shares, dtype=np.float64)
@@ -111,17 +112,16 @@ def bootstrap(
         wins = np.add.reduceat(ranked * positive, starts, axis=1)
         error = np.full(len(counts), np.nan)
         if member is not None:
-            by_bin = [np.abs(counts[:, member == b] @ (y - s)[member == b]) for b in range(bins)]
+            by_bin = [np.abs(counts[:, member == b] @ (win - s)[member == b]) for b in range(bins)]
             error = np.sum(by_bin, axis=0) / drawn
-        weak_mean = counts @ r_weak / drawn
-        rewards = np.empty((len(counts), grid.size))
+        recovered = np.full((len(counts), grid.size), np.nan)
         if grid.size:
             ends = np.cumsum(calls, axis=1)
             heights = np.cumsum(gains, axis=1)
             for row in range(len(counts)):
-                x = np.append(0.0, ends[row])
-                rise = np.interp(grid * drawn[row], x, np.append(0.0, heights[row]))
-                rewards[row] = weak_mean[row] + rise / drawn[row]
+                if heights[row, -1] > ROUNDING:
+                    x, y = np.append(0.0, ends[row]), np.append(0.0, heights[row])
+                    recovered[row] = np.interp(grid * drawn[row], x, y) / y[-1]
         chunk = (
             apgr_of_groups(calls, gains),
             cpt_of_groups(calls, gains, 0.5),
@@ -129,8 +129,8 @@ def bootstrap(
             auc_of_groups(wins, calls - wins),
             error,
             counts @ r_strong / drawn,
-            weak_mean,
-            rewards,
+            counts @ r_weak / drawn,
+            recovered,
         )
         for part, values in zip(parts, chunk, strict=True):
             part.append(values)

@@ -4,7 +4,7 @@ Nothing is downloaded unless a benchmark is asked for by name and THRIFTROUTE_DA
 """
 
 import os
-import tempfile
+import secrets
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..router.errors import EvaluationError
 
-# The last commit of lm-sys/RouteLLM; every path below routellm/evals/ is as released with the paper.
+# The last commit of lm-sys/RouteLLM, so the last version of every file below routellm/evals/.
 COMMIT = "0b64fdafe049e596a3f5657c219329f24af24198"
 BASE_URL = "https://raw.githubusercontent.com/lm-sys/RouteLLM"
 # The largest file, judgements.jsonl, has 1.5 MB.
@@ -73,9 +73,11 @@ class Files:
         path = self.cache / "routellm" / self.commit / name
         if path.is_file():
             return path
+        if not self.base_url.startswith(("https://", "http://")):
+            raise EvaluationError(f"benchmark URL {self.base_url!r} is no http(s) address")
         url = f"{self.base_url.rstrip('/')}/{self.commit}/routellm/evals/{name}"
         try:
-            with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
+            with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:  # noqa: S310
                 body = response.read(self.max_bytes + 1)
                 expected = response.headers.get("Content-Length")
         except (urllib.error.URLError, OSError, ValueError) as error:
@@ -95,11 +97,11 @@ class Files:
 def write_atomically(path: Path, body: bytes) -> None:
     """Write `body` to `path`, which never exists in part: a temporary neighbour is renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    # Not tempfile: its files are for their owner alone, and a report is there to be read.
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(body)
-        os.replace(temporary, path)
+        temporary.write_bytes(body)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise

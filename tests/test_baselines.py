@@ -4,12 +4,11 @@ import itertools
 
 import numpy as np
 import pytest
-
 from thriftroute.eval import baselines, metrics
 from thriftroute.router.errors import EvaluationError
 
 
-def test_random_routing_has_the_exact_expectation_and_a_spread_around_it():
+def test_random_routing_has_the_exact_expectation_and_a_spread_around_it() -> None:
     strong, weak = np.array([1.0, 1.0, 0.0, 1.0]), np.array([0.0, 1.0, 1.0, 0.0])
     result = baselines.random_routing(strong, weak, draws=4000, seed=3)
     every = [
@@ -25,7 +24,7 @@ def test_random_routing_has_the_exact_expectation_and_a_spread_around_it():
     np.testing.assert_array_equal(result.draws_apgr, again.draws_apgr)
 
 
-def test_no_ranking_beats_the_oracle():
+def test_no_ranking_beats_the_oracle() -> None:
     rng = np.random.default_rng(0)
     strong, weak = rng.integers(0, 3, 7) / 2 + 0.25, rng.integers(0, 3, 7) / 2
     best = metrics.apgr(baselines.oracle_scores(strong, weak), strong, weak)
@@ -33,11 +32,11 @@ def test_no_ranking_beats_the_oracle():
     assert best == pytest.approx(max(others))
 
 
-def test_length_counts_characters():
+def test_length_counts_characters() -> None:
     assert baselines.length_scores(["", "ab", "日本語"]).tolist() == [0, 2, 3]
 
 
-def test_knn_equals_a_plain_loop(monkeypatch):
+def test_knn_equals_a_plain_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(1)
     base, queries = rng.normal(size=(50, 6)), rng.normal(size=(23, 6))
     labels = rng.random(50)
@@ -52,7 +51,7 @@ def test_knn_equals_a_plain_loop(monkeypatch):
     np.testing.assert_allclose(baselines.knn_scores(queries, base, labels, k=5), expected, 1e-5)
 
 
-def test_knn_with_few_or_bad_rows():
+def test_knn_with_few_or_bad_rows() -> None:
     one = np.ones((1, 3))
     assert baselines.knn_scores(one, one, [0.25], k=40).tolist() == [0.25]
     assert np.isfinite(baselines.knn_scores(np.zeros((1, 3)), one, [0.25])).all()
@@ -62,7 +61,7 @@ def test_knn_with_few_or_bad_rows():
         baselines.knn_scores(one, one, [1.0, 0.0])
 
 
-def test_in_domain_knn_never_sees_the_label_of_a_prompt_or_of_its_copies():
+def test_in_domain_knn_never_sees_the_label_of_a_prompt_or_of_its_copies() -> None:
     # Every prompt occurs twice, its embedding unlike all others. Were a copy in another fold, it
     # would be the nearest neighbour and give the label away: AUC 1 instead of chance.
     rng = np.random.default_rng(2)
@@ -77,7 +76,7 @@ def test_in_domain_knn_never_sees_the_label_of_a_prompt_or_of_its_copies():
     assert metrics.auc(scores, labels) > 0.95
 
 
-def test_in_domain_knn_needs_two_folds_and_takes_any_text():
+def test_in_domain_knn_needs_two_folds_and_takes_any_text() -> None:
     with pytest.raises(EvaluationError, match="two folds"):
         baselines.knn_in_domain_scores(["a"], np.ones((1, 2)), [1.0])
     prompts = [f"\ud800\0 {i}" for i in range(10)]

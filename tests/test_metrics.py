@@ -2,15 +2,17 @@
 
 import itertools
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from thriftroute.eval import bootstrap as bs
 from thriftroute.eval import metrics
+from thriftroute.eval.metrics import Floats
 from thriftroute.router.errors import EvaluationError
 
 
-def brute_curve(scores, strong, weak):
+def brute_curve(scores: Floats, strong: Floats, weak: Floats) -> Floats:
     """PGR at k = 0 .. n, averaged over every order that respects the scores."""
     n = len(scores)
     curves = []
@@ -21,10 +23,10 @@ def brute_curve(scores, strong, weak):
         gains = [strong[i] - weak[i] for i in order]
         curves.append([sum(gains[:k]) for k in range(n + 1)])
     mean = np.mean(curves, axis=0)
-    return mean / (sum(strong) - sum(weak))
+    return np.asarray(mean / (sum(strong) - sum(weak)))
 
 
-def small_cases(count, seed=0):
+def small_cases(count: int, seed: int = 0) -> Iterator[tuple[Floats, Floats, Floats]]:
     rng = np.random.default_rng(seed)
     while count:
         n = int(rng.integers(1, 7))
@@ -36,7 +38,7 @@ def small_cases(count, seed=0):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_curve_apgr_and_cpt_equal_brute_force_over_all_orders(seed):
+def test_curve_apgr_and_cpt_equal_brute_force_over_all_orders(seed: int) -> None:
     for scores, strong, weak in small_cases(25, seed):
         expected = brute_curve(scores, strong, weak)
         np.testing.assert_allclose(metrics.pgr(scores, strong, weak), expected, atol=1e-12)
@@ -46,7 +48,7 @@ def test_curve_apgr_and_cpt_equal_brute_force_over_all_orders(seed):
             assert metrics.cpt(scores, strong, weak, target) == pytest.approx(first / len(scores))
 
 
-def test_apgr_of_a_constant_score_is_exactly_one_half():
+def test_apgr_of_a_constant_score_is_exactly_one_half() -> None:
     rng = np.random.default_rng(1)
     strong, weak = rng.random(101) + 0.5, rng.random(101)
     assert metrics.apgr(np.zeros(101), strong, weak) == pytest.approx(0.5, abs=1e-14)
@@ -56,7 +58,7 @@ def test_apgr_of_a_constant_score_is_exactly_one_half():
     assert both == pytest.approx(1.0, abs=1e-12)
 
 
-def test_monotone_maps_and_the_order_of_rows_change_nothing():
+def test_monotone_maps_and_the_order_of_rows_change_nothing() -> None:
     for scores, strong, weak in small_cases(20, seed=9):
         value = metrics.apgr(scores, strong, weak)
         assert metrics.apgr(np.exp(3 * scores), strong, weak) == pytest.approx(value, abs=1e-12)
@@ -65,7 +67,9 @@ def test_monotone_maps_and_the_order_of_rows_change_nothing():
         assert again == pytest.approx(value, abs=1e-12)
 
 
-def interpolated_cpt(scores, strong, weak, target, bins=10):
+def interpolated_cpt(
+    scores: Floats, strong: Floats, weak: Floats, target: float, bins: int = 10
+) -> float:
     """CPT as RouteLLM's evaluation reads it off, in percent-free units.
 
     Thresholds at the quantiles of the score, a point (share, mean reward) for each, the points
@@ -81,7 +85,7 @@ def interpolated_cpt(scores, strong, weak, target, bins=10):
     return float(np.interp(wanted, rewards, shares))
 
 
-def test_cpt_is_right_where_interpolation_over_a_non_monotone_curve_is_wrong():
+def test_cpt_is_right_where_interpolation_over_a_non_monotone_curve_is_wrong() -> None:
     # 20 prompts, highest score first. At 7 of 20 strong calls half of the gap is recovered, at 8
     # all of it; then it is lost again, and comes back with the last prompts.
     gain = np.array([0] * 6 + [1, 1, 0, 0, -1, -1] + [0] * 5 + [1, 1, 0], dtype=float)
@@ -99,7 +103,7 @@ def test_cpt_is_right_where_interpolation_over_a_non_monotone_curve_is_wrong():
     assert metrics.cpt(scores, strong, weak, 0.5) == 0.5
 
 
-def brute_first_crossing(gain, target):
+def brute_first_crossing(gain: Floats, target: float) -> float:
     total, so_far = gain.sum(), 0.0
     for k, value in enumerate(gain, start=1):
         so_far += value
@@ -108,7 +112,7 @@ def brute_first_crossing(gain, target):
     raise AssertionError("the curve ends at the whole gap")
 
 
-def test_rewards_shares_and_costs_at_a_threshold():
+def test_rewards_shares_and_costs_at_a_threshold() -> None:
     scores = np.array([0.1, 0.5, 0.5, 0.9])
     strong, weak = np.array([1.0, 1.0, 0.0, 1.0]), np.array([1.0, 0.0, 0.5, 0.0])
     assert metrics.share_at(scores, 0.5) == 0.75
@@ -120,7 +124,7 @@ def test_rewards_shares_and_costs_at_a_threshold():
     np.testing.assert_allclose(curve.rewards([0.0, 0.75, 1.0]), [weak.mean(), 0.75, strong.mean()])
 
 
-def test_auc_counts_ties_half():
+def test_auc_counts_ties_half() -> None:
     rng = np.random.default_rng(3)
     for _ in range(20):
         scores, labels = rng.integers(0, 4, 12) / 4, rng.integers(0, 2, 12)
@@ -132,7 +136,7 @@ def test_auc_counts_ties_half():
     assert math.isnan(metrics.auc([0.1, 0.2], [1, 1]))
 
 
-def test_ece_and_brier_by_hand():
+def test_ece_and_brier_by_hand() -> None:
     p, y = np.array([0.2, 0.2, 0.8, 0.8]), np.array([0, 0, 1, 0])
     # Two bins: |0 - .2| * 1/2 + |.5 - .8| * 1/2
     assert metrics.ece(p, y, bins=2, equal_mass=False) == pytest.approx(0.25)
@@ -144,7 +148,7 @@ def test_ece_and_brier_by_hand():
     assert metrics.ece([0.0, 1.0], [0, 1]) == 0.0
 
 
-def test_wilson_against_published_values():
+def test_wilson_against_published_values() -> None:
     # Wilson's interval of 8 out of 10, as tabulated by Newcombe 1998 to three digits.
     low, high = metrics.wilson(8, 10)
     assert (round(low, 3), round(high, 3)) == (0.490, 0.943)
@@ -166,12 +170,14 @@ def test_wilson_against_published_values():
         ([[0.1]], [[1]], [[0]], "shape"),
     ],
 )
-def test_undefined_input_says_what_to_do(scores, strong, weak, says):
+def test_undefined_input_says_what_to_do(
+    scores: list[float], strong: list[float], weak: list[float], says: str
+) -> None:
     with pytest.raises(EvaluationError, match=says):
         metrics.tradeoff(scores, strong, weak)
 
 
-def test_bad_targets_bins_and_labels():
+def test_bad_targets_bins_and_labels() -> None:
     with pytest.raises(EvaluationError, match="target"):
         metrics.cpt([0.1, 0.2], [1, 1], [0, 0], 0.0)
     with pytest.raises(EvaluationError, match="bins"):
@@ -184,7 +190,7 @@ def test_bad_targets_bins_and_labels():
         metrics.brier([], [])
 
 
-def test_every_resample_equals_the_metric_on_the_repeated_rows():
+def test_every_resample_equals_the_metric_on_the_repeated_rows() -> None:
     rng = np.random.default_rng(5)
     n = 12
     scores = rng.integers(0, 5, n) / 5
@@ -203,12 +209,15 @@ def test_every_resample_equals_the_metric_on_the_repeated_rows():
         assert samples.apgr[row] == pytest.approx(curve.apgr(), abs=1e-12)
         assert samples.cpt50[row] == pytest.approx(curve.cpt(0.5))
         assert samples.cpt80[row] == pytest.approx(curve.cpt(0.8))
-        np.testing.assert_allclose(samples.rewards[row], curve.rewards(grid), atol=1e-12)
+        recovered = (curve.rewards(grid) - b.mean()) / (a.mean() - b.mean())
+        np.testing.assert_allclose(samples.pgr[row], recovered, atol=1e-9)
         expected = metrics.auc(s, a > b)
         assert samples.auc[row] == pytest.approx(expected, nan_ok=True)
 
 
-def test_bootstrap_is_seeded_independent_of_chunks_and_paired(monkeypatch):
+def test_bootstrap_is_seeded_independent_of_chunks_and_paired(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     rng = np.random.default_rng(6)
     n = 60
     weak = rng.integers(0, 2, n) / 2
@@ -227,7 +236,7 @@ def test_bootstrap_is_seeded_independent_of_chunks_and_paired(monkeypatch):
         bs.paired_difference(one, bs.bootstrap(scores, strong, weak, resamples=3, seed=1))
 
 
-def test_cluster_bootstrap_draws_whole_groups():
+def test_cluster_bootstrap_draws_whole_groups() -> None:
     groups = np.array([5, 5, 9, 9, 9, 2])
     for counts in bs.resample_counts(6, 100, seed=0, groups=groups):
         assert (counts[:, 0] == counts[:, 1]).all()
@@ -238,11 +247,11 @@ def test_cluster_bootstrap_draws_whole_groups():
         list(bs.resample_counts(3, 1, groups=groups))
 
 
-def test_the_interval_covers_the_truth_about_95_percent_of_the_time():
+def test_the_interval_covers_the_truth_about_95_percent_of_the_time() -> None:
     """APGR of a known population: 200 data sets of 150 prompts, intervals of 200 resamples."""
     rng = np.random.default_rng(11)
 
-    def draw(n):
+    def draw(n: int) -> tuple[Floats, Floats, Floats]:
         need = rng.random(n)
         weak = (rng.random(n) > need).astype(float)
         return need + rng.normal(0, 0.3, n), np.ones(n), weak
@@ -256,7 +265,7 @@ def test_the_interval_covers_the_truth_about_95_percent_of_the_time():
     assert 0.89 <= hits / 200 <= 0.99
 
 
-def test_interval_is_undefined_where_many_resamples_are():
+def test_interval_is_undefined_where_many_resamples_are() -> None:
     values = np.arange(100.0)
     assert bs.interval(values) == (pytest.approx(2.475), pytest.approx(96.525))
     values[:10] = np.nan

@@ -1,0 +1,112 @@
+"""The cost-quality curve of one benchmark as a PNG."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..router.errors import require_extra
+
+# Okabe and Ito 2008: told apart by readers with any common colour vision.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+# Baselines are grey and differ in their dashes, so that the routers stand out.
+BASELINES: dict[str, tuple[str, Any]] = {
+    "oracle": ("#555555", (0, (1, 1))),
+    "knn-in-domain": ("#777777", (0, (6, 2))),
+    "knn": ("#777777", (0, (3, 1, 1, 1))),
+    "prompt-length": ("#999999", (0, (4, 3))),
+}
+WIDTH_IN, HEIGHT_IN, DPI = 8.6, 5.0, 150
+
+
+def cost_quality_png(
+    facts: Mapping[str, Any],
+    curves: Mapping[str, Mapping[str, Sequence[float]]],
+    apgr: Mapping[str, float],
+) -> bytes:
+    """PNG of mean reward against share of strong calls, all routers and baselines.
+
+    `facts` is an entry of EvaluationReport.benchmarks, `curves` the benchmark's entry of its
+    curves, `apgr` by name. A name that is no baseline is drawn as a router, with its 95% band.
+    Raises MissingExtraError without matplotlib.
+    """
+    figures: Any = require_extra("matplotlib.figure", "eval")
+    effects: Any = require_extra("matplotlib.patheffects", "eval")
+    ticker: Any = require_extra("matplotlib.ticker", "eval")
+    # A Figure of its own, not pyplot: no window system, no state left behind.
+    figure = figures.Figure(figsize=(WIDTH_IN, HEIGHT_IN), dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    low, high = facts["weak_mean"], facts["strong_mean"]
+    for value, model, what in (
+        (high, facts["strong_model"], "strong"),
+        (low, facts["weak_model"], "weak"),
+    ):
+        axes.axhline(value, color="#333333", linewidth=1)
+        axes.annotate(
+            f"always {what}: {_short(model.rsplit('/', 1)[-1])} {value:.3f}",
+            (0.985, value),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="right",
+            va="bottom",
+            fontsize=8,
+            color="#333333",
+            path_effects=[effects.withStroke(linewidth=3, foreground="white")],
+            zorder=5,
+        )
+    axes.plot([0, 1], [low, high], color="#999999", linewidth=1.2, label="random 0.500")
+    routers = [name for name in curves if name not in BASELINES]
+    ranked = sorted(curves, key=lambda name: (name in BASELINES, -apgr.get(name, 0.0)))
+    tops = [low, high]
+    for name in ranked:
+        curve = {key: np.asarray(values, dtype=np.float64) for key, values in curves[name].items()}
+        label = f"{_short(name)} {apgr.get(name, float('nan')):.3f}"
+        tops += [curve["reward"].max(), curve["reward"].min()]
+        if name in BASELINES:
+            colour, dashes = BASELINES[name]
+            axes.plot(
+                curve["share"],
+                curve["reward"],
+                color=colour,
+                linestyle=dashes,
+                linewidth=1.3,
+                label=label,
+            )
+            continue
+        colour = COLOURS[routers.index(name) % len(COLOURS)]
+        axes.fill_between(
+            curve["share"], curve["low"], curve["high"], color=colour, alpha=0.15, linewidth=0
+        )
+        axes.plot(curve["share"], curve["reward"], color=colour, linewidth=2.2, label=label)
+    room = 0.06 * (max(tops) - min(tops))
+    axes.set_ylim(min(tops) - room, max(tops) + room)
+    axes.set_xlim(0, 1)
+    axes.xaxis.set_major_formatter(ticker.PercentFormatter(xmax=1))
+    axes.set_xlabel("share of calls to the strong model")
+    axes.set_ylabel("mean reward")
+    axes.set_title(f"{_short(facts['name'])}   n = {facts['n']:,}", loc="left", fontweight="bold")
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.legend(
+        loc="center left",
+        bbox_to_anchor=(1.01, 0.5),
+        frameon=False,
+        fontsize=8.5,
+        title="APGR (band: 95% interval)" if routers else "APGR",
+        title_fontsize=8.5,
+        alignment="left",
+    )
+    target = io.BytesIO()
+    figure.savefig(target, format="png", metadata={"Software": None})
+    return target.getvalue()
+
+
+def _short(text: str, limit: int = 32) -> str:
+    """`text` on one line, cut, and with matplotlib's mathematics switched off."""
+    line = " ".join(text.split())
+    # The end tells two folders apart, and a model from its provider.
+    line = line if len(line) <= limit else "…" + line[1 - limit :]
+    return line.replace("$", r"\$")
