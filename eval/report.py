@@ -63,11 +63,12 @@ HOW_TO_READ = (
 
 STYLE = """
 :root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 62rem;
+body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 64rem;
        margin: 2rem auto; padding: 0 1.2rem; }
 h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.25rem; margin-top: 2.6rem; }
 p.lead, .note { color: #555; } img { max-width: 100%; height: auto; display: block; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; margin: .8rem 0; }
+.scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; margin: .8rem 0;
+                                     font-size: .88rem; }
 th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #e3e3e3;
          font-variant-numeric: tabular-nums; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; white-space: normal; }

@@ -185,7 +185,8 @@ def _baseline_scores(
     embedded = jobs.blocks(f"{benchmark.name}: embeddings", embed, benchmark.inputs())
     if train is not None:
         scores["knn"] = baselines.knn_scores(embedded, np.asarray(train[0]), train[1])
-    if benchmark.n >= 10:
+    # Copies of a prompt share a fold; fewer distinct ones may not fill two.
+    if len(set(benchmark.prompts)) >= 10:
         scores["knn-in-domain"] = baselines.knn_in_domain_scores(
             benchmark.prompts, embedded, benchmark.labels, seed=seed
         )

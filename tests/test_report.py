@@ -182,6 +182,13 @@ def test_curves_begin_and_end_at_the_two_models(measured: run.EvaluationReport) 
             assert (curve[line][0], curve[line][-1]) == pytest.approx((weak, strong))
 
 
+def test_copies_of_one_prompt_leave_the_in_domain_baseline_out() -> None:
+    copies = Benchmark("copies", ["0.5"] * 20, np.ones(20), np.arange(20) % 2 / 1, "s", "w")
+    measured = run.evaluate({"good": good}, [copies], embed=embed, bootstraps=5)
+    assert "knn-in-domain" not in rows_of(measured, "copies")
+    assert rows_of(measured, "copies")["good"]["apgr"] == pytest.approx(0.5)
+
+
 def test_figures_can_be_drawn_without_any_router() -> None:
     only_baselines = run.evaluate({}, [benchmark_of()], bootstraps=5)
     assert {row["kind"] for row in only_baselines.results} == {"baseline"}
