@@ -1,0 +1,1 @@
+"""Preference data in and out: rows, readers, tables, splits and decontamination."""

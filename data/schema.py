@@ -1,0 +1,237 @@
+"""The two kinds of row that preference data is made of, and what makes one valid.
+
+`Comparison` is one answer against another; `PromptScore` is one model's score on one prompt, from
+which comparisons of any pair follow. Both refuse a bad value with a DataError that carries the
+field and what was expected; readers add the file and the line.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..router.errors import DataError
+
+Message = Mapping[str, Any]
+Messages = tuple[Message, ...]
+
+_OUTCOMES = {
+    "a": 1.0,
+    "model_a": 1.0,
+    "b": 0.0,
+    "model_b": 0.0,
+    "tie": 0.5,
+    "tie (bothbad)": 0.5,
+    "both_bad": 0.5,
+    "bothbad": 0.5,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One comparison of two models on one prompt.
+
+    `score_a` is 1 where a wins, 0.5 for a tie, 0 where b wins, or any share of votes between.
+    `messages` are OpenAI messages where the request is more than one user turn; `prompt` is then
+    their user turns (see `render`). Tokens are output tokens, costs are US dollars.
+    Raises DataError with `field` set where a value cannot be used.
+    """
+
+    prompt: str
+    model_a: str
+    model_b: str
+    score_a: float
+    messages: Messages | None = None
+    weight: float = 1.0
+    source: str = ""
+    category: str = ""
+    tokens_a: float | None = None
+    tokens_b: float | None = None
+    cost_a: float | None = None
+    cost_b: float | None = None
+    time: str | None = None
+
+    def __post_init__(self) -> None:
+        check_text(self.prompt, "prompt")
+        check_text(self.model_a, "model_a")
+        check_text(self.model_b, "model_b")
+        if self.model_a == self.model_b:
+            raise DataError(
+                f"both models are {self.model_a!r}; expected two different models",
+                field="model_b",
+            )
+        _check_unit(self.score_a, "score_a")
+        _check_weight(self.weight)
+        for name in ("tokens_a", "tokens_b", "cost_a", "cost_b"):
+            _check_amount(getattr(self, name), name)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptScore:
+    """One model's score, in [0, 1], on one prompt; 1 is best.
+
+    `category` is the task. `item` tells apart two items that happen to share a prompt: strong and
+    weak are compared within one item. Tokens are counts, `cost_usd` is US dollars.
+    Raises DataError with `field` set where a value cannot be used.
+    """
+
+    prompt: str
+    model: str
+    score: float
+    messages: Messages | None = None
+    weight: float = 1.0
+    source: str = ""
+    category: str = ""
+    item: str = ""
+    input_tokens: float | None = None
+    output_tokens: float | None = None
+    cost_usd: float | None = None
+
+    def __post_init__(self) -> None:
+        check_text(self.prompt, "prompt")
+        check_text(self.model, "model")
+        _check_unit(self.score, "score")
+        _check_weight(self.weight)
+        if self.input_tokens is not None:
+            _check_amount(self.input_tokens, "input_tokens")
+        if self.output_tokens is not None:
+            _check_amount(self.output_tokens, "output_tokens")
+        if self.cost_usd is not None:
+            _check_amount(self.cost_usd, "cost_usd")
+
+
+Row = Comparison | PromptScore
+
+
+def parse_number(value: object, field: str, what: str) -> float:
+    """`value` as a float; a numeric string counts. Raises DataError(field) saying `what`."""
+    if isinstance(value, (int, float)):
+        return float(value)
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    elif hasattr(value, "__float__"):
+        return float(value)
+    raise DataError(f"{shown(value)} is not {what}", field=field)
+
+
+def parse_outcome(value: object, field: str = "outcome") -> float:
+    """The score of model a, in [0, 1], from any common way of writing an outcome.
+
+    Accepts a, b, tie, model_a, model_b, tie (bothbad), both_bad (any case), or a number in [0, 1],
+    as a number or as text. A boolean says nothing about which side won and is refused.
+    Raises DataError with `field`.
+    """
+    what = "one of a, b, tie, model_a, model_b, tie (bothbad), or a number in [0, 1]"
+    if isinstance(value, str):
+        named = _OUTCOMES.get(value.strip().lower())
+        if named is not None:
+            return named
+    if isinstance(value, bool):
+        raise DataError(f"{value!r} is not {what}", field=field)
+    number = parse_number(value, field, what)
+    if not 0.0 <= number <= 1.0:
+        raise DataError(f"{shown(value)} is not {what}", field=field)
+    return number
+
+
+def parse_messages(value: object, field: str = "messages") -> Messages:
+    """OpenAI messages from a list, or from the JSON text of one.
+
+    Assistant turns after the last user or tool turn are the logged answer, not part of the
+    request: they are left out, so that a router never sees what it could not know.
+    Raises DataError with `field` where it is no list of messages or holds no user turn.
+    """
+    what = 'a list of {"role": ..., "content": ...} messages with at least one user turn'
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise DataError(
+                f"not valid JSON ({error}); expected {what}, or its JSON", field=field
+            ) from error
+    if not isinstance(value, Sequence) or isinstance(value, (str, bytes)) or not value:
+        raise DataError(f"{shown(value)} is not {what}", field=field)
+    messages: list[Message] = []
+    for i, message in enumerate(value):
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+            raise DataError(f"message {i}: {shown(message)} has no role; expected {what}",
+                            field=field)  # fmt: skip
+        content = message.get("content")
+        if content is not None and not isinstance(content, (str, Sequence)):
+            raise DataError(
+                f"message {i}: content is {shown(content)}; expected text, a list of parts or null",
+                field=field,
+            )
+        messages.append(dict(message))
+    while messages and messages[-1]["role"] not in ("user", "tool", "function"):
+        messages.pop()
+    if not any(message["role"] == "user" for message in messages):
+        raise DataError(f"no user turn; expected {what}", field=field)
+    return tuple(messages)
+
+
+def content_text(content: object) -> str:
+    """The text of one message's content: a string, or the text parts of a list of parts."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, Sequence):
+        texts = [part.get("text") for part in content if isinstance(part, Mapping)]
+        return "\n".join(text for text in texts if isinstance(text, str))
+    return ""
+
+
+def render(messages: Sequence[Message]) -> str:
+    """The user turns of a conversation as one text, a blank line between turns.
+
+    This is the identity of a conversation in tables and splits; what a router scores is rendered
+    from the messages themselves.
+    """
+    turns = (content_text(m.get("content")) for m in messages if m.get("role") == "user")
+    return "\n\n".join(turn for turn in turns if turn.strip())
+
+
+def check_text(value: object, field: str) -> None:
+    """Raises DataError(field) unless `value` is text that is not blank and is valid UTF-8."""
+    if not isinstance(value, str):
+        raise DataError(f"{shown(value)} is not text", field=field)
+    if not value or value.isspace():
+        raise DataError("is empty; expected text", field=field)
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"character {error.start} is a lone surrogate or a byte that is not UTF-8; "
+                "expected UTF-8 text",
+                field=field,
+            ) from error
+
+
+def shown(value: object, limit: int = 60) -> str:
+    """`value` as an error message quotes it, cut to `limit` characters."""
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def _check_unit(value: object, field: str) -> None:
+    # The comparison is false for NaN, so that NaN is refused here too.
+    if not isinstance(value, (int, float)) or not 0.0 <= value <= 1.0:
+        raise DataError(f"{shown(value)} is not a number in [0, 1]", field=field)
+
+
+def _check_weight(value: object) -> None:
+    if not isinstance(value, (int, float)) or not 0.0 < value < float("inf"):
+        raise DataError(f"{shown(value)} is not a finite number above 0", field="weight")
+
+
+def _check_amount(value: object, field: str) -> None:
+    if value is None:
+        return
+    if not isinstance(value, (int, float)) or not 0.0 <= value < float("inf"):
+        raise DataError(
+            f"{shown(value)} is not a finite number that is 0 or more, or left out",
+            field=field,
+        )

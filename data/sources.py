@@ -1,0 +1,218 @@
+"""Public sources by name: per-prompt results of real models, as Parquet files in one folder.
+
+    source("mmlu_pro").rows(for_training=True)
+
+The folder is what the environment variable THRIFTROUTE_DATA names. Files that judge a router are
+refused as training data; `own_logs=True` says that items drawn from one stand in for a user's own
+logs and that the rest of it alone is evaluated on.
+"""
+
+import os
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..router.errors import DataError
+from .readers import read_rows
+from .schema import PromptScore, Row
+
+ENVIRONMENT = "THRIFTROUTE_DATA"
+UNKNOWN_LICENCE = "unknown"
+
+Role = Literal["train", "eval"]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One file: what it holds, under which licence, for what, and what to beware of.
+
+    `publishable` is False where a checkpoint that is given to others must not be trained on it
+    (a licence that is unknown or unclear). `weight` multiplies the weight of its rows.
+    `leave_out` names models whose scores show format failures, not answers. `decontaminate` says
+    that its prompts are known to overlap with evaluation files.
+    """
+
+    name: str
+    what: str
+    role: Role
+    licence: str
+    publishable: bool = True
+    weight: float = 1.0
+    decontaminate: bool = False
+    leave_out: frozenset[str] = frozenset()
+    beware: str = ""
+
+    @property
+    def file(self) -> str:
+        """The file's name in the data folder."""
+        return f"{self.name}.parquet"
+
+    def path(self) -> Path:
+        """Where the file is. Raises DataError where the folder is not set, or it is not there."""
+        folder = os.environ.get(ENVIRONMENT, "")
+        if not folder:
+            raise DataError(
+                f"{ENVIRONMENT} is not set; set it to the folder that holds {self.file}, or give "
+                "the path of a file of your own"
+            )
+        path = Path(folder) / self.file
+        if not path.is_file():
+            raise DataError(
+                f"is missing; put {self.file} ({self.what}) there, or set {ENVIRONMENT} to the "
+                "folder that holds it",
+                path=path,
+            )
+        return path
+
+    def rows(self, *, for_training: bool = False, own_logs: bool = False) -> Generator[Row]:
+        """Stream the rows; scores without the models in `leave_out`, weights times `weight`.
+
+        Raises DataError where the file is missing, or where an evaluation file is asked for
+        training without `own_logs`.
+        """
+        if for_training:
+            self.check_training(own_logs=own_logs)
+        return self._rows(self.path())
+
+    def check_training(self, *, own_logs: bool = False) -> None:
+        """Raises DataError unless the source may be trained on (see the module's docstring)."""
+        if self.role == "eval" and not own_logs:
+            raise DataError(
+                f"{self.name} is for evaluation only: a router that trained on it would be "
+                "measured on what it has seen. Train on one of "
+                f"{', '.join(train_sources())}; or, where a random part of it stands in for your "
+                "own logs and only the rest is evaluated on, say own_logs=True"
+            )
+
+    def _rows(self, path: Path) -> Generator[Row]:
+        # Rows are checked when they are made; copying one with dataclasses.replace checks it again.
+        for row in read_rows(path, format="parquet"):
+            if isinstance(row, PromptScore) and row.model in self.leave_out:
+                continue
+            if self.weight != 1.0:
+                yield _weighed(row, self.weight)
+            else:
+                yield row
+
+
+def _weighed(row: Row, factor: float) -> Row:
+    values = {name: getattr(row, name) for name in row.__slots__}
+    values["weight"] *= factor
+    return type(row)(**values)
+
+
+SOURCES: dict[str, Source] = {
+    source.name: source
+    for source in (
+        Source("routellm_mmlu", "MMLU, 14,042 questions, 2 models", "eval", "Apache-2.0"),
+        Source("routellm_gsm8k", "GSM8K test, 1,319 questions, 2 models", "eval", "Apache-2.0"),
+        Source(
+            "routellm_mtbench",
+            "MT-Bench, 80 questions of 2 turns, 2 models",
+            "eval",
+            "Apache-2.0",
+            beware="score is the judge's grade scaled; raw_score has 1 to 10",
+        ),
+        Source("zeroeval_gsm8k", "GSM8K test, 44 models", "eval", "Apache-2.0"),
+        Source("mtbench_pairs", "MT-Bench, pairwise votes, 6 models", "eval", "CC-BY-4.0"),
+        Source(
+            "mmlu_pro",
+            "MMLU-Pro, 11,279 questions, 32 models",
+            "train",
+            "Apache-2.0",
+            decontaminate=True,
+            beware="more than half of its questions are MMLU test questions with more options",
+        ),
+        Source("zeroeval_math_l5", "MATH level 5, 662 problems, 43 models", "train", "Apache-2.0"),
+        Source("zeroeval_crux", "code output prediction, 730, 51 models", "train", "Apache-2.0"),
+        Source(
+            "zeroeval_numersense_v2",
+            "which number is bigger, 512, 9 models",
+            "train",
+            "Apache-2.0",
+            weight=0.25,
+            beware="tiny synthetic prompts of one skill",
+        ),
+        Source(
+            "routerbench_arc_mbpp_winogrande",
+            "ARC, MBPP, Winogrande, 2,830 prompts, 11 models, with costs",
+            "train",
+            UNKNOWN_LICENCE,
+            publishable=False,
+            beware="the repository states no licence",
+        ),
+        Source(
+            "bfcl_v1",
+            "tool calls, 1,419 prompts, 71 models",
+            "train",
+            "results unknown, questions Apache-2.0",
+            publishable=False,
+            leave_out=frozenset(
+                (
+                    "gpt-4o-2024-08-06",
+                    "mistral-large-2407",
+                    "NousResearch_Hermes-2-Theta-Llama-3-70B",
+                )
+            ),
+            beware="prompts repeat with other tools: an item is its item_id",
+        ),
+        Source(
+            "kor_bench",
+            "rule-following logic, 1,129 prompts, 37 models",
+            "train",
+            "Apache-2.0",
+            beware="long synthetic prompts",
+        ),
+        Source(
+            "livecodebench",
+            "contest problems, 400, 72 models",
+            "train",
+            "results MIT and CC-BY-SA, statements unclear",
+            publishable=False,
+            beware="rights in the problem statements are unclear",
+        ),
+        Source(
+            "planbench",
+            "planning, 1,201 prompts, 13 models",
+            "train",
+            "MIT",
+            beware="four templates: prompts embed close together",
+        ),
+        Source(
+            "llmrouter_fusionbench",
+            "mixed benchmarks, 5,989 prompts, 9 models",
+            "train",
+            "MIT",
+            weight=0.25,
+            decontaminate=True,
+            beware="noisy, reworded items of GSM8K, MMLU, ARC and MBPP; no model of frontier class",
+        ),
+    )
+}
+
+
+def source(name: str) -> Source:
+    """The source of that name. Raises DataError, listing all, where there is none."""
+    found = SOURCES.get(name)
+    if found is None:
+        raise DataError(f"unknown source {name!r}; expected one of {', '.join(SOURCES)}")
+    return found
+
+
+def train_sources(*, publishable: bool = False) -> tuple[str, ...]:
+    """Names of the sources that may be trained on; only those for a published checkpoint if so."""
+    return tuple(
+        s.name for s in SOURCES.values() if s.role == "train" and (s.publishable or not publishable)
+    )
+
+
+def eval_sources() -> tuple[str, ...]:
+    """Names of the sources that are for evaluation only."""
+    return tuple(s.name for s in SOURCES.values() if s.role == "eval")
+
+
+def is_evaluation_file(path: str | Path) -> bool:
+    """Whether a path, wherever it lies, has the name of an evaluation source's file."""
+    known = SOURCES.get(Path(path).stem)
+    return known is not None and known.role == "eval"

@@ -1,0 +1,341 @@
+"""Rows to columns: the tables that training and evaluation work on.
+
+Both builders read their rows once and hold numbers, one string per distinct prompt, and no row
+object: a million rows fit in well under 2 GB (benchmarks/memory.py).
+"""
+
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ..router.errors import DataError
+from .collect import STRONG, WEAK, Collected, Floats, Ints, Usage
+from .schema import Message, Messages, Row
+
+T = TypeVar("T")
+_AMOUNTS = ("input_tokens", "strong_tokens", "weak_tokens", "strong_cost", "weak_cost")
+
+
+@dataclass(frozen=True, eq=False)
+class PairTable:
+    """One ordered pair of models, or of tiers, as columns over n distinct prompts.
+
+    `strong`, `weak` float64[n]: mean score of the tier on the prompt, never NaN.
+    `win` float64[n]: share of (strong, weak) comparisons that strong wins strictly; ties count for
+    weak. `weight` float64[n]: number of items (scores) or summed row weight (comparisons).
+    `input_tokens`, `strong_tokens`, `weak_tokens`, `strong_cost`, `weak_cost` float64[n]: means per
+    request, tokens and US dollars, NaN where unknown. `messages[i]` is None where the prompt is the
+    whole request; `messages` is None where that holds for all.
+    """
+
+    prompts: list[str]
+    strong: Floats
+    weak: Floats
+    win: Floats
+    weight: Floats
+    source: list[str]
+    category: list[str]
+    input_tokens: Floats
+    strong_tokens: Floats
+    weak_tokens: Floats
+    strong_cost: Floats
+    weak_cost: Floats
+    strong_models: tuple[str, ...]
+    weak_models: tuple[str, ...]
+    messages: list[Messages | None] | None = None
+    usage: Usage = field(default_factory=Usage)
+
+    @property
+    def n(self) -> int:
+        """Number of prompts."""
+        return len(self.prompts)
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def inputs(self) -> list[str | list[Message]]:
+        """What a router scores, n entries: the prompt, or the messages where there are any."""
+        return _inputs(self.prompts, self.messages)
+
+    def subset(self, keep: npt.NDArray[np.bool_] | npt.NDArray[np.integer[Any]]) -> "PairTable":
+        """The prompts of a mask bool[n], or of indices in their order. `usage` stays as it was."""
+        index = _indices(keep, self.n)
+        columns: dict[str, Any] = {
+            name: getattr(self, name)[index]
+            for name in ("strong", "weak", "win", "weight", *_AMOUNTS)
+        }
+        for name in ("prompts", "source", "category"):
+            columns[name] = _take(getattr(self, name), index)
+        messages = None if self.messages is None else _take(self.messages, index)
+        return PairTable(
+            **columns,
+            strong_models=self.strong_models,
+            weak_models=self.weak_models,
+            messages=messages,
+            usage=self.usage,
+        )
+
+    @classmethod
+    def concat(cls, tables: Sequence["PairTable"]) -> "PairTable":
+        """All rows of `tables`; a prompt that is in several is merged, weighted by `weight`.
+
+        The first table's source, category and messages stand for a merged prompt. Raises DataError
+        where `tables` is empty.
+        """
+        if not tables:
+            raise DataError("no tables to concatenate")
+        index: dict[str, int] = {}
+        first: list[tuple[int, int]] = []
+        at = array("q")
+        for t, table in enumerate(tables):
+            for i, prompt in enumerate(table.prompts):
+                j = index.setdefault(prompt, len(index))
+                if j == len(first):
+                    first.append((t, i))
+                at.append(j)
+        where, n = np.asarray(at, np.int64), len(index)
+        weight = np.concatenate([table.weight for table in tables])
+        total = np.bincount(where, weight, n).astype(np.float64)
+        columns: dict[str, Any] = {
+            name: np.bincount(where, weight * _joined(tables, name), n) / total
+            for name in ("strong", "weak", "win")
+        }
+        for name in _AMOUNTS:
+            columns[name] = _known_mean(where, _joined(tables, name), n, weight)
+        messages: list[Messages | None] | None = None
+        if any(table.messages is not None for table in tables):
+            columns_of = [table.messages for table in tables]
+            messages = [None if (m := columns_of[t]) is None else m[i] for t, i in first]
+        usage = Usage()
+        for table in tables:
+            usage = usage + table.usage
+        return cls(
+            **columns,
+            prompts=list(index),
+            weight=total,
+            source=[tables[t].source[i] for t, i in first],
+            category=[tables[t].category[i] for t, i in first],
+            strong_models=tuple(dict.fromkeys(m for t in tables for m in t.strong_models)),
+            weak_models=tuple(dict.fromkeys(m for t in tables for m in t.weak_models)),
+            messages=messages,
+            usage=usage,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class ComparisonTable:
+    """m comparisons of many models over n distinct prompts, the form that mf trains on.
+
+    `prompt_index` int32[m] into `prompts`; `a`, `b` int32[m] into `models`, a of the strong tier
+    and b of the weak; `win` float32[m]: 1 where a is strictly better, else 0 (a tie counts for b);
+    `weight` float32[m]. `source`, `category`, `messages` have n entries, as in PairTable.
+    """
+
+    prompts: list[str]
+    models: tuple[str, ...]
+    prompt_index: npt.NDArray[np.int32]
+    a: npt.NDArray[np.int32]
+    b: npt.NDArray[np.int32]
+    win: npt.NDArray[np.float32]
+    weight: npt.NDArray[np.float32]
+    source: list[str]
+    category: list[str]
+    messages: list[Messages | None] | None = None
+    usage: Usage = field(default_factory=Usage)
+
+    @property
+    def n(self) -> int:
+        """Number of prompts."""
+        return len(self.prompts)
+
+    @property
+    def m(self) -> int:
+        """Number of comparisons."""
+        return len(self.win)
+
+    def inputs(self) -> list[str | list[Message]]:
+        """What a router scores, n entries: the prompt, or the messages where there are any."""
+        return _inputs(self.prompts, self.messages)
+
+    def subset(
+        self, keep: npt.NDArray[np.bool_] | npt.NDArray[np.integer[Any]]
+    ) -> "ComparisonTable":
+        """The prompts of a mask bool[n], or of indices, with all of their comparisons."""
+        index = _indices(keep, self.n)
+        new = np.full(self.n, -1, np.int32)
+        new[index] = np.arange(len(index), dtype=np.int32)
+        rows = new[self.prompt_index] >= 0
+        return ComparisonTable(
+            prompts=_take(self.prompts, index),
+            models=self.models,
+            prompt_index=new[self.prompt_index[rows]],
+            a=self.a[rows],
+            b=self.b[rows],
+            win=self.win[rows],
+            weight=self.weight[rows],
+            source=_take(self.source, index),
+            category=_take(self.category, index),
+            messages=None if self.messages is None else _take(self.messages, index),
+            usage=self.usage,
+        )
+
+
+def pair_table(
+    rows: Iterable[Row], strong: Sequence[str] | str, weak: Sequence[str] | str
+) -> PairTable:
+    """The PairTable of a strong and a weak model, or tiers of them, from either kind of row.
+
+    Scores: every prompt on which both tiers have at least one score. Strong and weak are compared
+    within an item (category and `item` of the rows), so that two items that share a prompt are not
+    mixed; where no item has both tiers, all scores of the prompt are. Comparisons: those between
+    the tiers, in either order; `strong` is then the mean score of the strong side and `weak` its
+    complement. Rows of the same prompt are merged: means weighted by the rows' `weight`.
+
+    Raises DataError where a model does not occur (lists those that do, closest first), stands in
+    both tiers, or where no prompt has both tiers.
+    """
+    got = Collected(rows, strong, weak)
+    n = len(got.prompts)
+    s, usage = got.scores()
+    v = got.votes()
+    is_strong, is_weak = s.tier == STRONG, s.tier == WEAK
+    g = len(s.group_prompt)
+
+    # Rows of a group are sorted by score, strong before weak at equal scores: a running sum of the
+    # weak weights gives, for each strong row, the weak weight strictly below it.
+    strong_w, weak_w = (
+        np.where(is_strong, s.weight, 0.0),
+        np.where(is_weak, s.weight, 0.0),
+    )
+    total_s, total_w = (
+        np.bincount(s.group, strong_w, g),
+        np.bincount(s.group, weak_w, g),
+    )
+    below = np.cumsum(weak_w) - weak_w - (np.cumsum(total_w) - total_w)[s.group]
+    won = np.bincount(s.group, strong_w * below, g) / (total_s * total_w)
+    item_weight = (total_s + total_w) / np.bincount(s.group, minlength=g)
+
+    where = np.concatenate((s.group_prompt, v.prompt))
+    row_weight = np.concatenate((item_weight, v.weight))
+    weight = np.bincount(where, row_weight, n).astype(np.float64)
+    index = np.flatnonzero(weight > 0)
+    if not len(index):
+        raise DataError(
+            f"no prompt has both tiers: none of {usage.rows:,} rows compares strong "
+            f"{', '.join(got.strong)} with weak {', '.join(got.weak)}, and no prompt has a score "
+            "of each; give data where both answered the same prompts"
+        )
+
+    def mean(scores: Floats, votes: Floats) -> Floats:
+        total = np.bincount(where, row_weight * np.concatenate((scores, votes)), n)
+        # Rounding in the sums must not push a share outside [0, 1].
+        return np.clip(total[index] / weight[index], 0.0, 1.0)
+
+    def amount(tier: npt.NDArray[np.bool_], scores: Floats, votes: Floats) -> Floats:
+        at = np.concatenate((s.prompt[tier], v.prompt))
+        return _known_mean(at, np.concatenate((scores[tier], votes)), n)[index]
+
+    unknown = np.full(len(v.prompt), np.nan)
+    return PairTable(
+        prompts=_take(got.prompts, index),
+        strong=mean(np.bincount(s.group, strong_w * s.score, g) / total_s, v.score),
+        weak=mean(np.bincount(s.group, weak_w * s.score, g) / total_w, 1.0 - v.score),
+        win=mean(won, (v.score > 0.5).astype(np.float64)),
+        weight=weight[index],
+        source=_take(got.source, index),
+        category=_take(got.category, index),
+        input_tokens=amount(is_strong | is_weak, s.input_tokens, unknown),
+        strong_tokens=amount(is_strong, s.output_tokens, v.strong_tokens),
+        weak_tokens=amount(is_weak, s.output_tokens, v.weak_tokens),
+        strong_cost=amount(is_strong, s.cost, v.strong_cost),
+        weak_cost=amount(is_weak, s.cost, v.weak_cost),
+        strong_models=got.strong,
+        weak_models=got.weak,
+        messages=got.messages(index),
+        usage=usage,
+    )
+
+
+def comparison_table(
+    rows: Iterable[Row], strong: Sequence[str] | str, weak: Sequence[str] | str
+) -> ComparisonTable:
+    """The ComparisonTable of all strong x weak comparisons, from either kind of row.
+
+    Scores: within each item (see `pair_table`), every strong row against every weak row, weighing
+    the mean of their weights. Comparisons: those between the tiers, in either order. Nothing is
+    merged: a prompt with ten votes has ten comparisons. Raises DataError as `pair_table` does.
+    """
+    got = Collected(rows, strong, weak)
+    s, usage = got.scores()
+    v = got.votes()
+    weak_rows = np.flatnonzero(s.tier == WEAK)
+    strong_rows = np.flatnonzero(s.tier == STRONG)
+    # Each strong row meets the weak rows of its group, which lie together in `weak_rows`.
+    per_group = np.bincount(s.group[weak_rows], minlength=len(s.group_prompt))
+    start = np.cumsum(per_group) - per_group
+    meets = per_group[s.group[strong_rows]]
+    left = np.repeat(strong_rows, meets)
+    within = np.arange(len(left)) - np.repeat(np.cumsum(meets) - meets, meets)
+    right = weak_rows[start[s.group[left]] + within]
+
+    prompt = np.concatenate((s.prompt[left], v.prompt))
+    if not len(prompt):
+        raise DataError(
+            f"no comparison: none of {usage.rows:,} rows sets strong {', '.join(got.strong)} "
+            f"against weak {', '.join(got.weak)} on the same prompt"
+        )
+    index, new = np.unique(prompt, return_inverse=True)
+    return ComparisonTable(
+        prompts=_take(got.prompts, index),
+        models=got.models,
+        prompt_index=new.astype(np.int32),
+        a=np.concatenate((s.model[left], v.strong_model)).astype(np.int32),
+        b=np.concatenate((s.model[right], v.weak_model)).astype(np.int32),
+        win=np.concatenate((s.score[left] > s.score[right], v.score > 0.5)).astype(np.float32),
+        weight=np.concatenate(((s.weight[left] + s.weight[right]) / 2, v.weight)).astype(
+            np.float32
+        ),
+        source=_take(got.source, index),
+        category=_take(got.category, index),
+        messages=got.messages(index),
+        usage=usage,
+    )
+
+
+def _inputs(
+    prompts: list[str], messages: list[Messages | None] | None
+) -> list[str | list[Message]]:
+    if messages is None:
+        return list(prompts)
+    return [p if m is None else list(m) for p, m in zip(prompts, messages, strict=True)]
+
+
+def _indices(keep: npt.NDArray[Any], n: int) -> Ints:
+    given = np.asarray(keep)
+    if given.dtype == np.bool_:
+        if given.shape != (n,):
+            raise DataError(f"a mask of shape {given.shape} for a table of {n} prompts")
+        return np.flatnonzero(given)
+    return given.astype(np.int64)
+
+
+def _take(values: list[T], index: Ints) -> list[T]:
+    return [values[i] for i in index.tolist()]
+
+
+def _known_mean(where: Ints, value: Floats, n: int, weight: Floats | None = None) -> Floats:
+    """Mean of the known values at each of n places, NaN where none is known."""
+    known = ~np.isnan(value)
+    w = np.ones(int(known.sum())) if weight is None else weight[known]
+    count = np.bincount(where[known], w, n)
+    total = np.bincount(where[known], w * value[known], n)
+    mean: Floats = np.divide(total, count, out=np.full(n, np.nan), where=count > 0)
+    return mean
+
+
+def _joined(tables: Sequence[PairTable], name: str) -> Floats:
+    return np.concatenate([getattr(table, name) for table in tables])
