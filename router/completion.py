@@ -32,6 +32,8 @@ def load_litellm() -> ModuleType:
 def _import_litellm() -> ModuleType:
     # Otherwise the import fetches the list of prices from the network.
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    # Otherwise errors without a status end in a long link to LiteLLM's bug form.
+    os.environ.setdefault("LITELLM_DISABLE_BUG_REPORT_LINK", "True")
     litellm = importlib.import_module("litellm")
     for name, value in (("suppress_debug_info", True), ("telemetry", False)):
         if hasattr(litellm, name):  # the one prints adverts, the other is gone from newer versions
