@@ -23,7 +23,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from .errors import BundleError, BundleFormatError, BundleIntegrityError
@@ -137,7 +137,8 @@ def read_manifest(folder: Path) -> Manifest:
         raise BundleFormatError(f"{MANIFEST} is larger than {MANIFEST_MAX_BYTES} bytes", folder)
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    # ValueError: not UTF-8, not JSON, or a number with thousands of digits.
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleFormatError(f"{MANIFEST} is not readable JSON: {error}", folder) from error
     if not isinstance(raw, dict):
         raise BundleFormatError(f"{MANIFEST}: expected an object", folder)
@@ -151,7 +152,10 @@ def read_manifest(folder: Path) -> Manifest:
         )
     for step in range(found, FORMAT):
         raw = _UPGRADES[step](raw)
-    return _parse(raw, folder)
+    try:
+        return _parse(raw, folder)
+    except RecursionError as error:
+        raise BundleFormatError(f"{MANIFEST} is nested too deeply", folder) from error
 
 
 def write_bundle(
@@ -173,45 +177,55 @@ def write_bundle(
         raise BundleError(f"{reason}; nothing was written", target)
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    old = target.with_name(f".{target.name}.old")
     try:
         work.chmod(0o755)
         entries = {}
         for name, content in files.items():
+            _check_name(name, lambda problem: BundleFormatError(problem, target))
             destination = work / name
             if isinstance(content, Path):
                 shutil.copyfile(content, destination)
             else:
                 destination.write_bytes(content)
-            entries[name] = {"bytes": destination.stat().st_size, "sha256": file_sha256(destination)}
+            entries[name] = {
+                "bytes": destination.stat().st_size,
+                "sha256": file_sha256(destination),
+            }
         from .._version import __version__
 
         raw = {"format": FORMAT, "written_by": f"thriftroute {__version__}", **fields}
         manifest = _parse(json.loads(json.dumps({**raw, "files": entries})), target)
         (work / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         if target.exists():
-            old = target.with_name(f".{target.name}.old")
             shutil.rmtree(old, ignore_errors=True)
             target.rename(old)
             work.rename(target)
-            shutil.rmtree(old)
+            shutil.rmtree(old, ignore_errors=True)
         else:
             work.rename(target)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
+        if old.exists() and not target.exists():
+            old.rename(target)
         raise
     return Bundle.open(target)
 
 
 def update_manifest(bundle: Bundle, **changes: Any) -> Bundle:
-    """Replace fields of a bundle's manifest (thresholds, calibration) atomically."""
+    """Replace fields of a bundle's manifest (thresholds, calibration) atomically.
+
+    Raises BundleFormatError where they do not fit; the manifest is then as it was.
+    """
     manifest = dataclasses.replace(bundle.manifest, **changes)
-    checked = _parse(json.loads(manifest.to_json()), bundle.path)
+    # Through plain dumps: `to_json` refuses NaN without saying where it stands.
+    checked = _parse(json.loads(json.dumps(dataclasses.asdict(manifest))), bundle.path)
     handle, temporary = tempfile.mkstemp(dir=bundle.path, prefix=".manifest.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
             stream.write(checked.to_json())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, bundle.path / MANIFEST)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(bundle.path / MANIFEST)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
@@ -289,10 +303,12 @@ def _parse(raw: dict[str, Any], folder: Path) -> Manifest:
     raw.setdefault("written_by", "")
     max_tokens = typed("max_tokens", int)
     prefix, suffix = items("prefix_ids", int), items("suffix_ids", int)
-    if max_tokens < len(prefix) + len(suffix) + 8:
+    # The suffix ends each of up to three parts: system text, history, last turn.
+    if max_tokens < len(prefix) + 3 * len(suffix) + 8:
         raise fail(f"'max_tokens' {max_tokens} leaves no room for text")
     calibration = typed("calibration", dict)
-    _check_finite(calibration, fail)
+    for name in ("calibration", "thresholds", "training"):
+        _check_finite(raw[name], name, fail)
     return Manifest(
         kind=kind,
         encoder=typed("encoder", str),
@@ -313,26 +329,30 @@ def _parse(raw: dict[str, Any], folder: Path) -> Manifest:
 
 
 def _entry(name: str, value: Any, fail: Callable[[str], BundleFormatError]) -> FileEntry:
-    # A bundle may come from anywhere: a name must not lead out of its folder.
-    if Path(name).name != name or name in ("", ".", "..", MANIFEST):
-        raise fail(f"bad file name {name!r}")
+    _check_name(name, fail)
     match value:
         case {"bytes": int(size), "sha256": str(digest)} if len(value) == 2 and len(digest) == 64:
             return FileEntry(size, digest)
     raise fail(f"files[{name!r}] must hold 'bytes' and 'sha256'")
 
 
+def _check_name(name: str, fail: Callable[[str], BundleFormatError]) -> None:
+    # A bundle may come from anywhere: a name must not lead out of its folder.
+    if PureWindowsPath(name).name != name or name in ("", ".", "..", MANIFEST) or "\0" in name:
+        raise fail(f"bad file name {name!r}")
+
+
 def _has_no_default(item: "dataclasses.Field[Any]") -> bool:
     return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
 
 
-def _check_finite(value: Any, fail: Callable[[str], BundleFormatError]) -> None:
+def _check_finite(value: Any, name: str, fail: Callable[[str], BundleFormatError]) -> None:
     if isinstance(value, float) and not math.isfinite(value):
-        raise fail("'calibration' holds a number that is not finite")
+        raise fail(f"{name!r} holds a number that is not finite")
     children: Sequence[Any] = ()
     if isinstance(value, Mapping):
         children = list(value.values())
     elif isinstance(value, list):
         children = value
     for child in children:
-        _check_finite(child, fail)
+        _check_finite(child, name, fail)

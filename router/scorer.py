@@ -19,7 +19,7 @@ import onnxruntime as ort
 from tokenizers import Tokenizer
 
 from .bundle import MODEL, TOKENIZER, Bundle
-from .errors import BundleFormatError, ConfigError
+from .errors import BundleFormatError, CalibrationError, ConfigError
 from .text import Context, Conversation, Promptlike, as_conversation, encode, validate_context
 from .threshold import apply_calibration
 
@@ -114,6 +114,11 @@ class Scorer:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         _check_graph(session, bundle)
+        if manifest.models:
+            try:
+                apply_calibration(0.0, manifest.calibration)
+            except CalibrationError as error:
+                raise BundleFormatError(str(error), bundle.path) from error
         return cls(
             bundle,
             session,
@@ -129,6 +134,7 @@ class Scorer:
 
     def margin(self, prompt: Promptlike | Conversation) -> float:
         """quality(strong) - quality(weak), in logits, before calibration."""
+        self._require_models()
         quality = self._run(prompt, ["quality"])[0]
         return float(quality[self._strong] - quality[self._weak])
 
@@ -144,6 +150,7 @@ class Scorer:
         workers: threads, by default as many as there are cores. progress: called with the number
         of prompts done since the last call.
         """
+        self._require_models()
         margins = [
             float(e[0][self._strong] - e[0][self._weak])
             for e in self._map(prompts, ["quality"], workers, progress)
@@ -195,6 +202,10 @@ class Scorer:
         """Probability for a margin or an array of margins, by the bundle's calibration."""
         return apply_calibration(margin, self.bundle.manifest.calibration)
 
+    def _require_models(self) -> None:
+        if not self.bundle.manifest.models:
+            raise ConfigError(f"{self.bundle} is an encoder: it embeds, but knows no models")
+
     def _run(
         self, prompt: Promptlike | Conversation, outputs: list[str]
     ) -> list[npt.NDArray[np.float32]]:
@@ -235,6 +246,11 @@ def _check_graph(session: ort.InferenceSession, bundle: Bundle) -> None:
             f"{MODEL} has inputs {sorted(inputs)}; expected input_ids and attention_mask",
             bundle.path,
         )
+    for node in session.get_inputs():
+        if node.type != "tensor(int64)":
+            raise BundleFormatError(
+                f"{MODEL}: input {node.name!r} is {node.type}; expected tensor(int64)", bundle.path
+            )
     widths = {o.name: o.shape[-1] if o.shape else None for o in session.get_outputs()}
     wanted = {"embedding": manifest.dim}
     if manifest.models:

@@ -18,7 +18,7 @@ The rule, in characters first and then in tokens:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeGuard, get_args
 
 from tokenizers import Tokenizer
 
@@ -56,12 +56,15 @@ def validate_context(context: str) -> Context:
 def as_conversation(prompt: Promptlike | Conversation) -> Conversation:
     """Split a prompt or a list of OpenAI messages into system text, history and last turn.
 
-    Raises DataError where a message is no mapping or its content is neither text, parts nor null.
+    Raises DataError where it is neither, a message is no mapping, or its content is neither text,
+    parts nor null.
     """
     if isinstance(prompt, Conversation):
         return prompt
     if isinstance(prompt, str):
         return Conversation("", "", prompt)
+    if not _is_list(prompt):
+        raise DataError(f"expected text or a list of messages, got {type(prompt).__name__}")
     system: list[str] = []
     turns: list[str] = []
     last_user = -1
@@ -160,7 +163,7 @@ def _message_text(message: Message, index: int) -> str:
     texts: list[str] = []
     if isinstance(content, str):
         texts.append(content)
-    elif isinstance(content, Sequence):
+    elif _is_list(content):
         for part in content:
             if isinstance(part, str):
                 texts.append(part)
@@ -171,8 +174,13 @@ def _message_text(message: Message, index: int) -> str:
             f"expected text, a list of parts or null, got {type(content).__name__}",
             field=f"messages[{index}].content",
         )
-    for call in message.get("tool_calls") or ():
+    calls = message.get("tool_calls")
+    for call in calls if _is_list(calls) else ():
         function = call.get("function") if isinstance(call, Mapping) else None
         if isinstance(function, Mapping):
             texts.append(f"{function.get('name', '')}({function.get('arguments', '')})")
     return "\n".join(texts)
+
+
+def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray)
