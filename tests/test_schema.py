@@ -1,8 +1,9 @@
 import json
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
-
 from thriftroute.data.schema import (
     Comparison,
     PromptScore,
@@ -16,7 +17,7 @@ from thriftroute.router.errors import DataError
 NAN = float("nan")
 
 
-def score(prompt, model, value, **extra):
+def score(prompt: str, model: str, value: float, **extra: Any) -> PromptScore:
     return PromptScore(prompt=prompt, model=model, score=value, **extra)
 
 
@@ -27,12 +28,12 @@ def score(prompt, model, value, **extra):
         (0.25, 0.25), ("0.25", 0.25), (1, 1.0), (0, 0.0), (np.float32(0.5), 0.5),
     ],
 )  # fmt: skip
-def test_outcome_in_every_common_form(given, expected):
+def test_outcome_in_every_common_form(given: object, expected: float) -> None:
     assert parse_outcome(given) == expected
 
 
 @pytest.mark.parametrize("given", ["c", "", 1.5, -0.1, NAN, "nan", None, True, [1]])
-def test_outcome_refused(given):
+def test_outcome_refused(given: object) -> None:
     with pytest.raises(DataError, match="a number in") as caught:
         parse_outcome(given, "winner")
     assert caught.value.field == "winner"
@@ -47,7 +48,7 @@ def test_outcome_refused(given):
         ("cost_b", NAN),
     ],
 )  # fmt: skip
-def test_comparison_refuses_a_bad_field_by_name(field, value):
+def test_comparison_refuses_a_bad_field_by_name(field: str, value: object) -> None:
     good = {"prompt": "p", "model_a": "m1", "model_b": "m2", "score_a": 1.0}
     assert Comparison(**good).score_a == 1.0
     with pytest.raises(DataError) as caught:
@@ -59,7 +60,7 @@ def test_comparison_refuses_a_bad_field_by_name(field, value):
     ("field", "value"),
     [("prompt", "\t"), ("model", ""), ("score", NAN), ("score", -0.5), ("cost_usd", -1.0)],
 )
-def test_prompt_score_refuses_a_bad_field_by_name(field, value):
+def test_prompt_score_refuses_a_bad_field_by_name(field: str, value: object) -> None:
     good = {"prompt": "p 😀 你好 \0", "model": "m1", "score": 0.5}
     assert PromptScore(**good).prompt == good["prompt"]
     with pytest.raises(DataError) as caught:
@@ -67,7 +68,7 @@ def test_prompt_score_refuses_a_bad_field_by_name(field, value):
     assert caught.value.field == field
 
 
-def test_messages_drop_the_logged_answer_and_keep_tools():
+def test_messages_drop_the_logged_answer_and_keep_tools() -> None:
     messages = [
         {"role": "system", "content": "be brief"},
         {"role": "user", "content": "one"},
@@ -80,7 +81,7 @@ def test_messages_drop_the_logged_answer_and_keep_tools():
     assert render(parsed) == "one"
 
 
-def test_render_joins_user_turns_and_text_parts():
+def test_render_joins_user_turns_and_text_parts() -> None:
     parts = [{"type": "text", "text": "look"}, {"type": "image_url", "image_url": {"url": "x"}}]
     messages = [{"role": "user", "content": parts}, {"role": "user", "content": "again"}]
     assert render(messages) == "look\n\nagain"
@@ -91,13 +92,13 @@ def test_render_joins_user_turns_and_text_parts():
     ["[", "{}", [], [{"content": "x"}], [{"role": "assistant", "content": "x"}], 5,
      [{"role": "user", "content": 5}]],
 )  # fmt: skip
-def test_messages_refused(bad):
+def test_messages_refused(bad: object) -> None:
     with pytest.raises(DataError) as caught:
         parse_messages(bad)
     assert caught.value.field == "messages"
 
 
-def test_pair_table_of_scores_counts_ties_for_weak():
+def test_pair_table_of_scores_counts_ties_for_weak() -> None:
     rows = [
         score("q1", "S", 1.0, category="math", source="here", cost_usd=0.5),
         score("q1", "W", 0.0, output_tokens=7),
@@ -120,7 +121,7 @@ def test_pair_table_of_scores_counts_ties_for_weak():
     assert "1 unpaired" in str(usage)
 
 
-def test_tiers_compare_every_strong_with_every_weak():
+def test_tiers_compare_every_strong_with_every_weak() -> None:
     rows = [score("q", m, v) for m, v in [("S1", 1.0), ("S2", 0.5), ("W1", 0.5), ("W2", 0.0)]]
     table = pair_table(rows, ["S1", "S2"], ["W1", "W2"])
     # S1 beats both; S2 ties with W1 and beats W2.
@@ -128,7 +129,7 @@ def test_tiers_compare_every_strong_with_every_weak():
     assert (table.strong[0], table.weak[0]) == (0.75, 0.25)
 
 
-def test_win_agrees_with_brute_force_on_random_weighted_rows():
+def test_win_agrees_with_brute_force_on_random_weighted_rows() -> None:
     rng = np.random.default_rng(0)
     rows = [
         score(f"q{rng.integers(6)}", f"m{rng.integers(4)}", rng.integers(4) / 3,
@@ -150,7 +151,7 @@ def test_win_agrees_with_brute_force_on_random_weighted_rows():
         assert table.weight[i] == pytest.approx(weight)
 
 
-def test_items_that_share_a_prompt_are_not_mixed():
+def test_items_that_share_a_prompt_are_not_mixed() -> None:
     rows = [
         score("q", "S", 1.0, item="1"), score("q", "W", 1.0, item="1"),
         score("q", "S", 0.0, item="2"), score("q", "W", 0.0, item="2"),
@@ -160,13 +161,13 @@ def test_items_that_share_a_prompt_are_not_mixed():
     assert table.weight.tolist() == [2.0]
 
 
-def test_items_that_merely_number_rows_do_not_part_a_prompt():
+def test_items_that_merely_number_rows_do_not_part_a_prompt() -> None:
     rows = [score("q", "S", 1.0, item="1"), score("q", "W", 0.0, item="2")]
     table = pair_table(rows, "S", "W")
     assert table.win.tolist() == [1.0]
 
 
-def test_pair_table_of_comparisons_in_either_order():
+def test_pair_table_of_comparisons_in_either_order() -> None:
     rows = [
         Comparison("q1", "S", "W", 1.0, tokens_a=10, cost_b=0.1),
         Comparison("q1", "W", "S", 1.0, tokens_b=30),
@@ -185,14 +186,14 @@ def test_pair_table_of_comparisons_in_either_order():
     assert (table.usage.same_tier, table.usage.other_model, table.usage.used) == (1, 1, 4)
 
 
-def test_both_kinds_of_row_merge_on_one_prompt():
+def test_both_kinds_of_row_merge_on_one_prompt() -> None:
     rows = [score("q", "S", 1.0), score("q", "W", 0.0), Comparison("q", "S", "W", 0.0)]
     table = pair_table(rows, "S", "W")
     assert (table.win.tolist(), table.weight.tolist()) == ([0.5], [2.0])
     assert table.usage.used == 3
 
 
-def test_a_model_that_does_not_occur_is_answered_with_those_that_do():
+def test_a_model_that_does_not_occur_is_answered_with_those_that_do() -> None:
     rows = [score("q", m, 1.0) for m in ("zeta", "mixtral-8x7b", "gpt-4o-2024-05-13")]
     with pytest.raises(DataError, match=r"'gpt-4o'.*: gpt-4o-2024-05-13, .*zeta"):
         pair_table(rows, "gpt-4o", "zeta")
@@ -202,20 +203,20 @@ def test_a_model_that_does_not_occur_is_answered_with_those_that_do():
     ("strong", "weak", "match"),
     [("S", "S", "both tiers"), ([], "W", "strong tier"), ("S", " ", "weak tier")],
 )
-def test_tiers_that_cannot_be(strong, weak, match):
+def test_tiers_that_cannot_be(strong: list[str] | str, weak: list[str] | str, match: str) -> None:
     with pytest.raises(DataError, match=match):
         pair_table([score("q", "S", 1.0), score("q", "W", 1.0)], strong, weak)
 
 
 @pytest.mark.parametrize("build", [pair_table, comparison_table])
-def test_nothing_to_build_from(build):
+def test_nothing_to_build_from(build: Callable[..., object]) -> None:
     with pytest.raises(DataError, match="no rows"):
         build([], "S", "W")
     with pytest.raises(DataError, match="same prompt"):
         build([score("q1", "S", 1.0), score("q2", "W", 1.0)], "S", "W")
 
 
-def test_messages_come_back_as_inputs():
+def test_messages_come_back_as_inputs() -> None:
     turns = ({"role": "user", "content": "a"}, {"role": "user", "content": "b"})
     rows = [
         score("a\n\nb", "S", 1.0, messages=turns), score("a\n\nb", "W", 0.0, messages=turns),
@@ -229,7 +230,7 @@ def test_messages_come_back_as_inputs():
     assert PairTable.concat([plain, table]).inputs() == ["c", list(turns)]
 
 
-def test_subset_by_mask_and_by_index():
+def test_subset_by_mask_and_by_index() -> None:
     rows = [score(f"q{i}", m, v) for i in range(4) for m, v in (("S", i / 4), ("W", 0.0))]
     table = pair_table(rows, "S", "W")
     assert table.subset(table.win > 0).prompts == ["q1", "q2", "q3"]
@@ -239,7 +240,7 @@ def test_subset_by_mask_and_by_index():
         table.subset(np.array([True]))
 
 
-def test_concat_merges_equal_prompts_by_weight():
+def test_concat_merges_equal_prompts_by_weight() -> None:
     one = pair_table([Comparison("q", "S", "W", 1.0, weight=3.0, cost_a=1.0)], "S", "W")
     two = pair_table(
         [Comparison("q", "S", "X", 0.0), Comparison("r", "S", "X", 1.0, cost_a=2.0)], "S", "X"
@@ -254,7 +255,7 @@ def test_concat_merges_equal_prompts_by_weight():
         PairTable.concat([])
 
 
-def test_comparison_table_holds_all_pairs():
+def test_comparison_table_holds_all_pairs() -> None:
     rows = [score("q", m, v) for m, v in [("S1", 1.0), ("S2", 0.5), ("W1", 0.5), ("W2", 0.0)]]
     rows += [score("lonely", "S1", 1.0), Comparison("v", "W2", "S2", 0.0, weight=2.0)]
     table = comparison_table(rows, ["S1", "S2"], ["W1", "W2"])
@@ -278,7 +279,7 @@ def test_comparison_table_holds_all_pairs():
     assert (part.prompts, part.prompt_index.tolist(), part.m) == (["v"], [0], 1)
 
 
-def test_comparison_table_agrees_with_pair_table_on_one_pair():
+def test_comparison_table_agrees_with_pair_table_on_one_pair() -> None:
     rng = np.random.default_rng(1)
     rows = [score(f"q{i}", m, rng.integers(3) / 2) for i in range(50) for m in ("S", "W")]
     pairs, many = pair_table(rows, "S", "W"), comparison_table(rows, "S", "W")
