@@ -35,6 +35,7 @@ _GRAM = 5  # words in a word n-gram
 _GRAM_CONTENT = 2  # of which these many must not be words that any question has
 _MIN_GRAMS = 8  # below this many n-grams, sharing most of them says little
 _CONTAINED = 0.7
+_TELLING_OPTION = 6  # words: two questions that share so long an option are one
 _BLOCK = 1024
 _EXAMPLES = 5
 
@@ -187,7 +188,7 @@ def decontaminate(
     """Find the prompts that one of the evaluation sets `against` (name -> prompts) contains.
 
     Rules: `exact`, the same normalised prompt; `stem`, the same question with other options,
-    instructions or examples (a generic stem only with at least half of the options in common);
+    instructions or examples (a generic stem only with half of the options or a long one shared);
     `containment`, at least 70% of the telling word 5-grams of one stem inside the other, for stems
     that have eight; `embedding`, cosine >= `threshold` between the questions' texts, as the
     RouteLLM paper drops its training data (arXiv 2406.18665), run on what the others leave. `embed`
@@ -337,8 +338,9 @@ def _same_question(a: Question, b: Question) -> bool:
     if not a.generic:
         return True
     if a.options and b.options:
-        shared = len(set(a.options) & set(b.options))
-        return 2 * shared >= min(len(set(a.options)), len(set(b.options)))
+        shared = set(a.options) & set(b.options)
+        telling = any(option.count(" ") + 1 >= _TELLING_OPTION for option in shared)
+        return telling or 2 * len(shared) >= min(len(set(a.options)), len(set(b.options)))
     # Without options on one side nothing is left to tell them apart but the words themselves.
     return bool(a.options) == bool(b.options) or a.content >= 2
 

@@ -172,6 +172,16 @@ def test_decontaminate_counts_by_source_set_and_rule() -> None:
     assert "  sums, containment: 1" in result.report()
 
 
+def test_a_generic_stem_matches_by_one_long_option() -> None:
+    shared = "is work undertaken to understand how to make decisions"
+    against = {"quiz": [f"Marketing research\nA. {shared}\nB. sells\nC. buys\nD. asks"]}
+    prompts = [
+        f"Marketing research:\nA. advertises\nB. guesses\nC. {shared}\nD. other",
+        "Marketing research:\nA. advertises\nB. asks\nC. guesses\nD. other",
+    ]
+    assert decontaminate(prompts, ["s"] * 2, against).keep.tolist() == [False, True]
+
+
 def test_shared_phrasing_is_no_contamination() -> None:
     against = {"quiz": ["Which of the following is an example of a cline?\nA. one\nB. two"]}
     prompts = ["Which of the following is an example of asexual reproduction?\nA. one\nB. two"]
