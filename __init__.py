@@ -1,1 +1,55 @@
-"""thriftroute: a trained router for LLM calls."""
+"""thriftroute: a trained router for LLM calls.
+
+from thriftroute import Controller
+
+client = Controller(routers=["mf"], strong_model="gpt-4o", weak_model="gpt-4o-mini")
+client.chat.completions.create(model="router-mf-0.5", messages=[...])
+"""
+
+from ._version import __version__
+from .router.bundle import Bundle
+from .router.completion import decision_of
+from .router.controller import Controller
+from .router.errors import (
+    BundleError,
+    BundleFormatError,
+    BundleIntegrityError,
+    CalibrationError,
+    ConfigError,
+    DataError,
+    EvaluationError,
+    ExportError,
+    MissingExtraError,
+    RoutingError,
+    ThresholdError,
+    ThriftrouteError,
+    TrainingError,
+    UnknownRouterError,
+)
+from .router.routers import Router
+from .router.scorer import Scorer
+from .router.threshold import Decision
+
+__all__ = [
+    "Bundle",
+    "BundleError",
+    "BundleFormatError",
+    "BundleIntegrityError",
+    "CalibrationError",
+    "ConfigError",
+    "Controller",
+    "DataError",
+    "Decision",
+    "EvaluationError",
+    "ExportError",
+    "MissingExtraError",
+    "Router",
+    "RoutingError",
+    "Scorer",
+    "ThresholdError",
+    "ThriftrouteError",
+    "TrainingError",
+    "UnknownRouterError",
+    "__version__",
+    "decision_of",
+]

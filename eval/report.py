@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..router.threshold import format_threshold
+from .calibrate import Calibration
 from .fetch import write_atomically
 from .plot import cost_quality_png
 from .run import EvaluationReport
@@ -101,6 +103,39 @@ def show(report: EvaluationReport, console: "Console | None" = None) -> None:
         for note in _notes(report, facts["name"]):
             console.print(escape(note), style="dim", highlight=False)
         console.print()
+
+
+def show_calibration(result: Calibration, console: "Console | None" = None) -> None:
+    """Print a threshold, what it gives, and its neighbours."""
+    from rich.console import Console
+    from rich.table import Table
+
+    out = console or Console()
+    low, high = result.interval
+    out.print(
+        f"threshold {format_threshold(result.threshold)}: {result.strong_pct:.1%} strong calls "
+        f"(95% interval {low:.1%} to {high:.1%}) on n = {result.n:,} prompts",
+        highlight=False,
+    )
+    if result.usd_per_1k is not None and result.usd_interval is not None:
+        least, most = result.usd_interval
+        out.print(
+            f"{result.usd_per_1k:.4g} USD per 1,000 requests ({least:.4g} to {most:.4g})",
+            highlight=False,
+        )
+    if result.warning:
+        out.print(f"warning: {result.warning}", highlight=False)
+    table = Table("", "threshold", "strong calls", "95% interval", "USD / 1,000", "mean reward")
+    for row in result.table:
+        table.add_row(
+            "->" if row.chosen else "",
+            format_threshold(row.threshold),
+            f"{row.strong_pct:.1%}",
+            f"{row.interval[0]:.1%} to {row.interval[1]:.1%}",
+            "-" if row.usd_per_1k is None else f"{row.usd_per_1k:.4g}",
+            "-" if row.quality is None else f"{row.quality:.4f}",
+        )
+    out.print(table)
 
 
 def to_json(report: EvaluationReport) -> str:

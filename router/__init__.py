@@ -1,0 +1,1 @@
+"""The runtime: text to score to decision to answer. Never imports torch."""

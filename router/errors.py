@@ -129,6 +129,6 @@ def require_extra(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is None or module.split(".")[0] != error.name.split(".")[0]:
+        if error.name is None or module.split(".", maxsplit=1)[0] != error.name.split(".")[0]:
             raise
         raise MissingExtraError(module, extra) from error

@@ -155,7 +155,7 @@ class Scorer:
             float(e[0][self._strong] - e[0][self._weak])
             for e in self._map(prompts, ["quality"], workers, progress)
         ]
-        return self.calibrated(np.array(margins, dtype=np.float64))
+        return np.asarray(self.calibrated(np.array(margins, dtype=np.float64)))
 
     def encode_all(
         self,

@@ -1,0 +1,204 @@
+"""`thriftroute evaluate` and `thriftroute calibrate`: from the command's options to a report."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.readers import read_prompts, read_rows
+from ..data.tables import pair_table
+from ..router.bundle import update_manifest
+from ..router.errors import CalibrationError, ConfigError
+from ..router.routers import CHECKPOINTS, BundleRouter, Router, load_router
+from ..router.text import Promptlike, as_conversation
+from ..router.threshold import ThresholdTable
+from . import benchmarks
+from .benchmarks import Benchmark
+from .calibrate import Calibration, calibrate_cost, calibrate_share
+from .metrics import Floats
+from .pricing import ASSUMED_OUTPUT_TOKENS, Price, litellm_price
+from .run import EvaluationReport, evaluate
+from .scored import CachedScorer
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is evaluated or calibrated on: named benchmarks, or a file with a pair of models."""
+
+    benchmarks: Sequence[str] = ()
+    data: str | None = None
+    strong: tuple[str, ...] = ()
+    weak: tuple[str, ...] = ()
+
+    def load(self) -> list[Benchmark]:
+        """Raises ConfigError where the options do not fit together, and as the loaders do."""
+        if self.data is None and not self.benchmarks:
+            raise ConfigError(
+                "nothing to work on: give --benchmark NAME ("
+                + ", ".join(sorted(benchmarks.BENCHMARKS))
+                + ") or --data FILE --strong MODEL --weak MODEL"
+            )
+        if self.data is not None and not (self.strong and self.weak):
+            raise ConfigError("--data needs --strong MODEL and --weak MODEL")
+        found = [benchmarks.load(name) for name in dict.fromkeys(self.benchmarks)]
+        if self.data is not None:
+            found.append(benchmarks.from_file(self.data, self.strong, self.weak))
+        return found
+
+
+def scored(router: Router) -> Any:
+    """A function from prompts to scores, float64[n]; cached on disk where a bundle is behind it."""
+    if isinstance(router, BundleRouter):
+        return CachedScorer(router.scorer).scores
+    return lambda prompts: router.scores([as_conversation(prompt) for prompt in prompts])
+
+
+def run_evaluation(
+    names: Sequence[str],
+    target: Target,
+    *,
+    train_data: Sequence[str] = (),
+    seed: int = 0,
+    bootstraps: int = 1000,
+    knn: bool = True,
+) -> EvaluationReport:
+    """Evaluate routers, by name or folder, with all baselines beside.
+
+    train_data: files that the routers were trained on, for the kNN on equal data (needs a pair).
+    """
+    routers = {name: load_router(name) for name in dict.fromkeys(names)}
+    loaded = target.load()
+    encoder = _encoder(list(routers.values())) if knn else None
+    train = None
+    if train_data and encoder is not None:
+        if not (target.strong and target.weak):
+            raise ConfigError("--train-data needs --strong MODEL and --weak MODEL")
+        rows = (row for name in train_data for row in read_rows(name))
+        table = pair_table(rows, target.strong, target.weak)
+        train = (encoder.embeddings(table.inputs()), table.win)
+    return evaluate(
+        {name: scored(router) for name, router in routers.items()},
+        loaded,
+        embed=None if encoder is None else encoder.embeddings,
+        train=train,
+        seed=seed,
+        bootstraps=bootstraps,
+    )
+
+
+@dataclass(frozen=True)
+class CostOptions:
+    """How requests are priced; see `run_calibration`."""
+
+    strong_model: str | None = None
+    weak_model: str | None = None
+    strong_price: str | None = None
+    weak_price: str | None = None
+    output_tokens: int | None = None
+
+
+def run_calibration(
+    name: str,
+    target: Target,
+    *,
+    prompts: str | None = None,
+    strong_pct: float | None = None,
+    usd_per_1k: float | None = None,
+    cost: CostOptions | None = None,
+    write: bool = False,
+    seed: int = 0,
+) -> Calibration:
+    """A threshold for a share of strong calls or for a budget, on a benchmark or on own prompts.
+
+    With `write` the table of all shares goes into the bundle, under the benchmark's or file's name.
+    Raises ConfigError, CalibrationError, and what the loaders raise.
+    """
+    if (strong_pct is None) == (usd_per_1k is None):
+        raise ConfigError("give either --strong-pct SHARE or --usd-per-1k USD")
+    if strong_pct is not None and not 0 <= strong_pct <= 1:
+        hint = f"; for {strong_pct:g}% give {strong_pct / 100:g}" if 1 < strong_pct <= 100 else ""
+        raise ConfigError(f"--strong-pct is a share from 0 to 1, got {strong_pct:g}{hint}")
+    router = load_router(name)
+    if write and not isinstance(router, BundleRouter):
+        raise ConfigError(f"router {name!r} is no bundle: there is nowhere to write a table to")
+    rewards: dict[str, Floats] = {}
+    costs: tuple[Floats, Floats] | None = None
+    if prompts is not None:
+        if target.benchmarks or target.data:
+            raise ConfigError("give one of --prompts, --benchmark and --data")
+        inputs: list[Promptlike] = list(read_prompts(prompts))
+        label = Path(prompts).name
+        if not inputs:
+            raise CalibrationError(f"{prompts} holds no prompt; give at least one")
+    else:
+        found = target.load()
+        if len(found) != 1:
+            raise ConfigError(f"calibrate on one set of prompts, not on {len(found)}")
+        benchmark = found[0]
+        inputs, label = benchmark.inputs(), benchmark.name
+        rewards = {"strong": benchmark.strong, "weak": benchmark.weak}
+        if benchmark.strong_cost is not None and benchmark.weak_cost is not None:
+            costs = (benchmark.strong_cost, benchmark.weak_cost)
+    scores = np.asarray(scored(router)(inputs))
+    if usd_per_1k is not None or (cost and (cost.strong_price or cost.strong_model)):
+        costs = _costs(router, inputs, cost or CostOptions(), costs)
+    pair: dict[str, Any] = {}
+    if costs is not None:
+        pair = {"strong_cost": costs[0], "weak_cost": costs[1]}
+    extra: dict[str, Any] = {**pair, **rewards, "seed": seed}
+    if usd_per_1k is not None:
+        result = calibrate_cost(scores, usd_per_1k, **extra)
+    else:
+        assert strong_pct is not None
+        result = calibrate_share(scores, strong_pct, **extra)
+    if write and isinstance(router, BundleRouter):
+        bundle = router.scorer.bundle
+        tables = {**bundle.manifest.thresholds, label: ThresholdTable.from_scores(label, scores)}
+        plain = {k: v.to_dict() if isinstance(v, ThresholdTable) else v for k, v in tables.items()}
+        update_manifest(bundle, thresholds=plain)
+    return result
+
+
+def _costs(
+    router: Router,
+    inputs: Sequence[Promptlike],
+    options: CostOptions,
+    known: tuple[Floats, Floats] | None,
+) -> tuple[Floats, Floats]:
+    """USD a request for strong and weak: given prices first, then recorded costs, then the map."""
+    given = (options.strong_price, options.weak_price, options.strong_model, options.weak_model)
+    if known is not None and not any(given):
+        return known
+    prices = []
+    for side, price, model in (
+        ("strong", options.strong_price, options.strong_model),
+        ("weak", options.weak_price, options.weak_model),
+    ):
+        if price is not None:
+            prices.append(Price.parse(price))
+        elif model is not None:
+            prices.append(litellm_price(model, option=f"--{side}-price"))
+        else:
+            raise ConfigError(
+                f"the {side} model's price is unknown: give --{side}-price IN,OUT in USD per "
+                f"1,000,000 tokens, or --{side}-model NAME to take it from LiteLLM's map"
+            )
+    if not isinstance(router, BundleRouter):
+        raise ConfigError("counting tokens needs a bundle's tokenizer: give a bundle as --router")
+    tokens = np.array([router.scorer.count_tokens(p) for p in inputs], dtype=np.float64)
+    output = ASSUMED_OUTPUT_TOKENS if options.output_tokens is None else options.output_tokens
+    return prices[0].costs(tokens, output), prices[1].costs(tokens, output)
+
+
+def _encoder(routers: Sequence[Router]) -> CachedScorer | None:
+    """Whose embeddings the kNN baselines use: those of a frozen encoder where there is one."""
+    bundles = [r.scorer for r in routers if isinstance(r, BundleRouter)]
+    frozen = [s for s in bundles if s.bundle.manifest.kind == "mf"]
+    if not frozen and (CHECKPOINTS / "mf").is_dir():
+        default = load_router("mf")
+        if isinstance(default, BundleRouter):
+            frozen = [default.scorer]
+    chosen = (frozen or bundles)[:1]
+    return CachedScorer(chosen[0]) if chosen else None

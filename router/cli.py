@@ -1,0 +1,454 @@
+"""The command `thriftroute`. What is heavy is imported by the command that needs it."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from .errors import ConfigError, RoutingError, ThriftrouteError
+
+app = typer.Typer(
+    name="thriftroute",
+    help="A trained router for LLM calls: strong model where it pays, weak model elsewhere.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+USAGE = 2
+INTERRUPTED = 130
+
+RouterOption = Annotated[
+    str, typer.Option("--router", help="mf, bert, random, a bundle's folder, or another's name.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
+StrongOption = Annotated[
+    str | None,
+    typer.Option("--strong", help="Strong model as the data names it; several: A,B (a tier)."),
+]
+WeakOption = Annotated[
+    str | None, typer.Option("--weak", help="Weak model as the data names it; several: A,B.")
+]
+BenchmarkOption = Annotated[
+    list[str] | None,
+    typer.Option("--benchmark", help="mmlu, gsm8k or mt-bench; may be given again."),
+]
+ContextOption = Annotated[
+    str,
+    typer.Option("--context", help="What of a conversation is scored: last, conversation or full."),
+]
+
+
+def main() -> NoReturn:
+    """Run the command; exit status 0, 1 (failed), 2 (wrong usage) or 130 (interrupted)."""
+    try:
+        app(standalone_mode=True)
+    except (RoutingError, ConfigError) as error:
+        _fail(error, USAGE)
+    except ThriftrouteError as error:
+        # By name: importing the trainer to compare classes would bring torch.
+        interrupted = type(error).__name__ == "TrainingInterruptedError"
+        _fail(error, INTERRUPTED if interrupted else 1)
+    except KeyboardInterrupt:
+        _fail("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+    sys.exit(0)
+
+
+@app.command()
+def route(
+    prompt: Annotated[
+        str | None, typer.Argument(help="The prompt; '-' reads it from standard input.")
+    ] = None,
+    router: RouterOption = "mf",
+    threshold: Annotated[
+        float, typer.Option("--threshold", help="Strong where score >= threshold, 0 to 1.")
+    ] = 0.5,
+    messages: Annotated[
+        Path | None, typer.Option("--messages", help="A JSON file with OpenAI messages instead.")
+    ] = None,
+    strong_model: Annotated[
+        str, typer.Option("--strong-model", help="Name to print for the strong model.")
+    ] = "strong",
+    weak_model: Annotated[
+        str, typer.Option("--weak-model", help="Name to print for the weak model.")
+    ] = "weak",
+    context: ContextOption = "conversation",
+    as_json: JsonOption = False,
+) -> None:
+    """Decide which model should answer one prompt; no model is called.
+
+    Example: thriftroute route --json --router mf --threshold 0.5 "What is 2+2?"
+    """
+    from .controller import Controller
+
+    controller = Controller([router], strong_model, weak_model, context=context)
+    decision = controller.decide(_prompt(prompt, messages), router, threshold)
+    if as_json:
+        _print_json(decision.to_dict())
+        return
+    score = "-" if decision.score is None else f"{decision.score:.4f}"
+    typer.echo(
+        f"{decision.model}  score {score}, threshold {decision.threshold:g}, router "
+        f"{decision.router}, {decision.latency_ms:.1f} ms: {decision.reason}"
+    )
+
+
+@app.command()
+def score(
+    prompts: Annotated[list[str] | None, typer.Argument(help="Prompts to score.")] = None,
+    router: RouterOption = "mf",
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="A file of prompts: .txt (one a line), JSONL, CSV, Parquet."),
+    ] = None,
+    context: ContextOption = "conversation",
+    as_json: JsonOption = False,
+) -> None:
+    """Print the score of each prompt: the probability that strong's answer is preferred.
+
+    Example: thriftroute score --router mf --data prompts.txt --json > scores.jsonl
+    """
+    from .routers import checked_scores, load_router
+    from .text import as_conversation, validate_context
+
+    if bool(prompts) == bool(data):
+        raise ConfigError("give prompts as arguments, or a file with --data")
+    loaded = load_router(router, context=validate_context(context))
+    texts: Iterator[str] = iter(prompts or ())
+    if data:
+        from ..data.readers import read_prompts
+
+        texts = read_prompts(data)
+    index = 0
+    # In blocks, so that a file of any length starts to print at once and is never held whole.
+    while block := [text for _, text in zip(range(256), texts, strict=False)]:
+        scores = checked_scores(loaded.scores([as_conversation(t) for t in block]), len(block))
+        for value, text in zip(scores.tolist(), block, strict=True):
+            if as_json:
+                _print_json({"index": index, "score": value}, indent=None)
+            else:
+                typer.echo(f"{value:.4f}  {_short(text)}")
+            index += 1
+
+
+@app.command()
+def inspect(
+    bundle: Annotated[Path, typer.Argument(help="A bundle's folder, or mf or bert.")],
+    card: Annotated[bool, typer.Option("--card", help="Print the whole card.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Verify a bundle's files against its manifest, and print what it says; loads no model.
+
+    Example: thriftroute inspect out/my-router
+    """
+    import dataclasses
+
+    from .bundle import CARD, Bundle
+    from .routers import BUNDLED, CHECKPOINTS
+
+    in_box = str(bundle) in BUNDLED and not bundle.exists()
+    found = Bundle.open(CHECKPOINTS / bundle if in_box else bundle)
+    manifest = found.manifest
+    if as_json:
+        whole = {"path": str(found.path), "verified": True, **dataclasses.asdict(manifest)}
+        _print_json(whole)
+        return
+    if card:
+        typer.echo(found.file(CARD).read_text(encoding="utf-8"))
+        return
+    validation = manifest.training.get("validation", {})
+    lines = {
+        "kind": f"{manifest.kind}, format {manifest.format}, by {manifest.written_by}",
+        "encoder": f"{manifest.encoder}, {manifest.dim}-d, {manifest.max_tokens} tokens",
+        "pair": f"{manifest.strong} (strong), {manifest.weak} (weak)",
+        "models": f"{len(manifest.models)}: {_short(', '.join(manifest.models), 200)}",
+        "calibration": json.dumps(
+            {k: v for k, v in manifest.calibration.items() if k in "methodab"}
+        ),
+        "thresholds": ", ".join(manifest.thresholds) or "none",
+        "validation": ", ".join(f"{k} {v}" for k, v in validation.items()) or "none recorded",
+        "files": ", ".join(f"{n} ({e.bytes:,} bytes)" for n, e in manifest.files.items()),
+        "verified": "all sizes and SHA-256 agree with the manifest",
+    }
+    for key, text in lines.items():
+        typer.echo(f"{key + ':':<13}{text}")
+
+
+@app.command()
+def train(
+    kind: Annotated[str, typer.Argument(help="mf or bert.")],
+    data: Annotated[
+        list[str],
+        typer.Option(
+            "--data", help="A file, hf:owner/name, or a known source; may be given again."
+        ),
+    ],
+    strong: Annotated[str, typer.Option("--strong", help="Strong model; a tier: A,B,C.")],
+    weak: Annotated[str, typer.Option("--weak", help="Weak model; a tier: A,B,C.")],
+    out: Annotated[Path, typer.Option("--out", help="The bundle's folder.")],
+    seed: SeedOption = 0,
+    encoder: Annotated[
+        str | None, typer.Option("--encoder", help="A sentence-transformers name or folder.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", min=16, help="Length after truncation.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="At most so many.")] = None,
+    validation: Annotated[
+        float, typer.Option("--validation", help="Share of the prompts kept for validation.")
+    ] = 0.1,
+    against: Annotated[
+        list[str] | None,
+        typer.Option("--against", help="Drop prompts that this benchmark or file contains."),
+    ] = None,
+    source_weight: Annotated[
+        list[str] | None, typer.Option("--source-weight", help="SOURCE=FACTOR; may be given again.")
+    ] = None,
+    note: Annotated[list[str] | None, typer.Option("--note", help="A line for the card.")] = None,
+    own_logs: Annotated[
+        bool, typer.Option("--own-logs", help="Allow evaluation data to stand in for own logs.")
+    ] = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Skip and count bad rows instead of stopping.")
+    ] = False,
+    rejects: Annotated[
+        Path | None, typer.Option("--rejects", help="Where skipped rows are written (JSONL).")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the bundle that is there.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a router on preference data and write a verified bundle; needs the extra 'train'.
+
+    Interrupted, the same command goes on where it stopped.
+
+    Example: thriftroute train mf --data logs.jsonl --strong gpt-4o --weak llama3 --out my-router
+    """
+    from .errors import require_extra
+
+    require_extra("torch", "train")
+    from rich.console import Console
+
+    from ..training.command import run_training
+
+    options = {"encoder": encoder, "max_tokens": max_tokens}
+    result = run_training(
+        kind=kind,
+        data=data,
+        strong=_models(strong),
+        weak=_models(weak),
+        out=out,
+        seed=seed,
+        epochs=epochs,
+        validation=validation,
+        against=against or [],
+        source_weights=source_weight or [],
+        notes=tuple(note or ()),
+        own_logs=own_logs,
+        skip_bad=skip_bad,
+        rejects=rejects,
+        overwrite=overwrite,
+        console=Console(stderr=True),
+        **{key: value for key, value in options.items() if value is not None},
+    )
+    if as_json:
+        _print_json({"bundle": str(result.bundle.path), **result.summary})
+        return
+    measured = result.summary["validation"]
+    typer.echo(
+        f"wrote {result.bundle.path}: APGR {measured['apgr']} on {measured['n']} validation "
+        f"prompts (prompt length {measured['apgr_prompt_length']}, random 0.5), "
+        f"ECE {measured['ece'][1]:.3f}"
+    )
+
+
+@app.command()
+def evaluate(
+    router: Annotated[
+        list[str] | None,
+        typer.Option("--router", help="mf, bert, or a bundle's folder; may be given again."),
+    ] = None,
+    benchmark: BenchmarkOption = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="A file of scores or comparisons.")
+    ] = None,
+    strong: StrongOption = None,
+    weak: WeakOption = None,
+    train_data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--train-data", help="What the routers learned from, for a kNN on equal data."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder for curves (PNG), report.html, results.json."),
+    ] = None,
+    seed: SeedOption = 0,
+    bootstraps: Annotated[int, typer.Option("--bootstraps", min=100, help="Resamples.")] = 1000,
+    knn: Annotated[bool, typer.Option("--knn/--no-knn", help="With the kNN baselines.")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure routers beside all baselines, with intervals; needs the extra 'eval'.
+
+    Example: thriftroute evaluate --router mf --benchmark gsm8k --out report
+    """
+    from .errors import require_extra
+
+    require_extra("scipy", "eval")
+    from ..eval import report
+    from ..eval.command import Target, run_evaluation
+
+    target = Target(benchmark or (), data, _models(strong), _models(weak))
+    result = run_evaluation(
+        router or ["mf"],
+        target,
+        train_data=train_data or (),
+        seed=seed,
+        bootstraps=bootstraps,
+        knn=knn,
+    )
+    written = report.save(result, out) if out is not None else {}
+    if as_json:
+        typer.echo(report.to_json(result))
+    else:
+        report.show(result)
+        for path in written.values():
+            typer.echo(f"wrote {path}")
+
+
+@app.command()
+def calibrate(
+    router: RouterOption = "mf",
+    benchmark: BenchmarkOption = None,
+    prompts: Annotated[
+        str | None, typer.Option("--prompts", help="Your own prompts; no labels needed.")
+    ] = None,
+    data: Annotated[str | None, typer.Option("--data", help="A labelled file instead.")] = None,
+    strong: StrongOption = None,
+    weak: WeakOption = None,
+    strong_pct: Annotated[
+        float | None, typer.Option("--strong-pct", help="Wanted share of strong calls, 0 to 1.")
+    ] = None,
+    usd_per_1k: Annotated[
+        float | None, typer.Option("--usd-per-1k", help="Budget: mean USD per 1,000 requests.")
+    ] = None,
+    strong_model: Annotated[
+        str | None, typer.Option("--strong-model", help="Its price, from LiteLLM's map.")
+    ] = None,
+    weak_model: Annotated[
+        str | None, typer.Option("--weak-model", help="Its price, from LiteLLM's map.")
+    ] = None,
+    strong_price: Annotated[
+        str | None, typer.Option("--strong-price", help="IN,OUT in USD per 1,000,000 tokens.")
+    ] = None,
+    weak_price: Annotated[
+        str | None, typer.Option("--weak-price", help="IN,OUT in USD per 1,000,000 tokens.")
+    ] = None,
+    output_tokens: Annotated[
+        int | None,
+        typer.Option("--output-tokens", min=0, help="Assumed length of an answer [300]."),
+    ] = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="Write the table of shares into the bundle.")
+    ] = False,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn a share of strong calls, or a budget, into a threshold.
+
+    Example: thriftroute calibrate --router mf --prompts prompts.jsonl --strong-pct 0.3
+    """
+    from ..eval.command import CostOptions, Target, run_calibration
+
+    result = run_calibration(
+        router,
+        Target(benchmark or (), data, _models(strong), _models(weak)),
+        prompts=prompts,
+        strong_pct=strong_pct,
+        usd_per_1k=usd_per_1k,
+        cost=CostOptions(strong_model, weak_model, strong_price, weak_price, output_tokens),
+        write=write,
+        seed=seed,
+    )
+    if as_json:
+        _print_json(result.to_dict())
+        return
+    from ..eval.report import show_calibration
+
+    show_calibration(result)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for what the demo makes.")] = Path(
+        "out/demo"
+    ),
+    bert: Annotated[bool, typer.Option("--bert/--no-bert", help="Also train a short bert.")] = True,
+) -> None:
+    """Train, evaluate, calibrate and route, on the samples in the box; minutes on 2 cores.
+
+    Example: thriftroute demo --out out/demo
+    """
+    from .errors import require_extra
+
+    require_extra("torch", "train")
+    require_extra("matplotlib", "eval")
+    from ..training.demo import run_demo
+
+    run_demo(out, with_bert=bert)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        from .._version import __version__
+
+        typer.echo(f"thriftroute {__version__}")
+        raise typer.Exit
+
+
+def _prompt(prompt: str | None, messages: Path | None) -> Any:
+    if (prompt is None) == (messages is None):
+        raise ConfigError("give a prompt, or a file with --messages")
+    if messages is None:
+        return sys.stdin.read() if prompt == "-" else prompt
+    try:
+        found = json.loads(messages.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--messages {messages}: not a readable JSON file: {error}") from error
+    if not isinstance(found, list):
+        raise ConfigError(f"--messages {messages}: expected a list of messages")
+    return found
+
+
+def _models(text: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+
+def _short(text: str, width: int = 80) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def _print_json(value: object, indent: int | None = 2) -> None:
+    typer.echo(json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False))
+
+
+def _fail(error: object, status: int) -> NoReturn:
+    typer.echo(f"error: {error}", err=True)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""BERT router: an encoder fine-tuned as a classifier of P(strong wins) for one pair or two tiers.
+
+Two outputs, one for strong and one for weak; the score is the sigmoid of their difference, so that
+mf and bert bundles have the same shape. The label of a prompt is the share of its comparisons that
+strong wins; ties count for weak. Source: the BERT router of RouteLLM (arXiv 2406.18665, section
+4.2), which has three classes and one pair.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..data.tables import PairTable
+from .encoder import EncoderModule
+
+Batch = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class BertSettings:
+    """Settings of a run. frozen_layers counts from the bottom, the embeddings always with them."""
+
+    epochs: int = 3
+    patience: int = 1
+    lr: float = 1e-4
+    head_lr: float = 1e-3
+    weight_decay: float = 0.01
+    warmup: float = 0.06
+    batch: int = 32
+    frozen_layers: int = 0
+    train_tokens: int = 192
+
+
+class BertModel(torch.nn.Module):
+    """input_ids, attention_mask int64[b, t] -> quality float32[b, 2], embedding float32[b, dim]."""
+
+    def __init__(self, encoder: EncoderModule, dim: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = torch.nn.Linear(dim, 2)
+        self.dropout = torch.nn.Dropout(0.1)
+        torch.nn.init.normal_(self.head.weight, std=0.02)
+        torch.nn.init.zeros_(self.head.bias)
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Qualities of strong and weak in logits, and the pooled embedding."""
+        embedding = self.encoder(input_ids, attention_mask)
+        # The embedding has unit length; the factor gives the head inputs of about unit variance.
+        scaled = self.dropout(embedding * math.sqrt(embedding.shape[-1]))
+        return self.head(scaled), embedding
+
+
+class BertTask:
+    """Fine-tuning on a PairTable, for `loop.fit`."""
+
+    def __init__(
+        self,
+        model: BertModel,
+        ids: tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]],
+        tables: tuple[PairTable, PairTable],
+        settings: BertSettings,
+        seed: int,
+    ) -> None:
+        self.settings = settings
+        self.seed = seed
+        torch.manual_seed(seed)
+        freeze(model.encoder, settings.frozen_layers)
+        self.model: torch.nn.Module = model
+        head = list(model.head.parameters())
+        body = [p for p in model.encoder.parameters() if p.requires_grad]
+        groups = [
+            {"params": body, "lr": settings.lr, "base": settings.lr},
+            {"params": head, "lr": settings.head_lr, "base": settings.head_lr},
+        ]
+        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
+            groups, weight_decay=settings.weight_decay
+        )
+        self._ids = ids
+        self._labels = tuple(torch.tensor(t.win, dtype=torch.float32) for t in tables)
+        # Mean 1, so that the loss does not depend on the unit of the weights.
+        self._weights = tuple(
+            torch.tensor(t.weight / t.weight.mean(), dtype=torch.float32) for t in tables
+        )
+
+    def batches(self, epoch: int) -> list[Batch]:
+        """Batches of prompts of similar length, so that little is padding, in random order."""
+        random = np.random.default_rng((self.seed, epoch))
+        lengths = np.array([len(row) for row in self._ids[0]])
+        # Noise on the length, so that the same prompts do not meet in every epoch.
+        order = np.argsort(lengths * random.uniform(0.85, 1.15, len(lengths)), kind="stable")
+        size = self.settings.batch
+        batches = [order[i : i + size] for i in range(0, len(order), size)]
+        random.shuffle(batches)
+        return batches
+
+    def loss(self, batch: Batch) -> torch.Tensor:
+        """Weighted log loss of a batch."""
+        return self._loss(0, batch)
+
+    def validate(self) -> float:
+        """Log loss of the validation split."""
+        self.model.eval()
+        order = np.argsort([len(row) for row in self._ids[1]], kind="stable")
+        total = weight = 0.0
+        with torch.no_grad():
+            for start in range(0, len(order), 64):
+                batch = order[start : start + 64]
+                mass = float(self._weights[1][torch.from_numpy(batch)].sum())
+                total += float(self._loss(1, batch)) * mass
+                weight += mass
+        return total / weight
+
+    def before_step(self, progress: float) -> None:
+        """Linear warm-up, then linear decay."""
+        warmup = self.settings.warmup
+        factor = min(progress / warmup if warmup else 1.0, (1 - progress) / (1 - warmup))
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base"] * max(factor, 1e-3)
+
+    def _loss(self, split: int, batch: Batch) -> torch.Tensor:
+        ids, mask = pad([self._ids[split][i] for i in batch])
+        quality, _ = self.model(ids, mask)
+        at = torch.from_numpy(batch)
+        losses = torch.nn.functional.binary_cross_entropy_with_logits(
+            quality[:, 0] - quality[:, 1], self._labels[split][at], reduction="none"
+        )
+        weights = self._weights[split][at]
+        return (losses * weights).sum() / weights.sum()
+
+
+def freeze(encoder: EncoderModule, layers: int) -> None:
+    """Freeze the embedding tables and the lowest `layers` layers.
+
+    The tables hold half of a small encoder's weights, and a few thousand prompts touch a tenth of
+    their rows.
+    """
+    transformer = encoder.transformer
+    for parameter in transformer.get_input_embeddings().parameters():  # type: ignore[operator]
+        parameter.requires_grad_(False)
+    blocks = getattr(getattr(transformer, "encoder", None), "layer", None)
+    if layers and blocks is not None:
+        for parameter in transformer.embeddings.parameters():  # type: ignore[union-attr]
+            parameter.requires_grad_(False)
+        for block in list(blocks)[:layers]:
+            for parameter in block.parameters():
+                parameter.requires_grad_(False)
+    # The pooler of BERT's first training task is not used: without a gradient it would still decay.
+    if getattr(transformer, "pooler", None) is not None:
+        for parameter in transformer.pooler.parameters():  # type: ignore[union-attr]
+            parameter.requires_grad_(False)
+
+
+def pad(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids of unequal length -> (input_ids, attention_mask), int64[b, longest]."""
+    longest = max(len(row) for row in rows)
+    ids = torch.zeros((len(rows), longest), dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = torch.tensor(row)
+        mask[index, : len(row)] = 1
+    return ids, mask

@@ -1,0 +1,100 @@
+"""The card of a bundle: what it is, what it learned from, how good it is, what it cannot do."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+KIND_TEXT = {
+    "mf": "Matrix factorization on a frozen sentence encoder: a quality for every model it knows.",
+    "bert": "A sentence encoder fine-tuned to tell whether the strong model's answer wins.",
+}
+
+
+def render_card(summary: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
+    """The card as Markdown, from a training summary (see `run.train`)."""
+    validation, parity = summary["validation"], summary["parity"]
+    lines = [
+        f"# {summary['kind']} router",
+        "",
+        KIND_TEXT[summary["kind"]],
+        "The score is the calibrated probability that the strong model's answer is preferred; ties "
+        "count for the weak model.",
+        "",
+        f"- strong: {', '.join(summary['strong'])}",
+        f"- weak: {', '.join(summary['weak'])}",
+        f"- encoder: {summary['encoder']}",
+        f"- seed: {summary['seed']}",
+        "",
+        "## Training data",
+        "",
+        f"{summary['prompts']['train']:,} prompts for training, "
+        f"{summary['prompts']['validation']:,} for validation, split by the hash of the prompt.",
+        "",
+        "| source | prompts used | weight |",
+        "| --- | ---: | ---: |",
+        *(
+            f"| {_cell(source)} | {count:,} | {summary['source_weights'].get(source, 1.0):g} |"
+            for source, count in summary["sources"].items()
+        ),
+        "",
+        *_dropped(summary["dropped"]),
+        *_section("Notes", [f"- {note}" for note in notes]),
+        "## On the validation split",
+        "",
+        f"n = {validation['n']:,} prompts of the same sources; strong wins on "
+        f"{validation['strong_wins']:.1%} of them.",
+        "",
+        "| measure | value |",
+        "| --- | ---: |",
+        f"| APGR | {_number(validation['apgr'])} |",
+        f"| APGR of prompt length alone | {_number(validation['apgr_prompt_length'])} |",
+        "| APGR of a random mix | .500 |",
+        f"| AUC | {_number(validation['auc'])} |",
+        f"| ECE, before and after calibration | {_pair(validation['ece'])} |",
+        f"| Brier score, before and after | {_pair(validation['brier'])} |",
+        "",
+        f"ECE and Brier after calibration ({validation['calibration']}) are cross-validated on "
+        "this split. A prompt from a domain that is not in the table above is scored little better than "
+        "by chance: train on your own logs.",
+        "",
+        "## Export",
+        "",
+        f"On {parity['n']} validation prompts: torch against ONNX fp32 differs by "
+        f"{parity['torch_fp32']:.1e} at most; int8 moves scores by "
+        f"{parity['int8_score_mean']:.4f} on average ({parity['int8_score_max']:.4f} at most)"
+        + ("" if parity["int8_apgr"] is None else f" and APGR by {parity['int8_apgr']:+.4f}")
+        + ".",
+    ]
+    if summary["command"]:
+        lines += ["", "## Reproduce", "", "    " + summary["command"]]
+    return "\n".join(lines) + "\n"
+
+
+def _dropped(dropped: Mapping[str, Any]) -> list[str]:
+    if not dropped:
+        return ["Not decontaminated against any benchmark.", ""]
+    lines = [
+        "Dropped before training, because they match a prompt of an evaluation set:",
+        "",
+        "| source | prompts | dropped | by evaluation set and rule |",
+        "| --- | ---: | ---: | --- |",
+    ]
+    for source, row in dropped.items():
+        rules = ", ".join(f"{rule} {count:,}" for rule, count in row["rules"].items() if count)
+        lines.append(f"| {_cell(source)} | {row['prompts']:,} | {row['dropped']:,} | {rules} |")
+    return [*lines, ""]
+
+
+def _section(title: str, lines: Sequence[str]) -> list[str]:
+    return [f"## {title}", "", *lines, ""] if lines else []
+
+
+def _cell(text: str) -> str:
+    return (text or "(none)").replace("|", "\\|").replace("\n", " ")
+
+
+def _number(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.3f}"
+
+
+def _pair(values: Sequence[float]) -> str:
+    return " and ".join(f"{value:.4f}" for value in values)

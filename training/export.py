@@ -1,0 +1,173 @@
+"""From torch to one ONNX graph: export, int8, and the check that nothing was lost on the way.
+
+int8 is dynamic quantization (weights per channel, activations at run time). Weights keep 7 of
+their 8 bits: on processors without VNNI the 16-bit sums of full-range products saturate, and the
+same bundle would score differently there.
+"""
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..router.errors import ExportError, require_extra
+
+OPSET = 17
+# What an export must keep. Scores are probabilities; APGR is that of the validation split.
+TORCH_BOUND = 1e-4
+INT8_SCORE_BOUND = 0.05
+INT8_APGR_BOUND = 0.02
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far the exported graphs are from torch, on n prompts of the validation split.
+
+    torch_fp32: largest absolute difference of any output between torch and the fp32 graph.
+    int8_score_mean, int8_score_max: absolute difference of scores, int8 against fp32.
+    int8_apgr: APGR with int8 minus APGR with fp32; None where the split has no quality gap.
+    """
+
+    n: int
+    torch_fp32: float
+    int8_score_mean: float
+    int8_score_max: float
+    int8_apgr: float | None
+
+    def check(self) -> None:
+        """Raise ExportError where a bound is broken."""
+        if not self.torch_fp32 <= TORCH_BOUND:
+            raise ExportError(
+                f"the ONNX graph differs from torch by {self.torch_fp32:.2g} (bound {TORCH_BOUND})"
+                f" on {self.n} prompts; nothing was written"
+            )
+        if not self.int8_score_mean <= INT8_SCORE_BOUND:
+            raise ExportError(
+                f"int8 moves scores by {self.int8_score_mean:.3f} on average (bound "
+                f"{INT8_SCORE_BOUND}) on {self.n} prompts; nothing was written"
+            )
+        # On few prompts a single swap of ranks moves APGR by about 1/n.
+        bound = max(INT8_APGR_BOUND, 3 / self.n)
+        if self.int8_apgr is not None and not abs(self.int8_apgr) <= bound:
+            raise ExportError(
+                f"int8 moves APGR by {self.int8_apgr:+.3f} (bound {bound:.3f}) on {self.n} "
+                "prompts; nothing was written"
+            )
+
+
+def export_module(module: torch.nn.Module, path: Path, *, outputs: Sequence[str]) -> None:
+    """Write `module(input_ids, attention_mask)` as an fp32 ONNX graph with free axes.
+
+    Raises ExportError where the module cannot be exported.
+    """
+    require_extra("onnx", "train")
+    ids = torch.arange(5, 5 + 2 * 9).reshape(2, 9)
+    mask = torch.ones_like(ids)
+    mask[1, 6:] = 0
+    axes = {name: {0: "batch", 1: "tokens"} for name in ("input_ids", "attention_mask")}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            # The tracing exporter: its graph is the faster one on a CPU, and it needs no package
+            # beyond onnx.
+            torch.onnx.export(
+                module,
+                (ids, mask),
+                str(partial),
+                input_names=["input_ids", "attention_mask"],
+                output_names=list(outputs),
+                dynamic_axes={**axes, **{name: {0: "batch"} for name in outputs}},
+                opset_version=OPSET,
+                dynamo=False,
+            )
+    except Exception as error:
+        partial.unlink(missing_ok=True)
+        raise ExportError(f"this encoder does not export to ONNX: {error}") from error
+    partial.replace(path)
+
+
+def quantize(fp32: Path) -> bytes:
+    """The int8 graph of an fp32 one: matrix products and embedding tables."""
+    quantization = require_extra("onnxruntime.quantization", "train")
+    onnx = require_extra("onnx", "train")
+    # Its advice to run shape inference first does not apply to dynamic quantization.
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            target = Path(folder) / "int8.onnx"
+            quantization.quantize_dynamic(
+                str(fp32),
+                str(target),
+                weight_type=quantization.QuantType.QInt8,
+                per_channel=True,
+                reduce_range=True,
+                extra_options={
+                    "DisableShapeInference": True,
+                    "DefaultTensorType": onnx.TensorProto.FLOAT,
+                },
+            )
+            return target.read_bytes()
+    finally:
+        root.setLevel(level)
+
+
+def graft_head(
+    encoder: bytes,
+    w1: npt.NDArray[np.floating[Any]],
+    b1: npt.NDArray[np.floating[Any]],
+    u: npt.NDArray[np.floating[Any]],
+) -> bytes:
+    """Put mf's head on an encoder graph: quality = (embedding @ w1.T + b1) @ u.T.
+
+    w1 [d, dim], b1 [d], u [n_models, d] (v_m * w2, row by row). They stand in the graph under
+    these names, in fp32, so that a model can be added to a bundle later.
+    """
+    onnx = require_extra("onnx", "train")
+    model = onnx.load_from_string(encoder)
+    graph = model.graph
+    for name, value in (("mf.w1", w1.T), ("mf.b1", b1), ("mf.u", u.T)):
+        array = np.ascontiguousarray(value, dtype=np.float32)
+        graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    graph.node.extend(
+        [
+            onnx.helper.make_node("MatMul", ["embedding", "mf.w1"], ["mf.projected"]),
+            onnx.helper.make_node("Add", ["mf.projected", "mf.b1"], ["mf.hidden"]),
+            onnx.helper.make_node("MatMul", ["mf.hidden", "mf.u"], ["quality"]),
+        ]
+    )
+    shape = ["batch", int(u.shape[0])]
+    graph.output.append(
+        onnx.helper.make_tensor_value_info("quality", onnx.TensorProto.FLOAT, shape)
+    )
+    return bytes(model.SerializeToString())
+
+
+def run_graph(
+    graph: bytes | Path, ids: Sequence[Sequence[int]], outputs: Sequence[str]
+) -> list[Any]:
+    """Outputs of a graph for n prompts, one run a prompt: a list of float32[n, width]."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    source = graph if isinstance(graph, bytes) else str(graph)
+    session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    rows = []
+    for row in ids:
+        tokens = np.array([row], dtype=np.int64)
+        feeds = {"input_ids": tokens, "attention_mask": np.ones_like(tokens)}
+        rows.append(session.run(list(outputs), feeds))
+    return [np.concatenate([row[i] for row in rows]) for i in range(len(outputs))]

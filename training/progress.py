@@ -1,0 +1,56 @@
+"""Progress of a training run on the terminal; silent where there is none to look at."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+
+class Progress:
+    """Notes and bars on a console; without one, nothing is shown."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console
+
+    def note(self, text: str) -> None:
+        """One line."""
+        if self._console:
+            self._console.print(text, highlight=False)
+
+    @contextmanager
+    def bar(self, label: str) -> Iterator[Callable[[int, int], None]]:
+        """A bar; call what it yields with (done, total)."""
+        if not self._console:
+            yield lambda done, total: None
+            return
+        with self._bars() as bars:
+            task = bars.add_task(label, total=None)
+            yield lambda done, total: bars.update(task, completed=done, total=total)
+
+    @contextmanager
+    def training(self, label: str, epochs: int) -> Iterator[Callable[[str, int, int, float], None]]:
+        """A bar over the steps of each epoch, and the validation loss beside it; see `loop.fit`."""
+        if not self._console:
+            yield lambda event, done, total, value: None
+            return
+        with self._bars() as bars:
+            task = bars.add_task(f"{label}: epoch 1/{epochs}", total=None)
+            losses: list[float] = []
+
+            def report(event: str, done: int, total: int, value: float) -> None:
+                if event == "epoch":
+                    losses.append(value)
+                    return
+                told = (
+                    f", validation loss {losses[-1]:.4f} (best {min(losses):.4f})" if losses else ""
+                )
+                label_ = f"{label}: epoch {int(value) + 1}/{epochs}{told}"
+                bars.update(task, description=label_, completed=done, total=total)
+
+            yield report
+
+    def _bars(self) -> Bars:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        return Bars(*columns, TimeRemainingColumn(), console=self._console, transient=False)
