@@ -1,0 +1,332 @@
+"""Text to score: the same to the last bit however it is run, and clear errors where it cannot."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from thriftroute.router.bundle import Bundle, write_bundle
+from thriftroute.router.errors import BundleFormatError, BundleIntegrityError, ConfigError
+from thriftroute.router.scorer import Scorer
+from thriftroute.router.text import Conversation
+from thriftroute.router.threshold import sigmoid
+
+BundleMaker = Callable[..., Bundle]
+
+PROMPTS: list[Any] = [
+    "prove the hard theorem",
+    "hello easy",
+    "",
+    " \n\t",
+    "what is 2 + 2",
+    "a\x00b",
+    "请证明",
+    "🙂 \ud83d",
+    "hard " * 5000,
+    "x" * 1_000_000,
+    [{"role": "system", "content": "easy"}, {"role": "user", "content": "prove"}],
+    [{"role": "user", "content": None}],
+    [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
+    Conversation("", "hard", "hello"),
+]
+
+
+@pytest.fixture
+def scorer(tiny_bundle: Path) -> Scorer:
+    return Scorer.load(tiny_bundle)
+
+
+def replace_file(bundle: Path, name: str, content: bytes) -> Path:
+    """Put other content into a bundle, with the right hash: damage that only loading finds."""
+    (bundle / name).write_bytes(content)
+    raw = json.loads((bundle / "manifest.json").read_text())
+    raw["files"][name] = {
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    (bundle / "manifest.json").write_text(json.dumps(raw))
+    return bundle
+
+
+def set_field(bundle: Path, **fields: Any) -> Path:
+    raw = json.loads((bundle / "manifest.json").read_text())
+    (bundle / "manifest.json").write_text(json.dumps({**raw, **fields}))
+    return bundle
+
+
+class TestScores:
+    def test_learned_order(self, scorer: Scorer) -> None:
+        hard, plain, easy = scorer.scores(["prove the hard theorem", "what is 2", "hello easy"])
+        assert hard > 0.7 > plain > 0.3 > easy
+
+    @pytest.mark.parametrize("workers", [None, 1, 2, 3, 8])
+    def test_same_bits_for_any_number_of_workers(self, scorer: Scorer, workers: int | None) -> None:
+        singles = np.array([scorer.score(prompt) for prompt in PROMPTS])
+        many = scorer.scores(PROMPTS, workers=workers)
+        assert many.dtype == np.float64
+        assert many.tobytes() == singles.tobytes()
+
+    def test_score_does_not_depend_on_the_neighbours(self, scorer: Scorer) -> None:
+        backwards = scorer.scores(PROMPTS[::-1])[::-1]
+        assert backwards.tobytes() == scorer.scores(PROMPTS).tobytes()
+
+    def test_second_scorer_agrees(self, scorer: Scorer, tiny_bundle: Path) -> None:
+        other = Scorer.load(str(tiny_bundle), threads=2)
+        np.testing.assert_allclose(other.scores(PROMPTS), scorer.scores(PROMPTS), atol=1e-6)
+
+    def test_scores_are_finite_and_inside_the_open_interval(self, scorer: Scorer) -> None:
+        scores = scorer.scores(PROMPTS)
+        assert np.all((scores > 0) & (scores < 1))
+
+    def test_more_prompts_than_a_block(self, scorer: Scorer) -> None:
+        prompts = [PROMPTS[i % 5] for i in range(600)]
+        seen: list[int] = []
+        many = scorer.scores(prompts, workers=2, progress=seen.append)
+        assert seen == [256, 256, 88]
+        assert many.tobytes() == np.resize(scorer.scores(PROMPTS[:5]), 600).tobytes()
+
+    def test_progress_of_one_worker(self, scorer: Scorer) -> None:
+        seen: list[int] = []
+        scorer.scores(PROMPTS[:4], workers=1, progress=seen.append)
+        assert seen == [1, 1, 1, 1]
+
+    def test_no_prompts(self, scorer: Scorer) -> None:
+        assert scorer.scores([]).shape == (0,)
+        assert scorer.embeddings([]).shape == (0, 4)
+        assert list(scorer.encode_all([])) == []
+
+    def test_error_of_one_prompt_is_raised_with_workers_too(self, scorer: Scorer) -> None:
+        for workers in (1, 2):
+            with pytest.raises(ValueError, match="expected a mapping"):
+                scorer.scores(["hello", ["bad"]], workers=workers)  # type: ignore[list-item]
+        assert scorer.score("hello") > 0
+
+    def test_margin_and_calibration_make_the_score(self, make_bundle: BundleMaker) -> None:
+        scorer = Scorer.load(make_bundle("b", calibration={"method": "platt", "a": 2.0, "b": -0.5}))
+        margin = scorer.margin("prove the theorem")
+        assert scorer.score("prove the theorem") == float(sigmoid(2.0 * margin - 0.5))
+        quality = next(iter(scorer.encode_all(["prove the theorem"]))).quality
+        assert margin == float(quality[0] - quality[1])
+
+    def test_thread_safety(self, scorer: Scorer) -> None:
+        expected = [scorer.score(prompt) for prompt in PROMPTS]
+        start = threading.Barrier(8)
+
+        def work(shift: int) -> bool:
+            start.wait()
+            order = [(i + shift) % len(PROMPTS) for i in range(3 * len(PROMPTS))]
+            return all(scorer.score(PROMPTS[i]) == expected[i] for i in order)
+
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(work, range(8)))
+
+
+class TestEmbeddings:
+    def test_shape_and_agreement(self, scorer: Scorer) -> None:
+        rows = scorer.embeddings(PROMPTS)
+        assert rows.dtype == np.float32
+        assert rows.shape == (len(PROMPTS), 4)
+        encodings = list(scorer.encode_all(PROMPTS, workers=3))
+        assert np.array([e.embedding for e in encodings]).tobytes() == rows.tobytes()
+        assert all(e.quality.shape == (3,) for e in encodings)
+
+    def test_encoder_embeds_but_does_not_score(self, make_bundle: BundleMaker) -> None:
+        bundle = make_bundle("e", kind="encoder", models=[], strong="", weak="", calibration={})
+        encoder = Scorer.load(bundle)
+        assert encoder.embeddings(["hello", "hard"]).shape == (2, 4)
+        assert next(iter(encoder.encode_all(["hello"]))).quality.shape == (0,)
+        for call in (encoder.score, encoder.margin, lambda p: encoder.scores([p])):
+            with pytest.raises(ConfigError, match="knows no models"):
+                call("hello")
+
+
+class TestTokens:
+    def test_truncation_is_the_manifests(self, scorer: Scorer) -> None:
+        got = scorer.token_ids("hard " * 100)
+        assert len(got) == 32
+        assert (got[0], got[-1]) == (2, 3)
+
+    def test_truncation_of_the_tokenizer_file_is_ignored(self, tiny_bundle: Path) -> None:
+        raw = json.loads((tiny_bundle / "tokenizer.json").read_text())
+        raw["truncation"] = {
+            "direction": "Right", "max_length": 5, "strategy": "LongestFirst", "stride": 0,
+        }  # fmt: skip
+        raw["padding"] = {
+            "strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": None,
+            "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]",
+        }  # fmt: skip
+        before = Scorer.load(tiny_bundle).token_ids("prove the hard theorem is easy")
+        replace_file(tiny_bundle, "tokenizer.json", json.dumps(raw).encode())
+        assert Scorer.load(tiny_bundle).token_ids("prove the hard theorem is easy") == before
+
+    def test_count_is_of_the_whole_text(self, scorer: Scorer) -> None:
+        assert scorer.count_tokens("hard " * 100) == 100
+        messages = [
+            {"role": "system", "content": "easy"},
+            {"role": "user", "content": "hello"},
+            {"role": "user", "content": "prove the theorem"},
+        ]
+        assert scorer.count_tokens(messages) == 5
+
+    def test_context_decides_what_is_scored(self, tiny_bundle: Path) -> None:
+        messages = [
+            {"role": "system", "content": "hello easy"},
+            {"role": "user", "content": "prove the hard theorem"},
+            {"role": "user", "content": "a"},
+        ]
+        by_context = {
+            context: Scorer.load(tiny_bundle, context=context).score(messages)
+            for context in ("last", "conversation", "full")
+        }
+        alone = Scorer.load(tiny_bundle).score("a")
+        assert by_context["last"] == alone
+        assert by_context["conversation"] > by_context["full"] > alone
+
+
+class TestPair:
+    def test_default_is_the_manifests(self, scorer: Scorer) -> None:
+        assert (scorer.strong, scorer.weak) == ("strong-1", "weak-1")
+
+    def test_other_pair_of_the_bundle(self, tiny_bundle: Path) -> None:
+        turned = Scorer.load(tiny_bundle, strong="weak-1", weak="strong-1")
+        usual = Scorer.load(tiny_bundle)
+        assert turned.margin("prove") == -usual.margin("prove")
+        assert turned.score("prove") == pytest.approx(1 - usual.score("prove"))
+        assert Scorer.load(tiny_bundle, strong="weak-1", weak="other-1").margin("prove") == 0.0
+
+    def test_unknown_model_lists_the_known(self, tiny_bundle: Path) -> None:
+        with pytest.raises(ConfigError, match=r"'gpt-9' is not in .*strong-1, weak-1, other-1"):
+            Scorer.load(tiny_bundle, weak="gpt-9")
+
+    def test_one_model_twice(self, tiny_bundle: Path) -> None:
+        with pytest.raises(ConfigError, match="strong and weak are both 'weak-1'"):
+            Scorer.load(tiny_bundle, strong="weak-1")
+
+
+class TestLoad:
+    @pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2", None])
+    def test_threads(self, tiny_bundle: Path, threads: Any) -> None:
+        with pytest.raises(ConfigError, match="threads: expected a whole number >= 1"):
+            Scorer.load(tiny_bundle, threads=threads)
+
+    def test_context(self, tiny_bundle: Path) -> None:
+        with pytest.raises(ConfigError, match="context 'all'"):
+            Scorer.load(tiny_bundle, context="all")
+
+    def test_altered_bundle_is_not_loaded(self, tiny_bundle: Path) -> None:
+        data = bytearray((tiny_bundle / "model.onnx").read_bytes())
+        data[len(data) // 2] ^= 0x10
+        (tiny_bundle / "model.onnx").write_bytes(data)
+        with pytest.raises(BundleIntegrityError, match=r"model\.onnx is not the file"):
+            Scorer.load(tiny_bundle)
+
+    def test_graph_with_the_right_hash_that_does_not_load(self, tiny_bundle: Path) -> None:
+        data = (tiny_bundle / "model.onnx").read_bytes()
+        for content in (b"", b"not a graph", data[: len(data) // 2]):
+            replace_file(tiny_bundle, "model.onnx", content)
+            with pytest.raises(BundleFormatError, match=r"model\.onnx does not load"):
+                Scorer.load(tiny_bundle)
+
+    @pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"model": 1}'])
+    def test_tokenizer_with_the_right_hash_that_does_not_load(
+        self, tiny_bundle: Path, content: bytes
+    ) -> None:
+        replace_file(tiny_bundle, "tokenizer.json", content)
+        with pytest.raises(BundleFormatError, match=r"tokenizer\.json does not load"):
+            Scorer.load(tiny_bundle)
+
+    def test_graph_of_another_width(self, make_bundle: BundleMaker) -> None:
+        bundle = set_field(make_bundle("b").path, dim=5)
+        with pytest.raises(BundleFormatError, match="'embedding' has width 4, the manifest says 5"):
+            Scorer.load(bundle)
+
+    def test_graph_of_other_models(self, make_bundle: BundleMaker) -> None:
+        bundle = set_field(make_bundle("b").path, models=["strong-1", "weak-1"])
+        with pytest.raises(BundleFormatError, match="'quality' has width 3, the manifest says 2"):
+            Scorer.load(bundle)
+
+    def test_graph_without_quality(self, make_bundle: BundleMaker) -> None:
+        encoder = make_bundle("e", kind="encoder", models=[], strong="", weak="")
+        models = ["a", "b"]
+        bundle = set_field(encoder.path, kind="mf", models=models, strong="a", weak="b")
+        with pytest.raises(BundleFormatError, match="'quality' has width None"):
+            Scorer.load(bundle)
+
+    @pytest.mark.parametrize(
+        ("name", "kind", "message"),
+        [
+            ("ids", "INT64", "has inputs"),
+            ("input_ids", "INT32", r"'input_ids' is tensor\(int32\)"),
+        ],
+    )
+    def test_graph_of_other_inputs(
+        self, tiny_bundle: Path, name: str, kind: str, message: str
+    ) -> None:
+        onnx = pytest.importorskip("onnx")
+        model = onnx.load_from_string((tiny_bundle / "model.onnx").read_bytes())
+        model.graph.input[0].name = name
+        model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.DataType.Value(kind)
+        for node in model.graph.node:
+            for i, used in enumerate(node.input):
+                if used == "input_ids":
+                    node.input[i] = name
+        replace_file(tiny_bundle, "model.onnx", model.SerializeToString())
+        with pytest.raises(BundleFormatError, match=message):
+            Scorer.load(tiny_bundle)
+
+    @pytest.mark.parametrize(
+        "calibration",
+        [
+            {},
+            {"method": "magic"},
+            {"method": "platt", "a": 1.0},
+            {"method": "platt", "a": -1.0, "b": 0.0},
+            {"method": "isotonic", "x": [0.0, 1.0], "y": [0.5]},
+            {"method": "isotonic", "x": [0.0, 1.0], "y": [0.5, 0.4]},
+        ],
+    )
+    def test_calibration_that_cannot_be_used(
+        self, make_bundle: BundleMaker, calibration: dict[str, Any]
+    ) -> None:
+        with pytest.raises(BundleFormatError, match="calibration"):
+            Scorer.load(make_bundle("b", calibration=calibration))
+
+    def test_nan_in_calibration(self, tiny_bundle: Path) -> None:
+        set_field(tiny_bundle, calibration={"method": "platt", "a": float("nan"), "b": 0.0})
+        assert "NaN" in (tiny_bundle / "manifest.json").read_text()
+        with pytest.raises(BundleFormatError, match="not finite"):
+            Scorer.load(tiny_bundle)
+
+    def test_moved_graph_keeps_no_way_out(self, tiny_bundle: Path, tmp_path: Path) -> None:
+        """A graph whose weights lie in a file outside the bundle is refused."""
+        onnx = pytest.importorskip("onnx")
+        (tmp_path / "secret.bin").write_bytes(b"\0" * 4096)
+        model = onnx.load_from_string((tiny_bundle / "model.onnx").read_bytes())
+        table = model.graph.initializer[0]
+        table.ClearField("raw_data")
+        table.data_location = onnx.TensorProto.EXTERNAL
+        entry = table.external_data.add()
+        entry.key, entry.value = "location", "../secret.bin"
+        replace_file(tiny_bundle, "model.onnx", model.SerializeToString())
+        with pytest.raises(BundleFormatError, match="does not load"):
+            Scorer.load(tiny_bundle)
+
+    def test_bundle_object_is_taken_as_verified(self, tiny_bundle: Path) -> None:
+        bundle = Bundle.open(tiny_bundle)
+        assert Scorer.load(bundle).bundle is bundle
+
+    def test_constant_graph_gives_ties(self, make_bundle: BundleMaker, tmp_path: Path) -> None:
+        """Models that the graph cannot tell apart all score the calibration's middle."""
+        made = make_bundle("b")
+        fields = json.loads((made.path / "manifest.json").read_text())
+        for name in ("files", "format", "written_by"):
+            fields.pop(name)
+        fields |= {"strong": "weak-1", "weak": "other-1"}
+        files = {n: made.path / n for n in ("model.onnx", "tokenizer.json", "card.md")}
+        tied = Scorer.load(write_bundle(tmp_path / "tied", files=files, **fields))
+        assert set(tied.scores(PROMPTS)) == {0.5}
