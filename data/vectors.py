@@ -60,7 +60,10 @@ class VectorCache:
         return self._vectors[[self._rows[key] for key in keys]].reshape(len(keys), self.dim)
 
     def add(self, keys: Sequence[bytes], vectors: npt.NDArray[np.float32]) -> None:
-        """Append vectors, on disk first."""
+        """Append vectors, float32[len(keys), dim], on disk first. Raises ValueError (shape)."""
+        if vectors.shape != (len(keys), self.dim):
+            # NumPy would repeat a single row.
+            raise ValueError(f"vectors of shape {vectors.shape}, not ({len(keys)}, {self.dim})")
         if len(keys) == 0:
             return
         records = np.empty(len(keys), self._record)
