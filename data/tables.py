@@ -198,7 +198,34 @@ def pair_table(
     Raises DataError where a model does not occur (lists those that do, closest first), stands in
     both tiers, or where no prompt has both tiers.
     """
+    return _pairs(Collected(rows, strong, weak))
+
+
+def comparison_table(
+    rows: Iterable[Row], strong: Sequence[str] | str, weak: Sequence[str] | str
+) -> ComparisonTable:
+    """The ComparisonTable of all strong x weak comparisons, from either kind of row.
+
+    Scores: within each item (see `pair_table`), every strong row against every weak row, weighing
+    the mean of their weights. Comparisons: those between the tiers, in either order. Nothing is
+    merged: a prompt with ten votes has ten comparisons. Raises DataError as `pair_table` does.
+    """
+    return _comparisons(Collected(rows, strong, weak))
+
+
+def both_tables(
+    rows: Iterable[Row], strong: Sequence[str] | str, weak: Sequence[str] | str
+) -> tuple[PairTable, ComparisonTable]:
+    """`pair_table` and `comparison_table` of one reading: the same prompts, in the same order."""
     got = Collected(rows, strong, weak)
+    pairs, comparisons = _pairs(got), _comparisons(got)
+    if pairs.n != comparisons.n:  # prompts without weight are in no pair
+        known = set(pairs.prompts)
+        comparisons = comparisons.subset(np.array([p in known for p in comparisons.prompts]))
+    return pairs, comparisons
+
+
+def _pairs(got: Collected) -> PairTable:
     n = len(got.prompts)
     s, usage = got.scores()
     v = got.votes()
@@ -260,16 +287,7 @@ def pair_table(
     )
 
 
-def comparison_table(
-    rows: Iterable[Row], strong: Sequence[str] | str, weak: Sequence[str] | str
-) -> ComparisonTable:
-    """The ComparisonTable of all strong x weak comparisons, from either kind of row.
-
-    Scores: within each item (see `pair_table`), every strong row against every weak row, weighing
-    the mean of their weights. Comparisons: those between the tiers, in either order. Nothing is
-    merged: a prompt with ten votes has ten comparisons. Raises DataError as `pair_table` does.
-    """
-    got = Collected(rows, strong, weak)
+def _comparisons(got: Collected) -> ComparisonTable:
     s, usage = got.scores()
     v = got.votes()
     weak_rows = np.flatnonzero(s.tier == WEAK)

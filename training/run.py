@@ -18,7 +18,7 @@ from ..data.readers import read_rows
 from ..data.schema import Row
 from ..data.sources import SOURCES, is_evaluation_file
 from ..data.split import decontaminate, split_by_hash
-from ..data.tables import ComparisonTable, PairTable, comparison_table, pair_table
+from ..data.tables import ComparisonTable, PairTable, both_tables
 from ..eval import metrics
 from ..eval.probability import calibrate_scores
 from ..router.bundle import Bundle, write_bundle
@@ -96,7 +96,9 @@ def train(request: TrainRequest, progress: Progress | None = None) -> TrainResul
         raise TrainingError(f"validation share {request.validation}: expected between 0 and 0.9")
     encoder, fp32 = encoder_bundle(request.encoder, max_tokens=request.max_tokens)
     scorer = Scorer.load(encoder)
-    pairs, counts = _read(request)
+    counts: dict[str, Any] = {}
+    # Read once: a stream from a hub or a log of many gigabytes is not read again.
+    pairs, comparisons = both_tables(_rows(request, counts), request.strong, request.weak)
     say.note(f"{pairs.n:,} prompts of {len(set(pairs.source))} sources; {pairs.usage}")
 
     embeddings = None
@@ -125,7 +127,7 @@ def train(request: TrainRequest, progress: Progress | None = None) -> TrainResul
             for source, total in sorted(clean.totals.items())
         }
         say.note(f"decontaminated: {int((~clean.keep).sum()):,} of {pairs.n:,} prompts dropped")
-        pairs = pairs.subset(clean.keep)
+        pairs, comparisons = pairs.subset(clean.keep), comparisons.subset(clean.keep)
         embeddings = None if embeddings is None else embeddings[clean.keep]
     pairs = _reweighted(pairs, request.source_weights)
     part = split_by_hash(
@@ -150,7 +152,9 @@ def train(request: TrainRequest, progress: Progress | None = None) -> TrainResul
     work = request.out.with_name(request.out.name + ".run")
     if request.kind == "mf":
         assert embeddings is not None
-        result = _train_mf(request, base, tables, embeddings, split, encoder, fp32, work, say)
+        result = _train_mf(
+            request, base, tables, comparisons, embeddings, split, encoder, fp32, work, say
+        )
     else:
         result = _train_bert(request, base, tables, scorer, work, say)
     shutil.rmtree(work, ignore_errors=True)
@@ -161,6 +165,7 @@ def _train_mf(
     request: TrainRequest,
     base: dict[str, Any],
     tables: tuple[PairTable, PairTable],
+    comparisons: ComparisonTable,
     embeddings: npt.NDArray[np.float32],
     split: Sequence[npt.NDArray[np.int64]],
     encoder: Bundle,
@@ -170,16 +175,13 @@ def _train_mf(
 ) -> TrainResult:
     settings = request.settings or MFSettings()
     assert isinstance(settings, MFSettings)
-    # The comparisons of single models, over the same prompts as the pair's table.
-    comparisons = [_comparisons(request, table) for table in tables]
-    vectors = [
-        _aligned(t, c, embeddings[i]) for t, c, i in zip(tables, comparisons, split, strict=True)
-    ]
-    task = MFTask(comparisons[0], comparisons[1], (vectors[0], vectors[1]), settings, request.seed)
+    parts = [_weighed(comparisons.subset(i), t) for t, i in zip(tables, split, strict=True)]
+    vectors = (embeddings[split[0]], embeddings[split[1]])
+    task = MFTask(parts[0], parts[1], vectors, settings, request.seed)
     history = _fit(request, base, settings, task, work, say)
     task.model.eval()
     w1, b1, u = task.model.factors()  # type: ignore[operator]
-    models, u, pair = _with_tiers(comparisons[0].models, u, request)
+    models, u, pair = _with_tiers(comparisons.models, u, request)
     head = (w1, b1, u)
 
     say.note("exporting")
@@ -329,12 +331,6 @@ def _finish(
     return TrainResult(bundle, summary)
 
 
-def _read(request: TrainRequest) -> tuple[PairTable, dict[str, Any]]:
-    counts: dict[str, Any] = {}
-    table = pair_table(_rows(request, counts), request.strong, request.weak)
-    return table, counts
-
-
 def _rows(request: TrainRequest, counts: dict[str, Any]) -> Iterable[Row]:
     """The rows of all `data`: names of `data.sources`, or files and datasets."""
     for name in request.data:
@@ -354,27 +350,15 @@ def _rows(request: TrainRequest, counts: dict[str, Any]) -> Iterable[Row]:
         counts[Path(name).name] = {"rows": reader.rows, "skipped": reader.skipped}
 
 
-def _comparisons(request: TrainRequest, table: PairTable) -> ComparisonTable:
-    """The single models' comparisons on a table's prompts: a second reading, so that the first
-    pass need not hold all pairs of all models for prompts that are dropped."""
-    wanted = set(table.prompts)
-    again = dataclasses.replace(request, rejects=None)
-    rows = (row for row in _rows(again, {}) if row.prompt in wanted)
-    found = comparison_table(rows, request.strong, request.weak)
-    index = {prompt: i for i, prompt in enumerate(table.prompts)}
-    # A prompt weighs what it weighs in the pair's table, however many models were asked: the pairs
-    # of a tier are far from independent, and sources with many models would drown the others.
-    weight = table.weight[[index[p] for p in found.prompts]]
-    total = np.bincount(found.prompt_index, found.weight, found.n)
-    share = (weight / total)[found.prompt_index] * found.weight
-    return dataclasses.replace(found, weight=share.astype(np.float32))
+def _weighed(comparisons: ComparisonTable, pairs: PairTable) -> ComparisonTable:
+    """Comparisons that weigh, prompt by prompt, what the prompt weighs in the pair's table.
 
-
-def _aligned(
-    table: PairTable, comparisons: ComparisonTable, embeddings: npt.NDArray[np.float32]
-) -> npt.NDArray[np.float32]:
-    index = {prompt: i for i, prompt in enumerate(table.prompts)}
-    return embeddings[[index[prompt] for prompt in comparisons.prompts]]
+    However many models were asked: the pairs of a tier are far from independent, and sources with
+    many models would drown the others.
+    """
+    total = np.bincount(comparisons.prompt_index, comparisons.weight, comparisons.n)
+    weight = (pairs.weight / total)[comparisons.prompt_index] * comparisons.weight
+    return dataclasses.replace(comparisons, weight=weight.astype(np.float32))
 
 
 def _reweighted(table: PairTable, factors: dict[str, float]) -> PairTable:
