@@ -132,6 +132,7 @@ class ComparisonTable:
 
     `prompt_index` int32[m] into `prompts`; `a`, `b` int32[m] into `models`, a of the strong tier
     and b of the weak; `win` float32[m]: 1 where a is strictly better, else 0 (a tie counts for b);
+    `weak_score` float32[m]: the score of b (for a comparison, the complement of a's share).
     `weight` float32[m]. `source`, `category`, `messages` have n entries, as in PairTable.
     """
 
@@ -141,6 +142,7 @@ class ComparisonTable:
     a: npt.NDArray[np.int32]
     b: npt.NDArray[np.int32]
     win: npt.NDArray[np.float32]
+    weak_score: npt.NDArray[np.float32]
     weight: npt.NDArray[np.float32]
     source: list[str]
     category: list[str]
@@ -176,6 +178,7 @@ class ComparisonTable:
             a=self.a[rows],
             b=self.b[rows],
             win=self.win[rows],
+            weak_score=self.weak_score[rows],
             weight=self.weight[rows],
             source=_take(self.source, index),
             category=_take(self.category, index),
@@ -314,6 +317,7 @@ def _comparisons(got: Collected) -> ComparisonTable:
         a=np.concatenate((s.model[left], v.strong_model)).astype(np.int32),
         b=np.concatenate((s.model[right], v.weak_model)).astype(np.int32),
         win=np.concatenate((s.score[left] > s.score[right], v.score > 0.5)).astype(np.float32),
+        weak_score=np.concatenate((s.score[right], 1.0 - v.score)).astype(np.float32),
         weight=np.concatenate(((s.weight[left] + s.weight[right]) / 2, v.weight)).astype(
             np.float32
         ),

@@ -1,8 +1,8 @@
 """A cache of vectors on disk, one file a model, keyed by content.
 
 One record a vector: 16 bytes of SHA-256 of the content, then float32[dim]. Records are only ever
-appended, each in one write, so an interrupted run leaves at most one torn record at the end, which
-the next run cuts off. The namespace must hash all that the vectors depend on (weights, tokenizer,
+appended, under a lock, so an interrupted run leaves at most one torn record at the end, which the
+next one cuts off. The namespace must hash all that the vectors depend on (weights, tokenizer,
 truncation): then a new model never finds an old one's vectors.
 """
 
@@ -72,6 +72,10 @@ class VectorCache:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
+            _lock(handle)
+            # Another writer may have died in the middle of a record.
+            size = os.fstat(handle).st_size
+            os.ftruncate(handle, size - size % self._record.itemsize)
             _write_all(handle, records.tobytes())
         finally:
             os.close(handle)
@@ -90,6 +94,15 @@ class VectorCache:
     def _index(self, keys: Iterable[bytes], start: int) -> None:
         for row, key in enumerate(keys, start):
             self._rows[key] = row
+
+
+def _lock(handle: int) -> None:
+    """Keep other writers out until the file is closed, where the system has such locks."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: one writer at a time is the user's to see to
+        return
+    fcntl.flock(handle, fcntl.LOCK_EX)
 
 
 def _write_all(handle: int, data: bytes) -> None:

@@ -1,26 +1,62 @@
 """The command `thriftroute`. What is heavy is imported by the command that needs it."""
 
+import contextlib
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from .errors import ConfigError, RoutingError, ThriftrouteError
 
+USAGE = 2
+INTERRUPTED = 130
+
+
+class _Commands(TyperGroup):
+    """Turns what a command raises on purpose into a line on stderr and an exit status.
+
+    Here and not around `app()`, since typer has its own ideas about Ctrl-C and closed pipes. What
+    nobody expected keeps its traceback.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        """Exit status 0, 1 (failed), 2 (wrong usage) or 130 (interrupted)."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except (RoutingError, ConfigError) as error:
+            _fail(error, USAGE)
+        except ThriftrouteError as error:
+            # By name: importing the trainer to compare classes would bring torch.
+            interrupted = type(error).__name__ == "TrainingInterruptedError"
+            _fail(error, INTERRUPTED if interrupted else 1)
+        except KeyboardInterrupt:
+            _fail("interrupted", INTERRUPTED)
+        except BrokenPipeError:
+            # Whoever reads has enough, such as `head`.
+            _drop_output()
+            sys.exit(0)
+        except OSError as error:
+            _drop_output()
+            where = "" if error.filename is None else f"{error.filename}: "
+            _fail(f"{where}{error.strerror or error}", 1)
+        return result
+
+
 app = typer.Typer(
     name="thriftroute",
+    cls=_Commands,
     help="A trained router for LLM calls: strong model where it pays, weak model elsewhere.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-USAGE = 2
-INTERRUPTED = 130
 
 RouterOption = Annotated[
     str, typer.Option("--router", help="mf, bert, random, a bundle's folder, or another's name.")
@@ -46,18 +82,13 @@ ContextOption = Annotated[
 
 def main() -> NoReturn:
     """Run the command; exit status 0, 1 (failed), 2 (wrong usage) or 130 (interrupted)."""
+    with contextlib.suppress(AttributeError):
+        # Text that the terminal cannot show, such as half of a surrogate pair, is no reason to die.
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        app(standalone_mode=True)
-    except (RoutingError, ConfigError) as error:
-        _fail(error, USAGE)
-    except ThriftrouteError as error:
-        # By name: importing the trainer to compare classes would bring torch.
-        interrupted = type(error).__name__ == "TrainingInterruptedError"
-        _fail(error, INTERRUPTED if interrupted else 1)
+        app()
     except KeyboardInterrupt:
         _fail("interrupted", INTERRUPTED)
-    except BrokenPipeError:
-        sys.stderr.close()
     sys.exit(0)
 
 
@@ -211,6 +242,9 @@ def train(
     source_weight: Annotated[
         list[str] | None, typer.Option("--source-weight", help="SOURCE=FACTOR; may be given again.")
     ] = None,
+    weak_fails: Annotated[
+        float, typer.Option("--weak-fails", help="Share of 'weak falls short' in the label.")
+    ] = 0.0,
     note: Annotated[list[str] | None, typer.Option("--note", help="A line for the card.")] = None,
     own_logs: Annotated[
         bool, typer.Option("--own-logs", help="Allow evaluation data to stand in for own logs.")
@@ -251,6 +285,7 @@ def train(
         validation=validation,
         against=against or [],
         source_weights=source_weight or [],
+        weak_fails=weak_fails,
         notes=tuple(note or ()),
         own_logs=own_logs,
         skip_bad=skip_bad,
@@ -304,6 +339,10 @@ def evaluate(
     from .errors import require_extra
 
     require_extra("scipy", "eval")
+    if out is not None:
+        # Before the work, not after it.
+        require_extra("matplotlib", "eval")
+        out.mkdir(parents=True, exist_ok=True)
     from ..eval import report
     from ..eval.command import Target, run_evaluation
 
@@ -422,10 +461,12 @@ def _prompt(prompt: str | None, messages: Path | None) -> Any:
     if (prompt is None) == (messages is None):
         raise ConfigError("give a prompt, or a file with --messages")
     if messages is None:
-        return sys.stdin.read() if prompt == "-" else prompt
+        # Bytes that are no UTF-8 are no reason not to route.
+        return sys.stdin.buffer.read().decode(errors="replace") if prompt == "-" else prompt
     try:
         found = json.loads(messages.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    # RecursionError: nested a thousand levels deep.
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"--messages {messages}: not a readable JSON file: {error}") from error
     if not isinstance(found, list):
         raise ConfigError(f"--messages {messages}: expected a list of messages")
@@ -446,8 +487,18 @@ def _print_json(value: object, indent: int | None = 2) -> None:
 
 
 def _fail(error: object, status: int) -> NoReturn:
-    typer.echo(f"error: {error}", err=True)
+    # One line, whatever a library put into its own message.
+    typer.echo(f"error: {' '.join(str(error).split())}", err=True)
     sys.exit(status)
+
+
+def _drop_output() -> None:
+    """Where stdout cannot be written: forget what is buffered, or the interpreter tries again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ Context = Literal["last", "conversation", "full"]
 Message = Mapping[str, Any]
 Promptlike = str | Sequence[Message]
 
-CLIP_CHARS = 4096
+CLIP_CHARS = 2048
 
 
 @dataclass(frozen=True, slots=True)

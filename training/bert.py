@@ -32,7 +32,7 @@ class BertSettings:
     warmup: float = 0.06
     batch: int = 32
     frozen_layers: int = 0
-    train_tokens: int = 192
+    train_tokens: int = 160
 
 
 class BertModel(torch.nn.Module):

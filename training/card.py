@@ -23,6 +23,7 @@ def render_card(summary: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
         f"- weak: {', '.join(summary['weak'])}",
         f"- encoder: {summary['encoder']}",
         f"- seed: {summary['seed']}",
+        f"- label: {_label(summary['weak_fails'])}",
         "",
         "## Training data",
         "",
@@ -53,8 +54,8 @@ def render_card(summary: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
         f"| Brier score, before and after | {_pair(validation['brier'])} |",
         "",
         f"ECE and Brier after calibration ({validation['calibration']}) are cross-validated on "
-        "this split. A prompt from a domain that is not in the table above is scored little better than "
-        "by chance: train on your own logs.",
+        "this split. A prompt from a domain that is not in the table above is scored little better "
+        "than by chance: train on your own logs.",
         "",
         "## Export",
         "",
@@ -82,6 +83,12 @@ def _dropped(dropped: Mapping[str, Any]) -> list[str]:
         rules = ", ".join(f"{rule} {count:,}" for rule, count in row["rules"].items() if count)
         lines.append(f"| {_cell(source)} | {row['prompts']:,} | {row['dropped']:,} | {rules} |")
     return [*lines, ""]
+
+
+def _label(weak_fails: float) -> str:
+    if not weak_fails:
+        return "strong wins"
+    return f"{1 - weak_fails:.0%} strong wins, {weak_fails:.0%} the weak answer falls short"
 
 
 def _section(title: str, lines: Sequence[str]) -> list[str]:

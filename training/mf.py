@@ -26,9 +26,9 @@ class MFSettings:
     epochs: int = 40
     patience: int = 5
     lr: float = 1e-3
-    weight_decay: float = 0.03
+    weight_decay: float = 0.3
     batch: int = 64
-    dropout: float = 0.2
+    dropout: float = 0.5
 
 
 class MFModel(torch.nn.Module):

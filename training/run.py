@@ -48,6 +48,10 @@ class TrainRequest:
     """What to train, on what. `strong` and `weak` are models, or tiers of several.
 
     against: evaluation prompts by name; training prompts that match one are dropped.
+    weak_fails: share, in [0, 1], of the label "the weak answer falls short" (1 - its score) beside
+        "strong wins". Where strong often fails too, as on hard problems, "strong wins" teaches that
+        hard prompts need it less, which is wrong for ordinary traffic. Scores are calibrated to
+        "strong wins" either way.
     source_weights: factor on the weight of a source's prompts (default 1).
     own_logs: allow evaluation-only data as training data, for the own-logs protocol.
     notes: lines for the card (what is known of the data, limits).
@@ -65,6 +69,7 @@ class TrainRequest:
     settings: MFSettings | BertSettings | None = None
     against: dict[str, list[str]] = field(default_factory=dict)
     source_weights: dict[str, float] = field(default_factory=dict)
+    weak_fails: float = 0.0
     own_logs: bool = False
     skip_bad: bool = False
     rejects: Path | None = None
@@ -92,6 +97,8 @@ def train(request: TrainRequest, progress: Progress | None = None) -> TrainResul
         raise TrainingError(f"kind {request.kind!r}: expected one of {', '.join(KINDS)}")
     if request.out.exists() and not request.overwrite and any(request.out.iterdir()):
         raise TrainingError(f"{request.out} exists already; give --overwrite or another --out")
+    if not 0 <= request.weak_fails <= 1:
+        raise TrainingError(f"weak_fails {request.weak_fails}: expected a share from 0 to 1")
     if not 0 < request.validation < 0.9:
         raise TrainingError(f"validation share {request.validation}: expected between 0 and 0.9")
     encoder, fp32 = encoder_bundle(request.encoder, max_tokens=request.max_tokens)
@@ -146,6 +153,7 @@ def train(request: TrainRequest, progress: Progress | None = None) -> TrainResul
         "dropped": dropped,
         "sources": dict(sorted(Counter(pairs.source).items())),
         "source_weights": request.source_weights,
+        "weak_fails": request.weak_fails,
         "prompts": {"train": tables[0].n, "validation": tables[1].n},
         "command": request.command,
     }
@@ -175,6 +183,9 @@ def _train_mf(
 ) -> TrainResult:
     settings = request.settings or MFSettings()
     assert isinstance(settings, MFSettings)
+    share = request.weak_fails
+    label = (1 - share) * comparisons.win + share * (1 - comparisons.weak_score)
+    comparisons = dataclasses.replace(comparisons, win=label.astype(np.float32))
     parts = [_weighed(comparisons.subset(i), t) for t, i in zip(tables, split, strict=True)]
     vectors = (embeddings[split[0]], embeddings[split[1]])
     task = MFTask(parts[0], parts[1], vectors, settings, request.seed)
@@ -219,7 +230,11 @@ def _train_bert(
     module = BertModel(loaded.module, loaded.dim)
     short = min(settings.train_tokens, request.max_tokens)
     ids = tuple(_token_ids(loaded, table, short) for table in tables)
-    task = BertTask(module, (ids[0], ids[1]), tables, settings, request.seed)
+    share = request.weak_fails
+    labelled = tuple(
+        dataclasses.replace(t, win=(1 - share) * t.win + share * (1 - t.weak)) for t in tables
+    )
+    task = BertTask(module, (ids[0], ids[1]), (labelled[0], labelled[1]), settings, request.seed)
     history = _fit(request, base, settings, task, work, say)
     module.eval()
 
