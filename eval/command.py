@@ -1,6 +1,7 @@
 """`thriftroute evaluate` and `thriftroute calibrate`: from the command's options to a report."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from . import benchmarks
 from .benchmarks import Benchmark
 from .calibrate import Calibration, calibrate_cost, calibrate_share
 from .metrics import Floats
-from .pricing import ASSUMED_OUTPUT_TOKENS, Price, litellm_price
+from .pricing import ASSUMED_OUTPUT_TOKENS, Price, litellm_price, request_costs
 from .run import EvaluationReport, evaluate
 from .scored import CachedScorer
 
@@ -56,7 +57,7 @@ def scored(router: Router) -> Any:
 
 
 def run_evaluation(
-    names: Sequence[str],
+    names: Sequence[str] | Mapping[str, str],
     target: Target,
     *,
     train_data: Sequence[str] = (),
@@ -66,9 +67,11 @@ def run_evaluation(
 ) -> EvaluationReport:
     """Evaluate routers, by name or folder, with all baselines beside.
 
+    names: what to load, or a mapping from the name to report to what to load.
     train_data: files that the routers were trained on, for the kNN on equal data (needs a pair).
     """
-    routers = {name: load_router(name) for name in dict.fromkeys(names)}
+    shown = names if isinstance(names, Mapping) else {name: name for name in names}
+    routers = {name: load_router(source) for name, source in shown.items()}
     loaded = target.load()
     encoder = _encoder(list(routers.values())) if knn else None
     train = None
@@ -123,8 +126,7 @@ def run_calibration(
     router = load_router(name)
     if write and not isinstance(router, BundleRouter):
         raise ConfigError(f"router {name!r} is no bundle: there is nowhere to write a table to")
-    rewards: dict[str, Floats] = {}
-    costs: tuple[Floats, Floats] | None = None
+    benchmark: Benchmark | None = None
     if prompts is not None:
         if target.benchmarks or target.data:
             raise ConfigError("give one of --prompts, --benchmark and --data")
@@ -138,21 +140,23 @@ def run_calibration(
             raise ConfigError(f"calibrate on one set of prompts, not on {len(found)}")
         benchmark = found[0]
         inputs, label = benchmark.inputs(), benchmark.name
-        rewards = {"strong": benchmark.strong, "weak": benchmark.weak}
-        if benchmark.strong_cost is not None and benchmark.weak_cost is not None:
-            costs = (benchmark.strong_cost, benchmark.weak_cost)
+    options = cost or CostOptions()
+    costs, assumptions = _costs(router, inputs, benchmark, options, usd_per_1k is not None)
     scores = np.asarray(scored(router)(inputs))
-    if usd_per_1k is not None or (cost and (cost.strong_price or cost.strong_model)):
-        costs = _costs(router, inputs, cost or CostOptions(), costs)
-    pair: dict[str, Any] = {}
+    extra: dict[str, Any] = {"seed": seed}
     if costs is not None:
-        pair = {"strong_cost": costs[0], "weak_cost": costs[1]}
-    extra: dict[str, Any] = {**pair, **rewards, "seed": seed}
+        extra |= {"strong_cost": costs[0], "weak_cost": costs[1]}
+    if benchmark is not None:
+        extra |= {"strong": benchmark.strong, "weak": benchmark.weak}
     if usd_per_1k is not None:
         result = calibrate_cost(scores, usd_per_1k, **extra)
     else:
         assert strong_pct is not None
         result = calibrate_share(scores, strong_pct, **extra)
+    if assumptions:
+        # A budget is only as good as what was assumed for it.
+        warning = "; ".join(filter(None, (result.warning, *assumptions)))
+        result = dataclasses.replace(result, warning=warning)
     if write and isinstance(router, BundleRouter):
         bundle = router.scorer.bundle
         tables = {**bundle.manifest.thresholds, label: ThresholdTable.from_scores(label, scores)}
@@ -163,14 +167,23 @@ def run_calibration(
 
 def _costs(
     router: Router,
-    inputs: Sequence[Promptlike],
+    inputs: Sequence[Any],
+    benchmark: Benchmark | None,
     options: CostOptions,
-    known: tuple[Floats, Floats] | None,
-) -> tuple[Floats, Floats]:
-    """USD a request for strong and weak: given prices first, then recorded costs, then the map."""
+    needed: bool,
+) -> tuple[tuple[Floats, Floats] | None, tuple[str, ...]]:
+    """USD a request for strong and weak, and what was assumed for it.
+
+    Given prices and LiteLLM's map come before the costs that the data records; none of them is an
+    error only where costs are `needed`.
+    """
     given = (options.strong_price, options.weak_price, options.strong_model, options.weak_model)
-    if known is not None and not any(given):
-        return known
+    if not any(given):
+        if benchmark is not None and benchmark.strong_cost is not None:
+            assert benchmark.weak_cost is not None
+            return (benchmark.strong_cost, benchmark.weak_cost), ()
+        if not needed:
+            return None, ()
     prices = []
     for side, price, model in (
         ("strong", options.strong_price, options.strong_model),
@@ -187,9 +200,21 @@ def _costs(
             )
     if not isinstance(router, BundleRouter):
         raise ConfigError("counting tokens needs a bundle's tokenizer: give a bundle as --router")
-    tokens = np.array([router.scorer.count_tokens(p) for p in inputs], dtype=np.float64)
-    output = ASSUMED_OUTPUT_TOKENS if options.output_tokens is None else options.output_tokens
-    return prices[0].costs(tokens, output), prices[1].costs(tokens, output)
+    known = {} if benchmark is None else {
+        "input_tokens": benchmark.input_tokens,
+        "strong_tokens": benchmark.strong_tokens,
+        "weak_tokens": benchmark.weak_tokens,
+    }  # fmt: skip
+    output = options.output_tokens
+    costs = request_costs(
+        inputs,
+        prices[0],
+        prices[1],
+        count_tokens=router.scorer.count_tokens,
+        output_tokens=ASSUMED_OUTPUT_TOKENS if output is None else output,
+        **{key: value for key, value in known.items() if value is not None},
+    )
+    return (costs.strong, costs.weak), costs.assumptions
 
 
 def _encoder(routers: Sequence[Router]) -> CachedScorer | None:

@@ -1,15 +1,27 @@
 """Fixtures: tiny real tokenizers and ONNX graphs, small enough to build in each test run."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-
 from thriftroute.router.bundle import Bundle, write_bundle
 
-WORDS = ["what", "is", "the", "a", "prove", "theorem", "hard", "easy", "integral", "hello", "2", "+"]
+WORDS = [
+    "what",
+    "is",
+    "the",
+    "a",
+    "prove",
+    "theorem",
+    "hard",
+    "easy",
+    "integral",
+    "hello",
+    "2",
+    "+",
+]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 
 
@@ -34,7 +46,14 @@ def tiny_graph(n_models: int, dim: int = 4) -> bytes:
     from onnx import TensorProto, helper, numpy_helper
 
     table = np.random.default_rng(0).normal(0, 0.05, (len(SPECIAL + WORDS), dim))
-    for word, value in {"prove": 3, "theorem": 3, "hard": 4, "integral": 3, "easy": -4, "hello": -4}.items():
+    for word, value in {
+        "prove": 3,
+        "theorem": 3,
+        "hard": 4,
+        "integral": 3,
+        "easy": -4,
+        "hello": -4,
+    }.items():
         table[len(SPECIAL) + WORDS.index(word), 0] = value
     weights = np.zeros((dim, max(n_models, 1)))
     weights[0, 0] = 1.0
@@ -113,3 +132,53 @@ def data_dir() -> Path:
     if not folder:
         pytest.skip("THRIFTROUTE_DATA is unset: no real results to test on")
     return Path(folder)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One cache a session, so that exports of an encoder are shared; never the user's own."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("THRIFTROUTE_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a real sentence-transformers encoder: random weights, one layer, 32-d, letters as
+    tokens; loads, trains and exports in seconds."""
+    for module in ("torch", "transformers", "sentence_transformers", "onnx"):
+        pytest.importorskip(module)
+    import json
+    import string
+
+    import torch
+    from safetensors.torch import save_file
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("encoder")
+    letters = string.ascii_lowercase + string.digits + string.punctuation
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{c}" for c in letters)]
+    (folder / "vocab.txt").write_text("\n".join(tokens), encoding="utf-8")
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokens),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=256,
+        architectures=["BertModel"],
+    )
+    save_file(dict(BertModel(config).state_dict()), folder / "model.safetensors", {"format": "pt"})
+    config.save_pretrained(folder)
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    modules = [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "pool", "type": "sentence_transformers.models.Pooling"},
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "pool").mkdir()
+    pooling = {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True}
+    (folder / "pool" / "config.json").write_text(json.dumps(pooling))
+    return folder
