@@ -70,6 +70,8 @@ def run_evaluation(
     names: what to load, or a mapping from the name to report to what to load.
     train_data: files that the routers were trained on, for the kNN on equal data (needs a pair).
     """
+    if "random" in names:
+        raise ConfigError("random routing is in every evaluation, as a baseline: leave it out")
     shown = names if isinstance(names, Mapping) else {name: name for name in names}
     routers = {name: load_router(source) for name, source in shown.items()}
     loaded = target.load()

@@ -54,7 +54,7 @@ def run_training(
 def evaluation_prompts(name: str) -> list[str]:
     """The prompts of a benchmark, of a source of `data.sources`, or of a file.
 
-    Of a benchmark all items count, those too that the evaluation leaves out as contaminated.
+    Of a benchmark these are the items that are evaluated on; a source has all of its rows.
     """
     if name in SOURCES:
         return list(dict.fromkeys(row.prompt for row in SOURCES[name].rows()))

@@ -158,8 +158,10 @@ class _Demo:
     def evaluate(self) -> None:
         self.heading("Evaluate on the held-out part, beside all baselines")
         target = Target((), str(self.out / HELD_OUT_FILE), (STRONG,), (WEAK,))
-        names = [str(path) for path in self.bundles.values()]
-        measured = run_evaluation(names, target, train_data=[str(self.out / TRAIN_FILE)], seed=SEED)
+        routers = {kind: str(path) for kind, path in self.bundles.items()}
+        measured = run_evaluation(
+            routers, target, train_data=[str(self.out / TRAIN_FILE)], seed=SEED
+        )
         report.show(measured, self.console)
         for path in report.save(measured, self.out / "report").values():
             self.say(f"wrote {path}", style="green")

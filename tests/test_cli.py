@@ -1,0 +1,563 @@
+"""The command line: what it prints, its exit status, and every input that it can be given."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from thriftroute.router.cli import app
+from thriftroute.router.routers import CHECKPOINTS
+from typer.testing import CliRunner, Result
+
+COMMANDS = ("route", "score", "train", "evaluate", "calibrate", "inspect", "demo")
+DECISION = {"model", "choice", "score", "threshold", "router", "reason", "latency_ms"}
+RESULT = {
+    "router", "benchmark", "n", "apgr", "apgr_ci", "cpt50", "cpt50_ci", "cpt80", "cpt80_ci",
+    "strong_mean", "weak_mean",
+}  # fmt: skip
+PAIR = ("--strong", "big", "--weak", "small")
+
+
+def run(*args: object, stdin: bytes | str | None = None) -> Result:
+    """The command in this process, with what it wrote and its exit status."""
+    return CliRunner().invoke(app, [str(arg) for arg in args], input=stdin)
+
+
+def ok(*args: object, stdin: bytes | str | None = None) -> str:
+    result = run(*args, stdin=stdin)
+    assert result.exit_code == 0, (result.output, result.exception)
+    return str(result.stdout)
+
+
+def fails(status: int, *args: object, stdin: bytes | None = None) -> str:
+    """The one line on stderr that starts with 'error:'; only training says more before it."""
+    result = run(*args, stdin=stdin)
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code == status, result.output
+    lines = result.stderr.strip().splitlines()
+    assert [line.startswith("error: ") for line in lines].index(True) == len(lines) - 1
+    assert len(lines) == 1 or args[0] == "train", result.stderr
+    return str(lines[-1])
+
+
+def process(*args: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    return python("-m", "thriftroute.router.cli", *map(str, args), **options)
+
+
+def python(*args: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    return subprocess.run([sys.executable, *args], text=True, timeout=120, check=False, **streams)
+
+
+def decide(bundle: Path, *args: object, stdin: bytes | str | None = None) -> dict[str, Any]:
+    found = json.loads(ok("route", "--json", "--router", bundle, *args, stdin=stdin))
+    assert set(found) == DECISION
+    assert isinstance(found, dict)
+    return found
+
+
+def write_rows(path: Path, labels: Iterable[float], words: str = "prove the hard theorem") -> Path:
+    """Comparisons: where big wins the prompt holds words that the tiny bundle scores high."""
+    rows = []
+    for i, label in enumerate(labels):
+        text = f"{words} {i}" if label == 1 else f"hello is the easy {i}"
+        rows.append({"prompt": text, "model_a": "big", "model_b": "small", "score_a": label})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> Path:
+    return write_rows(tmp_path / "labelled.jsonl", [0.5 if i % 3 else 1.0 for i in range(90)])
+
+
+# The lines of the contract
+
+
+def test_route_prints_a_decision(tiny_bundle: Path) -> None:
+    hard = decide(tiny_bundle, "--threshold", "0.5", "prove the hard theorem")
+    assert (hard["model"], hard["choice"], hard["threshold"]) == ("strong", "strong", 0.5)
+    assert hard["score"] >= 0.5
+    assert hard["router"] == str(tiny_bundle)
+    assert hard["latency_ms"] > 0
+    assert hard["reason"].startswith("score ")
+    easy = decide(tiny_bundle, "--weak-model", "llama", "hello")
+    assert (easy["model"], easy["choice"]) == ("llama", "weak")
+    assert "0.5" in ok("route", "--router", tiny_bundle, "hello")
+
+
+def test_route_and_inspect_work_with_the_router_in_the_box() -> None:
+    if not (CHECKPOINTS / "mf" / "manifest.json").is_file():
+        pytest.skip("there is no bundle in checkpoints/mf yet")
+    found = json.loads(ok("route", "--json", "--router", "mf", "--threshold", "0.5", "Is 2+2 4?"))
+    assert set(found) == DECISION
+    assert json.loads(ok("inspect", "mf", "--json"))["verified"] is True
+
+
+def test_score_prints_one_line_a_prompt(tiny_bundle: Path, tmp_path: Path) -> None:
+    lines = ok("score", "--router", tiny_bundle, "--json", "prove", "hello").splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["index"] for row in rows] == [0, 1]
+    assert rows[0]["score"] > 0.5 > rows[1]["score"]
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\n".join(f"hello {i}" for i in range(300)))
+    lines = ok("score", "--router", tiny_bundle, "--data", prompts, "--json").splitlines()
+    assert [json.loads(line)["index"] for line in lines] == list(range(300))
+    assert "hello 299" in ok("score", "--router", tiny_bundle, "--data", prompts)
+    assert "--data" in fails(2, "score", "--router", tiny_bundle)
+    assert "--data" in fails(2, "score", "--router", tiny_bundle, "--data", prompts, "hello")
+
+
+def test_evaluate_prints_and_saves_the_report(
+    tiny_bundle: Path, labelled: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "report"
+    args = ("--router", tiny_bundle, "--data", labelled, *PAIR, "--bootstraps", "100")
+    found = json.loads(ok("evaluate", *args, "--json", "--out", out))
+    rows = {row["router"]: row for row in found["results"]}
+    assert {"random", "oracle", "always-strong", "always-weak", "prompt-length"} < set(rows)
+    assert all(set(row) >= RESULT for row in rows.values())
+    own = rows[str(tiny_bundle)]
+    assert own["n"] == 90
+    assert own["apgr"] > 0.8
+    assert own["apgr_ci"][0] <= own["apgr"] <= own["apgr_ci"][1]
+    assert (own["strong_mean"], own["weak_mean"]) == pytest.approx((2 / 3, 1 / 3))
+    assert {path.name for path in out.iterdir()} == {
+        "labelled.png", "report.html", "results.json"
+    }  # fmt: skip
+    table = ok("evaluate", *args, "--no-knn")
+    assert "oracle" in table and "knn" not in table
+
+
+def test_evaluate_on_benchmarks(tiny_bundle: Path, data_dir: Path) -> None:
+    found = json.loads(
+        ok(
+            "evaluate", "--router", tiny_bundle, "--benchmark", "mt-bench", "--json",
+            "--bootstraps", "100",
+        )
+    )  # fmt: skip
+    assert {row["benchmark"] for row in found["results"]} == {"mt-bench"}
+    assert all(row["strong_mean"] == pytest.approx(9.21, abs=0.005) for row in found["results"])
+
+
+def test_calibrate_prints_a_threshold_that_gives_the_share(
+    tiny_bundle: Path, labelled: Path, tmp_path: Path
+) -> None:
+    args = ("calibrate", "--router", tiny_bundle, "--data", labelled, *PAIR)
+    found = json.loads(ok(*args, "--strong-pct", "0.3", "--json"))
+    assert {"threshold", "strong_pct", "interval", "n", "table"} <= set(found)
+    assert found["interval"][0] <= found["strong_pct"] <= found["interval"][1]
+    lines = ok("score", "--router", tiny_bundle, "--data", labelled, "--json").splitlines()
+    scores = [json.loads(line)["score"] for line in lines]
+    share = sum(score >= found["threshold"] for score in scores) / len(scores)
+    assert share == pytest.approx(found["strong_pct"])
+    assert "->" in ok(*args, "--strong-pct", "0.3")
+
+
+def test_inspect_verifies_and_tells(tiny_bundle: Path) -> None:
+    text = ok("inspect", tiny_bundle)
+    assert "strong-1" in text and "SHA-256 agree" in text
+    assert ok("inspect", tiny_bundle, "--card").startswith("# tiny")
+    assert json.loads(ok("inspect", tiny_bundle, "--json"))["kind"] == "mf"
+
+
+def test_train_writes_a_bundle_that_routes(
+    tiny_encoder: Path, labelled: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "router"
+    args = (
+        "train", "mf", "--data", labelled, *PAIR, "--out", out, "--seed", "0",
+        "--encoder", tiny_encoder, "--validation", "0.3", "--epochs", "3",
+    )  # fmt: skip
+    found = json.loads(ok(*args, "--json"))
+    assert found["bundle"] == str(out)
+    assert {"validation", "parity", "epochs"} <= set(found)
+    assert decide(out, "hello")["choice"] in ("strong", "weak")
+    assert "overwrite" in fails(1, *args)
+    assert "APGR" in ok(*args, "--overwrite")
+
+
+# Help and usage
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example(command: str) -> None:
+    text = " ".join(ok(command, "--help").split())
+    assert f"Example: thriftroute {command}" in text
+
+
+def test_version_and_plain_call() -> None:
+    from thriftroute import __version__
+
+    assert ok("--version").strip() == f"thriftroute {__version__}"
+    assert run().exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["nosuch"],
+        ["route", "--nosuch"],
+        ["route", "--router", "random", "--threshold", "abc", "hello"],
+        ["train", "mf"],
+        ["evaluate", "--bootstraps", "5"],
+    ],
+)
+def test_wrong_usage_has_status_2(args: list[str]) -> None:
+    result = run(*args)
+    assert result.exit_code == 2
+    assert result.stdout == "" and result.stderr
+
+
+@pytest.mark.parametrize("threshold", ["nan", "inf", "1.5", "-0.1"])
+def test_a_threshold_that_is_none_is_an_error(threshold: str) -> None:
+    message = fails(2, "route", "--router", "random", "--threshold", threshold, "hello")
+    assert "threshold" in message
+
+
+def test_an_unknown_router_lists_those_there_are() -> None:
+    assert "mf, bert, random" in fails(2, "route", "--router", "nosuch", "hello")
+
+
+def test_a_prompt_or_messages_but_not_both(tmp_path: Path) -> None:
+    assert "--messages" in fails(2, "route", "--router", "random")
+    path = tmp_path / "m.json"
+    path.write_text("[]")
+    assert "--messages" in fails(2, "route", "--router", "random", "--messages", path, "hello")
+
+
+@pytest.mark.parametrize("text", ["{", '{"role": "user"}', "[" * 100_000, "\xff"])
+def test_messages_that_are_no_list_are_an_error(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "messages.json"
+    path.write_bytes(text.encode("latin-1"))
+    assert str(path) in fails(2, "route", "--router", "random", "--messages", path)
+    assert "no.json" in fails(2, "route", "--router", "random", "--messages", tmp_path / "no.json")
+
+
+# Prompts of every kind
+
+
+@pytest.mark.parametrize("prompt", ["", "   ", "\n\t\r\n"])
+def test_a_blank_prompt_goes_to_the_strong_model_and_says_why(
+    tiny_bundle: Path, prompt: str
+) -> None:
+    found = decide(tiny_bundle, prompt)
+    assert (found["choice"], found["score"], found["reason"]) == (
+        "strong",
+        None,
+        "no text to score",
+    )
+    assert "score -" in ok("route", "--router", tiny_bundle, prompt)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        b"hard " * 200_000,
+        "😀👩‍👩‍👧 hello".encode(),
+        "证明这个定理".encode(),
+        b"hello\0hard\0",
+        b"\xff\xfe hello",
+    ],
+    ids=["1 MB", "emoji", "Chinese", "NUL", "no UTF-8"],
+)  # fmt: skip
+def test_any_text_on_standard_input_is_scored(tiny_bundle: Path, prompt: bytes) -> None:
+    found = decide(tiny_bundle, "-", stdin=prompt)
+    assert 0 < found["score"] < 1
+    assert "scoring failed" not in found["reason"]
+
+
+def test_messages_with_null_content_tool_calls_and_images(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+    messages = [
+        {"role": "system", "content": "be short"},
+        {"role": "user", "content": [{"type": "text", "text": "prove the hard theorem"}, image]},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "done"},
+    ]
+    path = tmp_path / "messages.json"
+    path.write_text(json.dumps(messages))
+    assert decide(tiny_bundle, "--messages", path)["choice"] == "strong"
+    path.write_text(json.dumps([{"role": "user", "content": [image]}]))
+    assert decide(tiny_bundle, "--messages", path)["reason"] == "no text to score"
+    # What is no message at all still goes out, and says that it was not scored.
+    path.write_text("[1, 2]")
+    found = decide(tiny_bundle, "--messages", path)
+    assert (found["choice"], found["score"]) == ("strong", None)
+    assert found["reason"].startswith("scoring failed")
+
+
+def test_a_prompt_of_broken_unicode_can_be_printed(tiny_bundle: Path) -> None:
+    done = process("score", "--router", tiny_bundle, os.fsdecode(b"hello \xff"))
+    assert done.returncode == 0, done.stderr
+    assert "hello" in done.stdout
+
+
+# Bundles and files that cannot be used
+
+
+def flip_a_byte(bundle: Path) -> None:
+    path = bundle / "model.onnx"
+    body = bytearray(path.read_bytes())
+    body[len(body) // 2] ^= 1
+    path.write_bytes(bytes(body))
+
+
+def truncate(bundle: Path) -> None:
+    path = bundle / "model.onnx"
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def future_format(bundle: Path) -> None:
+    path = bundle / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
+
+
+def no_manifest(bundle: Path) -> None:
+    (bundle / "manifest.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (flip_a_byte, "SHA-256"),
+        (truncate, "truncated"),
+        (future_format, "upgrade"),
+        (no_manifest, "JSON"),
+    ],
+)
+def test_a_damaged_bundle_is_refused(
+    tiny_bundle: Path, labelled: Path, damage: Callable[[Path], None], told: str
+) -> None:
+    damage(tiny_bundle)
+    target = ("--data", labelled, *PAIR)
+    for args in (
+        ("inspect", tiny_bundle),
+        ("route", "--router", tiny_bundle, "hello"),
+        ("score", "--router", tiny_bundle, "hello"),
+        ("evaluate", "--router", tiny_bundle, *target),
+        ("calibrate", "--router", tiny_bundle, *target, "--strong-pct", "0.3"),
+    ):
+        message = fails(1, *args)
+        assert told in message and str(tiny_bundle) in message
+
+
+def test_files_that_are_not_there(tiny_bundle: Path, tmp_path: Path) -> None:
+    missing = tmp_path / "missing.jsonl"
+    assert str(missing) in fails(1, "score", "--router", tiny_bundle, "--data", missing)
+    assert str(tmp_path) in fails(1, "score", "--router", tiny_bundle, "--data", tmp_path)
+    assert "missing" in fails(1, "inspect", tmp_path / "missing")
+    args = ("--router", tiny_bundle, "--data", missing, *PAIR)
+    assert str(missing) in fails(1, "evaluate", *args)
+    assert str(missing) in fails(1, "calibrate", *args, "--strong-pct", "0.3")
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_before_the_work(
+    tiny_bundle: Path, labelled: Path, tmp_path: Path
+) -> None:
+    # A file in the place of the folder: what fails for root too.
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    args = ("--data", labelled, *PAIR)
+    message = fails(1, "evaluate", "--router", tiny_bundle, *args, "--out", blocked / "report")
+    assert str(blocked) in message
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission_is_an_error(tiny_bundle: Path, labelled: Path) -> None:
+    labelled.chmod(0)
+    assert str(labelled) in fails(1, "score", "--router", tiny_bundle, "--data", labelled)
+
+
+def test_a_csv_without_a_column_names_it(tiny_bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "bad.csv"
+    path.write_text("prompt,model_a,score_a\nhello,big,1\n")
+    message = fails(1, "evaluate", "--router", tiny_bundle, "--data", path, *PAIR)
+    assert str(path) in message and "model_b" in message
+
+
+def test_a_bad_row_names_file_line_and_field(tiny_bundle: Path, labelled: Path) -> None:
+    with labelled.open("a") as file:
+        file.write('{"prompt": 5, "model_a": "big", "model_b": "small", "score_a": 1}\n')
+    message = fails(1, "evaluate", "--router", tiny_bundle, "--data", labelled, *PAIR)
+    assert f"{labelled}:91" in message and "'prompt'" in message
+
+
+def test_labels_of_one_class(tiny_bundle: Path, tiny_encoder: Path, tmp_path: Path) -> None:
+    ties = write_rows(tmp_path / "ties.jsonl", [0.5] * 90)
+    assert "big" in fails(1, "evaluate", "--router", tiny_bundle, "--data", ties, *PAIR)
+    won = write_rows(tmp_path / "won.jsonl", [1.0] * 90)
+    for path in (ties, won):
+        message = fails(
+            1, "train", "mf", "--data", path, *PAIR, "--out", tmp_path / "out",
+            "--encoder", tiny_encoder, "--validation", "0.3",
+        )  # fmt: skip
+        assert "one class" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_all_scores_equal(tiny_bundle: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "same.txt"
+    prompts.write_text("hello\n" * 50)
+    args = ("calibrate", "--router", tiny_bundle, "--prompts", prompts, "--json")
+    found = json.loads(ok(*args, "--strong-pct", "0.3"))
+    assert found["strong_pct"] in (0.0, 1.0)
+    assert found["warning"]
+
+
+# Where things go wrong outside of us
+
+HIDE = """
+import sys
+from importlib.abc import MetaPathFinder
+class Hide(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {hidden!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Hide())
+sys.argv = ["thriftroute", *{args!r}]
+from thriftroute.router.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("hidden", "args", "extra"),
+    [
+        (
+            ["torch"],
+            ["train", "mf", "--data", "x", *PAIR, "--out", "no-such-folder/out"],
+            "train",
+        ),
+        (["scipy"], ["evaluate", "--router", "random", "--data", "x", *PAIR], "eval"),
+        (
+            ["matplotlib"],
+            ["evaluate", "--router", "random", "--data", "x", *PAIR, "--out", "no-such-folder"],
+            "eval",
+        ),
+        (["torch"], ["demo", "--out", "no-such-folder"], "train"),
+        (["matplotlib"], ["demo", "--out", "no-such-folder"], "eval"),
+    ],
+)
+def test_a_missing_extra_is_named(
+    hidden: list[str], args: list[str], extra: str, tmp_path: Path
+) -> None:
+    code = HIDE.format(hidden=set(hidden), args=args)
+    done = python("-c", code, cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert f"pip install 'thriftroute[{extra}]'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_routing_works_without_any_extra(tiny_bundle: Path) -> None:
+    hidden = {
+        "torch",
+        "transformers",
+        "scipy",
+        "pandas",
+        "matplotlib",
+        "pyarrow",
+        "onnx",
+        "sklearn",
+    }
+    args = ["route", "--json", "--router", str(tiny_bundle), "hello"]
+    code = HIDE.format(hidden=hidden, args=args)
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["choice"] == "weak"
+
+
+def test_what_nobody_expected_keeps_its_traceback() -> None:
+    code = textwrap.dedent("""
+        import sys
+        from thriftroute.router import controller, cli
+        controller.Controller.__init__ = lambda *a, **k: 1 / 0
+        sys.argv = ["thriftroute", "route", "hello"]
+        cli.main()
+    """)
+    done = python("-c", code)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr and "ZeroDivisionError" in done.stderr
+
+
+def test_a_closed_pipe_is_no_error(tiny_bundle: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("hello\n" * 20_000)
+    child = subprocess.Popen(
+        [
+            sys.executable, "-m", "thriftroute.router.cli", "score", "--router", str(tiny_bundle),
+            "--data", str(prompts),
+        ],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert child.stdout is not None and child.stderr is not None
+    assert child.stdout.readline().endswith(b"hello\n")
+    child.stdout.close()
+    errors = child.stderr.read()
+    child.stderr.close()
+    assert (child.wait(60), errors) == (0, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_is_an_error_of_one_line(tiny_bundle: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = process("inspect", tiny_bundle, stdout=full)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
+
+
+def test_an_interrupted_training_keeps_its_state_and_goes_on(
+    tiny_encoder: Path, tmp_path: Path
+) -> None:
+    safetensors = pytest.importorskip("safetensors")
+    from safetensors.torch import load_file, save_file
+
+    labelled = write_rows(tmp_path / "many.jsonl", [float(i % 3 == 0) for i in range(800)])
+    out = tmp_path / "router"
+    args = [
+        "train", "mf", "--data", str(labelled), *PAIR, "--out", str(out),
+        "--encoder", str(tiny_encoder), "--validation", "0.3",
+    ]  # fmt: skip
+    state = tmp_path / "router.run"
+    child = subprocess.Popen(
+        [sys.executable, "-m", "thriftroute.router.cli", *args, "--epochs", "150"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert child.stderr is not None
+    # The folder of the run appears when the training starts.
+    deadline = time.monotonic() + 100
+    while not (state / "best.safetensors").exists() and child.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    child.send_signal(signal.SIGINT)
+    errors = child.stderr.read()
+    child.stderr.close()
+    assert child.wait(60) == 130, errors
+    assert "error: interrupted" in errors and "run the same command again" in errors
+    assert "Traceback" not in errors
+    assert (state / "state.safetensors").is_file()
+    assert not out.exists()
+    # Another command in the same place is refused, and says what to do.
+    assert str(state) in fails(1, *args, "--epochs", "2", "--seed", "1")
+    # The same command goes on: what the state says of the past is in the result.
+    path = state / "state.safetensors"
+    with safetensors.safe_open(path, framework="pt") as stream:
+        history = json.loads(stream.metadata()["history"])
+    history["seconds"] += 100_000.0
+    save_file(load_file(path), path, {"history": json.dumps(history)})
+    found = json.loads(ok(*args, "--epochs", "150", "--json"))
+    assert found["seconds"] > 100_000
+    assert found["epochs"] >= history["epoch"]
+    assert (out / "manifest.json").is_file()
+    assert not state.exists()
