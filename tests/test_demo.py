@@ -69,7 +69,11 @@ def test_the_whole_demo_and_again(
     mine = out / "notes.txt"
     mine.write_text("mine")
     (out / "train.jsonl").write_text("torn")
+    (out / "mf.run").mkdir()
+    (out / "mf.run" / "state.safetensors").write_text("torn")
     run_demo(out, with_bert=False, encoder=str(tiny_encoder))
+    assert "starts anew" in capsys.readouterr().out
+    assert not (out / "mf.run").exists()
     assert mine.read_text() == "mine"
     assert rows(out / "train.jsonl") == train
     assert not (out / "bert").exists()

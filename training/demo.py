@@ -24,12 +24,13 @@ from ..eval.command import Target, run_calibration, run_evaluation
 from ..router.bundle import MANIFEST
 from ..router.completion import decision_of
 from ..router.controller import Controller
-from ..router.errors import ConfigError
+from ..router.errors import ConfigError, TrainingError
 from ..router.routers import CHECKPOINTS
 from ..router.stub import StubProvider
 from ..router.threshold import format_threshold
 from .bert import BertSettings
 from .encoder import DEFAULT_ENCODER
+from .loop import TrainingInterruptedError
 from .mf import MFSettings
 from .progress import Progress
 from .run import TrainRequest, TrainResult, train
@@ -135,7 +136,19 @@ class _Demo:
             command=f"thriftroute demo --out {self.out}",
             notes=(SIMULATED,),
         )
-        self.show_training(train(request, Progress(self.console)))
+        state = self.out / f"{kind}.run"
+        unfinished = state.exists()
+        try:
+            result = train(request, Progress(self.console))
+        except TrainingInterruptedError:
+            raise
+        except TrainingError as error:
+            if not unfinished:
+                raise
+            self.say(f"the interrupted run cannot go on, so it starts anew ({error})")
+            shutil.rmtree(state, ignore_errors=True)
+            result = train(request, Progress(self.console))
+        self.show_training(result)
 
     def show_training(self, result: TrainResult) -> None:
         measured, parity = result.summary["validation"], result.summary["parity"]
