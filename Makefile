@@ -38,7 +38,6 @@ types: setup
 wheel: setup
 	rm -rf dist build/lib build/bdist.* *.egg-info
 	$(BIN)/python -m build --wheel --quiet
-	$(BIN)/python -m pip install --quiet --no-deps --editable .
 
 check: lint types test
 

@@ -6,6 +6,8 @@ client = Controller(routers=["mf"], strong_model="gpt-4o", weak_model="gpt-4o-mi
 client.chat.completions.create(model="router-mf-0.5", messages=[...])
 """
 
+from typing import TYPE_CHECKING, Any
+
 from ._version import __version__
 from .router.bundle import Bundle
 from .router.completion import decision_of
@@ -27,8 +29,10 @@ from .router.errors import (
     UnknownRouterError,
 )
 from .router.routers import Router
-from .router.scorer import Scorer
 from .router.threshold import Decision
+
+if TYPE_CHECKING:
+    from .router.scorer import Scorer
 
 __all__ = [
     "Bundle",
@@ -53,3 +57,12 @@ __all__ = [
     "__version__",
     "decision_of",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # It brings onnxruntime, which a router that is no bundle does without.
+    if name == "Scorer":
+        from .router.scorer import Scorer
+
+        return Scorer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
