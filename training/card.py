@@ -30,10 +30,10 @@ def render_card(summary: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
         f"{summary['prompts']['train']:,} prompts for training, "
         f"{summary['prompts']['validation']:,} for validation, split by the hash of the prompt.",
         "",
-        "| source | prompts used | weight |",
+        "| source | prompts used | weight of one |",
         "| --- | ---: | ---: |",
         *(
-            f"| {_cell(source)} | {count:,} | {summary['source_weights'].get(source, 1.0):g} |"
+            f"| {_cell(source)} | {count:,} | {summary['weights'][source]:g} |"
             for source, count in summary["sources"].items()
         ),
         "",
@@ -59,8 +59,8 @@ def render_card(summary: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
         "",
         "## Export",
         "",
-        f"On {parity['n']} validation prompts: torch against ONNX fp32 differs by "
-        f"{parity['torch_fp32']:.1e} at most; int8 moves scores by "
+        f"Torch against ONNX fp32 differs by {parity['torch_fp32']:.1e} at most. "
+        f"On {parity['n']} validation prompts int8 moves scores by "
         f"{parity['int8_score_mean']:.4f} on average ({parity['int8_score_max']:.4f} at most)"
         + ("" if parity["int8_apgr"] is None else f" and APGR by {parity['int8_apgr']:+.4f}")
         + ".",

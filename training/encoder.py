@@ -7,18 +7,21 @@ The default is all-MiniLM-L6-v2 (Apache-2.0, 384-d). Its weights come from the p
 import hashlib
 import importlib.util
 import warnings
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
 
 from ..data.vectors import cache_dir
 from ..router.bundle import FORMAT, Bundle, file_sha256, write_bundle
-from ..router.errors import BundleError, TrainingError, require_extra
+from ..router.errors import BundleError, ExportError, TrainingError, require_extra
 from ..router.text import special_tokens
-from .export import export_module, quantize
+from .export import TORCH_BOUND, export_module, quantize, run_graph
 
 DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -26,6 +29,7 @@ DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 MAX_TOKENS = 160
 # Part of the cache's key: raise it whenever the exported graph changes for the same weights.
 EXPORT_VERSION = 1
+PROBES = 16
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def resolve_encoder(name: str) -> Path:
     The hub is asked only where the name is in no local place. Raises TrainingError.
     """
     folder = Path(name)
-    if (folder / "config.json").is_file():
+    if name and (folder / "config.json").is_file():
         return folder
     if name == DEFAULT_ENCODER and (packaged := _packaged()):
         return packaged
@@ -99,13 +103,18 @@ def load_encoder(name: str = DEFAULT_ENCODER) -> LoadedEncoder:
     with warnings.catch_warnings():
         # Deprecations between these libraries are theirs to mend, and not the user's to read.
         warnings.simplefilter("ignore")
-        model = st.SentenceTransformer(
-            str(folder),
-            device="cpu",
-            local_files_only=True,
-            # Plain attention: the only one that exports to plain ONNX operators.
-            model_kwargs={"attn_implementation": "eager"},
-        )
+        try:
+            model = st.SentenceTransformer(
+                str(folder),
+                device="cpu",
+                local_files_only=True,
+                # Plain attention: the only one that exports to plain ONNX operators.
+                model_kwargs={"attn_implementation": "eager"},
+            )
+        except Exception as error:  # each library below raises classes of its own
+            raise TrainingError(
+                f"encoder {name!r} in {folder} does not load: {error}; is the folder complete?"
+            ) from error
     modules = list(model)
     kinds = [type(module).__name__ for module in modules]
     if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]):
@@ -130,16 +139,17 @@ def encoder_bundle(
 ) -> tuple[Bundle, Path]:
     """The encoder as an int8 bundle of kind "encoder", and the path of its fp32 graph.
 
-    Exported at the first call and then read from the cache, by the hash of its weights.
-    Raises TrainingError.
+    Exported at the first call, checked against torch (see `torch_probe`), and then read from the
+    cache, by the hash of its weights. Raises TrainingError, ExportError.
     """
     source = resolve_encoder(name)
     key = _fingerprint(source, max_tokens)
     home = (folder or cache_dir()) / "encoders" / key
     fp32 = home / "fp32.onnx"
     try:
+        torch_probe(fp32)
         return Bundle.open(home / "int8"), _existing(fp32)
-    except (BundleError, FileNotFoundError):
+    except (BundleError, OSError, ValueError, KeyError, zipfile.BadZipFile):
         pass  # not there yet, or a cache that someone damaged: made again
     encoder = load_encoder(name)
     positions = getattr(encoder.module.transformer.config, "max_position_embeddings", max_tokens)
@@ -151,6 +161,7 @@ def encoder_bundle(
     export_module(encoder.module, fp32, outputs=["embedding"])
     int8 = quantize(fp32)
     prefix, suffix = special_tokens(encoder.tokenizer)
+    _write_probe(encoder, fp32, prefix, suffix, max_tokens)
     bundle = write_bundle(
         home / "int8",
         files={"model.onnx": int8, "tokenizer.json": encoder.tokenizer.to_str().encode()},
@@ -167,6 +178,51 @@ def encoder_bundle(
         calibration={},
     )
     return bundle, fp32
+
+
+def torch_probe(fp32: Path) -> tuple[list[list[int]], npt.NDArray[np.float32]]:
+    """Token ids of PROBES sequences, shortest to longest, and what torch makes of them.
+
+    float32[PROBES, dim], kept beside the fp32 graph of `encoder_bundle`: a graph that contains the
+    encoder is checked against torch without loading it again, which takes seconds.
+    """
+    with np.load(_existing(fp32.with_name("probe.npz"))) as stored:
+        ids, embeddings = stored["ids"], stored["embeddings"]
+    return [[int(i) for i in row if i >= 0] for row in ids], embeddings
+
+
+def _write_probe(
+    encoder: LoadedEncoder, fp32: Path, prefix: list[int], suffix: list[int], max_tokens: int
+) -> None:
+    """Write the probe of an exported encoder; raises ExportError where torch disagrees with it."""
+    shortest = len(prefix) + len(suffix) + 1
+    lengths = np.linspace(shortest, max(max_tokens, shortest), PROBES).astype(np.int64)
+    size = int(getattr(encoder.module.transformer.config, "vocab_size", 0))
+    random = np.random.default_rng(0)
+    known = min(size, encoder.tokenizer.get_vocab_size())
+    rows = [
+        [*prefix, *random.integers(0, known, n - shortest + 1).tolist(), *suffix] for n in lengths
+    ]
+    with torch.no_grad():
+        embeddings = np.concatenate(
+            [
+                encoder.module(t, torch.ones_like(t)).numpy()
+                for t in (torch.tensor([r]) for r in rows)
+            ]
+        )
+    distance = float(np.abs(run_graph(fp32, rows, ["embedding"])[0] - embeddings).max())
+    if not distance <= TORCH_BOUND:
+        fp32.unlink()
+        raise ExportError(
+            f"the ONNX graph of encoder {encoder.name!r} differs from torch by {distance:.2g} "
+            f"(bound {TORCH_BOUND}): this encoder cannot be exported"
+        )
+    ids = np.full((len(rows), max(map(len, rows))), -1)
+    for row, values in zip(ids, rows, strict=True):
+        row[: len(values)] = values
+    partial = fp32.with_name("probe.partial.npz")
+    np.savez(partial, ids=ids, embeddings=embeddings)
+    partial.replace(fp32.with_name("probe.npz"))
 
 
 def _packaged() -> Path | None:

@@ -117,7 +117,8 @@ def fit(
                 _save(task, history, folder)
             if stop.is_set() and not history.done:
                 _interrupt(task, history, folder, started)
-    _read_weights(task.model, folder / BEST)
+    with _damage(folder / BEST):
+        _read_weights(task.model, folder / BEST)
     return history
 
 
@@ -223,27 +224,34 @@ def _load(task: Task, folder: Path, fingerprint: str) -> History | None:
     if not path.is_file():
         return None
     safetensors = require_extra("safetensors", "train")
-    try:
-        with safetensors.safe_open(path, framework="pt") as stream:
-            history = History(**json.loads(stream.metadata()["history"]))
-    except Exception as error:  # safetensors raises its own class, JSON and keys theirs
-        raise TrainingError(
-            f"{path} is damaged ({error}); remove {folder} to start anew"
-        ) from error
+    with _damage(path), safetensors.safe_open(path, framework="pt") as stream:
+        history = History(**json.loads(stream.metadata()["history"]))
     if history.fingerprint != fingerprint:
         raise TrainingError(
             f"{folder} holds a run with other data or settings; remove it, or give another --out"
         )
-    tensors = _read_weights(task.model, path)
-    state = task.optimizer.state_dict()
-    slots: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".", 2)
-            slots.setdefault(int(index), {})[key] = tensor
-    task.optimizer.load_state_dict({**state, "state": slots})
-    torch.set_rng_state(tensors["random"])
+    with _damage(path):
+        tensors = _read_weights(task.model, path)
+        state = task.optimizer.state_dict()
+        slots: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".", 2)
+                slots.setdefault(int(index), {})[key] = tensor
+        task.optimizer.load_state_dict({**state, "state": slots})
+        torch.set_rng_state(tensors["random"])
     return history
+
+
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """Whatever a damaged file makes the libraries raise becomes a TrainingError."""
+    try:
+        yield
+    except Exception as error:  # safetensors raises its own class, JSON and keys theirs
+        raise TrainingError(
+            f"{path} is missing or damaged ({error!r}); remove {path.parent} to start anew"
+        ) from error
 
 
 def _write_tensors(
