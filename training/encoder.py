@@ -148,8 +148,8 @@ def encoder_bundle(
     fp32 = home / "fp32.onnx"
     try:
         torch_probe(fp32)
-        return Bundle.open(home / "int8"), _existing(fp32)
-    except (BundleError, OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return Bundle.open(home / "int8"), fp32
+    except (BundleError, OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         pass  # not there yet, or a cache that someone damaged: made again
     encoder = load_encoder(name)
     positions = getattr(encoder.module.transformer.config, "max_position_embeddings", max_tokens)
@@ -184,10 +184,13 @@ def torch_probe(fp32: Path) -> tuple[list[list[int]], npt.NDArray[np.float32]]:
     """Token ids of PROBES sequences, shortest to longest, and what torch makes of them.
 
     float32[PROBES, dim], kept beside the fp32 graph of `encoder_bundle`: a graph that contains the
-    encoder is checked against torch without loading it again, which takes seconds.
+    encoder is checked against torch without loading it again, which takes seconds. Raises OSError
+    or ValueError where it is missing, damaged, or of another graph than the one that is there.
     """
-    with np.load(_existing(fp32.with_name("probe.npz"))) as stored:
-        ids, embeddings = stored["ids"], stored["embeddings"]
+    with fp32.with_name("probe.npz").open("rb") as file, np.load(file) as stored:
+        ids, embeddings, sha256 = stored["ids"], stored["embeddings"], str(stored["sha256"])
+    if file_sha256(fp32) != sha256:
+        raise ValueError(f"{fp32} is not the graph that was checked")
     return [[int(i) for i in row if i >= 0] for row in ids], embeddings
 
 
@@ -221,7 +224,7 @@ def _write_probe(
     for row, values in zip(ids, rows, strict=True):
         row[: len(values)] = values
     partial = fp32.with_name("probe.partial.npz")
-    np.savez(partial, ids=ids, embeddings=embeddings)
+    np.savez(partial, ids=ids, embeddings=embeddings, sha256=np.array(file_sha256(fp32)))
     partial.replace(fp32.with_name("probe.npz"))
 
 
@@ -248,9 +251,3 @@ def _fingerprint(folder: Path, max_tokens: int) -> str:
     for path in names:
         digest.update(f"|{path.relative_to(folder)}|{file_sha256(path)}".encode())
     return digest.hexdigest()[:24]
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise FileNotFoundError(path)
-    return path
