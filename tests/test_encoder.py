@@ -135,7 +135,7 @@ class TestBundle:
         assert fp32.parent == bundle.path.parent
 
     def test_the_probe_covers_all_lengths(self, tiny_encoder: Path) -> None:
-        _, fp32 = encoder_bundle(str(tiny_encoder))
+        fp32 = encoder_bundle(str(tiny_encoder))[1]
         rows, embeddings = torch_probe(fp32)
         assert (len(rows[0]), len(rows[-1])) == (3, 160)
         assert embeddings.shape == (len(rows), 32)

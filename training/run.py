@@ -53,6 +53,13 @@ def train(request: TrainRequest, progress: Progress | None = None) -> TrainResul
         raise TrainingError(f"{request.out} exists already; give --overwrite or another --out")
     if not 0 <= request.weak_fails <= 1:
         raise TrainingError(f"weak_fails {request.weak_fails}: expected a share from 0 to 1")
+    for tier, models in (("strong", request.strong), ("weak", request.weak)):
+        taken = {*request.strong, *request.weak} & {"strong", "weak"}
+        if len(models) > 1 and taken:
+            raise TrainingError(
+                f"{min(taken)!r} is the name of a tier of several models ({tier}), and of a model; "
+                "rename the model in the data"
+            )
     if not 0 < request.validation < 0.9:
         raise TrainingError(f"validation share {request.validation}: expected between 0 and 0.9")
     encoder, fp32 = encoder_bundle(request.encoder, max_tokens=request.max_tokens)
