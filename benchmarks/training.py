@@ -8,7 +8,7 @@ Each prompt has 10 to about 190 tokens of the default encoder, about 100 on aver
 mean is printed), and one comparison whose outcome follows from its words, with noise. Cold: the
 cache is empty, so the encoder is exported and every prompt embedded. Cached: the same command
 again with another --seed, as one trains again with other settings. Without --full, bert is measured
-for one epoch on --bert-prompts and on a fifth of them, and the time for all is a straight line
+for one epoch on --bert-prompts and on half of them, and the time for all is a straight line
 through the two: a projection, printed as such.
 """
 
@@ -158,7 +158,7 @@ def bert_runs(home: Path, data: Path, n: int, fraction: int, full: bool) -> list
     from thriftroute.training.bert import BertSettings
 
     runs = []
-    for size in (min(fraction, n) // 5, min(fraction, n)):
+    for size in (min(fraction, n) // 2, min(fraction, n)):
         part = home / f"{size}.jsonl"
         part.write_text("".join(rows[:size]), encoding="utf-8")
         # A share of a fifth keeps enough validation prompts in the smaller one.

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,15 @@ from thriftroute.training.mf import MFModel, MFSettings, MFTask  # noqa: E402
 
 DIM = 6
 SMALL = MFSettings(hidden=8, epochs=12, batch=16, lr=1e-2)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads of tiny products only wait for each other, the more so on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def data(n: int, seed: int = 0) -> tuple[ComparisonTable, npt.NDArray[np.float32]]:

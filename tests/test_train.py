@@ -33,6 +33,15 @@ BERT = BertSettings(epochs=6, batch=16, lr=2e-3, head_lr=1e-2, patience=6)
 Row = dict[str, Any]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads of tiny products only wait for each other, the more so on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def texts(n: int, seed: int = 0) -> list[tuple[str, bool]]:
     """Prompts that any mean of letters tells apart: hard ones are digits, easy ones vowels."""
     rng = np.random.default_rng(seed)

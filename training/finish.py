@@ -133,6 +133,8 @@ def finish(
 
 def _margins(scorer: Scorer, prompts: list[Promptlike], say: Progress) -> Floats:
     """Quality of strong minus quality of weak by the graph, before calibration: float64[n]."""
+    if not prompts:
+        return np.empty(0)
     at = [scorer.bundle.manifest.models.index(name) for name in (scorer.strong, scorer.weak)]
     done = 0
     with say.bar("scoring the validation split") as update:
