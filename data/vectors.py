@@ -46,6 +46,7 @@ class VectorCache:
         self._record = np.dtype([("key", f"V{KEY_BYTES}"), ("vector", np.float32, (dim,))])
         self._rows: dict[bytes, int] = {}
         self._vectors = np.empty((0, dim), np.float32)
+        self._count = 0
         if self.path.is_file():
             self._load()
 
@@ -79,8 +80,15 @@ class VectorCache:
             _write_all(handle, records.tobytes())
         finally:
             os.close(handle)
-        self._index(keys, len(self._vectors))
-        self._vectors = np.concatenate((self._vectors, vectors.astype(np.float32, copy=False)))
+        end = self._count + len(keys)
+        if end > len(self._vectors):
+            # Room for twice as many: adding a million in blocks must not copy all for each block.
+            grown = np.empty((max(end, 2 * len(self._vectors)), self.dim), np.float32)
+            grown[: self._count] = self._vectors[: self._count]
+            self._vectors = grown
+        self._vectors[self._count : end] = vectors
+        self._index(keys, self._count)
+        self._count = end
 
     def _load(self) -> None:
         size = self.path.stat().st_size
@@ -89,6 +97,7 @@ class VectorCache:
             os.truncate(self.path, whole)
         records = np.fromfile(self.path, self._record)
         self._vectors = np.ascontiguousarray(records["vector"])
+        self._count = len(records)
         self._index((bytes(key) for key in records["key"]), 0)
 
     def _index(self, keys: Iterable[bytes], start: int) -> None:

@@ -11,7 +11,9 @@ from rich.console import Console
 
 from ..data.sources import SOURCES, eval_sources, train_sources
 from ..router.errors import ThriftrouteError
+from .bert import BertSettings
 from .command import evaluation_prompts
+from .mf import MFSettings
 from .progress import Progress
 from .run import KINDS, TrainRequest, train
 
@@ -34,6 +36,11 @@ WEAK = (
 )  # fmt: skip
 # Sources of one skill or of a few templates must not set the scale of difficulty for all.
 WEIGHTS = {"planbench": 0.1, "kor_bench": 0.5}
+# Two epochs on the upper four layers: what half an hour on two cores allows.
+SETTINGS = {
+    "mf": MFSettings(),
+    "bert": BertSettings(epochs=2, train_tokens=128, frozen_layers=2),
+}
 # Half of each label: chosen by leaving out one source at a time, never on a benchmark.
 WEAK_FAILS = 0.5
 
@@ -59,6 +66,7 @@ def request(kind: str, out: Path) -> TrainRequest:
         against={name: evaluation_prompts(name) for name in eval_sources()},
         source_weights=WEIGHTS,
         weak_fails=WEAK_FAILS,
+        settings=SETTINGS[kind],
         overwrite=True,
         command=f"python -m thriftroute.training.box {kind} --out checkpoints/{kind}",
         notes=(*NOTES, f"Licences of the training files: {licences}."),

@@ -19,7 +19,7 @@ from ..router.text import Promptlike
 from ..router.threshold import ThresholdTable, apply_calibration
 from .bert import BertSettings
 from .card import render_card
-from .export import Parity, run_graph
+from .export import INT8_APGR_BOUND, Parity, run_graph
 from .loop import History
 from .mf import MFSettings
 from .progress import Progress
@@ -199,10 +199,11 @@ def _parity(
     try:
         strong, weak = table.strong[:n], table.weak[:n]
         apgr = metrics.apgr(a, strong, weak) - metrics.apgr(b, strong, weak)
+        bound = max(INT8_APGR_BOUND, 1 / float((strong - weak).sum()))
     except EvaluationError:
-        apgr = None
+        apgr, bound = None, INT8_APGR_BOUND
     moved = np.abs(a - b)
-    return Parity(n, distance, float(moved.mean()), float(moved.max()), apgr)
+    return Parity(n, distance, float(moved.mean()), float(moved.max()), apgr, bound)
 
 
 def occupied(path: Path) -> bool:
