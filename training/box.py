@@ -37,7 +37,7 @@ WEAK = (
 # Sources of one skill or of a few templates must not set the scale of difficulty for all.
 WEIGHTS = {"planbench": 0.1, "kor_bench": 0.5}
 # Two epochs on the upper four layers: what half an hour on two cores allows.
-SETTINGS = {
+SETTINGS: dict[str, MFSettings | BertSettings] = {
     "mf": MFSettings(),
     "bert": BertSettings(epochs=2, train_tokens=128, frozen_layers=2),
 }
