@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from thriftroute.data.schema import Comparison
+from thriftroute.data.tables import pair_table
 from thriftroute.data.vectors import VectorCache
 from thriftroute.router.bundle import Bundle
 from thriftroute.router.errors import BundleError, DataError, ExportError, TrainingError
@@ -392,14 +394,14 @@ class TestRefused:
             train(request_of(rows))
         assert told in str(caught.value)
 
-    def test_hardly_any_of_one_class_is_told_before_training(
-        self, request_of: Request, tmp_path: Path
-    ) -> None:
-        rows = comparisons(60)
-        # Strong wins twice in all: with this seed, once on each side of the split.
-        rows = [{**row, "outcome": "a" if i < 2 else "b"} for i, row in enumerate(rows)]
-        with pytest.raises(TrainingError, match=r"one class only|cannot calibrate"):
-            train(request_of(rows), Interrupting(0, 1))
+    def test_hardly_any_of_one_class_leaves_the_margins_as_they_are(self) -> None:
+        rows = [Comparison(f"prompt {i}", "big", "small", float(i == 0)) for i in range(15)]
+        spec, told = finish.calibrate(
+            np.linspace(1, -1, 15), pair_table(rows, "big", "small"), seed=0
+        )
+        assert spec == {"method": "platt", "a": 1.0, "b": 0.0}
+        assert told["calibration"] == "none"
+        assert told["brier"][0] == told["brier"][1] > 0
 
     def test_too_few_prompts(self, request_of: Request) -> None:
         with pytest.raises(TrainingError, match=r"30 prompts .* are too few to train on"):

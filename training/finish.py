@@ -13,7 +13,7 @@ from ..data.tables import PairTable
 from ..eval import metrics
 from ..eval.probability import calibrate_scores
 from ..router.bundle import write_bundle
-from ..router.errors import CalibrationError, EvaluationError, TrainingError
+from ..router.errors import CalibrationError, EvaluationError
 from ..router.scorer import Scorer
 from ..router.text import Promptlike
 from ..router.threshold import ThresholdTable, apply_calibration
@@ -92,8 +92,8 @@ def finish(
         margin = np.concatenate((margin, known[len(sample) :]))
     else:
         margin = np.concatenate((margin, _margins(scorer, rest, say)))
-    calibration, probability = calibrate(margin, validation, request.seed)
-    fields["calibration"] = calibration["spec"]
+    spec, probability = calibrate(margin, validation, request.seed)
+    fields["calibration"] = spec
 
     outputs = run_graph(exported.whole, exported.torch_ids, ["quality", "embedding"])
     distance = max(
@@ -106,11 +106,11 @@ def finish(
         margin[: len(sample)],
         fp32[:, at[0]] - fp32[:, at[1]],
         validation,
-        calibration["spec"],
+        spec,
         distance,
     )
     parity.check()
-    scores = apply_calibration(margin, calibration["spec"])
+    scores = apply_calibration(margin, spec)
     summary = {
         **base,
         "settings": dataclasses.asdict(settings),
@@ -149,27 +149,29 @@ def _margins(scorer: Scorer, prompts: list[Promptlike], say: Progress) -> Floats
 
 
 def calibrate(margin: Floats, table: PairTable, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The best of temperature, Platt and isotonic on the validation split, and its figures."""
+    """The best of temperature, Platt and isotonic on the validation split, and its figures.
+
+    Where the split has too few labels of one class to cross-validate, or where no method helps, the
+    margins stay as they are ("none").
+    """
     # Isotonic has as many parameters as steps: with few labels it fits noise.
     methods = ("temperature", "platt", "isotonic") if table.n >= 1000 else ("temperature", "platt")
     try:
         result = calibrate_scores(margin, table.win, methods=methods, seed=seed)
-    except CalibrationError as error:
-        raise TrainingError(f"the validation split cannot calibrate the scores: {error}") from error
-    if result.brier_after >= result.brier_before:
-        # No method helps on held-out folds: the margins stay as they are.
-        result = dataclasses.replace(
-            result,
-            spec={"method": "platt", "a": 1.0, "b": 0.0},
-            ece_after=result.ece_before,
-            brier_after=result.brier_before,
+    except CalibrationError:
+        result = None
+    if result is not None and result.brier_after < result.brier_before:
+        spec, method = result.spec, str(result.spec["method"])
+        ece, brier = (
+            [result.ece_before, result.ece_after],
+            [result.brier_before, result.brier_after],
         )
-    found = result.to_dict()
-    return found, {
-        "ece": found["ece"],
-        "brier": found["brier"],
-        "calibration": found["spec"]["method"],
-    }
+    else:
+        spec, method = {"method": "platt", "a": 1.0, "b": 0.0}, "none"
+        raw = apply_calibration(margin, spec)
+        ece = [metrics.ece(raw, table.win)] * 2
+        brier = [metrics.brier(raw, table.win)] * 2
+    return spec, {"ece": ece, "brier": brier, "calibration": method}
 
 
 def _quality(scores: Floats, table: PairTable) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from .bert import BertModel, BertSettings, BertTask, pad
 from .embed import embed
 from .encoder import LoadedEncoder, encoder_bundle, load_encoder, torch_probe
 from .export import export_module, graft_head, quantize
-from .finish import Exported, calibrate, finish, occupied
+from .finish import Exported, finish, occupied
 from .loop import History, fit
 from .mf import MFSettings, MFTask
 from .progress import Progress
@@ -107,7 +107,7 @@ def train(request: TrainRequest, progress: Progress | None = None) -> TrainResul
     )
     split = tuple(np.flatnonzero(part == i) for i in (0, 1))
     tables = (pairs.subset(split[0]), pairs.subset(split[1]))
-    _check_labels(tables, request.seed)
+    _check_labels(tables)
     base = {
         "kind": request.kind,
         "encoder": request.encoder,
@@ -281,7 +281,7 @@ def _mean_weights(table: PairTable) -> dict[str, float]:
     return {str(source): round(float(mean), 4) for source, mean in zip(sources, means, strict=True)}
 
 
-def _check_labels(tables: tuple[PairTable, PairTable], seed: int) -> None:
+def _check_labels(tables: tuple[PairTable, PairTable]) -> None:
     total = tables[0].n + tables[1].n
     if total < MIN_PROMPTS or tables[1].n < 10:
         raise TrainingError(
@@ -296,8 +296,6 @@ def _check_labels(tables: tuple[PairTable, PairTable], seed: int) -> None:
                 f"the labels have one class only: on all {table.n} {name} prompts strong {always}; "
                 "there is nothing to route"
             )
-    # Calibration is cross-validated: too few of one class in the split would stop it in the end.
-    calibrate(np.linspace(-1, 1, tables[1].n), tables[1], seed)
 
 
 def _fit(
