@@ -249,6 +249,9 @@ def train(
     own_logs: Annotated[
         bool, typer.Option("--own-logs", help="Allow evaluation data to stand in for own logs.")
     ] = False,
+    dedupe: Annotated[
+        bool, typer.Option("--dedupe", help="Drop near-duplicates among the training prompts.")
+    ] = False,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Skip and count bad rows instead of stopping.")
     ] = False,
@@ -288,6 +291,7 @@ def train(
         weak_fails=weak_fails,
         notes=tuple(note or ()),
         own_logs=own_logs,
+        dedupe=dedupe,
         skip_bad=skip_bad,
         rejects=rejects,
         overwrite=overwrite,

@@ -475,3 +475,16 @@ class TestEmbed:
         files = list((tmp_path / "embeddings").iterdir())
         assert len(files) == 3
         assert [len(VectorCache(f.parent, f.stem, 32)) for f in files] == [1, 1, 1]
+
+
+def test_near_duplicates_are_dropped_and_counted(request_of: Request) -> None:
+    rows = comparisons()
+    question = "Which river flows through the old capital of the northern kingdom?\n"
+    for n, options in enumerate(("A. Rhine\nB. Elbe", "A. Oder\nB. Weser\nC. Main")):
+        rows.append({**rows[n], "prompt": question + options})
+    kept = train(request_of(rows)).summary
+    dropped = train(request_of(rows, dedupe=True, overwrite=True)).summary
+    assert kept["duplicates"] == {}
+    assert dropped["duplicates"]["stem"] == 1
+    total = sum(dropped["prompts"].values())
+    assert total == sum(kept["prompts"].values()) - sum(dropped["duplicates"].values())

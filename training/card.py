@@ -38,6 +38,7 @@ def render_card(summary: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
         ),
         "",
         *_dropped(summary["dropped"]),
+        *_duplicates(summary.get("duplicates", {})),
         *_section("Notes", [f"- {note}" for note in notes]),
         "## On the validation split",
         "",
@@ -83,6 +84,13 @@ def _dropped(dropped: Mapping[str, Any]) -> list[str]:
         rules = ", ".join(f"{rule} {count:,}" for rule, count in row["rules"].items() if count)
         lines.append(f"| {_cell(source)} | {row['prompts']:,} | {row['dropped']:,} | {rules} |")
     return [*lines, ""]
+
+
+def _duplicates(dropped: Mapping[str, int]) -> list[str]:
+    if not dropped:
+        return []
+    rules = ", ".join(f"{rule} {count:,}" for rule, count in dropped.items())
+    return [f"Dropped as repeating another training prompt, by rule: {rules}.", ""]
 
 
 def _label(weak_fails: float) -> str:

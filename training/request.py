@@ -23,6 +23,7 @@ class TrainRequest:
         hard prompts need it less, which is wrong for ordinary traffic. Scores are calibrated to
         "strong wins" either way.
     source_weights: factor on the weight of a source's prompts (default 1).
+    dedupe: drop prompts that repeat an earlier one in other words or with other options.
     own_logs: allow evaluation-only data as training data, for the own-logs protocol.
     notes: lines for the card (what is known of the data, limits).
     """
@@ -41,6 +42,7 @@ class TrainRequest:
     source_weights: dict[str, float] = field(default_factory=dict)
     weak_fails: float = 0.0
     own_logs: bool = False
+    dedupe: bool = False
     skip_bad: bool = False
     rejects: Path | None = None
     overwrite: bool = False

@@ -16,7 +16,7 @@ import torch
 from ..data.readers import read_rows
 from ..data.schema import Row
 from ..data.sources import SOURCES, is_evaluation_file
-from ..data.split import decontaminate, prompt_key, split_by_hash
+from ..data.split import decontaminate, dedupe, prompt_key, split_by_hash
 from ..data.tables import ComparisonTable, PairTable, both_tables
 from ..router.bundle import Bundle
 from ..router.errors import TrainingError
@@ -95,6 +95,14 @@ def train(request: TrainRequest, progress: Progress | None = None) -> TrainResul
         }
         say.note(f"decontaminated: {int((~clean.keep).sum()):,} of {pairs.n:,} prompts dropped")
         pairs, comparisons = pairs.subset(clean.keep), comparisons.subset(clean.keep)
+    duplicates: dict[str, int] = {}
+    if request.dedupe:
+        with say.bar("embedding prompts") as update:
+            vectors = embed(scorer, pairs.prompts, progress=update)
+        repeated = dedupe(pairs.prompts, embeddings=vectors)
+        duplicates = dict(repeated.dropped)
+        say.note(f"near-duplicates: {int((~repeated.keep).sum()):,} of {pairs.n:,} prompts dropped")
+        pairs, comparisons = pairs.subset(repeated.keep), comparisons.subset(repeated.keep)
     pairs = _reweighted(pairs, request.source_weights)
     # A source of weight 0 is left out: its prompts must not validate either.
     pairs, comparisons = pairs.subset(pairs.weight > 0), comparisons.subset(pairs.weight > 0)
@@ -116,6 +124,7 @@ def train(request: TrainRequest, progress: Progress | None = None) -> TrainResul
         "seed": request.seed,
         "data": counts,
         "dropped": dropped,
+        "duplicates": duplicates,
         "sources": dict(sorted(Counter(pairs.source).items())),
         "source_weights": request.source_weights,
         "weights": _mean_weights(pairs),
