@@ -156,7 +156,7 @@ class TestParity:
         assert "nothing was written" in str(caught.value)
 
     def test_few_prompts_have_a_wider_apgr_bound(self) -> None:
-        small = dataclasses.replace(GOOD, n=30, int8_apgr=0.09, apgr_bound=0.1)
+        small = dataclasses.replace(GOOD, n=30, int8_apgr=0.09)
         small.check()
         with pytest.raises(ExportError, match=r"bound 0\.100"):
             dataclasses.replace(small, int8_apgr=0.11).check()

@@ -41,7 +41,7 @@ SETTINGS: dict[str, MFSettings | BertSettings] = {
     "mf": MFSettings(),
     "bert": BertSettings(epochs=2, train_tokens=128, frozen_layers=2),
 }
-# Half of each label: chosen by leaving out one source at a time, never on a benchmark.
+# Half of each label: better by leaving out one source at a time, though most of that is planbench.
 WEAK_FAILS = 0.5
 
 NOTES = (

@@ -54,8 +54,8 @@ def render_card(summary: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
         f"| ECE, before and after calibration | {_pair(validation['ece'])} |",
         f"| Brier score, before and after | {_pair(validation['brier'])} |",
         "",
-        f"ECE and Brier after calibration ({validation['calibration']}) are cross-validated on "
-        "this split. A prompt from a domain that is not in the table above is scored little better "
+        _calibrated(validation["calibration"])
+        + " A prompt from a domain that is not in the table above is scored little better "
         "than by chance: train on your own logs.",
         "",
         "## Export",
@@ -91,6 +91,15 @@ def _duplicates(dropped: Mapping[str, int]) -> list[str]:
         return []
     rules = ", ".join(f"{rule} {count:,}" for rule, count in dropped.items())
     return [f"Dropped as repeating another training prompt, by rule: {rules}.", ""]
+
+
+def _calibrated(method: str) -> str:
+    if method == "none":
+        return (
+            "**Not calibrated**: the split has too few labels, or no method helps; scores rank "
+            "prompts, but are no probabilities to rely on."
+        )
+    return f"ECE and Brier after calibration ({method}) are cross-validated on this split."
 
 
 def _label(weak_fails: float) -> str:

@@ -39,8 +39,6 @@ class Parity:
     int8_score_mean, int8_score_max: absolute difference of scores, int8 against fp32, on n prompts
         of the validation split.
     int8_apgr: APGR there with int8 minus APGR with fp32; None where there is no quality gap.
-    apgr_bound: how far that may be from 0. One prompt that strong wins, moved from one end of the
-        ranking to the other, moves APGR by 1 / (n * gap): the bound on few prompts.
     """
 
     n: int
@@ -48,7 +46,6 @@ class Parity:
     int8_score_mean: float
     int8_score_max: float
     int8_apgr: float | None
-    apgr_bound: float = INT8_APGR_BOUND
 
     def check(self) -> None:
         """Raise ExportError where a bound is broken."""
@@ -62,10 +59,12 @@ class Parity:
                 f"int8 moves scores by {self.int8_score_mean:.3f} on average (bound "
                 f"{INT8_SCORE_BOUND}) on {self.n} prompts; nothing was written"
             )
-        if self.int8_apgr is not None and not abs(self.int8_apgr) <= self.apgr_bound:
+        # On few prompts a single swap of ranks moves APGR by about 1/n.
+        bound = max(INT8_APGR_BOUND, 3 / self.n)
+        if self.int8_apgr is not None and not abs(self.int8_apgr) <= bound:
             raise ExportError(
-                f"int8 moves APGR by {self.int8_apgr:+.3f} (bound {self.apgr_bound:.3f}) on "
-                f"{self.n} prompts; nothing was written"
+                f"int8 moves APGR by {self.int8_apgr:+.3f} (bound {bound:.3f}) on {self.n} "
+                "prompts; nothing was written"
             )
 
 

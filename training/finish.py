@@ -19,7 +19,7 @@ from ..router.text import Promptlike
 from ..router.threshold import ThresholdTable, apply_calibration
 from .bert import BertSettings
 from .card import render_card
-from .export import INT8_APGR_BOUND, Parity, run_graph
+from .export import Parity, run_graph
 from .loop import History
 from .mf import MFSettings
 from .progress import Progress
@@ -94,6 +94,8 @@ def finish(
         margin = np.concatenate((margin, _margins(scorer, rest, say)))
     spec, probability = calibrate(margin, validation, request.seed)
     fields["calibration"] = spec
+    if probability["calibration"] == "none":
+        say.note(f"not calibrated: too few labels in {validation.n} prompts, or no method helps")
 
     outputs = run_graph(exported.whole, exported.torch_ids, ["quality", "embedding"])
     distance = max(
@@ -201,11 +203,10 @@ def _parity(
     try:
         strong, weak = table.strong[:n], table.weak[:n]
         apgr = metrics.apgr(a, strong, weak) - metrics.apgr(b, strong, weak)
-        bound = max(INT8_APGR_BOUND, 1 / float((strong - weak).sum()))
     except EvaluationError:
-        apgr, bound = None, INT8_APGR_BOUND
+        apgr = None
     moved = np.abs(a - b)
-    return Parity(n, distance, float(moved.mean()), float(moved.max()), apgr, bound)
+    return Parity(n, distance, float(moved.mean()), float(moved.max()), apgr)
 
 
 def occupied(path: Path) -> bool:
