@@ -33,9 +33,13 @@ NOTES = {
     "prompt-length": "longer prompts go to the strong model",
     "knn": "nearest neighbours in the router's own training data",
     "knn-in-domain": "has seen labels of this very benchmark (5-fold cross-validation)",
+    "ridge": "linear regression on the router's own training data",
+    "ridge-in-domain": "linear regression of this very benchmark's gains (5-fold cross-validation)",
     "always-strong": "no routing",
     "always-weak": "no routing",
 }
+# A gain or an unbounded regression ranks, but is no probability, even where all lie in [0, 1].
+NO_PROBABILITY = frozenset({"oracle", "ridge", "ridge-in-domain"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +96,9 @@ def evaluate(
     """Every router and every baseline on every benchmark.
 
     `routers`: name to a function from a list of n prompts to float64[n] scores. `embed`: from
-    prompts to [n, d], for the kNN baselines, left out without it. `train`: (embeddings [m, d],
-    labels float64[m]) of the routers' training data, for `knn`; it must not hold the benchmarks.
+    prompts to [n, d], for the kNN and ridge baselines, left out without it. `train`: (embeddings
+    [m, d], labels float64[m]) of the routers' training data, for `knn` and `ridge`; it must not
+    hold the benchmarks.
     `progress`: a bar on stderr while scoring; by default where stderr is a terminal.
 
     Raises EvaluationError for scores that are not n finite numbers, a benchmark without a gap, two
@@ -184,11 +189,18 @@ def _baseline_scores(
         return scores
     embedded = jobs.blocks(f"{benchmark.name}: embeddings", embed, benchmark.inputs())
     if train is not None:
-        scores["knn"] = baselines.knn_scores(embedded, np.asarray(train[0]), train[1])
+        vectors, labels = np.asarray(train[0]), train[1]
+        scores["knn"] = baselines.knn_scores(embedded, vectors, labels)
+        alpha = baselines.ridge_alpha(vectors, labels)
+        scores["ridge"] = baselines.ridge_scores(embedded, vectors, labels, alpha)
     # Copies of a prompt share a fold; fewer distinct ones may not fill two.
     if len(set(benchmark.prompts)) >= 10:
         scores["knn-in-domain"] = baselines.knn_in_domain_scores(
             benchmark.prompts, embedded, benchmark.labels, seed=seed
+        )
+        # A regression takes the gain itself: by how much, and in which direction.
+        scores["ridge-in-domain"] = baselines.ridge_in_domain_scores(
+            benchmark.prompts, embedded, benchmark.strong - benchmark.weak, seed=seed
         )
     return scores
 
@@ -202,8 +214,8 @@ def _row(
     *,
     is_router: bool,
 ) -> dict[str, Any]:
-    # A length or a gain ranks, but is no probability: calibration is not defined for it.
-    probability = bool(np.all((scores >= 0) & (scores <= 1))) and name != "oracle"
+    # A length ranks, but is no probability: calibration is not defined for it.
+    probability = bool(np.all((scores >= 0) & (scores <= 1))) and name not in NO_PROBABILITY
     nan = float("nan")
     apgr = curve.apgr()
     low, high = interval(samples.apgr)

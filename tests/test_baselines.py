@@ -4,7 +4,8 @@ import itertools
 
 import numpy as np
 import pytest
-from thriftroute.eval import baselines, metrics
+from thriftroute.eval import baselines, metrics, run
+from thriftroute.eval.benchmarks import Benchmark
 from thriftroute.router.errors import EvaluationError
 
 
@@ -81,3 +82,106 @@ def test_in_domain_knn_needs_two_folds_and_takes_any_text() -> None:
         baselines.knn_in_domain_scores(["a"], np.ones((1, 2)), [1.0])
     prompts = [f"\ud800\0 {i}" for i in range(10)]
     assert len(baselines.knn_in_domain_scores(prompts, np.eye(10), np.ones(10))) == 10
+
+
+@pytest.mark.parametrize(("m", "d", "alpha"), [(60, 8, 0.5), (5, 12, 3.0), (1, 3, 1.0)])
+def test_ridge_equals_sklearns(m: int, d: int, alpha: float) -> None:
+    linear = pytest.importorskip("sklearn.linear_model")
+    rng = np.random.default_rng(3)
+    base, queries = rng.normal(2.0, 1.0, (m, d)), rng.normal(size=(9, d))
+    labels = rng.normal(size=m)
+    expected = linear.Ridge(alpha=alpha).fit(base, labels).predict(queries)
+    got = baselines.ridge_scores(queries, base, labels, alpha)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize(("m", "d"), [(40, 5), (12, 20)])
+def test_press_equals_leaving_each_row_out(m: int, d: int) -> None:
+    rng = np.random.default_rng(4)
+    base = rng.normal(1.0, 1.0, (m, d))
+    labels = base[:, 0] + rng.normal(size=m)
+    alphas = (0.1, 1.0, 10.0, 100.0)
+    errors = []
+    for alpha in alphas:
+        left = [
+            baselines.ridge_scores(
+                base[i : i + 1], np.delete(base, i, 0), np.delete(labels, i), alpha
+            )[0]
+            for i in range(m)
+        ]
+        errors.append(np.mean((labels - left) ** 2))
+    np.testing.assert_allclose(baselines.ridge_press(base, labels, alphas), errors, rtol=1e-8)
+    assert baselines.ridge_alpha(base, labels, alphas) == alphas[int(np.argmin(errors))]
+
+
+def test_ridge_alpha_shrinks_noise_and_follows_a_signal() -> None:
+    rng = np.random.default_rng(5)
+    base = rng.normal(size=(200, 10))
+    assert baselines.ridge_alpha(base, base[:, 0]) == min(baselines.ALPHAS)
+    assert baselines.ridge_alpha(base, rng.normal(size=200)) >= 100
+    # One label alone, or one row alone: any penalty does, so the largest.
+    assert baselines.ridge_alpha(base, np.ones(200)) == max(baselines.ALPHAS)
+    assert baselines.ridge_alpha(base[:1], [1.0]) == max(baselines.ALPHAS)
+    assert baselines.ridge_scores(base, base[:1], [0.25], 1.0).tolist() == [0.25] * 200
+
+
+def test_ridge_with_rows_that_it_cannot_use() -> None:
+    one = np.ones((1, 3))
+    with pytest.raises(EvaluationError, match="one d"):
+        baselines.ridge_scores(one, np.ones((1, 4)), [1.0], 1.0)
+    with pytest.raises(EvaluationError, match="at least 1"):
+        baselines.ridge_scores(one, one, [1.0, 0.0], 1.0)
+    with pytest.raises(EvaluationError, match="at least 1"):
+        baselines.ridge_scores(one, np.ones((0, 3)), [], 1.0)
+    with pytest.raises(EvaluationError, match="finite"):
+        baselines.ridge_scores(one, one, [np.nan], 1.0)
+    for alpha in (0.0, -1.0, np.inf, np.nan):
+        with pytest.raises(EvaluationError, match="alpha"):
+            baselines.ridge_scores(one, one, [1.0], alpha)
+        with pytest.raises(EvaluationError, match="alphas"):
+            baselines.ridge_press(one, [1.0], [alpha])
+    with pytest.raises(EvaluationError, match="alphas"):
+        baselines.ridge_press(one, [1.0], [])
+
+
+def test_in_domain_ridge_never_sees_the_label_of_a_prompt_or_of_its_copies() -> None:
+    # As many directions as prompts: a fit that saw a copy would know its gain.
+    prompts = [f"question {i}" for i in range(200)] * 2
+    embeddings = np.tile(np.eye(200), (2, 1))
+    gains = np.tile(np.random.default_rng(6).choice([-1.0, 1.0], 200), 2)
+    scores = baselines.ridge_in_domain_scores(prompts, embeddings, gains)
+    assert 0.35 < metrics.auc(scores, (gains + 1) / 2) < 0.65
+    helpful = np.column_stack((embeddings, gains))
+    scores = baselines.ridge_in_domain_scores(prompts, helpful, gains)
+    assert metrics.auc(scores, (gains + 1) / 2) > 0.95
+    with pytest.raises(EvaluationError, match=r"ridge-in-domain.*two folds"):
+        baselines.ridge_in_domain_scores(["a"], np.ones((1, 2)), [1.0])
+
+
+def test_an_evaluation_shows_ridge_on_equal_data_and_in_domain() -> None:
+    rng = np.random.default_rng(7)
+    n = 150
+    known = rng.normal(size=(n, 3))
+    prompts = [f"{i}" for i in range(n)]
+    # Weak loses by much where the first number is high and wins by a little elsewhere: a label
+    # that only says who won hides the sizes, the gain shows them.
+    strong = np.where(known[:, 0] > 0, 0.9, 0.5)
+    weak = np.where(known[:, 0] > 0, 0.1, 0.45 + 0.1 * (known[:, 1] > 0))
+    benchmark = Benchmark("b", prompts, strong, weak, "s", "w")
+    train = rng.normal(size=(80, 3))
+    report = run.evaluate(
+        {},
+        [benchmark],
+        embed=lambda asked: known[[int(prompt) for prompt in asked]],
+        train=(train, (train[:, 0] > 0) * 1.0),
+        bootstraps=5,
+    )
+    rows = {row["router"]: row for row in report.results}
+    gains = baselines.ridge_in_domain_scores(prompts, known, strong - weak)
+    assert rows["ridge-in-domain"]["apgr"] == metrics.apgr(gains, strong, weak)
+    alpha = baselines.ridge_alpha(train, train[:, 0] > 0)
+    scores = baselines.ridge_scores(known, train, train[:, 0] > 0, alpha)
+    assert rows["ridge"]["apgr"] == metrics.apgr(scores, strong, weak) > 0.6
+    # Neither is a probability, whatever its values.
+    assert np.isnan([rows[name]["ece"] for name in ("ridge", "ridge-in-domain")]).all()
+    assert not np.isnan(rows["knn"]["ece"])
