@@ -26,7 +26,7 @@ What none of this says: whether routing pays in a language. The levels are our o
 measured results of models; a weak model may also fail on an easy prompt because of its language,
 which levels that are the same in all of them cannot show. The sample is harder to order than real
 traffic: every kind and both lengths are equally frequent at every level, so that a router which
-only tells mathematics from chat, or long from short, gets nothing for it. And n is small: with 16
+only tells mathematics from chat, or long from short, gets little for it. And n is small: with 16
 prompts of either level an AUC is known to about +-0.2, and a kind has too few prompts for a figure
 of its own.
 
