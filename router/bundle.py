@@ -1,8 +1,10 @@
 """The bundle on disk: a folder that a trainer writes and the runtime reads.
 
     manifest.json   format number, kind, models, truncation, calibration, thresholds, file hashes
-    model.onnx      one graph: input_ids, attention_mask (int64 [1, t]) -> quality (float32
-                    [1, n_models]; absent in an encoder), embedding (float32 [1, dim])
+    model.onnx      one graph: input_ids, attention_mask (int64 [1, t]) and, where the manifest
+                    names features, features (float32 [1, n_features]) -> quality (float32
+                    [1, n_models]; absent in an encoder), embedding (float32 [1, dim]) and, where
+                    width > 0, representation (float32 [1, width]), on which heads are fitted
     tokenizer.json  Hugging Face tokenizers format
     card.md         what it was trained on, how good it is, what it cannot do
 
@@ -27,8 +29,9 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from .errors import BundleError, BundleFormatError, BundleIntegrityError
+from .features import unknown_features
 
-FORMAT = 1
+FORMAT = 2
 KINDS = ("mf", "bert", "encoder")
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
@@ -36,8 +39,13 @@ TOKENIZER = "tokenizer.json"
 CARD = "card.md"
 MANIFEST_MAX_BYTES = 4 * 1024 * 1024
 
-# FORMAT is 1: there is nothing older to upgrade from yet.
-_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+def _upgrade_1(raw: dict[str, Any]) -> dict[str, Any]:
+    """Format 1 knew neither features nor a representation: the defaults say so."""
+    return {**raw, "format": 2}
+
+
+_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _upgrade_1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +65,9 @@ class Manifest:
     strong, weak: the default pair, each one of `models` ('' in an encoder).
     max_tokens: length after truncation, special tokens included.
     prefix_ids, suffix_ids: the encoder's special tokens.
+    features: names of the graph's cheap features, in order (see `router.features`); none of them
+        means that the graph has no such input.
+    width: length of the graph's representation; 0 where it gives none.
     calibration: how a difference of qualities becomes a probability
         (see `threshold.apply_calibration`).
     thresholds: calibration tables, by the name of what they were calibrated on
@@ -75,6 +86,8 @@ class Manifest:
     suffix_ids: tuple[int, ...]
     calibration: Mapping[str, Any]
     files: Mapping[str, FileEntry]
+    features: tuple[str, ...] = ()
+    width: int = 0
     thresholds: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     written_by: str = ""
@@ -111,12 +124,15 @@ class Bundle:
 
     @property
     def model_sha256(self) -> str:
-        """Identity of the model, for caches: hash of the graph, the tokenizer and the truncation.
+        """Identity of the model, for caches: hash of the graph, the tokenizer, the truncation and
+        the features.
 
         Never the bundle's name: a new checkpoint under an old name must not find old scores.
         """
         m = self.manifest
         parts = [m.files[MODEL].sha256, m.files[TOKENIZER].sha256, str(m.max_tokens)]
+        if m.features:
+            parts.append(",".join(m.features))
         return hashlib.sha256("|".join(parts).encode()).hexdigest()
 
     def __str__(self) -> str:
@@ -301,6 +317,16 @@ def _parse(raw: dict[str, Any], folder: Path) -> Manifest:
             raise fail(f"'files' does not list {name}")
     raw = {**raw, "thresholds": raw.get("thresholds", {}), "training": raw.get("training", {})}
     raw.setdefault("written_by", "")
+    raw.setdefault("features", [])
+    raw.setdefault("width", 0)
+    features = items("features", str)
+    strange = unknown_features(features)
+    if strange:
+        raise fail(f"feature {strange[0]!r} is not known to this version; upgrade thriftroute")
+    if len(set(features)) != len(features):
+        raise fail("'features' names a feature twice")
+    if typed("width", int) < 0:
+        raise fail("'width' must be 0 or more")
     max_tokens = typed("max_tokens", int)
     prefix, suffix = items("prefix_ids", int), items("suffix_ids", int)
     # The suffix ends each of up to three parts: system text, history, last turn.
@@ -321,6 +347,8 @@ def _parse(raw: dict[str, Any], folder: Path) -> Manifest:
         suffix_ids=suffix,
         calibration=calibration,
         files={name: _entry(name, value, fail) for name, value in files.items()},
+        features=features,
+        width=typed("width", int),
         thresholds=typed("thresholds", dict),
         training=typed("training", dict),
         written_by=typed("written_by", str),

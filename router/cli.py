@@ -228,6 +228,10 @@ def train(
     encoder: Annotated[
         str | None, typer.Option("--encoder", help="A sentence-transformers name or folder.")
     ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option("--base", help="The bundle that mf starts from; by default mf in the box."),
+    ] = None,
     max_tokens: Annotated[
         int | None, typer.Option("--max-tokens", min=16, help="Length after truncation.")
     ] = None,
@@ -276,7 +280,7 @@ def train(
 
     from ..training.command import run_training
 
-    options = {"encoder": encoder, "max_tokens": max_tokens}
+    options = {"encoder": encoder, "base": base, "max_tokens": max_tokens}
     result = run_training(
         kind=kind,
         data=data,

@@ -20,7 +20,16 @@ from tokenizers import Tokenizer
 
 from .bundle import MODEL, TOKENIZER, Bundle
 from .errors import BundleFormatError, CalibrationError, ConfigError
-from .text import Context, Conversation, Promptlike, as_conversation, encode, validate_context
+from .features import features
+from .text import (
+    Context,
+    Conversation,
+    Encoded,
+    Promptlike,
+    as_conversation,
+    encode,
+    validate_context,
+)
 from .threshold import apply_calibration
 
 Floats = npt.NDArray[np.float64]
@@ -180,8 +189,38 @@ class Scorer:
         rows = [e[0] for e in self._map(prompts, ["embedding"], workers, progress)]
         return np.array(rows, dtype=np.float32).reshape(len(rows), self.bundle.manifest.dim)
 
+    def representations(
+        self,
+        prompts: Sequence[Promptlike | Conversation],
+        *,
+        workers: int | None = None,
+        progress: Progress | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """What heads are fitted on, float32[n, width]; raises ConfigError where there is none."""
+        width = self.bundle.manifest.width
+        if not width:
+            raise ConfigError(f"{self.bundle} gives no representation (a bundle of format 1?)")
+        rows = [e[0] for e in self._map(prompts, ["representation"], workers, progress)]
+        return np.array(rows, dtype=np.float32).reshape(len(rows), width)
+
     def token_ids(self, prompt: Promptlike | Conversation) -> list[int]:
         """What the graph sees of a prompt: at most `max_tokens` ids (rule: `router.text`)."""
+        return self._encoded(prompt).ids
+
+    def feeds(self, prompt: Promptlike | Conversation) -> dict[str, npt.NDArray[Any]]:
+        """The graph's inputs for one prompt, by name."""
+        encoded = self._encoded(prompt)
+        ids = np.array([encoded.ids], dtype=np.int64)
+        feeds: dict[str, npt.NDArray[Any]] = {
+            "input_ids": ids,
+            "attention_mask": np.ones_like(ids),
+        }
+        names = self.bundle.manifest.features
+        if names:
+            feeds["features"] = features(encoded.text, encoded.tokens, names)[None]
+        return feeds
+
+    def _encoded(self, prompt: Promptlike | Conversation) -> Encoded:
         manifest = self.bundle.manifest
         return encode(
             as_conversation(prompt),
@@ -209,9 +248,7 @@ class Scorer:
     def _run(
         self, prompt: Promptlike | Conversation, outputs: list[str]
     ) -> list[npt.NDArray[np.float32]]:
-        ids = np.array([self.token_ids(prompt)], dtype=np.int64)
-        feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-        return [output[0] for output in self._session.run(outputs, feeds)]
+        return [output[0] for output in self._session.run(outputs, self.feeds(prompt))]
 
     def _map(
         self,
@@ -240,19 +277,31 @@ class Scorer:
 def _check_graph(session: ort.InferenceSession, bundle: Bundle) -> None:
     """The graph must be the one that the manifest describes: names and widths."""
     manifest = bundle.manifest
+    wanted_inputs = {"input_ids": "tensor(int64)", "attention_mask": "tensor(int64)"}
+    if manifest.features:
+        wanted_inputs["features"] = "tensor(float)"
     inputs = {i.name for i in session.get_inputs()}
-    if inputs != {"input_ids", "attention_mask"}:
+    if inputs != set(wanted_inputs):
         raise BundleFormatError(
-            f"{MODEL} has inputs {sorted(inputs)}; expected input_ids and attention_mask",
+            f"{MODEL} has inputs {sorted(inputs)}; expected {', '.join(wanted_inputs)}",
             bundle.path,
         )
     for node in session.get_inputs():
-        if node.type != "tensor(int64)":
+        expected = wanted_inputs[node.name]
+        if node.type != expected:
             raise BundleFormatError(
-                f"{MODEL}: input {node.name!r} is {node.type}; expected tensor(int64)", bundle.path
+                f"{MODEL}: input {node.name!r} is {node.type}; expected {expected}", bundle.path
+            )
+        if node.name == "features" and node.shape[-1] != len(manifest.features):
+            raise BundleFormatError(
+                f"{MODEL} takes {node.shape[-1]} features, the manifest names "
+                f"{len(manifest.features)}",
+                bundle.path,
             )
     widths = {o.name: o.shape[-1] if o.shape else None for o in session.get_outputs()}
     wanted = {"embedding": manifest.dim}
+    if manifest.width:
+        wanted["representation"] = manifest.width
     if manifest.models:
         wanted["quality"] = len(manifest.models)
     for name, width in wanted.items():

@@ -87,6 +87,19 @@ def as_conversation(prompt: Promptlike | Conversation) -> Conversation:
     return Conversation(_join(system), _join(turns), last)
 
 
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What the graph reads of a conversation.
+
+    ids: token ids, at most `max_tokens`, specials included. text: the last turn, clipped as rule 3
+    says, of which the cheap features are made; tokens: how many tokens all of it has.
+    """
+
+    ids: list[int]
+    text: str
+    tokens: int
+
+
 def encode(
     conversation: Conversation,
     tokenizer: Tokenizer,
@@ -95,16 +108,17 @@ def encode(
     prefix: Sequence[int],
     suffix: Sequence[int],
     context: Context = "conversation",
-) -> list[int]:
-    """Token ids of a conversation by the rule above; at most `max_tokens`, specials included.
+) -> Encoded:
+    """Token ids of a conversation by the rule above, and the text that features are made of.
 
     `prefix` and `suffix` are the encoder's special tokens ([CLS] and [SEP]); the suffix also stands
     between the parts. Where there is no text, the ids are prefix and suffix alone.
     """
     budget = max_tokens - len(prefix) - len(suffix)
-    last = _ids(tokenizer, conversation.last)
-    history = [] if context == "last" else _ids(tokenizer, conversation.history)
-    system = _ids(tokenizer, conversation.system) if context == "full" else []
+    text = _clip(conversation.last)
+    last = _ids(tokenizer, text)
+    history = [] if context == "last" else _ids(tokenizer, _clip(conversation.history))
+    system = _ids(tokenizer, _clip(conversation.system)) if context == "full" else []
     budget -= len(suffix) * (bool(history) + bool(system))
     room_system = min(len(system), budget // 8)
     room_history = min(len(history), budget // 4)
@@ -120,7 +134,9 @@ def encode(
     ):
         if part:
             ids += part + list(suffix)
-    return ids if len(ids) > len(prefix) else ids + list(suffix)
+    if len(ids) == len(prefix):
+        ids += list(suffix)
+    return Encoded(ids, text, len(last))
 
 
 def special_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
@@ -133,16 +149,18 @@ def special_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     return whole[:start], whole[start + len(bare) :]
 
 
-def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
+def _clip(text: str) -> str:
     text = text.strip()
-    if not text:
-        return []
     if len(text) > 2 * CLIP_CHARS:
         text = f"{text[:CLIP_CHARS]} {text[-CLIP_CHARS:]}"
     # A lone surrogate is legal in a Python string and in JSON, but is no character: the tokenizer
     # would refuse the whole text for it.
-    if not text.isascii():
-        text = text.encode("utf-8", "replace").decode("utf-8")
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    if not text:
+        return []
     ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
     return ids
 

@@ -91,14 +91,7 @@ class BertTask:
 
     def batches(self, epoch: int) -> list[Batch]:
         """Batches of prompts of similar length, so that little is padding, in random order."""
-        random = np.random.default_rng((self.seed, epoch))
-        lengths = np.array([len(row) for row in self._ids[0]])
-        # Noise on the length, so that the same prompts do not meet in every epoch.
-        order = np.argsort(lengths * random.uniform(0.85, 1.15, len(lengths)), kind="stable")
-        size = self.settings.batch
-        batches = [order[i : i + size] for i in range(0, len(order), size)]
-        random.shuffle(batches)
-        return batches
+        return length_batches(self._ids[0], self.settings.batch, (self.seed, epoch))
 
     def loss(self, batch: Batch) -> torch.Tensor:
         """Weighted log loss of a batch."""
@@ -119,10 +112,7 @@ class BertTask:
 
     def before_step(self, progress: float) -> None:
         """Linear warm-up, then linear decay."""
-        warmup = self.settings.warmup
-        factor = min(progress / warmup if warmup else 1.0, (1 - progress) / (1 - warmup))
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["base"] * max(factor, 1e-3)
+        linear_schedule(self.optimizer, progress, self.settings.warmup)
 
     def _loss(self, split: int, batch: Batch) -> torch.Tensor:
         ids, mask = pad([self._ids[split][i] for i in batch])
@@ -135,6 +125,24 @@ class BertTask:
         )
         weights = self._weights[split][at]
         return (losses * weights).sum() / weights.sum()
+
+
+def length_batches(ids: Sequence[Sequence[int]], size: int, seed: tuple[int, int]) -> list[Batch]:
+    """Indices of sequences in batches of similar length, in random order."""
+    random = np.random.default_rng(seed)
+    lengths = np.array([len(row) for row in ids])
+    # Noise on the length, so that the same prompts do not meet in every epoch.
+    order = np.argsort(lengths * random.uniform(0.85, 1.15, len(lengths)), kind="stable")
+    batches = [order[i : i + size] for i in range(0, len(order), size)]
+    random.shuffle(batches)
+    return batches
+
+
+def linear_schedule(optimizer: torch.optim.Optimizer, progress: float, warmup: float) -> None:
+    """Set the learning rates: linear warm-up to each group's "base", then linear decay."""
+    factor = min(progress / warmup if warmup else 1.0, (1 - progress) / (1 - warmup))
+    for group in optimizer.param_groups:
+        group["lr"] = group["base"] * max(factor, 1e-3)
 
 
 def native_bf16() -> bool:

@@ -1,21 +1,50 @@
 """The bundles in the box: python -m thriftroute.training.box mf --out checkpoints/mf
 
 Needs THRIFTROUTE_DATA (the files of `data.sources`). mf takes about ten minutes on two cores the
-first time, bert about half an hour.
+first time, bert about half an hour; interrupted, bert goes on where it stopped.
 """
 
 import argparse
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from rich.console import Console
 
+from ..data.difficulty import DifficultyTable, difficulty_table
 from ..data.sources import SOURCES, eval_sources, train_sources
+from ..data.split import split_by_hash
 from ..router.errors import ThriftrouteError
-from .bert import BertSettings
+from ..router.scorer import Scorer
 from .command import evaluation_prompts
-from .mf import MFSettings
+from .embed import embed
+from .encoder import encoder_bundle, load_encoder
+from .finish import Evidence, finish
+from .general import GeneralSettings, general_direction
+from .loop import History, fit
+from .mf import MFSettings, factors, tier_abilities
+from .prepare import prepare, request_rows
 from .progress import Progress
-from .run import KINDS, TrainRequest, train
+from .request import KINDS, TrainRequest, TrainResult
+from .run import (
+    TORCH_PROMPTS,
+    Start,
+    check_request,
+    mf_export,
+    split_tables,
+    tier_names,
+    token_ids,
+)
+from .tune import TuneModel, TuneSettings, TuneTask, hard_direction, save_encoder
+
+Floats = npt.NDArray[np.float64]
 
 # Tiers by what the sources know: frontier-class models of their day, and models of the class of
 # Mixtral-8x7B. Names differ from source to source.
@@ -35,14 +64,12 @@ WEAK = (
     "qwen2.5-7b-instruct", "llama-3.1-8b-instruct",
 )  # fmt: skip
 # Sources of one skill or of a few templates must not set the scale of difficulty for all.
-WEIGHTS = {"planbench": 0.1, "kor_bench": 0.5}
-# Two epochs on the upper four layers: what half an hour on two cores allows.
-SETTINGS: dict[str, MFSettings | BertSettings] = {
-    "mf": MFSettings(),
-    "bert": BertSettings(epochs=2, train_tokens=128, frozen_layers=2),
-}
-# Half of each label: better by leaving out one source at a time, though most of that is planbench.
-WEAK_FAILS = 0.5
+WEIGHTS = {"planbench": 0.25, "zeroeval/numersense-v2": 0.25}
+# Sources whose categories are subjects of one exam.
+POOLED = ("mmlu_pro",)
+TUNE = TuneSettings()
+GENERAL = {"mf": GeneralSettings(), "bert": GeneralSettings(mix=1.0)}
+FOLDS = 5
 
 NOTES = (
     "The tiers are frontier-class models of 2024 against models of the class of Mixtral-8x7B; "
@@ -65,12 +92,128 @@ def request(kind: str, out: Path) -> TrainRequest:
         out=out,
         against={name: evaluation_prompts(name) for name in eval_sources()},
         source_weights=WEIGHTS,
-        weak_fails=WEAK_FAILS,
-        settings=SETTINGS[kind],
         overwrite=True,
         command=f"python -m thriftroute.training.box {kind} --out checkpoints/{kind}",
         notes=(*NOTES, f"Licences of the training files: {licences}."),
     )
+
+
+def train_general(asked: TrainRequest, say: Progress) -> TrainResult:
+    """A general router: the difficulty of prompts, learned from the scores of many models.
+
+    mf stands on the frozen encoder; bert on the encoder tuned to see difficulty (`training.tune`).
+    Raises as `run.train`.
+    """
+    check_request(asked)
+    work = asked.out.with_name(asked.out.name + ".run")
+    plain, fp32 = encoder_bundle(asked.encoder_name, max_tokens=asked.max_tokens)
+    scorer = Scorer.load(plain)
+    data = prepare(asked, scorer, say)
+    train_part, held_out = split_tables(asked, data)
+    labels = difficulty_table(request_rows(asked, {}), pooled=POOLED)
+    known = set(train_part.prompts)
+    parts = [
+        labels.subset(np.array([prompt in chosen for prompt in labels.prompts]))
+        for chosen in (known, set(held_out.prompts))
+    ]
+    say.note(
+        f"difficulty of {parts[0].n:,} prompts of {len(set(parts[0].task))} tasks; left out: "
+        + "; ".join(f"{task} ({why})" for task, why in labels.left_out.items())
+    )
+    history = History(fingerprint="")
+    start, tuned = Start(scorer, None, fp32, asked.encoder_name), None
+    if asked.kind == "bert":
+        factors_of = tuple(_factors(part, asked.source_weights) for part in parts)
+        history, start, tuned = _tune(asked, (parts[0], parts[1]), factors_of, start, work, say)
+    with say.bar("embedding prompts") as update:
+        x = embed(start.scorer, _inputs(parts[0]), progress=update, representation=True)
+    with say.bar("embedding prompts") as update:
+        paired = embed(start.scorer, train_part.inputs(), progress=update, representation=True)
+    settings = GENERAL[asked.kind]
+    weight = _factors(parts[0], asked.source_weights)
+    direction = general_direction(x, parts[0], weight, settings, tuned=tuned)
+
+    # Probabilities are fitted on margins of prompts that the direction has not seen.
+    folds = (1 / FOLDS,) * FOLDS
+    at = split_by_hash(parts[0].prompts, folds, seed=asked.seed)
+    of_pair = split_by_hash(train_part.prompts, folds, seed=asked.seed)
+    margin = np.empty(train_part.n)
+    for fold in range(FOLDS):
+        seen = at != fold
+        part = general_direction(
+            x[seen], parts[0].subset(seen), weight[seen], settings, tuned=tuned
+        )
+        margin[of_pair == fold] = part(paired[of_pair == fold])
+    models = tier_names(asked)
+    head = factors(
+        direction, tier_abilities(data.comparisons, (asked.strong, asked.weak), models), models
+    )
+    inputs = held_out.inputs()[:TORCH_PROMPTS]
+    sample = embed(start.scorer, inputs, representation=True)
+    exported = mf_export(start, head, models, sample, inputs)
+    exported.fields["encoder"] = asked.encoder_name
+    base = {
+        **data.facts,
+        "label": "how many models fail, within each task (see training/general.py)",
+        "general": dataclasses.asdict(settings),
+        "tasks": len(set(parts[0].task)),
+        "left_out": labels.left_out,
+        "prompts": {"train": parts[0].n, "validation": held_out.n},
+    }
+    evidence = Evidence(held_out, calibration=(margin, train_part.win))
+    used = TUNE if asked.kind == "bert" else MFSettings()
+    result = finish(asked, base, evidence, history, used, exported, say)
+    shutil.rmtree(work, ignore_errors=True)
+    return result
+
+
+def _tune(
+    asked: TrainRequest,
+    parts: tuple[DifficultyTable, DifficultyTable],
+    weights: Sequence[Floats],
+    start: Start,
+    work: Path,
+    say: Progress,
+) -> tuple[History, Start, Floats]:
+    """Tune the encoder; returns what happened, the tuned start, and what its head says."""
+    loaded = load_encoder(asked.encoder_name)
+    torch.manual_seed(asked.seed)
+    tasks = len(set(parts[0].task))
+    model = TuneModel(loaded.module, loaded.dim, tasks)
+    ids = tuple(token_ids(loaded, _inputs(part), asked.max_tokens) for part in parts)
+    task = TuneTask(model, (ids[0], ids[1]), parts, (weights[0], weights[1]), TUNE, asked.seed)
+    with say.bar("embedding prompts") as update:
+        task.probe(embed(start.scorer, _inputs(parts[0]), progress=update))
+    identity = [dataclasses.asdict(TUNE), asked.seed, start.scorer.bundle.model_sha256, *ids]
+    fingerprint = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+    with say.training("bert", TUNE.epochs) as report:
+        history = fit(
+            task,
+            epochs=TUNE.epochs,
+            patience=TUNE.patience,
+            seed=asked.seed,
+            folder=work,
+            fingerprint=fingerprint,
+            report=report,
+        )
+    model.eval()
+    folder = work / "encoder"
+    save_encoder(loaded, folder)
+    bundle, fp32 = encoder_bundle(str(folder), max_tokens=asked.max_tokens)
+    scorer = Scorer.load(bundle)
+    layers = bundle.manifest.width - len(bundle.manifest.features)
+    return history, Start(scorer, None, fp32, asked.encoder_name), hard_direction(model, layers)
+
+
+def _inputs(table: DifficultyTable) -> list[Any]:
+    return [
+        prompt if messages is None else list(messages)
+        for prompt, messages in zip(table.prompts, table.messages, strict=True)
+    ]
+
+
+def _factors(table: DifficultyTable, weights: dict[str, float]) -> Floats:
+    return np.array([weights.get(source, 1.0) for source in table.source])
 
 
 def main() -> None:
@@ -80,7 +223,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     try:
-        result = train(request(arguments.kind, arguments.out), Progress(Console(stderr=True)))
+        asked = request(arguments.kind, arguments.out)
+        result = train_general(asked, Progress(Console(stderr=True)))
     except ThriftrouteError as error:
         raise SystemExit(f"error: {error}") from error
     Console().print(result.bundle.file("card.md").read_text(), markup=False)

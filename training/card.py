@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 KIND_TEXT = {
-    "mf": "Matrix factorization on a frozen sentence encoder: a quality for every model it knows.",
+    "mf": "Matrix factorization on a frozen sentence encoder and cheap features of the text: a "
+    "quality for every model it knows.",
     "bert": "A sentence encoder fine-tuned to tell whether the strong model's answer wins.",
 }
 
@@ -22,13 +23,13 @@ def render_card(summary: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
         f"- strong: {', '.join(summary['strong'])}",
         f"- weak: {', '.join(summary['weak'])}",
         f"- encoder: {summary['encoder']}",
+        *([f"- started from: {summary['base']}"] if summary.get("base") else []),
         f"- seed: {summary['seed']}",
-        f"- label: {_label(summary['weak_fails'])}",
+        f"- label: {summary.get('label') or _label(summary['weak_fails'])}",
         "",
         "## Training data",
         "",
-        f"{summary['prompts']['train']:,} prompts for training, "
-        f"{summary['prompts']['validation']:,} for validation, split by the hash of the prompt.",
+        _prompts(summary),
         "",
         "| source | prompts used | weight of one |",
         "| --- | ---: | ---: |",
@@ -44,6 +45,7 @@ def render_card(summary: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
         "",
         f"n = {validation['n']:,} prompts of the same sources; strong wins on "
         f"{validation['strong_wins']:.1%} of them.",
+        *_fitted(summary),
         "",
         "| measure | value |",
         "| --- | ---: |",
@@ -54,17 +56,13 @@ def render_card(summary: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
         f"| ECE, before and after calibration | {_pair(validation['ece'])} |",
         f"| Brier score, before and after | {_pair(validation['brier'])} |",
         "",
-        _calibrated(validation["calibration"])
+        _calibrated(validation)
         + " A prompt from a domain that is not in the table above is scored little better "
         "than by chance: train on your own logs.",
         "",
         "## Export",
         "",
-        f"Torch against ONNX fp32 differs by {parity['torch_fp32']:.1e} at most. "
-        f"On {parity['n']} validation prompts int8 moves scores by "
-        f"{parity['int8_score_mean']:.4f} on average ({parity['int8_score_max']:.4f} at most)"
-        + ("" if parity["int8_apgr"] is None else f" and APGR by {parity['int8_apgr']:+.4f}")
-        + ".",
+        _parity(parity),
     ]
     if summary["command"]:
         lines += ["", "## Reproduce", "", "    " + summary["command"]]
@@ -93,13 +91,53 @@ def _duplicates(dropped: Mapping[str, int]) -> list[str]:
     return [f"Dropped as repeating another training prompt, by rule: {rules}.", ""]
 
 
-def _calibrated(method: str) -> str:
+def _prompts(summary: Mapping[str, Any]) -> str:
+    prompts = summary["prompts"]
+    if summary.get("validated"):
+        return f"{prompts['train']:,} prompts; figures by {summary['validated']} on all of them."
+    return (
+        f"{prompts['train']:,} prompts for training, {prompts['validation']:,} for validation, "
+        "split by the hash of the prompt."
+    )
+
+
+def _fitted(summary: Mapping[str, Any]) -> list[str]:
+    if summary.get("fitted_on") != "base":
+        return []
+    return [
+        "",
+        "**The labels are too few to improve on the bundle that was started from: its direction "
+        "stands as it is, only calibrated anew.**",
+    ]
+
+
+def _parity(parity: Mapping[str, Any]) -> str:
+    if parity["torch_fp32"] is None:
+        return (
+            f"The graph differs from the head that was fitted by {parity['head']:.1e} at most, on "
+            f"{parity['n']} prompts; its encoder is that of the bundle that was started from."
+        )
+    text = (
+        f"Torch against ONNX fp32 differs by {parity['torch_fp32']:.1e} at most. "
+        f"On {parity['n']} validation prompts int8 moves scores by "
+        f"{parity['int8_score_mean']:.4f} on average ({parity['int8_score_max']:.4f} at most)"
+    )
+    if parity["int8_apgr"] is not None:
+        text += f" and APGR by {parity['int8_apgr']:+.4f}"
+    return text + "."
+
+
+def _calibrated(validation: Mapping[str, Any]) -> str:
+    method = validation["calibration"]
     if method == "none":
         return (
             "**Not calibrated**: the split has too few labels, or no method helps; scores rank "
             "prompts, but are no probabilities to rely on."
         )
-    return f"ECE and Brier after calibration ({method}) are cross-validated on this split."
+    where = validation["calibrated_on"]
+    if where == "these prompts":
+        return f"ECE and Brier after calibration ({method}) are cross-validated on these prompts."
+    return f"Calibrated ({method}) on {where}, out of fold."
 
 
 def _label(weak_fails: float) -> str:

@@ -1,6 +1,5 @@
 """`thriftroute train`: from the command's options to a TrainRequest."""
 
-import dataclasses
 import shlex
 import sys
 from collections.abc import Sequence
@@ -34,9 +33,11 @@ def run_training(
     """
     if kind not in KINDS:
         raise ConfigError(f"there is no kind {kind!r} of router to train; give mf or bert")
-    settings: MFSettings | BertSettings = MFSettings() if kind == "mf" else BertSettings()
-    if epochs is not None:
-        settings = dataclasses.replace(settings, epochs=epochs)
+    settings: MFSettings | BertSettings = MFSettings()
+    if kind == "bert":
+        settings = BertSettings() if epochs is None else BertSettings(epochs=epochs)
+    elif epochs is not None:
+        raise ConfigError("--epochs is for bert: mf is fitted in closed form")
     for side in ("strong", "weak"):
         if not fields[side]:
             raise ConfigError(f"--{side} names no model")

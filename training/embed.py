@@ -19,8 +19,9 @@ def embed(
     *,
     folder: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
+    representation: bool = False,
 ) -> npt.NDArray[np.float32]:
-    """Embeddings float32[n, dim] of n prompts by a bundle's graph.
+    """Embeddings float32[n, dim], or representations float32[n, width], by a bundle's graph.
 
     What is missing in the cache is computed in order of length, so that the time left can be told
     from the progress, and written block by block: an interrupted run loses one block. `progress` is
@@ -29,13 +30,17 @@ def embed(
     manifest = scorer.bundle.manifest
     # The context rule changes what is read of a conversation, and so the vector.
     namespace = f"{scorer.bundle.model_sha256[:32]}-{scorer.context}"
-    cache = VectorCache((folder or cache_dir()) / "embeddings", namespace, manifest.dim)
+    width = manifest.dim
+    compute = scorer.embeddings
+    if representation:
+        namespace, width, compute = f"{namespace}-rep", manifest.width, scorer.representations
+    cache = VectorCache((folder or cache_dir()) / "embeddings", namespace, width)
     keys = [content_key(prompt) for prompt in prompts]
     missing = {key: i for i, key in enumerate(keys) if key not in cache}
     todo = sorted(missing.values(), key=lambda i: len(str(prompts[i])), reverse=True)
     for start in range(0, len(todo), BLOCK):
         block = todo[start : start + BLOCK]
-        vectors = scorer.embeddings([prompts[i] for i in block])
+        vectors = compute([prompts[i] for i in block])
         cache.add([keys[i] for i in block], vectors)
         if progress:
             progress(start + len(block), len(todo))

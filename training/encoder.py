@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import warnings
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,16 +21,18 @@ from tokenizers import Tokenizer
 from ..data.vectors import cache_dir
 from ..router.bundle import FORMAT, Bundle, file_sha256, write_bundle
 from ..router.errors import BundleError, ExportError, TrainingError, require_extra
+from ..router.features import FEATURES
 from ..router.text import special_tokens
-from .export import TORCH_BOUND, export_module, quantize, run_graph
+from .export import TORCH_BOUND, Feeds, export_module, quantize, run_graph
 
 DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 # The longest that stays under 50 ms on one core, with room for a busy machine.
 MAX_TOKENS = 160
 # Part of the cache's key: raise it whenever the exported graph changes for the same weights.
-EXPORT_VERSION = 1
+EXPORT_VERSION = 2
 PROBES = 16
+LAYERS = 4
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,12 @@ class LoadedEncoder:
 
 
 class EncoderModule(torch.nn.Module):
-    """input_ids, attention_mask int64[b, t] -> embedding float32[b, dim]."""
+    """input_ids, attention_mask int64[b, t] -> embedding float32[b, dim].
+
+    `layers(...)` gives the pooled states of the last LAYERS layers too, float32[b, layers * dim]:
+    what is easy and what is hard shows better in them than in the last one alone, which was trained
+    to tell topics apart.
+    """
 
     def __init__(self, transformer: torch.nn.Module, pooling: str, *, normalize: bool) -> None:
         super().__init__()
@@ -56,12 +64,46 @@ class EncoderModule(torch.nn.Module):
         states = self.transformer(
             input_ids=input_ids, attention_mask=attention_mask
         ).last_hidden_state
+        return self._embedding(self._pool(states, attention_mask))
+
+    def layers(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The embedding, and the last LAYERS layers pooled, each of unit length, side by side."""
+        states = self.transformer(
+            input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True
+        ).hidden_states[1:][-LAYERS:]
+        pooled = [self._pool(state, attention_mask) for state in states]
+        unit = [torch.nn.functional.normalize(vector, dim=-1) for vector in pooled]
+        return self._embedding(pooled[-1]), torch.cat(unit, dim=-1)
+
+    def _pool(self, states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         if self.pooling == "cls":
-            pooled = states[:, 0]
-        else:
-            kept = attention_mask.unsqueeze(-1).to(states.dtype)
-            pooled = (states * kept).sum(1) / kept.sum(1).clamp(min=1e-9)
+            return states[:, 0]
+        kept = attention_mask.unsqueeze(-1).to(states.dtype)
+        return (states * kept).sum(1) / kept.sum(1).clamp(min=1e-9)
+
+    def _embedding(self, pooled: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.normalize(pooled, dim=-1) if self.normalize else pooled
+
+
+class RepresentationModule(torch.nn.Module):
+    """The encoder as a graph: embedding float32[b, dim], representation float32[b, width].
+
+    The representation is the last layers (`EncoderModule.layers`) and the cheap features, as they
+    are: heads are linear in it, so that they can scale and centre it themselves.
+    """
+
+    def __init__(self, encoder: EncoderModule) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, features: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embedding and representation."""
+        embedding, layers = self.encoder.layers(input_ids, attention_mask)
+        return embedding, torch.cat((layers, features), dim=-1)
 
 
 def resolve_encoder(name: str) -> Path:
@@ -152,16 +194,17 @@ def encoder_bundle(
     except (BundleError, OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         pass  # not there yet, or a cache that someone damaged: made again
     encoder = load_encoder(name)
-    positions = getattr(encoder.module.transformer.config, "max_position_embeddings", max_tokens)
-    if max_tokens > int(positions):
+    positions = usable_positions(encoder.module.transformer)
+    if positions is not None and max_tokens > positions:
         raise TrainingError(
             f"max_tokens {max_tokens} is more than the {positions} positions of encoder {name!r}"
         )
     home.mkdir(parents=True, exist_ok=True)
-    export_module(encoder.module, fp32, outputs=["embedding"])
+    module = RepresentationModule(encoder.module).eval()
+    export_module(module, fp32, outputs=["embedding", "representation"], features=len(FEATURES))
     int8 = quantize(fp32)
     prefix, suffix = special_tokens(encoder.tokenizer)
-    _write_probe(encoder, fp32, prefix, suffix, max_tokens)
+    width = _write_probe(encoder, module, fp32, (prefix, suffix), max_tokens)
     bundle = write_bundle(
         home / "int8",
         files={"model.onnx": int8, "tokenizer.json": encoder.tokenizer.to_str().encode()},
@@ -175,29 +218,77 @@ def encoder_bundle(
         max_tokens=max_tokens,
         prefix_ids=prefix,
         suffix_ids=suffix,
+        features=list(FEATURES),
+        width=width,
         calibration={},
     )
     return bundle, fp32
 
 
-def torch_probe(fp32: Path) -> tuple[list[list[int]], npt.NDArray[np.float32]]:
-    """Token ids of PROBES sequences, shortest to longest, and what torch makes of them.
+def usable_positions(transformer: torch.nn.Module) -> int | None:
+    """How many tokens an encoder can read; None where its configuration does not say.
 
-    float32[PROBES, dim], kept beside the fp32 graph of `encoder_bundle`: a graph that contains the
-    encoder is checked against torch without loading it again, which takes seconds. Raises OSError
-    or ValueError where it is missing, damaged, or of another graph than the one that is there.
+    RoBERTa and its kin count positions from padding_idx + 1, so that their tables have two rows
+    more than there are positions.
+    """
+    positions = getattr(transformer.config, "max_position_embeddings", None)
+    if positions is None:
+        return None
+    table = getattr(getattr(transformer, "embeddings", None), "position_embeddings", None)
+    padding = getattr(table, "padding_idx", None)
+    return int(positions) - (0 if padding is None else int(padding) + 1)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Inputs of a graph, and what torch makes of them, kept beside an exported encoder.
+
+    feeds: PROBES inputs, shortest to longest. embeddings float32[PROBES, dim], representations
+    float32[PROBES, width]: by torch.
+    """
+
+    feeds: list[Feeds]
+    embeddings: npt.NDArray[np.float32]
+    representations: npt.NDArray[np.float32]
+
+
+def torch_probe(fp32: Path) -> Probe:
+    """The probe beside the fp32 graph of `encoder_bundle`.
+
+    A graph that contains the encoder is checked against torch without loading it again, which takes
+    seconds. Raises OSError or ValueError where the probe is missing, damaged, or of another graph
+    than the one that is there.
     """
     with fp32.with_name("probe.npz").open("rb") as file, np.load(file) as stored:
-        ids, embeddings, sha256 = stored["ids"], stored["embeddings"], str(stored["sha256"])
+        ids, cheap, sha256 = stored["ids"], stored["features"], str(stored["sha256"])
+        embeddings, representations = stored["embeddings"], stored["representations"]
     if file_sha256(fp32) != sha256:
         raise ValueError(f"{fp32} is not the graph that was checked")
-    return [[int(i) for i in row if i >= 0] for row in ids], embeddings
+    feeds = [_feeds([i for i in row if i >= 0], c) for row, c in zip(ids, cheap, strict=True)]
+    return Probe(feeds, embeddings, representations)
+
+
+def _feeds(ids: Sequence[int], cheap: npt.NDArray[np.float32]) -> Feeds:
+    tokens = np.array([ids], dtype=np.int64)
+    return {
+        "input_ids": tokens,
+        "attention_mask": np.ones_like(tokens),
+        "features": np.asarray(cheap, dtype=np.float32)[None],
+    }
 
 
 def _write_probe(
-    encoder: LoadedEncoder, fp32: Path, prefix: list[int], suffix: list[int], max_tokens: int
-) -> None:
-    """Write the probe of an exported encoder; raises ExportError where torch disagrees with it."""
+    encoder: LoadedEncoder,
+    module: RepresentationModule,
+    fp32: Path,
+    specials: tuple[list[int], list[int]],
+    max_tokens: int,
+) -> int:
+    """Write the probe of an exported encoder and return the width of its representation.
+
+    Raises ExportError where torch disagrees with the graph.
+    """
+    prefix, suffix = specials
     shortest = len(prefix) + len(suffix) + 1
     lengths = np.linspace(shortest, max(max_tokens, shortest), PROBES).astype(np.int64)
     size = int(getattr(encoder.module.transformer.config, "vocab_size", 0))
@@ -206,14 +297,16 @@ def _write_probe(
     rows = [
         [*prefix, *random.integers(0, known, n - shortest + 1).tolist(), *suffix] for n in lengths
     ]
+    cheap = random.random((PROBES, len(FEATURES)), dtype=np.float32)
+    feeds = [_feeds(row, values) for row, values in zip(rows, cheap, strict=True)]
+    names = ["embedding", "representation"]
     with torch.no_grad():
-        embeddings = np.concatenate(
-            [
-                encoder.module(t, torch.ones_like(t)).numpy()
-                for t in (torch.tensor([r]) for r in rows)
-            ]
-        )
-    distance = float(np.abs(run_graph(fp32, rows, ["embedding"])[0] - embeddings).max())
+        outputs = [module(*(torch.from_numpy(value) for value in feed.values())) for feed in feeds]
+    by_torch = [np.concatenate([row[i].numpy() for row in outputs]) for i in range(2)]
+    distance = max(
+        float(np.abs(ours - theirs).max())
+        for ours, theirs in zip(run_graph(fp32, feeds, names), by_torch, strict=True)
+    )
     if not distance <= TORCH_BOUND:
         fp32.unlink()
         raise ExportError(
@@ -224,8 +317,16 @@ def _write_probe(
     for row, values in zip(ids, rows, strict=True):
         row[: len(values)] = values
     partial = fp32.with_name("probe.partial.npz")
-    np.savez(partial, ids=ids, embeddings=embeddings, sha256=np.array(file_sha256(fp32)))
+    np.savez(
+        partial,
+        ids=ids,
+        features=cheap,
+        embeddings=by_torch[0],
+        representations=by_torch[1],
+        sha256=np.array(file_sha256(fp32)),
+    )
     partial.replace(fp32.with_name("probe.npz"))
+    return int(by_torch[1].shape[1])
 
 
 def _packaged() -> Path | None:
@@ -242,7 +343,7 @@ def _packaged() -> Path | None:
 
 
 def _fingerprint(folder: Path, max_tokens: int) -> str:
-    digest = hashlib.sha256(f"{FORMAT}|{EXPORT_VERSION}|{max_tokens}".encode())
+    digest = hashlib.sha256(f"{FORMAT}|{EXPORT_VERSION}|{max_tokens}|{','.join(FEATURES)}".encode())
     names: list[Any] = sorted(
         p
         for p in folder.rglob("*")

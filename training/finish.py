@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +19,12 @@ from ..router.text import Promptlike
 from ..router.threshold import ThresholdTable, apply_calibration
 from .bert import BertSettings
 from .card import render_card
-from .export import Parity, run_graph
+from .export import Feeds, Parity, run_graph
 from .loop import History
 from .mf import MFSettings
 from .progress import Progress
 from .request import TrainRequest, TrainResult
+from .tune import TuneSettings
 
 PARITY_PROMPTS = 200
 
@@ -31,48 +32,66 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Exported:
-    """A trained model as graphs: int8 (`model`) and fp32 (`whole`), and what torch says to them.
+class Check:
+    """What a graph must say: `quality` float32[n, n_models] for n inputs (see `Scorer.feeds`).
 
-    torch_outputs: quality and embedding by torch of the sequences torch_ids.
-    margin: quality of strong minus weak on the validation split by the int8 encoder, where known.
+    graph: "fp32" (against torch), or "int8" (the head as it was fitted, on the representations that
+    the int8 graph gives).
+    """
+
+    feeds: Sequence[Feeds]
+    quality: npt.NDArray[Any]
+    graph: Literal["fp32", "int8"]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A trained model as graphs: int8 (`model`), and fp32 (`whole`) where it is at hand.
+
+    fields: of the manifest, beyond what `finish` knows.
     """
 
     model: bytes
-    whole: bytes | Path
+    whole: bytes | Path | None
     models: Sequence[str]
     pair: Sequence[str]
     tokenizer: bytes
-    dim: int
-    specials: tuple[list[int], list[int]]
-    torch_ids: list[list[int]]
-    torch_outputs: tuple[npt.NDArray[Any], npt.NDArray[Any]]
+    fields: dict[str, Any]
+    checks: Sequence[Check]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The prompts whose figures stand in the card, and what calibrates.
+
+    margin float64[table.n]: quality of strong minus weak by a fit that has not seen the prompt;
+    None: what the written graph says of it. calibration: margins and labels of other prompts to
+    calibrate on; None: those of the table, cross-validated.
+    """
+
+    table: PairTable
     margin: Floats | None = None
+    calibration: tuple[Floats, Floats] | None = None
 
 
 def finish(
     request: TrainRequest,
     base: dict[str, Any],
-    tables: tuple[PairTable, PairTable],
+    evidence: Evidence,
     history: History,
-    settings: MFSettings | BertSettings,
+    settings: MFSettings | BertSettings | TuneSettings,
     exported: Exported,
     say: Progress,
 ) -> TrainResult:
     """Parity, calibration, metrics and card of a trained model; then the bundle is written."""
-    pair = exported.pair
-    at = [list(exported.models).index(name) for name in pair]
     fields: dict[str, Any] = {
         "kind": request.kind,
-        "encoder": request.encoder,
-        "dim": exported.dim,
+        **exported.fields,
         "models": list(exported.models),
-        "strong": pair[0],
-        "weak": pair[1],
-        "max_tokens": request.max_tokens,
+        "strong": exported.pair[0],
+        "weak": exported.pair[1],
         "calibration": {"method": "platt", "a": 1.0, "b": 0.0},
     }
-    fields["prefix_ids"], fields["suffix_ids"] = exported.specials
     files: dict[str, bytes | Path] = {
         "model.onnx": exported.model,
         "tokenizer.json": exported.tokenizer,
@@ -80,37 +99,20 @@ def finish(
     }
     draft = request.out.with_name(request.out.name + ".run") / "bundle"
     scorer = Scorer.load(write_bundle(draft, files=files, overwrite=True, **fields))
-    validation = tables[1]
-    inputs: list[Promptlike] = list(validation.inputs())
+    table = evidence.table
+    inputs: list[Promptlike] = list(table.inputs())
     sample = inputs[:PARITY_PROMPTS]
-    margin = _margins(scorer, sample, say)
-    rest = inputs[len(sample) :]
-    # Figures must be those of the graph that is written: what the cached embeddings say of the rest
-    # counts only where it agrees with the graph on the sample.
-    known = exported.margin
-    if known is not None and np.abs(known[: len(sample)] - margin).max() <= 1e-3:
-        margin = np.concatenate((margin, known[len(sample) :]))
+    margin = evidence.margin
+    if margin is None:
+        margin = _margins(scorer, inputs, say)
+        graph = margin[: len(sample)]
     else:
-        margin = np.concatenate((margin, _margins(scorer, rest, say)))
-    spec, probability = calibrate(margin, validation, request.seed)
+        graph = _margins(scorer, sample, say)
+    spec, probability = calibrate(margin, table, request.seed, evidence.calibration)
     fields["calibration"] = spec
     if probability["calibration"] == "none":
-        say.note(f"not calibrated: too few labels in {validation.n} prompts, or no method helps")
-
-    outputs = run_graph(exported.whole, exported.torch_ids, ["quality", "embedding"])
-    distance = max(
-        float(np.abs(ours - theirs).max())
-        for ours, theirs in zip(outputs, exported.torch_outputs, strict=True)
-    )
-    ids = [scorer.token_ids(prompt) for prompt in sample]
-    fp32 = run_graph(exported.whole, ids, ["quality"])[0]
-    parity = _parity(
-        margin[: len(sample)],
-        fp32[:, at[0]] - fp32[:, at[1]],
-        validation,
-        spec,
-        distance,
-    )
+        say.note(f"not calibrated: too few labels in {table.n} prompts, or no method helps")
+    parity = _parity(scorer, exported, graph, sample, table, spec)
     parity.check()
     scores = apply_calibration(margin, spec)
     summary = {
@@ -120,7 +122,7 @@ def finish(
         "best_epoch": history.best_epoch,
         "seconds": round(history.seconds, 1),
         "losses": [round(loss, 5) for loss in history.losses],
-        "validation": {**_quality(scores, validation), **probability},
+        "validation": {**_quality(scores, table), **probability},
         "parity": dataclasses.asdict(parity),
     }
     name = "validation"
@@ -150,30 +152,44 @@ def _margins(scorer: Scorer, prompts: list[Promptlike], say: Progress) -> Floats
     return np.array([float(q[at[0]] - q[at[1]]) for q in rows], dtype=np.float64)
 
 
-def calibrate(margin: Floats, table: PairTable, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The best of temperature, Platt and isotonic on the validation split, and its figures.
+def calibrate(
+    margin: Floats,
+    table: PairTable,
+    seed: int,
+    other: tuple[Floats, Floats] | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The best of temperature, Platt and isotonic, and what it makes of the table's margins.
 
-    Where the split has too few labels of one class to cross-validate, or where no method helps, the
-    margins stay as they are ("none").
+    Fitted on the table itself, figures cross-validated, or on `other` margins and labels. Where the
+    labels of one class are too few to cross-validate, or no method helps, the margins stay as they
+    are ("none").
     """
+    fitted_on = (margin, table.win) if other is None else other
     # Isotonic has as many parameters as steps: with few labels it fits noise.
-    methods = ("temperature", "platt", "isotonic") if table.n >= 1000 else ("temperature", "platt")
+    many = len(fitted_on[0]) >= 1000
+    methods = ("temperature", "platt", "isotonic") if many else ("temperature", "platt")
     try:
-        result = calibrate_scores(margin, table.win, methods=methods, seed=seed)
+        result = calibrate_scores(*fitted_on, methods=methods, seed=seed)
     except CalibrationError:
         result = None
-    if result is not None and result.brier_after < result.brier_before:
-        spec, method = result.spec, str(result.spec["method"])
-        ece, brier = (
-            [result.ece_before, result.ece_after],
-            [result.brier_before, result.brier_after],
-        )
+    raw_spec = {"method": "platt", "a": 1.0, "b": 0.0}
+    raw = apply_calibration(margin, raw_spec)
+    before = (metrics.ece(raw, table.win), metrics.brier(raw, table.win))
+    if result is None or result.brier_after >= result.brier_before:
+        return raw_spec, {
+            "ece": [before[0]] * 2, "brier": [before[1]] * 2, "calibration": "none",
+        }  # fmt: skip
+    if other is None:
+        ece, brier = result.ece_after, result.brier_after
     else:
-        spec, method = {"method": "platt", "a": 1.0, "b": 0.0}, "none"
-        raw = apply_calibration(margin, spec)
-        ece = [metrics.ece(raw, table.win)] * 2
-        brier = [metrics.brier(raw, table.win)] * 2
-    return spec, {"ece": ece, "brier": brier, "calibration": method}
+        scores = apply_calibration(margin, result.spec)
+        ece, brier = metrics.ece(scores, table.win), metrics.brier(scores, table.win)
+    return result.spec, {
+        "ece": [before[0], ece],
+        "brier": [before[1], brier],
+        "calibration": str(result.spec["method"]),
+        "calibrated_on": "these prompts" if other is None else f"{len(other[0]):,} other prompts",
+    }
 
 
 def _quality(scores: Floats, table: PairTable) -> dict[str, Any]:
@@ -196,17 +212,37 @@ def _quality(scores: Floats, table: PairTable) -> dict[str, Any]:
 
 
 def _parity(
-    int8: Floats, fp32: Floats, table: PairTable, spec: dict[str, Any], distance: float
+    scorer: Scorer,
+    exported: Exported,
+    margin: Floats,
+    sample: Sequence[Promptlike],
+    table: PairTable,
+    spec: dict[str, Any],
 ) -> Parity:
-    n = len(int8)
-    a, b = apply_calibration(int8, spec), apply_calibration(fp32.astype(np.float64), spec)
+    distance = {"fp32": 0.0, "int8": 0.0}
+    for check in exported.checks:
+        graph = exported.whole if check.graph == "fp32" else exported.model
+        assert graph is not None
+        quality = run_graph(graph, check.feeds, ["quality"])[0]
+        worst = float(np.abs(quality - check.quality).max())
+        distance[check.graph] = max(distance[check.graph], worst)
+    if exported.whole is None:
+        return Parity(len(sample), head=distance["int8"])
+    feeds = [scorer.feeds(prompt) for prompt in sample]
+    at = [list(exported.models).index(name) for name in exported.pair]
+    fp32 = run_graph(exported.whole, feeds, ["quality"])[0]
+    n = len(sample)
+    a = apply_calibration(margin, spec)
+    b = apply_calibration((fp32[:, at[0]] - fp32[:, at[1]]).astype(np.float64), spec)
     try:
         strong, weak = table.strong[:n], table.weak[:n]
         apgr = metrics.apgr(a, strong, weak) - metrics.apgr(b, strong, weak)
     except EvaluationError:
         apgr = None
     moved = np.abs(a - b)
-    return Parity(n, distance, float(moved.mean()), float(moved.max()), apgr)
+    return Parity(
+        n, distance["int8"], distance["fp32"], float(moved.mean()), float(moved.max()), apgr
+    )
 
 
 def occupied(path: Path) -> bool:

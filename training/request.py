@@ -26,6 +26,9 @@ class TrainRequest:
     dedupe: drop prompts that repeat an earlier one in other words or with other options.
     own_logs: allow evaluation-only data as training data, for the own-logs protocol.
     notes: lines for the card (what is known of the data, limits).
+    base: the bundle that mf starts from, by name or folder: its encoder, and its direction, from
+        which few labels depart little. None: the one in the box, or none where `encoder` is given.
+    encoder: the encoder of bert, and of an mf that starts from no bundle.
     """
 
     kind: str
@@ -34,7 +37,8 @@ class TrainRequest:
     weak: tuple[str, ...]
     out: Path
     seed: int = 0
-    encoder: str = DEFAULT_ENCODER
+    encoder: str | None = None
+    base: str | None = None
     max_tokens: int = MAX_TOKENS
     validation: float = 0.1
     settings: MFSettings | BertSettings | None = None
@@ -48,6 +52,11 @@ class TrainRequest:
     overwrite: bool = False
     command: str = ""
     notes: tuple[str, ...] = ()
+
+    @property
+    def encoder_name(self) -> str:
+        """The encoder that is meant: the one that is named, or the default."""
+        return DEFAULT_ENCODER if self.encoder is None else self.encoder
 
 
 @dataclass(frozen=True)

@@ -4,31 +4,29 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..data.readers import read_rows
-from ..data.schema import Row
-from ..data.sources import SOURCES, is_evaluation_file
-from ..data.split import decontaminate, dedupe, prompt_key, split_by_hash
-from ..data.tables import ComparisonTable, PairTable, both_tables
+from ..data.split import prompt_key, split_by_hash
+from ..data.tables import PairTable
 from ..router.bundle import Bundle
-from ..router.errors import TrainingError
+from ..router.errors import ConfigError, TrainingError
+from ..router.routers import BundleRouter, load_router
 from ..router.scorer import Scorer
 from ..router.text import as_conversation, encode, special_tokens
 from .bert import BertModel, BertSettings, BertTask, pad
 from .embed import embed
 from .encoder import LoadedEncoder, encoder_bundle, load_encoder, torch_probe
-from .export import export_module, graft_head, quantize
-from .finish import Exported, finish, occupied
+from .export import export_module, graft_head, quantize, read_head
+from .finish import Check, Evidence, Exported, finish, occupied
 from .loop import History, fit
-from .mf import MFSettings, MFTask
+from .mf import Direction, MFSettings, factors, fit_pair, tier_abilities
+from .prepare import Prepared, prepare
 from .progress import Progress
 from .request import KINDS, TrainRequest, TrainResult
 
@@ -36,6 +34,7 @@ __all__ = ["KINDS", "TrainRequest", "TrainResult", "train"]
 
 MIN_PROMPTS = 40
 TORCH_PROMPTS = 16
+DEFAULT_BASE = "mf"
 
 
 def train(request: TrainRequest, progress: Progress | None = None) -> TrainResult:
@@ -45,6 +44,15 @@ def train(request: TrainRequest, progress: Progress | None = None) -> TrainResul
     DataError, TrainingError (among them TrainingInterruptedError and ExportError), BundleError.
     """
     say = progress or Progress()
+    check_request(request)
+    work = request.out.with_name(request.out.name + ".run")
+    result = _train_mf(request, say) if request.kind == "mf" else _train_bert(request, work, say)
+    shutil.rmtree(work, ignore_errors=True)
+    return result
+
+
+def check_request(request: TrainRequest) -> None:
+    """Raise TrainingError for what can be told to be wrong before anything is read."""
     if request.kind not in KINDS:
         raise TrainingError(f"kind {request.kind!r}: expected one of {', '.join(KINDS)}")
     if request.out.exists() and not request.out.is_dir():
@@ -53,6 +61,10 @@ def train(request: TrainRequest, progress: Progress | None = None) -> TrainResul
         raise TrainingError(f"{request.out} exists already; give --overwrite or another --out")
     if not 0 <= request.weak_fails <= 1:
         raise TrainingError(f"weak_fails {request.weak_fails}: expected a share from 0 to 1")
+    if request.base is not None and request.encoder is not None:
+        raise TrainingError("give a base bundle or an encoder, not both: a bundle has its encoder")
+    if request.base is not None and request.kind != "mf":
+        raise TrainingError("only mf starts from a bundle; bert starts from an --encoder")
     for tier, models in (("strong", request.strong), ("weak", request.weak)):
         taken = {*request.strong, *request.weak} & {"strong", "weak"}
         if len(models) > 1 and taken:
@@ -62,261 +74,145 @@ def train(request: TrainRequest, progress: Progress | None = None) -> TrainResul
             )
     if not 0 < request.validation < 0.9:
         raise TrainingError(f"validation share {request.validation}: expected between 0 and 0.9")
-    encoder, fp32 = encoder_bundle(request.encoder, max_tokens=request.max_tokens)
-    scorer = Scorer.load(encoder)
-    if request.rejects is not None:
-        # Readers append, since a run reads several files; what an earlier run left is not ours.
-        request.rejects.unlink(missing_ok=True)
-    counts: dict[str, Any] = {}
-    # Read once: a stream from a hub or a log of many gigabytes is not read again.
-    pairs, comparisons = both_tables(_rows(request, counts), request.strong, request.weak)
-    say.note(f"{pairs.n:,} prompts of {len(set(pairs.source))} sources; {pairs.usage}")
-
-    dropped: dict[str, Any] = {}
-    if request.against:
-        with say.bar("embedding evaluation prompts") as update:
-            clean = decontaminate(
-                pairs.prompts,
-                pairs.source,
-                request.against,
-                embed=lambda texts: embed(scorer, texts, progress=update),
-            )
-        dropped = {
-            source: {
-                "prompts": total,
-                "dropped": clean.dropped[source],
-                "rules": {
-                    f"{name} ({rule})": count
-                    for (of, name, rule), count in clean.counts.items()
-                    if of == source
-                },
-            }
-            for source, total in sorted(clean.totals.items())
-        }
-        say.note(f"decontaminated: {int((~clean.keep).sum()):,} of {pairs.n:,} prompts dropped")
-        pairs, comparisons = pairs.subset(clean.keep), comparisons.subset(clean.keep)
-    duplicates: dict[str, int] = {}
-    if request.dedupe:
-        with say.bar("embedding prompts") as update:
-            vectors = embed(scorer, pairs.prompts, progress=update)
-        repeated = dedupe(pairs.prompts, embeddings=vectors)
-        duplicates = dict(repeated.dropped)
-        say.note(f"near-duplicates: {int((~repeated.keep).sum()):,} of {pairs.n:,} prompts dropped")
-        pairs, comparisons = pairs.subset(repeated.keep), comparisons.subset(repeated.keep)
-    pairs = _reweighted(pairs, request.source_weights)
-    # A source of weight 0 is left out: its prompts must not validate either.
-    pairs, comparisons = pairs.subset(pairs.weight > 0), comparisons.subset(pairs.weight > 0)
-    # A key of its own: who held out a part by the same hash and seed would leave none to validate.
-    part = split_by_hash(
-        pairs.prompts,
-        (1 - request.validation, request.validation),
-        seed=request.seed,
-        key=lambda prompt: f"validation {prompt_key(prompt)}",
-    )
-    split = tuple(np.flatnonzero(part == i) for i in (0, 1))
-    tables = (pairs.subset(split[0]), pairs.subset(split[1]))
-    _check_labels(tables)
-    base = {
-        "kind": request.kind,
-        "encoder": request.encoder,
-        "strong": list(request.strong),
-        "weak": list(request.weak),
-        "seed": request.seed,
-        "data": counts,
-        "dropped": dropped,
-        "duplicates": duplicates,
-        "sources": dict(sorted(Counter(pairs.source).items())),
-        "source_weights": request.source_weights,
-        "weights": _mean_weights(pairs),
-        "weak_fails": request.weak_fails,
-        "prompts": {"train": tables[0].n, "validation": tables[1].n},
-        "command": request.command,
-    }
-    work = request.out.with_name(request.out.name + ".run")
-    if request.kind == "mf":
-        result = _train_mf(request, base, tables, comparisons, split, scorer, fp32, work, say)
-    else:
-        result = _train_bert(request, base, tables, scorer, work, say)
-    shutil.rmtree(work, ignore_errors=True)
-    return result
 
 
-def _train_mf(
-    request: TrainRequest,
-    base: dict[str, Any],
-    tables: tuple[PairTable, PairTable],
-    comparisons: ComparisonTable,
-    split: Sequence[npt.NDArray[np.int64]],
-    scorer: Scorer,
-    fp32: Path,
-    work: Path,
-    say: Progress,
-) -> TrainResult:
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What an mf is built on: a graph with a representation, and a direction that is known.
+
+    fp32: the graph before quantization, where it is at hand.
+    """
+
+    scorer: Scorer
+    direction: Direction | None
+    fp32: Path | None
+    name: str
+
+
+def start_of(request: TrainRequest) -> Start:
+    """The base bundle of a request, or its bare encoder. Raises TrainingError, ConfigError."""
+    if request.encoder is not None:
+        encoder, fp32 = encoder_bundle(request.encoder, max_tokens=request.max_tokens)
+        return Start(Scorer.load(encoder), None, fp32, request.encoder)
+    name = request.base or DEFAULT_BASE
+    router = load_router(name)
+    if not isinstance(router, BundleRouter):
+        raise ConfigError(f"--base {name!r} is no bundle")
+    bundle = router.scorer.bundle
+    if not bundle.manifest.width:
+        raise TrainingError(
+            f"--base {name}: this bundle gives no representation to fit on (bundles of format 1 "
+            "and fine-tuned ones do not); start from another, or give --encoder"
+        )
+    return Start(router.scorer, pair_direction(bundle), None, name)
+
+
+def pair_direction(bundle: Bundle) -> Direction:
+    """Margin of a bundle's own pair, linear in its representation. Raises ExportError."""
+    w1, b1, u = read_head(bundle.file("model.onnx").read_bytes())
+    models = bundle.manifest.models
+    row = u[models.index(bundle.manifest.strong)] - u[models.index(bundle.manifest.weak)]
+    return Direction((row @ w1).astype(np.float64), float(row @ b1))
+
+
+def _train_mf(request: TrainRequest, say: Progress) -> TrainResult:
     settings = request.settings or MFSettings()
     assert isinstance(settings, MFSettings)
-    share = request.weak_fails
-    label = (1 - share) * comparisons.win + share * (1 - comparisons.weak_score)
-    comparisons = dataclasses.replace(comparisons, win=label.astype(np.float32))
-    parts = [_weighed(comparisons.subset(i), t) for t, i in zip(tables, split, strict=True)]
+    start = start_of(request)
+    scorer = start.scorer
+    data = prepare(request, scorer, say)
+    table = _labelled(data.pairs, request.weak_fails)
+    check_labels(table)
     with say.bar("embedding prompts") as update:
-        embeddings = embed(scorer, comparisons.inputs(), progress=update)
-    vectors = (embeddings[split[0]], embeddings[split[1]])
-    task = MFTask(parts[0], parts[1], vectors, settings, request.seed)
-    threads = torch.get_num_threads()
-    # The products are tiny: threads would wait for each other, and their number change the sums.
-    torch.set_num_threads(1)
-    try:
-        history = _fit(request, base, settings, tables, scorer.bundle, task, work, say)
-    finally:
-        torch.set_num_threads(threads)
-    task.model.eval()
-    w1, b1, u = task.model.factors()  # type: ignore[operator]
-    models, u, pair = _with_tiers(comparisons.models, u, request)
+        x = embed(scorer, table.inputs(), progress=update, representation=True)
+    say.note("fitting")
+    folds = settings.folds
+    fold = split_by_hash(table.prompts, (1 / folds,) * folds, seed=request.seed, key=_fold_key)
+    found = fit_pair(x, table, fold, base=start.direction, settings=settings, seed=request.seed)
+    models = tier_names(request)
+    abilities = tier_abilities(data.comparisons, (request.strong, request.weak), models)
+    head = factors(found.direction, abilities, models)
+    base = {
+        **data.facts,
+        "base": start.name,
+        "prompts": {"train": table.n, "validation": table.n},
+        "validated": f"{folds}-fold cross-validation",
+        "fitted_on": found.used,
+        "evidence": None if found.fit is None else round(found.fit.evidence, 2),
+    }
+    exported = mf_export(start, head, models, x[:TORCH_PROMPTS], table.inputs()[:TORCH_PROMPTS])
+    evidence = Evidence(data.pairs, found.out_of_fold)
+    history = History(fingerprint="")
+    return finish(request, base, evidence, history, settings, exported, say)
 
-    say.note("exporting")
-    encoder = scorer.bundle
-    ids, reference = torch_probe(fp32)
-    strong, weak = (models.index(name) for name in pair)
-    quality = (vectors[1] @ w1.T + b1) @ u.T
-    exported = Exported(
-        model=graft_head(encoder.file("model.onnx").read_bytes(), w1, b1, u),
-        whole=graft_head(fp32.read_bytes(), w1, b1, u),
-        models=models,
+
+def _fold_key(prompt: str) -> str:
+    # A key of its own: who held out a part by the same hash and seed would leave a fold empty.
+    return f"fold {prompt_key(prompt)}"
+
+
+def _labelled(table: PairTable, weak_fails: float) -> PairTable:
+    """The gain that is fitted: strong minus weak, blended with "the weak answer falls short"."""
+    if not weak_fails:
+        return table
+    strong = (1 - weak_fails) * table.strong + weak_fails
+    return dataclasses.replace(table, strong=strong)
+
+
+def mf_export(
+    start: Start,
+    head: Any,
+    pair: Sequence[str],
+    x: npt.NDArray[np.float32],
+    inputs: Sequence[Any],
+) -> Exported:
+    """The head on the start's graph, with what numpy says of a few prompts' representations x."""
+    bundle = start.scorer.bundle
+    manifest = bundle.manifest
+    w1, b1, u = head.w1, head.b1, head.u
+    whole = None
+    checks = [Check([start.scorer.feeds(p) for p in inputs], head.quality(x), "int8")]
+    if start.fp32 is not None:
+        whole = graft_head(start.fp32.read_bytes(), w1, b1, u)
+        probe = torch_probe(start.fp32)
+        checks.append(Check(probe.feeds, head.quality(probe.representations), "fp32"))
+    return Exported(
+        model=graft_head(bundle.file("model.onnx").read_bytes(), w1, b1, u),
+        whole=whole,
+        models=head.models,
         pair=pair,
-        tokenizer=encoder.file("tokenizer.json").read_bytes(),
-        dim=encoder.manifest.dim,
-        specials=(list(encoder.manifest.prefix_ids), list(encoder.manifest.suffix_ids)),
-        torch_ids=ids,
-        torch_outputs=((reference @ w1.T + b1) @ u.T, reference),
-        margin=(quality[:, strong] - quality[:, weak]).astype(np.float64),
+        tokenizer=bundle.file("tokenizer.json").read_bytes(),
+        fields={
+            "encoder": manifest.encoder,
+            "dim": manifest.dim,
+            "max_tokens": manifest.max_tokens,
+            "prefix_ids": list(manifest.prefix_ids),
+            "suffix_ids": list(manifest.suffix_ids),
+            "features": list(manifest.features),
+            "width": manifest.width,
+        },
+        checks=checks,
     )
-    return finish(request, base, tables, history, settings, exported, say)
 
 
-def _train_bert(
-    request: TrainRequest,
-    base: dict[str, Any],
-    tables: tuple[PairTable, PairTable],
-    scorer: Scorer,
-    work: Path,
-    say: Progress,
-) -> TrainResult:
+def _train_bert(request: TrainRequest, work: Path, say: Progress) -> TrainResult:
     settings = request.settings or BertSettings()
     assert isinstance(settings, BertSettings)
-    loaded = load_encoder(request.encoder)
+    encoder, _ = encoder_bundle(request.encoder_name, max_tokens=request.max_tokens)
+    scorer = Scorer.load(encoder)
+    data = prepare(request, scorer, say)
+    tables = split_tables(request, data)
+    loaded = load_encoder(request.encoder_name)
     torch.manual_seed(request.seed)
     module = BertModel(loaded.module, loaded.dim)
     short = min(settings.train_tokens, request.max_tokens)
-    ids = tuple(_token_ids(loaded, table, short) for table in tables)
+    ids = tuple(token_ids(loaded, table.inputs(), short) for table in tables)
     share = request.weak_fails
     labelled = tuple(
         dataclasses.replace(t, win=(1 - share) * t.win + share * (1 - t.weak)) for t in tables
     )
     task = BertTask(module, (ids[0], ids[1]), (labelled[0], labelled[1]), settings, request.seed)
-    history = _fit(request, base, settings, tables, scorer.bundle, task, work, say)
-    module.eval()
-
-    say.note("exporting")
-    whole = work / "fp32.onnx"
-    export_module(module, whole, outputs=["quality", "embedding"])
-    sample = [scorer.token_ids(p) for p in tables[1].inputs()[:TORCH_PROMPTS]]
-    with torch.no_grad():
-        outputs = [[output.numpy() for output in module(*pad([row]))] for row in sample]
-    models = _tier_names(request)
-    exported = Exported(
-        model=quantize(whole),
-        whole=whole,
-        models=models,
-        pair=models,
-        tokenizer=loaded.tokenizer.to_str().encode(),
-        dim=loaded.dim,
-        specials=special_tokens(loaded.tokenizer),
-        torch_ids=sample,
-        torch_outputs=(
-            np.concatenate([row[0] for row in outputs]),
-            np.concatenate([row[1] for row in outputs]),
-        ),
-    )
-    return finish(request, base, tables, history, settings, exported, say)
-
-
-def _rows(request: TrainRequest, counts: dict[str, Any]) -> Iterable[Row]:
-    """The rows of all `data`: names of `data.sources`, or files and datasets."""
-    for name in request.data:
-        if name in SOURCES and not Path(name).exists():
-            source = SOURCES[name]
-            rows = 0
-            for row in source.rows(for_training=True, own_logs=request.own_logs):
-                rows += 1
-                yield row
-            counts[name] = {"rows": rows, "skipped": 0, "licence": source.licence}
-            continue
-        if is_evaluation_file(name):
-            SOURCES[Path(name).stem].check_training(own_logs=request.own_logs)
-        on_bad: Literal["stop", "skip"] = "skip" if request.skip_bad else "stop"
-        reader = read_rows(name, on_bad=on_bad, rejects=request.rejects)
-        yield from reader
-        counts[Path(name).name] = {"rows": reader.rows, "skipped": reader.skipped}
-
-
-def _weighed(comparisons: ComparisonTable, pairs: PairTable) -> ComparisonTable:
-    """Comparisons that weigh, prompt by prompt, what the prompt weighs in the pair's table.
-
-    However many models were asked: the pairs of a tier are far from independent, and sources with
-    many models would drown the others.
-    """
-    total = np.bincount(comparisons.prompt_index, comparisons.weight, comparisons.n)
-    weight = (pairs.weight / total)[comparisons.prompt_index] * comparisons.weight
-    return dataclasses.replace(comparisons, weight=weight.astype(np.float32))
-
-
-def _reweighted(table: PairTable, factors: dict[str, float]) -> PairTable:
-    bad = {source: factor for source, factor in factors.items() if not 0 <= factor < float("inf")}
-    if bad:
-        raise TrainingError(f"source weights {bad}: expected finite numbers of 0 or more")
-    unknown = sorted(set(factors) - set(table.source))
-    if unknown:
-        raise TrainingError(
-            f"no prompt has source {unknown[0]!r}; sources: {', '.join(sorted(set(table.source)))}"
-        )
-    factor = np.array([factors.get(source, 1.0) for source in table.source])
-    return dataclasses.replace(table, weight=table.weight * factor)
-
-
-def _mean_weights(table: PairTable) -> dict[str, float]:
-    """What a prompt of each source weighs on average: the rows' weights times the factors."""
-    sources, at = np.unique(table.source, return_inverse=True)
-    means = np.bincount(at, table.weight) / np.bincount(at)
-    return {str(source): round(float(mean), 4) for source, mean in zip(sources, means, strict=True)}
-
-
-def _check_labels(tables: tuple[PairTable, PairTable]) -> None:
-    total = tables[0].n + tables[1].n
-    if total < MIN_PROMPTS or tables[1].n < 10:
-        raise TrainingError(
-            f"{total} prompts ({tables[1].n} for validation) are too few to train on: at least "
-            f"{MIN_PROMPTS} are needed, and about 1,500 make a good router"
-        )
-    for name, table in zip(("training", "validation"), tables, strict=True):
-        share = float(np.average(table.win, weights=table.weight))
-        if share in (0.0, 1.0):
-            always = "always wins" if share else "never wins (ties count for weak)"
-            raise TrainingError(
-                f"the labels have one class only: on all {table.n} {name} prompts strong {always}; "
-                "there is nothing to route"
-            )
-
-
-def _fit(
-    request: TrainRequest,
-    base: dict[str, Any],
-    settings: MFSettings | BertSettings,
-    tables: tuple[PairTable, PairTable],
-    encoder: Bundle,
-    task: MFTask | BertTask,
-    work: Path,
-    say: Progress,
-) -> History:
+    base = {**data.facts, "prompts": {"train": tables[0].n, "validation": tables[1].n}}
     identity = {
         **base,
         "settings": dataclasses.asdict(settings),
@@ -327,7 +223,7 @@ def _fit(
     identity.pop("command")
     fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     with say.training(request.kind, settings.epochs) as report:
-        return fit(
+        history = fit(
             task,
             epochs=settings.epochs,
             patience=settings.patience,
@@ -335,6 +231,74 @@ def _fit(
             folder=work,
             fingerprint=fingerprint,
             report=report,
+        )
+    module.eval()
+
+    say.note("exporting")
+    whole = work / "fp32.onnx"
+    export_module(module, whole, outputs=["quality", "embedding"])
+    sample = [scorer.token_ids(p) for p in tables[1].inputs()[:TORCH_PROMPTS]]
+    feeds = []
+    outputs = []
+    for row in sample:
+        tokens, mask = pad([row])
+        feeds.append({"input_ids": tokens.numpy(), "attention_mask": mask.numpy()})
+        with torch.no_grad():
+            outputs.append(module(tokens, mask)[0].numpy())
+    models = tier_names(request)
+    specials = special_tokens(loaded.tokenizer)
+    exported = Exported(
+        model=quantize(whole),
+        whole=whole,
+        models=models,
+        pair=models,
+        tokenizer=loaded.tokenizer.to_str().encode(),
+        fields={
+            "encoder": request.encoder_name,
+            "dim": loaded.dim,
+            "max_tokens": request.max_tokens,
+            "prefix_ids": specials[0],
+            "suffix_ids": specials[1],
+        },
+        checks=[Check(feeds, np.concatenate(outputs), "fp32")],
+    )
+    return finish(request, base, Evidence(tables[1]), history, settings, exported, say)
+
+
+def split_tables(request: TrainRequest, data: Prepared) -> tuple[PairTable, PairTable]:
+    """Training and validation part, by the hash of the prompt. Raises TrainingError."""
+    pairs = data.pairs
+    # A key of its own: who held out a part by the same hash and seed would leave none to validate.
+    part = split_by_hash(
+        pairs.prompts,
+        (1 - request.validation, request.validation),
+        seed=request.seed,
+        key=lambda prompt: f"validation {prompt_key(prompt)}",
+    )
+    tables = (pairs.subset(part == 0), pairs.subset(part == 1))
+    if tables[1].n < 10:
+        raise TrainingError(
+            f"{pairs.n} prompts ({tables[1].n} for validation) are too few to train on: at least "
+            f"{MIN_PROMPTS} are needed, and about 1,500 make a good router"
+        )
+    for name, table in zip(("training", "validation"), tables, strict=True):
+        check_labels(table, name)
+    return tables
+
+
+def check_labels(table: PairTable, name: str = "") -> None:
+    """Raise TrainingError where the labels are too few, or all of one class."""
+    if not name and table.n < MIN_PROMPTS:
+        raise TrainingError(
+            f"{table.n} prompts are too few to train on: at least {MIN_PROMPTS} are needed, and "
+            "about 1,500 make a good router"
+        )
+    share = float(np.average(table.win, weights=table.weight))
+    if share in (0.0, 1.0):
+        always = "always wins" if share else "never wins (ties count for weak)"
+        raise TrainingError(
+            f"the labels have one class only: on all {table.n} {name or 'training'} prompts strong "
+            f"{always}; there is nothing to route"
         )
 
 
@@ -346,7 +310,7 @@ def _digest(table: PairTable) -> str:
     return digest.hexdigest()
 
 
-def _tier_names(request: TrainRequest) -> list[str]:
+def tier_names(request: TrainRequest) -> list[str]:
     """Names of the two tiers: the model's own where a tier is one model."""
     return [
         models[0] if len(models) == 1 else tier
@@ -354,19 +318,8 @@ def _tier_names(request: TrainRequest) -> list[str]:
     ]
 
 
-def _with_tiers(
-    models: tuple[str, ...], u: npt.NDArray[np.float32], request: TrainRequest
-) -> tuple[list[str], npt.NDArray[np.float32], list[str]]:
-    """Add a row for each tier of several models: the mean of its models' vectors."""
-    names, rows, pair = list(models), [u], _tier_names(request)
-    for name, tier in zip(pair, (request.strong, request.weak), strict=True):
-        if name not in names:
-            names.append(name)
-            rows.append(u[[models.index(m) for m in tier if m in models]].mean(0, keepdims=True))
-    return names, np.concatenate(rows), pair
-
-
-def _token_ids(loaded: LoadedEncoder, table: PairTable, max_tokens: int) -> list[list[int]]:
+def token_ids(loaded: LoadedEncoder, inputs: Sequence[Any], max_tokens: int) -> list[list[int]]:
+    """Token ids of prompts, as the runtime cuts them."""
     prefix, suffix = special_tokens(loaded.tokenizer)
     return [
         encode(
@@ -375,6 +328,6 @@ def _token_ids(loaded: LoadedEncoder, table: PairTable, max_tokens: int) -> list
             max_tokens=max_tokens,
             prefix=prefix,
             suffix=suffix,
-        )
-        for prompt in table.inputs()
+        ).ids
+        for prompt in inputs
     ]
