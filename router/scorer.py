@@ -203,6 +203,13 @@ class Scorer:
         rows = [e[0] for e in self._map(prompts, ["representation"], workers, progress)]
         return np.array(rows, dtype=np.float32).reshape(len(rows), width)
 
+    def familiarity(self, prompt: Promptlike | Conversation) -> float | None:
+        """How like the prompts that were trained on a prompt is, 0 to 1; None where the bundle
+        does not tell. Far from them (0) a score says less."""
+        if "familiarity" not in {o.name for o in self._session.get_outputs()}:
+            return None
+        return float(self._run(prompt, ["familiarity"])[0][0])
+
     def token_ids(self, prompt: Promptlike | Conversation) -> list[int]:
         """What the graph sees of a prompt: at most `max_tokens` ids (rule: `router.text`)."""
         return self._encoded(prompt).ids

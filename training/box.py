@@ -27,9 +27,15 @@ from .command import evaluation_prompts
 from .embed import embed
 from .encoder import encoder_bundle, load_encoder
 from .finish import Evidence, finish
-from .general import GeneralSettings, general_direction
+from .general import (
+    GeneralSettings,
+    fit_gate,
+    general_direction,
+    general_head,
+    local_direction,
+)
 from .loop import History, fit
-from .mf import MFSettings, factors, tier_abilities
+from .mf import Head, MFSettings, tier_abilities
 from .prepare import prepare, request_rows
 from .progress import Progress
 from .request import KINDS, TrainRequest, TrainResult
@@ -45,6 +51,7 @@ from .run import (
 from .tune import TuneModel, TuneSettings, TuneTask, hard_direction, save_encoder
 
 Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 
 # Tiers by what the sources know: frontier-class models of their day, and models of the class of
 # Mixtral-8x7B. Names differ from source to source.
@@ -64,7 +71,7 @@ WEAK = (
     "qwen2.5-7b-instruct", "llama-3.1-8b-instruct",
 )  # fmt: skip
 # Sources of one skill or of a few templates must not set the scale of difficulty for all.
-WEIGHTS = {"planbench": 0.25, "zeroeval/numersense-v2": 0.25}
+DIFFICULTY_WEIGHTS = {"planbench": 0.25, "zeroeval/numersense-v2": 0.25}
 # Sources whose categories are subjects of one exam.
 POOLED = ("mmlu_pro",)
 TUNE = TuneSettings()
@@ -91,7 +98,6 @@ def request(kind: str, out: Path) -> TrainRequest:
         weak=WEAK,
         out=out,
         against={name: evaluation_prompts(name) for name in eval_sources()},
-        source_weights=WEIGHTS,
         overwrite=True,
         command=f"python -m thriftroute.training.box {kind} --out checkpoints/{kind}",
         notes=(*NOTES, f"Licences of the training files: {licences}."),
@@ -123,31 +129,40 @@ def train_general(asked: TrainRequest, say: Progress) -> TrainResult:
     history = History(fingerprint="")
     start, tuned = Start(scorer, None, fp32, asked.encoder_name), None
     if asked.kind == "bert":
-        factors_of = tuple(_factors(part, asked.source_weights) for part in parts)
+        factors_of = tuple(_factors(part, DIFFICULTY_WEIGHTS) for part in parts)
         history, start, tuned = _tune(asked, (parts[0], parts[1]), factors_of, start, work, say)
     with say.bar("embedding prompts") as update:
         x = embed(start.scorer, _inputs(parts[0]), progress=update, representation=True)
     with say.bar("embedding prompts") as update:
         paired = embed(start.scorer, train_part.inputs(), progress=update, representation=True)
     settings = GENERAL[asked.kind]
-    weight = _factors(parts[0], asked.source_weights)
-    direction = general_direction(x, parts[0], weight, settings, tuned=tuned)
+    weight = _factors(parts[0], DIFFICULTY_WEIGHTS)
+    models = tier_names(asked)
+    abilities = tier_abilities(data.comparisons, (asked.strong, asked.weak), models)
+    dim = start.scorer.bundle.manifest.dim
 
-    # Probabilities are fitted on margins of prompts that the direction has not seen.
+    def head_of(hard: Bools, pair: Bools) -> Head:
+        """A head fitted on some of the prompts with labels of difficulty, and of the pair."""
+        general = general_direction(
+            x[hard], parts[0].subset(hard), weight[hard], settings, tuned=tuned
+        )
+        local = local_direction(paired[pair], train_part.subset(pair), asked.seed)
+        gate = fit_gate(paired[pair], dim, settings, asked.seed)
+        return general_head(general, local, gate, abilities, settings)
+
+    # Probabilities are fitted on margins of prompts that the directions have not seen.
     folds = (1 / FOLDS,) * FOLDS
     at = split_by_hash(parts[0].prompts, folds, seed=asked.seed)
     of_pair = split_by_hash(train_part.prompts, folds, seed=asked.seed)
     margin = np.empty(train_part.n)
-    for fold in range(FOLDS):
-        seen = at != fold
-        part = general_direction(
-            x[seen], parts[0].subset(seen), weight[seen], settings, tuned=tuned
-        )
-        margin[of_pair == fold] = part(paired[of_pair == fold])
-    models = tier_names(asked)
-    head = factors(
-        direction, tier_abilities(data.comparisons, (asked.strong, asked.weak), models), models
-    )
+    with say.bar("fitting") as update:
+        for fold in range(FOLDS):
+            part = head_of(at != fold, of_pair != fold)
+            held = of_pair == fold
+            margin[held] = part.margin(paired[held], models[0], models[1])
+            update(fold + 1, FOLDS + 1)
+        head = head_of(np.ones(len(at), np.bool_), np.ones(len(of_pair), np.bool_))
+        update(FOLDS + 1, FOLDS + 1)
     inputs = held_out.inputs()[:TORCH_PROMPTS]
     sample = embed(start.scorer, inputs, representation=True)
     exported = mf_export(start, head, models, sample, inputs)
@@ -158,6 +173,9 @@ def train_general(asked: TrainRequest, say: Progress) -> TrainResult:
         "general": dataclasses.asdict(settings),
         "tasks": len(set(parts[0].task)),
         "left_out": labels.left_out,
+        "weights": {
+            source: DIFFICULTY_WEIGHTS.get(source, 1.0) for source in data.facts["sources"]
+        },
         "prompts": {"train": parts[0].n, "validation": held_out.n},
     }
     evidence = Evidence(held_out, calibration=(margin, train_part.win))

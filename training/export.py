@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 
 from ..router.errors import ExportError, require_extra
+from .mf import Gate, Head
 
 OPSET = 17
 # What an export must keep. Scores are probabilities; APGR is that of the validation split.
@@ -29,10 +30,7 @@ HEAD_BOUND = 1e-3
 INT8_SCORE_BOUND = 0.05
 INT8_APGR_BOUND = 0.02
 
-HEAD = ("mf.w1", "mf.b1", "mf.u")
-
 Floats = npt.NDArray[np.float64]
-Floats32 = npt.NDArray[np.float32]
 Feeds = dict[str, npt.NDArray[Any]]
 
 
@@ -147,44 +145,75 @@ def quantize(fp32: Path) -> bytes:
         root.setLevel(level)
 
 
-def graft_head(
-    encoder: bytes,
-    w1: npt.NDArray[np.floating[Any]],
-    b1: npt.NDArray[np.floating[Any]],
-    u: npt.NDArray[np.floating[Any]],
-) -> bytes:
-    """Put mf's head on an encoder graph: quality = (representation @ w1.T + b1) @ u.T.
+def graft_head(encoder: bytes, head: Head) -> bytes:
+    """Put mf's head on an encoder graph, which then gives `quality` (see `mf.Head`), and
+    `familiarity` float32[1, 1] where the head has a gate.
 
-    w1 [d, width], b1 [d], u [n_models, d] (v_m * w2, row by row). They stand in the graph under
-    these names, in fp32, so that a model can be added to a bundle later; a head that is there
-    already is replaced.
+    Its factors stand in the graph under names that begin with mf., in fp32, so that a bundle can be
+    started from; a head that is there already is replaced.
     """
     onnx = require_extra("onnx", "train")
+    make = onnx.helper.make_node
     model = onnx.load_from_string(encoder)
     graph = model.graph
     for items in (graph.node, graph.initializer, graph.output):
         kept = [item for item in items if not _of_head(item)]
         del items[:]
         items.extend(kept)
-    for name, value in (("mf.w1", w1.T), ("mf.b1", b1), ("mf.u", u.T)):
-        array = np.ascontiguousarray(value, dtype=np.float32)
-        graph.initializer.append(onnx.numpy_helper.from_array(array, name))
-    graph.node.extend(
-        [
-            onnx.helper.make_node("MatMul", ["representation", "mf.w1"], ["mf.projected"]),
-            onnx.helper.make_node("Add", ["mf.projected", "mf.b1"], ["mf.hidden"]),
-            onnx.helper.make_node("MatMul", ["mf.hidden", "mf.u"], ["quality"]),
+    values: dict[str, npt.NDArray[Any]] = {
+        "mf.w1": head.w1.T.astype(np.float32),
+        "mf.b1": head.b1.astype(np.float32),
+        "mf.u": head.u.T.astype(np.float32),
+    }
+    nodes = [
+        make("MatMul", ["representation", "mf.w1"], ["mf.projected"]),
+        make("Add", ["mf.projected", "mf.b1"], ["mf.hidden"]),
+    ]
+    outputs = {"quality": int(head.u.shape[0])}
+    hidden = "mf.hidden"
+    if head.gate is not None:
+        gate = head.gate
+        gated = head.gated.astype(np.float32)[None]
+        values |= {
+            "mf.gated": gated,
+            "mf.open": 1 - gated,
+            "mf.centres": gate.centres.T.astype(np.float32),
+            "mf.low": np.array(gate.low, np.float32),
+            "mf.high": np.array(gate.high, np.float32),
+            "mf.starts": np.array([gate.columns[0]], np.int64),
+            "mf.ends": np.array([gate.columns[1]], np.int64),
+            "mf.axes": np.array([1], np.int64),
+            "mf.range": np.array(gate.high - gate.low, np.float32),
+            "mf.zero": np.array(0, np.float32),
+            "mf.one": np.array(1, np.float32),
+        }
+        nodes += [
+            make("Slice", ["representation", "mf.starts", "mf.ends", "mf.axes"], ["mf.last"]),
+            make("MatMul", ["mf.last", "mf.centres"], ["mf.cosines"]),
+            make("ReduceMax", ["mf.cosines"], ["mf.nearest"], axes=[1], keepdims=1),
+            make("Sub", ["mf.nearest", "mf.low"], ["mf.above"]),
+            make("Div", ["mf.above", "mf.range"], ["mf.scaled"]),
+            make("Clip", ["mf.scaled", "mf.zero", "mf.one"], ["familiarity"]),
+            make("Mul", ["familiarity", "mf.gated"], ["mf.opened"]),
+            make("Add", ["mf.opened", "mf.open"], ["mf.factors"]),
+            make("Mul", ["mf.hidden", "mf.factors"], ["mf.let"]),
         ]
-    )
-    shape = ["batch", int(u.shape[0])]
-    graph.output.append(
-        onnx.helper.make_tensor_value_info("quality", onnx.TensorProto.FLOAT, shape)
-    )
+        hidden = "mf.let"
+        outputs["familiarity"] = 1
+    nodes.append(make("MatMul", [hidden, "mf.u"], ["quality"]))
+    for name, value in values.items():
+        array = np.ascontiguousarray(value)
+        graph.initializer.append(onnx.numpy_helper.from_array(array.reshape(value.shape), name))
+    graph.node.extend(nodes)
+    for name, width in outputs.items():
+        graph.output.append(
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", width])
+        )
     return bytes(model.SerializeToString())
 
 
-def read_head(graph: bytes) -> tuple[Floats32, Floats32, Floats32]:
-    """(w1 [d, width], b1 [d], u [n_models, d]) of a graph with mf's head (see `graft_head`).
+def read_head(graph: bytes, models: Sequence[str]) -> Head:
+    """The head of a graph (see `graft_head`); `models` are the bundle's, in order.
 
     Raises ExportError where it has none.
     """
@@ -193,18 +222,24 @@ def read_head(graph: bytes) -> tuple[Floats32, Floats32, Floats32]:
     found = {
         item.name: onnx.numpy_helper.to_array(item)
         for item in model.graph.initializer
-        if item.name in HEAD
+        if item.name.startswith("mf.")
     }
-    if set(found) != set(HEAD):
+    if not {"mf.w1", "mf.b1", "mf.u"} <= set(found):
         raise ExportError("the graph has no mf head: only a bundle of kind mf, format 2, has one")
-    w1, b1, u = (found[name] for name in HEAD)
-    return w1.T.copy(), b1.copy(), u.T.copy()
+    gate, gated = None, np.zeros(len(found["mf.b1"]), np.bool_)
+    if "mf.centres" in found:
+        columns = (int(found["mf.starts"][0]), int(found["mf.ends"][0]))
+        low, high = float(found["mf.low"]), float(found["mf.high"])
+        gate = Gate(found["mf.centres"].T.copy(), low, high, columns)
+        gated = found["mf.gated"][0] > 0
+    w1, b1, u = (found[f"mf.{name}"].T.copy() for name in ("w1", "b1", "u"))
+    return Head(list(models), w1, b1, u, gated, gate)
 
 
 def _of_head(item: Any) -> bool:
     """Whether a node, an initializer or an output belongs to mf's head."""
     names = [*getattr(item, "output", [])] or [item.name]
-    return any(name.startswith("mf.") or name == "quality" for name in names)
+    return any(name.startswith("mf.") or name in ("quality", "familiarity") for name in names)
 
 
 def run_graph(graph: bytes | Path, feeds: Sequence[Feeds], outputs: Sequence[str]) -> list[Any]:

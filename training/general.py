@@ -7,6 +7,9 @@ within 23 of 28 (docs/results.md). The *ridge* is fitted on the encoder's layers
 sets tasks apart taken out. The *length* stands for itself besides, since it is the one feature
 that helps nearly everywhere. Leaving out one family of tasks at a time, the slopes carry most of
 what carries over.
+
+Beside the general direction stands a *local* one, the pair's own gain on the training sources. It
+anti-transfers, so a gate lets it count only where a prompt is like those of the sources.
 """
 
 from dataclasses import dataclass
@@ -15,20 +18,39 @@ import numpy as np
 import numpy.typing as npt
 
 from ..data.difficulty import DifficultyTable
+from ..data.tables import PairTable
+from ..router.errors import require_extra
 from ..router.features import FEATURES
-from .mf import Direction
+from .mf import Gate, Head, representation_blocks
+from .ridge import estimate_variances, fit_blocks
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class Direction:
+    """x @ weights + intercept, weights float64[width]."""
+
+    weights: Floats
+    intercept: float
+
+    def __call__(self, x: npt.NDArray[np.floating]) -> Floats:
+        """float64[n] for x [n, width]."""
+        value: Floats = np.asarray(x, dtype=np.float64) @ self.weights + self.intercept
+        return value
+
+
+@dataclass(frozen=True)
 class GeneralSettings:
-    """slope_ridge: in units of the features' variance. layer_ridge: for layers of unit length, per
+    """Chosen by leaving out one family of tasks at a time (docs/results.md).
+
+    slope_ridge: in units of the features' variance. layer_ridge: for layers of unit length, per
     prompt. between: share of the difference between tasks that the ridge may explain. mix: weight
     of the ridge's score, and length of the logarithm of the tokens, beside the score of the slopes,
-    all standardized. balance: a prompt weighs
-    (prompts of its task) ** -balance in the ridge. Chosen by leaving out one family of tasks at a
-    time (docs/results.md)."""
+    all standardized. balance: a prompt weighs (prompts of its task) ** -balance in the ridge.
+    local: weight of the local direction, where the gate is open. centres, gate_percentiles: of the
+    gate (see `fit_gate`).
+    """
 
     slope_ridge: float = 0.3
     layer_ridge: float = 0.1
@@ -36,6 +58,9 @@ class GeneralSettings:
     mix: float = 0.5
     length: float = 0.5
     balance: float = 0.5
+    local: float = 1.0
+    centres: int = 256
+    gate_percentiles: tuple[float, float] = (10.0, 60.0)
 
 
 def general_direction(
@@ -70,6 +95,58 @@ def general_direction(
     score = values @ direction
     scale = 1 / max(float(score.std()), 1e-12)
     return Direction(direction * scale, -float(score.mean()) * scale)
+
+
+def local_direction(x: npt.NDArray[np.floating], table: PairTable, seed: int) -> Direction:
+    """The gain of the pair itself, of mean 0 and variance 1 on x [n, width].
+
+    It tells more than difficulty where prompts are like those of the table, and less than nothing
+    elsewhere: on hard tasks strong wins the easier prompts, which is wrong for ordinary traffic.
+    """
+    gain = table.strong - table.weak
+    blocks = representation_blocks(x.shape[1])
+    variances = estimate_variances(x, gain, blocks, seed=seed)
+    weights = fit_blocks(x, gain, blocks, variances=variances).weights
+    score = np.asarray(x, dtype=np.float64) @ weights
+    scale = 1 / max(float(score.std()), 1e-12)
+    return Direction(weights * scale, -float(score.mean()) * scale)
+
+
+def fit_gate(x: npt.NDArray[np.floating], dim: int, settings: GeneralSettings, seed: int) -> Gate:
+    """A gate that is open for prompts like those of x [n, width].
+
+    centres: of k-means on the last layer. low and high are percentiles of the training prompts' own
+    cosines with the nearest centre.
+    """
+    cluster = require_extra("sklearn.cluster", "train")
+    layers = x.shape[1] - len(FEATURES)
+    columns = (layers - dim, layers)
+    last = np.asarray(x[:, slice(*columns)], dtype=np.float32)
+    k = min(settings.centres, len(last))
+    means = cluster.MiniBatchKMeans(k, random_state=seed, n_init=1, batch_size=2048).fit(last)
+    centres = means.cluster_centers_.astype(np.float32)
+    centres /= np.maximum(np.linalg.norm(centres, axis=1, keepdims=True), 1e-9)
+    low, high = np.percentile((last @ centres.T).max(1), settings.gate_percentiles)
+    return Gate(centres, float(low), max(float(high), float(low) + 1e-6), columns)
+
+
+def general_head(
+    general: Direction,
+    local: Direction,
+    gate: Gate,
+    abilities: dict[str, float],
+    settings: GeneralSettings,
+) -> Head:
+    """Two hidden directions, the second of them gated; coordinates are abilities."""
+    coordinates = np.array([[ability, settings.local * ability] for ability in abilities.values()])
+    return Head(
+        list(abilities),
+        np.stack((general.weights, local.weights)).astype(np.float32),
+        np.array([general.intercept, local.intercept], dtype=np.float32),
+        coordinates.astype(np.float32),
+        np.array([False, True]),
+        gate,
+    )
 
 
 def _slopes(

@@ -3,9 +3,9 @@
 The score of a pair is quality_strong - quality_weak, calibrated. After RouteLLM (Ong et al. 2024,
 arXiv 2406.18665, section 4.2: delta = w2^T (v_m * W1^T v_q)), with its w2 folded into v_m, a bias,
 and a frozen local encoder. Where RouteLLM fits all factors by gradient descent on wins, here the
-first hidden direction is the one that routing needs (how much better the strong answer is expected
-to be), fitted in closed form with strengths that the labels choose (`training.ridge`), and a
-model's coordinate on it is its ability: it needs few labels, no epochs, and gives the same result
+hidden directions are those that routing needs (how much better the strong answer is expected to
+be), fitted in closed form with strengths that the labels choose (`training.ridge`), and a model's
+coordinates on them go with its ability: it needs few labels, no epochs, and gives the same result
 every time.
 """
 
@@ -38,30 +38,94 @@ class MFSettings:
 
 
 @dataclass(frozen=True)
-class Direction:
-    """x @ weights + intercept, weights float64[width]."""
+class Gate:
+    """How familiar a prompt is: 0 where it is like nothing that was trained on, 1 where it is.
 
-    weights: Floats
-    intercept: float
+    centres float32[k, dim], of unit length: means of clusters of the training prompts' last layer.
+    The largest cosine with one of them gives 0 at low or less, 1 at high or more, linear between.
+    columns: where the last layer stands in a representation.
+    """
+
+    centres: Floats32
+    low: float
+    high: float
+    columns: tuple[int, int]
 
     def __call__(self, x: npt.NDArray[np.floating]) -> Floats:
-        """float64[n] for x [n, width]."""
-        value: Floats = np.asarray(x, dtype=np.float64) @ self.weights + self.intercept
+        """float64[n], in [0, 1], for x [n, width]."""
+        last = np.asarray(x, dtype=np.float32)[:, slice(*self.columns)]
+        nearest = (last @ self.centres.T).max(1).astype(np.float64)
+        value: Floats = np.clip((nearest - self.low) / (self.high - self.low), 0.0, 1.0)
         return value
 
 
 @dataclass(frozen=True)
-class PairFit:
-    """The routing direction of one pair, and what is known of it.
+class Head:
+    """quality = ((x @ w1.T + b1) * g) @ u.T, with g the gate for the gated hidden directions, 1 for
+    the others: what was learned of one domain counts where a prompt is of that domain.
 
-    out_of_fold float64[n]: the margin of each prompt by a fit without its fold. used: "labels", or
-    "base" where the labels are too few to say more than the base bundle does.
+    w1 float32[d, width], b1 float32[d], u float32[n_models, d], gated bool[d]; gate is None where
+    no direction is gated.
     """
 
-    direction: Direction
+    models: list[str]
+    w1: Floats32
+    b1: Floats32
+    u: Floats32
+    gated: npt.NDArray[np.bool_]
+    gate: Gate | None = None
+
+    def hidden(self, x: npt.NDArray[np.floating]) -> Floats32:
+        """float32[n, d] for x [n, width]."""
+        hidden = np.asarray(x, dtype=np.float32) @ self.w1.T + self.b1
+        if self.gate is not None:
+            hidden = np.where(self.gated, hidden * self.gate(x)[:, None], hidden)
+        return hidden.astype(np.float32)
+
+    def quality(self, x: npt.NDArray[np.floating]) -> Floats32:
+        """float32[n, n_models] for x [n, width]."""
+        result: Floats32 = (self.hidden(x) @ self.u.T).astype(np.float32)
+        return result
+
+    def margin(self, x: npt.NDArray[np.floating], strong: str, weak: str) -> Floats:
+        """Quality of strong minus quality of weak, float64[n]."""
+        row = self.u[self.models.index(strong)] - self.u[self.models.index(weak)]
+        value: Floats = (self.hidden(x) @ row).astype(np.float64)
+        return value
+
+
+@dataclass(frozen=True)
+class Base:
+    """What is started from: a head and the pair whose margin is taken as known."""
+
+    head: Head
+    strong: str
+    weak: str
+
+    def __call__(self, x: npt.NDArray[np.floating]) -> Floats:
+        """The pair's margin, float64[n]."""
+        return self.head.margin(x, self.strong, self.weak)
+
+
+@dataclass(frozen=True)
+class PairFit:
+    """The routing margin of one pair: slope * base + x @ weights + intercept.
+
+    weights float64[width]. out_of_fold float64[n]: the margin of each prompt by a fit without its
+    fold. used: "labels", or "base" where the labels are too few to say more than the base does.
+    """
+
+    weights: Floats
+    intercept: float
+    slope: float
     out_of_fold: Floats
     used: str
     fit: BlockFit | None
+
+    def margin(self, x: npt.NDArray[np.floating], base: Base | None = None) -> Floats:
+        """float64[n] for x [n, width]."""
+        value: Floats = np.asarray(x, dtype=np.float64) @ self.weights + self.intercept
+        return value if base is None else value + self.slope * base(x)
 
 
 def representation_blocks(width: int) -> tuple[Block, ...]:
@@ -75,23 +139,21 @@ def fit_pair(
     table: PairTable,
     fold: npt.NDArray[np.integer],
     *,
-    base: Direction | None = None,
+    base: Base | None = None,
     settings: MFSettings | None = None,
     seed: int = 0,
 ) -> PairFit:
     """Fit the gain (strong - weak) on representations x [n, width] of the table's prompts.
 
-    fold int[n]: folds of the cross-validation; copies of a prompt share one. base: the direction of
-    the bundle that is started from. Raises TrainingError where nothing can be learned and there is
-    no base.
+    fold int[n]: folds of the cross-validation; copies of a prompt share one. Raises TrainingError
+    where nothing can be learned and there is no base.
     """
     settings = settings or MFSettings()
     y = table.strong - table.weak
     if base is not None and (len(y) < settings.min_labels or float(np.ptp(y)) == 0.0):
-        return PairFit(base, base(x), "base", None)
+        return PairFit(np.zeros(x.shape[1]), 0.0, 1.0, base(x), "base", None)
     known = None if base is None else base(x)
-    unit = 1.0
-    center = 0.0
+    center, unit = 0.0, 1.0
     if known is not None:
         center, unit = float(known.mean()), max(float(known.std()), 1e-12)
         known = (known - center) / unit
@@ -103,45 +165,21 @@ def fit_pair(
     fitted = fit_blocks(
         x, y, blocks, weight=table.weight, base=known, base_slope=slope, variances=variances
     )
-    direction = _joined(fitted, base, center, unit)
     out = cross_validated(
         x, y, blocks, fold, weight=table.weight, base=known, base_slope=slope, variances=variances
     )
-    return PairFit(direction, out, "labels", fitted)
-
-
-def _joined(fitted: BlockFit, base: Direction | None, center: float, unit: float) -> Direction:
-    """One direction of a fit on top of a base, which is linear in the representation too."""
-    if base is None:
-        return Direction(fitted.weights, fitted.intercept)
     factor = fitted.slope / unit
-    return Direction(
-        fitted.weights + factor * base.weights,
-        fitted.intercept + factor * (base.intercept - center),
-    )
+    intercept = fitted.intercept - factor * center
+    return PairFit(fitted.weights, intercept, factor, out, "labels", fitted)
 
 
-@dataclass(frozen=True)
-class Factors:
-    """w1 float32[d, width], b1 float32[d], u float32[n_models, d]: what `graft_head` takes."""
+def pair_head(
+    found: PairFit, abilities: dict[str, float], pair: Sequence[str], base: Base | None = None
+) -> Head:
+    """A head whose margin of `pair` is the one that was fitted.
 
-    models: list[str]
-    w1: Floats32
-    b1: Floats32
-    u: Floats32
-
-    def quality(self, x: npt.NDArray[np.floating]) -> Floats32:
-        """float32[n, n_models] for x [n, width]."""
-        hidden = np.asarray(x, dtype=np.float32) @ self.w1.T + self.b1
-        result: Floats32 = (hidden @ self.u.T).astype(np.float32)
-        return result
-
-
-def factors(direction: Direction, abilities: dict[str, float], pair: Sequence[str]) -> Factors:
-    """One hidden direction, each model's coordinate its ability.
-
-    abilities: by model; the two of `pair` (models, or names of tiers) are 1 apart, so that the
-    pair's margin is the direction itself.
+    abilities: by model; a model's coordinates are its ability times those of the pair's margin. The
+    hidden directions of the base stay, gate and all; the fitted one comes beside them.
     """
     strong, weak = pair
     gap = abilities[strong] - abilities[weak]
@@ -150,13 +188,19 @@ def factors(direction: Direction, abilities: dict[str, float], pair: Sequence[st
             f"{strong} is not better than {weak} in this data: there is nothing to route; swap "
             "them, or choose others"
         )
-    u = np.array([[ability / gap] for ability in abilities.values()])
-    return Factors(
-        list(abilities),
-        direction.weights[None].astype(np.float32),
-        np.array([direction.intercept], dtype=np.float32),
-        u.astype(np.float32),
-    )
+    w1 = found.weights[None].astype(np.float32)
+    b1 = np.array([found.intercept], dtype=np.float32)
+    margin = np.ones(1)
+    gated = np.zeros(1, dtype=np.bool_)
+    if base is not None:
+        head = base.head
+        row = head.u[head.models.index(base.strong)] - head.u[head.models.index(base.weak)]
+        w1, b1 = np.concatenate((head.w1, w1)), np.concatenate((head.b1, b1))
+        margin = np.concatenate((found.slope * row, margin))
+        gated = np.concatenate((head.gated, gated))
+    u = np.outer([ability / gap for ability in abilities.values()], margin)
+    gate = None if base is None else base.head.gate
+    return Head(list(abilities), w1, b1, u.astype(np.float32), gated, gate)
 
 
 def tier_abilities(

@@ -25,7 +25,7 @@ from .encoder import LoadedEncoder, encoder_bundle, load_encoder, torch_probe
 from .export import export_module, graft_head, quantize, read_head
 from .finish import Check, Evidence, Exported, finish, occupied
 from .loop import History, fit
-from .mf import Direction, MFSettings, factors, fit_pair, tier_abilities
+from .mf import Base, Head, MFSettings, fit_pair, pair_head, tier_abilities
 from .prepare import Prepared, prepare
 from .progress import Progress
 from .request import KINDS, TrainRequest, TrainResult
@@ -78,13 +78,13 @@ def check_request(request: TrainRequest) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """What an mf is built on: a graph with a representation, and a direction that is known.
+    """What an mf is built on: a graph with a representation, and a head that is known.
 
     fp32: the graph before quantization, where it is at hand.
     """
 
     scorer: Scorer
-    direction: Direction | None
+    base: Base | None
     fp32: Path | None
     name: str
 
@@ -104,15 +104,13 @@ def start_of(request: TrainRequest) -> Start:
             f"--base {name}: this bundle gives no representation to fit on (bundles of format 1 "
             "and fine-tuned ones do not); start from another, or give --encoder"
         )
-    return Start(router.scorer, pair_direction(bundle), None, name)
+    return Start(router.scorer, bundle_base(bundle), None, name)
 
 
-def pair_direction(bundle: Bundle) -> Direction:
-    """Margin of a bundle's own pair, linear in its representation. Raises ExportError."""
-    w1, b1, u = read_head(bundle.file("model.onnx").read_bytes())
-    models = bundle.manifest.models
-    row = u[models.index(bundle.manifest.strong)] - u[models.index(bundle.manifest.weak)]
-    return Direction((row @ w1).astype(np.float64), float(row @ b1))
+def bundle_base(bundle: Bundle) -> Base:
+    """A bundle's head and its own pair. Raises ExportError where it has no mf head."""
+    head = read_head(bundle.file("model.onnx").read_bytes(), bundle.manifest.models)
+    return Base(head, bundle.manifest.strong, bundle.manifest.weak)
 
 
 def _train_mf(request: TrainRequest, say: Progress) -> TrainResult:
@@ -128,10 +126,10 @@ def _train_mf(request: TrainRequest, say: Progress) -> TrainResult:
     say.note("fitting")
     folds = settings.folds
     fold = split_by_hash(table.prompts, (1 / folds,) * folds, seed=request.seed, key=_fold_key)
-    found = fit_pair(x, table, fold, base=start.direction, settings=settings, seed=request.seed)
+    found = fit_pair(x, table, fold, base=start.base, settings=settings, seed=request.seed)
     models = tier_names(request)
     abilities = tier_abilities(data.comparisons, (request.strong, request.weak), models)
-    head = factors(found.direction, abilities, models)
+    head = pair_head(found, abilities, models, start.base)
     base = {
         **data.facts,
         "base": start.name,
@@ -161,7 +159,7 @@ def _labelled(table: PairTable, weak_fails: float) -> PairTable:
 
 def mf_export(
     start: Start,
-    head: Any,
+    head: Head,
     pair: Sequence[str],
     x: npt.NDArray[np.float32],
     inputs: Sequence[Any],
@@ -169,15 +167,14 @@ def mf_export(
     """The head on the start's graph, with what numpy says of a few prompts' representations x."""
     bundle = start.scorer.bundle
     manifest = bundle.manifest
-    w1, b1, u = head.w1, head.b1, head.u
     whole = None
     checks = [Check([start.scorer.feeds(p) for p in inputs], head.quality(x), "int8")]
     if start.fp32 is not None:
-        whole = graft_head(start.fp32.read_bytes(), w1, b1, u)
+        whole = graft_head(start.fp32.read_bytes(), head)
         probe = torch_probe(start.fp32)
         checks.append(Check(probe.feeds, head.quality(probe.representations), "fp32"))
     return Exported(
-        model=graft_head(bundle.file("model.onnx").read_bytes(), w1, b1, u),
+        model=graft_head(bundle.file("model.onnx").read_bytes(), head),
         whole=whole,
         models=head.models,
         pair=pair,
