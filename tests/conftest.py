@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,9 +40,12 @@ def tiny_tokenizer_json() -> bytes:
     return tokenizer.to_str().encode()
 
 
-def tiny_graph(n_models: int, dim: int = 4) -> bytes:
+def tiny_graph(n_models: int, dim: int = 4, features: int = 0) -> bytes:
     """ids -> mean of a fixed embedding table -> qualities. 'prove', 'theorem', 'hard' and
-    'integral' raise the first model's quality, 'easy' and 'hello' lower it."""
+    'integral' raise the first model's quality, 'easy' and 'hello' lower it.
+
+    features: where there are any, the representation is the embedding and they, and the first
+    model's quality grows with each by a tenth of its place."""
     onnx = pytest.importorskip("onnx")
     from onnx import TensorProto, helper, numpy_helper
 
@@ -55,8 +59,9 @@ def tiny_graph(n_models: int, dim: int = 4) -> bytes:
         "hello": -4,
     }.items():
         table[len(SPECIAL) + WORDS.index(word), 0] = value
-    weights = np.zeros((dim, max(n_models, 1)))
+    weights = np.zeros((dim + features, max(n_models, 1)))
     weights[0, 0] = 1.0
+    weights[dim:, 0] = 0.1 * np.arange(1, features + 1)
     nodes = [
         helper.make_node("Gather", ["table", "input_ids"], ["tokens"]),
         helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
@@ -64,17 +69,24 @@ def tiny_graph(n_models: int, dim: int = 4) -> bytes:
         helper.make_node("Mul", ["tokens", "mask3"], ["kept"]),
         helper.make_node("ReduceMean", ["kept", "axis1"], ["embedding"], keepdims=0),
     ]
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.INT64, ["b", "t"])
+        for name in ("input_ids", "attention_mask")
+    ]
     outputs = [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["b", dim])]
+    source = "embedding"
+    if features:
+        source, width = "representation", dim + features
+        inputs.append(helper.make_tensor_value_info("features", TensorProto.FLOAT, ["b", features]))
+        nodes.append(helper.make_node("Concat", ["embedding", "features"], [source], axis=1))
+        outputs.append(helper.make_tensor_value_info(source, TensorProto.FLOAT, ["b", width]))
     if n_models:
-        nodes.append(helper.make_node("MatMul", ["embedding", "weights"], ["quality"]))
+        nodes.append(helper.make_node("MatMul", [source, "weights"], ["quality"]))
         outputs.append(helper.make_tensor_value_info("quality", TensorProto.FLOAT, ["b", n_models]))
     graph = helper.make_graph(
         nodes,
         "tiny",
-        [
-            helper.make_tensor_value_info(name, TensorProto.INT64, ["b", "t"])
-            for name in ("input_ids", "attention_mask")
-        ],
+        inputs,
         outputs,
         [
             numpy_helper.from_array(table.astype(np.float32), "table"),
@@ -93,10 +105,14 @@ BundleMaker = Callable[..., Bundle]
 
 @pytest.fixture
 def make_bundle(tmp_path: Path) -> BundleMaker:
-    """Write a tiny real bundle; keyword arguments replace fields of its manifest."""
+    """Write a tiny real bundle; keyword arguments replace fields of its manifest, and its graph
+    takes as many features as the manifest names."""
 
-    def make(name: str = "tiny", **fields: object) -> Bundle:
+    def make(name: str = "tiny", **fields: Any) -> Bundle:
         models = fields.get("models", ["strong-1", "weak-1", "other-1"])
+        n_features = len(fields.get("features", []))
+        if n_features:
+            fields = {"width": 4 + n_features, **fields}
         defaults = {
             "kind": "mf",
             "encoder": "tiny",
@@ -110,7 +126,7 @@ def make_bundle(tmp_path: Path) -> BundleMaker:
             "calibration": {"method": "platt", "a": 1.0, "b": 0.0},
         }
         files = {
-            "model.onnx": tiny_graph(len(models)),  # type: ignore[arg-type]
+            "model.onnx": tiny_graph(len(models), features=n_features),
             "tokenizer.json": tiny_tokenizer_json(),
             "card.md": b"# tiny\n",
         }
@@ -144,9 +160,9 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a real sentence-transformers encoder: random weights, one layer, 32-d, letters as
-    tokens; loads, trains and exports in seconds."""
+def encoder_maker(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Folder of a real sentence-transformers encoder of so many layers: random weights, 32-d,
+    letters as tokens; loads, trains and exports in seconds."""
     for module in ("torch", "transformers", "sentence_transformers", "onnx"):
         pytest.importorskip(module)
     import json
@@ -156,29 +172,81 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from safetensors.torch import save_file
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
-    folder = tmp_path_factory.mktemp("encoder")
     letters = string.ascii_lowercase + string.digits + string.punctuation
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{c}" for c in letters)]
-    (folder / "vocab.txt").write_text("\n".join(tokens), encoding="utf-8")
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(tokens),
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=256,
-        architectures=["BertModel"],
+    made: dict[int, Path] = {}
+
+    def make(layers: int) -> Path:
+        if layers in made:
+            return made[layers]
+        folder = tmp_path_factory.mktemp("encoder")
+        (folder / "vocab.txt").write_text("\n".join(tokens), encoding="utf-8")
+        torch.manual_seed(0)
+        config = BertConfig(
+            vocab_size=len(tokens),
+            hidden_size=32,
+            num_hidden_layers=layers,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=256,
+            architectures=["BertModel"],
+        )
+        weights = dict(BertModel(config).state_dict())
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+        config.save_pretrained(folder)
+        BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+        modules = [
+            {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+            {"idx": 1, "name": "1", "path": "pool", "type": "sentence_transformers.models.Pooling"},
+        ]
+        (folder / "modules.json").write_text(json.dumps(modules))
+        (folder / "pool").mkdir()
+        pooling = {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True}
+        (folder / "pool" / "config.json").write_text(json.dumps(pooling))
+        made[layers] = folder
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(encoder_maker: Callable[[int], Path]) -> Path:
+    """The encoder of `encoder_maker` with one layer."""
+    return encoder_maker(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of an mf bundle to start from, on the tiny encoder: prompts with a larger share of
+    digits are harder for 'base-weak'."""
+    from thriftroute.router.features import FEATURES
+    from thriftroute.training.encoder import encoder_bundle
+    from thriftroute.training.export import graft_head
+
+    bundle, _ = encoder_bundle(str(tiny_encoder), max_tokens=48)
+    manifest = bundle.manifest
+    w1 = np.zeros((1, manifest.width))
+    w1[0, manifest.width - len(FEATURES) + FEATURES.index("digit_share")] = 2.0
+    u = np.array([[0.5], [-0.5]])
+    files = {
+        "model.onnx": graft_head(bundle.file("model.onnx").read_bytes(), w1, np.array([-0.5]), u),
+        "tokenizer.json": bundle.file("tokenizer.json"),
+        "card.md": b"# base\n",
+    }
+    made = write_bundle(
+        tmp_path_factory.mktemp("base") / "base",
+        files=files,
+        kind="mf",
+        encoder="tiny",
+        dim=manifest.dim,
+        models=["base-strong", "base-weak"],
+        strong="base-strong",
+        weak="base-weak",
+        max_tokens=manifest.max_tokens,
+        prefix_ids=list(manifest.prefix_ids),
+        suffix_ids=list(manifest.suffix_ids),
+        features=list(manifest.features),
+        width=manifest.width,
+        calibration={"method": "platt", "a": 1.0, "b": 0.0},
     )
-    save_file(dict(BertModel(config).state_dict()), folder / "model.safetensors", {"format": "pt"})
-    config.save_pretrained(folder)
-    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
-    modules = [
-        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
-        {"idx": 1, "name": "1", "path": "pool", "type": "sentence_transformers.models.Pooling"},
-    ]
-    (folder / "modules.json").write_text(json.dumps(modules))
-    (folder / "pool").mkdir()
-    pooling = {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True}
-    (folder / "pool" / "config.json").write_text(json.dumps(pooling))
-    return folder
+    return made.path

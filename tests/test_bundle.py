@@ -1,6 +1,7 @@
 """The bundle on disk: what is written, what is refused, and that old formats still load."""
 
 import errno
+import hashlib
 import json
 import shutil
 import subprocess
@@ -26,6 +27,7 @@ from thriftroute.router.scorer import Scorer
 from thriftroute.router.threshold import ThresholdTable
 
 BUNDLE_V1 = Path(__file__).parent / "data" / "bundle_v1"
+BUNDLE_V2 = Path(__file__).parent / "data" / "bundle_v2"
 
 FIELDS: dict[str, Any] = {
     "kind": "mf",
@@ -75,6 +77,29 @@ class TestFormat1:
         table = ThresholdTable.from_dict(manifest.thresholds["tiny"])
         assert table.threshold_for(0.5) == (0.6, 0.5)
 
+    def test_it_is_read_as_what_it_meant(self) -> None:
+        raw = json.loads((BUNDLE_V1 / "manifest.json").read_text(encoding="utf-8"))
+        assert raw["format"] == 1
+        assert not {"features", "width"} & set(raw)
+        manifest = Bundle.open(BUNDLE_V1).manifest
+        assert (manifest.features, manifest.width, manifest.format) == ((), 0, FORMAT)
+
+    def test_its_identity_is_the_one_that_caches_know(self) -> None:
+        bundle = Bundle.open(BUNDLE_V1)
+        graph, tokenizer = (file_sha256(BUNDLE_V1 / n) for n in ("model.onnx", "tokenizer.json"))
+        known = hashlib.sha256(f"{graph}|{tokenizer}|32".encode()).hexdigest()
+        assert bundle.model_sha256 == known
+
+    def test_copied_and_changed_it_is_written_in_the_new_format(self, tmp_path: Path) -> None:
+        shutil.copytree(BUNDLE_V1, tmp_path / "b")
+        update_manifest(Bundle.open(tmp_path / "b"), training={"seed": 7})
+        raw = json.loads((tmp_path / "b" / "manifest.json").read_text(encoding="utf-8"))
+        assert (raw["format"], raw["features"], raw["width"]) == (FORMAT, [], 0)
+        old, new = (
+            Scorer.load(path).score("what is 2 + 2") for path in (BUNDLE_V1, tmp_path / "b")
+        )
+        assert old == new
+
     @pytest.mark.parametrize(
         ("prompt", "score"),
         [
@@ -100,6 +125,45 @@ class TestFormat1:
         got = Scorer.load(BUNDLE_V1).embeddings(["what is 2 + 2"])
         expected = [[-0.023416195, -0.0015126163, -0.01965441, -0.0079730991]]
         np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+class TestFormat2:
+    """The committed bundle of format 2: cheap features in an order of its own."""
+
+    def test_manifest(self) -> None:
+        manifest = Bundle.open(BUNDLE_V2).manifest
+        assert manifest.features == ("digit_share", "tokens", "latex", "numbers")
+        assert (manifest.dim, manifest.width, manifest.format) == (4, 8, 2)
+        assert manifest.written_by == "thriftroute 0.1.0"
+
+    @pytest.mark.parametrize(
+        ("prompt", "score"),
+        [
+            ("hello easy", 0.14747929099),
+            ("what is 2 + 2", 0.58220025699),
+            ("prove the hard theorem", 0.78188321327),
+            ("$x^2$ is 10, $y$ is 12.5", 0.73407678563),
+            ("", 0.41082030473),
+            ("hard " * 100, 0.96876955225),
+        ],
+    )
+    def test_golden_scores(self, prompt: str, score: float) -> None:
+        assert Scorer.load(BUNDLE_V2).score(prompt) == pytest.approx(score, abs=1e-6)
+
+    def test_golden_score_of_a_conversation(self) -> None:
+        """The features are those of the last turn, the tokens those of all turns."""
+        messages = [
+            {"role": "user", "content": "prove the hard theorem"},
+            {"role": "assistant", "content": "easy 1 2 3"},
+            {"role": "user", "content": "hello 2"},
+        ]
+        assert Scorer.load(BUNDLE_V2).score(messages) == pytest.approx(0.55422247044, abs=1e-6)
+
+    def test_golden_representation(self) -> None:
+        got = Scorer.load(BUNDLE_V2).representations(["what is 2 + 2"])
+        embedding = [-0.023416195, -0.0015126163, -0.01965441, -0.0079730991]
+        cheap = [2 / 13, np.log1p(5), 0.0, np.log1p(2)]
+        np.testing.assert_allclose(got, [[*embedding, *cheap]], atol=1e-6)
 
 
 class TestWrite:
@@ -337,7 +401,7 @@ class TestManifest:
         with pytest.raises(BundleFormatError, match=f"field '{name}' is missing"):
             Bundle.open(folder)
 
-    @pytest.mark.parametrize("name", ["thresholds", "training", "written_by"])
+    @pytest.mark.parametrize("name", ["thresholds", "training", "written_by", "features", "width"])
     def test_optional_field(self, folder: Path, name: str) -> None:
         edit(folder, lambda raw: raw.pop(name))
         assert not getattr(Bundle.open(folder).manifest, name)
@@ -376,6 +440,18 @@ class TestManifest:
             ("training", [], "'training' must be dict"),
             ("training", {"auc": float("nan")}, "'training' holds a number that is not finite"),
             ("written_by", 1, "'written_by' must be str"),
+            ("features", "tokens", "'features' must be list"),
+            ("features", ["tokens", 1], "'features' must be a list of str"),
+            ("features", ["tokens", "latex", "tokens"], "'features' names a feature twice"),
+            (
+                "features",
+                ["tokens", "mood"],
+                "feature 'mood' is not known to this version; upgrade",
+            ),
+            ("width", -1, "'width' must be 0 or more"),
+            ("width", 8.0, "'width' must be int, is float"),
+            ("width", True, "'width' must be int, is bool"),
+            ("width", None, "'width' must be int"),
             ("files", [], "'files' must be dict"),
             ("files", {}, r"'files' does not list model\.onnx"),
         ],
@@ -436,6 +512,11 @@ class TestIdentity:
         one = write(tmp_path / "one")
         assert one.model_sha256 != write(tmp_path / "two", max_tokens=33).model_sha256
 
+    def test_features_and_their_order_count(self, tmp_path: Path) -> None:
+        features = ([], ["tokens"], ["tokens", "latex"], ["latex", "tokens"])
+        made = [write(tmp_path / str(i), features=names) for i, names in enumerate(features)]
+        assert len({bundle.model_sha256 for bundle in made}) == 4
+
 
 class TestUpdate:
     def test_replaces_one_field_and_keeps_the_rest(self, folder: Path) -> None:
@@ -460,6 +541,8 @@ class TestUpdate:
             {"thresholds": {"x": float("inf")}},
             {"strong": "nobody"},
             {"max_tokens": 1},
+            {"features": ("mood",)},
+            {"width": -3},
         ],
     )
     def test_bad_change_leaves_the_manifest_as_it_was(

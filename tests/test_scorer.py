@@ -145,6 +145,75 @@ class TestEmbeddings:
                 call("hello")
 
 
+CHEAP = ["numbers", "characters", "question_mark"]
+
+
+class TestRepresentations:
+    """The embedding of this graph and, beside it, three cheap features."""
+
+    @pytest.fixture
+    def cheap(self, make_bundle: BundleMaker) -> Scorer:
+        return Scorer.load(make_bundle("cheap", features=CHEAP))
+
+    def test_features_go_in_by_name_and_in_order(self, cheap: Scorer) -> None:
+        got = cheap.representations(["what is 2 + 2 ?", "hello"])
+        assert got.dtype == np.float32
+        assert got.shape == (2, 7)
+        np.testing.assert_allclose(got[:, :4], cheap.embeddings(["what is 2 + 2 ?", "hello"]))
+        expected = [[np.log1p(2), np.log1p(15), 1.0], [0.0, np.log1p(5), 0.0]]
+        np.testing.assert_allclose(got[:, 4:], expected, atol=1e-6)
+
+    def test_they_are_of_the_last_turn(self, cheap: Scorer) -> None:
+        messages = [
+            {"role": "user", "content": "1 2 3 ?"},
+            {"role": "assistant", "content": "4 5 6"},
+            {"role": "user", "content": " hello\n"},
+        ]
+        [got] = cheap.representations([messages])
+        np.testing.assert_allclose(got[4:], [0.0, np.log1p(5), 0.0], atol=1e-6)
+
+    def test_they_are_of_the_whole_turn_though_its_tokens_are_cut(self, cheap: Scorer) -> None:
+        text = "hard 7 " * 50
+        assert len(cheap.token_ids(text)) == 32
+        [got] = cheap.representations([text])
+        np.testing.assert_allclose(got[4:], [np.log1p(50), np.log1p(349), 0.0], atol=1e-6)
+
+    def test_they_move_the_score(self, cheap: Scorer) -> None:
+        """The graph gives them .1, .2 and .3: see `tiny_graph`."""
+        plain, asked = (cheap.margin(text) for text in ("hello the", "hello ???"))
+        [a, b] = cheap.embeddings(["hello the", "hello ???"])
+        assert asked - plain == pytest.approx(float(b[0] - a[0]) + 0.3, abs=1e-6)
+
+    def test_feeds_are_what_the_graph_takes(self, cheap: Scorer, scorer: Scorer) -> None:
+        feeds = cheap.feeds("what is 2")
+        assert {name: (value.dtype, value.shape) for name, value in feeds.items()} == {
+            "input_ids": (np.int64, (1, 5)),
+            "attention_mask": (np.int64, (1, 5)),
+            "features": (np.float32, (1, 3)),
+        }
+        assert feeds["input_ids"].tolist() == [cheap.token_ids("what is 2")]
+        assert set(scorer.feeds("what is 2")) == {"input_ids", "attention_mask"}
+
+    @pytest.mark.parametrize("workers", [None, 1, 3])
+    def test_same_bits_for_any_number_of_workers(self, cheap: Scorer, workers: int | None) -> None:
+        alone = np.concatenate([cheap.representations([prompt]) for prompt in PROMPTS])
+        seen: list[int] = []
+        many = cheap.representations(PROMPTS, workers=workers, progress=seen.append)
+        assert many.tobytes() == alone.tobytes()
+        assert sum(seen) == len(PROMPTS)
+        singles = np.array([cheap.score(prompt) for prompt in PROMPTS])
+        assert cheap.scores(PROMPTS, workers=workers).tobytes() == singles.tobytes()
+
+    def test_no_prompts(self, cheap: Scorer) -> None:
+        assert cheap.representations([]).shape == (0, 7)
+
+    def test_a_bundle_without_one(self, scorer: Scorer, tiny_bundle: Path) -> None:
+        with pytest.raises(ConfigError, match=r"gives no representation \(a bundle of format 1\?"):
+            scorer.representations(["hello"])
+        with pytest.raises(ConfigError, match=str(tiny_bundle)):
+            scorer.representations([])
+
+
 class TestTokens:
     def test_truncation_is_the_manifests(self, scorer: Scorer) -> None:
         got = scorer.token_ids("hard " * 100)
@@ -256,6 +325,57 @@ class TestLoad:
         bundle = set_field(encoder.path, kind="mf", models=models, strong="a", weak="b")
         with pytest.raises(BundleFormatError, match="'quality' has width None"):
             Scorer.load(bundle)
+
+    def test_features_that_the_graph_does_not_take(self, tiny_bundle: Path) -> None:
+        set_field(tiny_bundle, features=["tokens"])
+        with pytest.raises(BundleFormatError, match=r"has inputs .*; expected .*, features"):
+            Scorer.load(tiny_bundle)
+
+    def test_features_that_the_manifest_does_not_name(self, make_bundle: BundleMaker) -> None:
+        bundle = set_field(make_bundle("b", features=CHEAP).path, features=[])
+        message = (
+            r"has inputs \['attention_mask', 'features', 'input_ids'\]; expected input_ids, att"
+        )
+        with pytest.raises(BundleFormatError, match=message):
+            Scorer.load(bundle)
+
+    def test_another_number_of_features(self, make_bundle: BundleMaker) -> None:
+        bundle = set_field(make_bundle("b", features=CHEAP).path, features=CHEAP[:2])
+        with pytest.raises(BundleFormatError, match="takes 3 features, the manifest names 2"):
+            Scorer.load(bundle)
+
+    def test_features_of_another_type(self, make_bundle: BundleMaker) -> None:
+        onnx = pytest.importorskip("onnx")
+        bundle = make_bundle("b", features=CHEAP).path
+        model = onnx.load_from_string((bundle / "model.onnx").read_bytes())
+        model.graph.input[2].type.tensor_type.elem_type = onnx.TensorProto.INT64
+        # Cast inside, so that the graph itself is sound.
+        cast = onnx.helper.make_node("Cast", ["features"], ["whole"], to=onnx.TensorProto.FLOAT)
+        nodes = [cast, *model.graph.node]
+        for node in nodes[1:]:
+            for i, used in enumerate(node.input):
+                if used == "features":
+                    node.input[i] = "whole"
+        del model.graph.node[:]
+        model.graph.node.extend(nodes)
+        replace_file(bundle, "model.onnx", model.SerializeToString())
+        message = r"'features' is tensor\(int64\); expected tensor\(float\)"
+        with pytest.raises(BundleFormatError, match=message):
+            Scorer.load(bundle)
+
+    @pytest.mark.parametrize(("width", "found"), [(6, 7), (8, 7)])
+    def test_a_representation_of_another_width(
+        self, make_bundle: BundleMaker, width: int, found: int
+    ) -> None:
+        bundle = set_field(make_bundle("b", features=CHEAP).path, width=width)
+        message = f"'representation' has width {found}, the manifest says {width}"
+        with pytest.raises(BundleFormatError, match=message):
+            Scorer.load(bundle)
+
+    def test_no_representation(self, tiny_bundle: Path) -> None:
+        set_field(tiny_bundle, width=4)
+        with pytest.raises(BundleFormatError, match="'representation' has width None"):
+            Scorer.load(tiny_bundle)
 
     @pytest.mark.parametrize(
         ("name", "kind", "message"),

@@ -13,6 +13,7 @@ from thriftroute.router.text import (
     CLIP_CHARS,
     Context,
     Conversation,
+    Encoded,
     as_conversation,
     encode,
     special_tokens,
@@ -49,6 +50,15 @@ def ids(
     max_tokens: int = 34,
     context: Context = "conversation",
 ) -> list[int]:
+    return encoded(tokenizer, conversation, max_tokens, context).ids
+
+
+def encoded(
+    tokenizer: Tokenizer,
+    conversation: Conversation,
+    max_tokens: int = 34,
+    context: Context = "conversation",
+) -> Encoded:
     return encode(
         conversation,
         tokenizer,
@@ -250,7 +260,7 @@ class TestBudget:
             prefix=[7, 8],
             suffix=[9, 9],
             context="conversation",
-        )
+        ).ids
         assert len(got) == 20
         assert got[:5] == [7, 8, 2000, 9, 9]
         assert got[-2:] == [9, 9]
@@ -280,6 +290,46 @@ class TestClip:
         # Three characters a word; the cut in the middle leaves at most a word or two more.
         words = (2 * CLIP_CHARS + 1) // 3
         assert words - 1 <= len(got) - 2 <= words + 2
+
+
+class TestEncoded:
+    """What the cheap features are made of: the last turn, and how long it is before it is cut."""
+
+    def test_the_tokens_of_the_last_turn_are_counted_before_they_are_cut(
+        self, tokenizer: Tokenizer
+    ) -> None:
+        long = encoded(tokenizer, Conversation("", "", words("l", 100)), max_tokens=10)
+        assert (len(long.ids), long.tokens) == (10, 100)
+        assert long.text == words("l", 100)
+        short = encoded(tokenizer, Conversation("", "", "l0 l1"), max_tokens=10)
+        assert (short.ids, short.tokens, short.text) == ([CLS, 3000, 3001, SEP], 2, "l0 l1")
+
+    @pytest.mark.parametrize("context", ALL_CONTEXTS)
+    def test_system_text_and_history_do_not_count(
+        self, tokenizer: Tokenizer, context: Context
+    ) -> None:
+        whole = Conversation(words("s", 50), words("h", 50), "l0 l1 l2")
+        got = encoded(tokenizer, whole, context=context)
+        assert (got.text, got.tokens) == ("l0 l1 l2", 3)
+
+    def test_history_alone(self, tokenizer: Tokenizer) -> None:
+        got = encoded(tokenizer, Conversation("", "h0 h1", " \n"))
+        assert (got.ids, got.text, got.tokens) == ([CLS, 2000, 2001, SEP], "", 0)
+
+    def test_the_text_is_stripped_and_clipped(self, tokenizer: Tokenizer) -> None:
+        text = " " + "l1 " * 2000 + "l2 " * 2000
+        got = encoded(tokenizer, Conversation("", "", text))
+        stripped = text.strip()
+        assert got.text == f"{stripped[:CLIP_CHARS]} {stripped[-CLIP_CHARS:]}"
+        assert len(got.text) == 2 * CLIP_CHARS + 1
+        assert got.tokens == len(got.text.split())
+
+    def test_the_last_text_that_is_not_clipped(self, tokenizer: Tokenizer) -> None:
+        text = "x" * 2 * CLIP_CHARS
+        assert encoded(tokenizer, Conversation("", "", text)).text == text
+
+    def test_lone_surrogates_are_replaced(self, tokenizer: Tokenizer) -> None:
+        assert encoded(tokenizer, Conversation("", "", "l1 \ud83d l2")).text == "l1 ? l2"
 
 
 class TestOddText:
@@ -318,10 +368,12 @@ class TestOddText:
 
     def test_bert_tokenizer_drops_nul_bytes(self, tiny_bundle: Path) -> None:
         bert = Tokenizer.from_file(str(tiny_bundle / "tokenizer.json"))
-        clean = encode(as_conversation("hello easy"), bert, max_tokens=32, prefix=[2], suffix=[3])
-        assert clean == encode(
-            as_conversation("hel\x00lo \x00easy\x00"), bert, max_tokens=32, prefix=[2], suffix=[3]
+        clean, dirty = (
+            encode(as_conversation(text), bert, max_tokens=32, prefix=[2], suffix=[3])
+            for text in ("hello easy", "hel\x00lo \x00easy\x00")
         )
+        assert clean.ids == dirty.ids
+        assert clean.tokens == dirty.tokens == 2
 
     @settings(max_examples=150, deadline=None)
     @given(
