@@ -222,14 +222,17 @@ def tiny_base(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     from thriftroute.router.features import FEATURES
     from thriftroute.training.encoder import encoder_bundle
     from thriftroute.training.export import graft_head
+    from thriftroute.training.mf import Head
 
     bundle, _ = encoder_bundle(str(tiny_encoder), max_tokens=48)
     manifest = bundle.manifest
-    w1 = np.zeros((1, manifest.width))
+    models = ["base-strong", "base-weak"]
+    w1 = np.zeros((1, manifest.width), np.float32)
     w1[0, manifest.width - len(FEATURES) + FEATURES.index("digit_share")] = 2.0
-    u = np.array([[0.5], [-0.5]])
+    b1, u = np.array([-0.5], np.float32), np.array([[0.5], [-0.5]], np.float32)
+    head = Head(models, w1, b1, u, np.zeros(1, np.bool_))
     files = {
-        "model.onnx": graft_head(bundle.file("model.onnx").read_bytes(), w1, np.array([-0.5]), u),
+        "model.onnx": graft_head(bundle.file("model.onnx").read_bytes(), head),
         "tokenizer.json": bundle.file("tokenizer.json"),
         "card.md": b"# base\n",
     }
@@ -239,9 +242,9 @@ def tiny_base(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         kind="mf",
         encoder="tiny",
         dim=manifest.dim,
-        models=["base-strong", "base-weak"],
-        strong="base-strong",
-        weak="base-weak",
+        models=models,
+        strong=models[0],
+        weak=models[1],
         max_tokens=manifest.max_tokens,
         prefix_ids=list(manifest.prefix_ids),
         suffix_ids=list(manifest.suffix_ids),
