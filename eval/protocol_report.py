@@ -5,7 +5,9 @@ from collections.abc import Iterable
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from .languages import LanguageReport, show_languages
 from .new_model import NewModelReport
+from .own_calibration import CalibrationReport, Int8Report
 from .own_logs import OwnLogsReport, OwnLogsRow
 from .pairs import RANDOM, ROUTER, PairsReport
 from .report import WIDE_FROM, _interval, _signed
@@ -13,7 +15,9 @@ from .report import WIDE_FROM, _interval, _signed
 if TYPE_CHECKING:
     from rich.console import Console
 
-ProtocolReport = OwnLogsReport | PairsReport | NewModelReport
+ProtocolReport = (
+    OwnLogsReport | PairsReport | NewModelReport | CalibrationReport | Int8Report | LanguageReport
+)
 
 
 def to_json(report: ProtocolReport) -> str:
@@ -27,8 +31,44 @@ def show(report: ProtocolReport, console: "Console | None" = None) -> None:
         show_own_logs(report, console)
     elif isinstance(report, PairsReport):
         show_pairs(report, console)
-    else:
+    elif isinstance(report, NewModelReport):
         show_new_model(report, console)
+    elif isinstance(report, CalibrationReport):
+        show_calibration(report, console)
+    elif isinstance(report, Int8Report):
+        _line(
+            _console(console),
+            f"{report.benchmark} (n = {report.n:,}): APGR {report.int8:.4f} in int8, "
+            f"{report.fp32:.4f} in fp32, difference {report.int8 - report.fp32:+.4f}",
+        )
+    else:
+        show_languages(report, console)
+
+
+def show_calibration(report: CalibrationReport, console: "Console | None" = None) -> None:
+    """ECE before and after calibrating on a few labels."""
+    out = _console(console)
+    _line(out, f"calibration on {report.benchmark} (n = {report.n:,})", style="bold")
+    rows = [
+        ["none (the bundle's own)", f"{report.before:.3f}", "", f"{report.before_floor:.3f}", ""]
+    ]
+    rows += [
+        [
+            f"{row.labels:,}",
+            f"{row.ece:.3f}",
+            f"{row.ece_range[0]:.3f} to {row.ece_range[1]:.3f}",
+            f"{row.floor:.3f}",
+            str(row.failed),
+        ]
+        for row in report.rows
+    ]
+    _table(out, ["labels", "ECE of the rest", "over draws", "floor", "failed"], rows)
+    _line(
+        out,
+        f"Mean of {report.draws} draws, Platt's method, seed {report.seed}. floor: what a "
+        "perfectly calibrated score shows on as many prompts.",
+        style="dim",
+    )
 
 
 def show_own_logs(report: OwnLogsReport, console: "Console | None" = None) -> None:

@@ -337,14 +337,45 @@ def evaluate(
     ] = None,
     seed: SeedOption = 0,
     bootstraps: Annotated[int, typer.Option("--bootstraps", min=100, help="Resamples.")] = 1000,
-    knn: Annotated[bool, typer.Option("--knn/--no-knn", help="With the kNN baselines.")] = True,
+    knn: Annotated[
+        bool, typer.Option("--knn/--no-knn", help="With the kNN and ridge baselines.")
+    ] = True,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            "--protocol",
+            help="own-logs, other-pairs, new-model, calibration, int8, languages (extra 'train').",
+        ),
+    ] = None,
+    sizes: Annotated[
+        str | None, typer.Option("--sizes", help="Of a protocol: numbers of labels, as 100,300.")
+    ] = None,
+    draws: Annotated[int, typer.Option("--draws", min=2, help="Of a protocol.")] = 10,
+    pairs: Annotated[int, typer.Option("--pairs", min=1, help="Of a protocol.")] = 20,
     as_json: JsonOption = False,
 ) -> None:
     """Measure routers beside all baselines, with intervals; needs the extra 'eval'.
 
     Example: thriftroute evaluate --router mf --benchmark gsm8k --out report
+
+    Example: thriftroute evaluate --protocol own-logs --benchmark mmlu --sizes 300,1500
     """
     from .errors import require_extra
+
+    if protocol is not None:
+        _run_protocol(
+            protocol,
+            router or ["mf"],
+            benchmark_names=benchmark or (),
+            data=[] if data is None else data.split(","),
+            sizes=_sizes(sizes),
+            draws=draws,
+            pairs=pairs,
+            seed=seed,
+            bootstraps=bootstraps,
+            as_json=as_json,
+        )
+        return
 
     require_extra("scipy", "eval")
     if out is not None:
@@ -479,6 +510,36 @@ def _prompt(prompt: str | None, messages: Path | None) -> Any:
     if not isinstance(found, list):
         raise ConfigError(f"--messages {messages}: expected a list of messages")
     return found
+
+
+def _run_protocol(name: str, routers: list[str], *, as_json: bool, **options: Any) -> None:
+    from .errors import ConfigError, require_extra
+
+    require_extra("torch", "train")
+    from rich.console import Console
+
+    from ..eval import protocol_report
+    from ..training.progress import Progress
+    from ..training.protocols import run_protocol
+
+    if len(routers) != 1:
+        raise ConfigError(f"--protocol works on one router, got {', '.join(routers)}")
+    progress = Progress(Console(stderr=True))
+    reports = run_protocol(name, routers[0], progress=progress, **options)
+    if as_json:
+        _print_json([report.to_dict() for report in reports])
+        return
+    for report in reports:
+        protocol_report.show(report)
+
+
+def _sizes(text: str | None) -> list[int]:
+    from .errors import ConfigError
+
+    try:
+        return [] if text is None else [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"--sizes {text!r}: expected whole numbers, as 100,300") from error
 
 
 def _models(text: str | None) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..data.tables import ComparisonTable, PairTable
+from ..data.tables import ComparisonTable
 from ..router.errors import TrainingError
 from ..router.features import FEATURES
 from .ridge import Block, BlockFit, cross_validated, estimate_variances, fit_blocks
@@ -109,7 +109,7 @@ class Base:
 
 @dataclass(frozen=True)
 class PairFit:
-    """The routing margin of one pair: slope * base + x @ weights + intercept.
+    """The routing margin of one pair: slope * known + x @ weights + intercept.
 
     weights float64[width]. out_of_fold float64[n]: the margin of each prompt by a fit without its
     fold. used: "labels", or "base" where the labels are too few to say more than the base does.
@@ -122,10 +122,10 @@ class PairFit:
     used: str
     fit: BlockFit | None
 
-    def margin(self, x: npt.NDArray[np.floating], base: Base | None = None) -> Floats:
-        """float64[n] for x [n, width]."""
+    def margin(self, x: npt.NDArray[np.floating], known: Floats | None = None) -> Floats:
+        """float64[n] for x [n, width] and the margins that were known before, float64[n]."""
         value: Floats = np.asarray(x, dtype=np.float64) @ self.weights + self.intercept
-        return value if base is None else value + self.slope * base(x)
+        return value if known is None else value + self.slope * known
 
 
 def representation_blocks(width: int) -> tuple[Block, ...]:
@@ -136,37 +136,38 @@ def representation_blocks(width: int) -> tuple[Block, ...]:
 
 def fit_pair(
     x: npt.NDArray[np.floating],
-    table: PairTable,
+    gain: Floats,
     fold: npt.NDArray[np.integer],
     *,
-    base: Base | None = None,
+    weight: Floats | None = None,
+    known: Floats | None = None,
     settings: MFSettings | None = None,
     seed: int = 0,
 ) -> PairFit:
-    """Fit the gain (strong - weak) on representations x [n, width] of the table's prompts.
+    """Fit the gain (score of strong minus score of weak) of n prompts.
 
-    fold int[n]: folds of the cross-validation; copies of a prompt share one. Raises TrainingError
-    where nothing can be learned and there is no base.
+    x [n, width]: their representations. fold int[n]: folds of the cross-validation; copies of a
+    prompt share one. known float64[n]: the margins by the bundle that is started from; with fewer
+    labels than `settings.min_labels`, or labels that are all the same, they stand as they are.
+    Raises TrainingError where nothing can be learned and nothing is known.
     """
     settings = settings or MFSettings()
-    y = table.strong - table.weak
-    if base is not None and (len(y) < settings.min_labels or float(np.ptp(y)) == 0.0):
-        return PairFit(np.zeros(x.shape[1]), 0.0, 1.0, base(x), "base", None)
-    known = None if base is None else base(x)
-    center, unit = 0.0, 1.0
+    if known is not None and (len(gain) < settings.min_labels or float(np.ptp(gain)) == 0.0):
+        return PairFit(np.zeros(x.shape[1]), 0.0, 1.0, known, "base", None)
+    center, unit, base = 0.0, 1.0, None
     if known is not None:
         center, unit = float(known.mean()), max(float(known.std()), 1e-12)
-        known = (known - center) / unit
-    slope = BASE_SLOPE * float(y.std())
+        base = (known - center) / unit
+    slope = BASE_SLOPE * float(gain.std())
     blocks = representation_blocks(x.shape[1])
     variances = estimate_variances(
-        x, y, blocks, weight=table.weight, base=known, base_slope=slope, seed=seed
+        x, gain, blocks, weight=weight, base=base, base_slope=slope, seed=seed
     )
     fitted = fit_blocks(
-        x, y, blocks, weight=table.weight, base=known, base_slope=slope, variances=variances
+        x, gain, blocks, weight=weight, base=base, base_slope=slope, variances=variances
     )
     out = cross_validated(
-        x, y, blocks, fold, weight=table.weight, base=known, base_slope=slope, variances=variances
+        x, gain, blocks, fold, weight=weight, base=base, base_slope=slope, variances=variances
     )
     factor = fitted.slope / unit
     intercept = fitted.intercept - factor * center

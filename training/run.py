@@ -126,7 +126,15 @@ def _train_mf(request: TrainRequest, say: Progress) -> TrainResult:
     say.note("fitting")
     folds = settings.folds
     fold = split_by_hash(table.prompts, (1 / folds,) * folds, seed=request.seed, key=_fold_key)
-    found = fit_pair(x, table, fold, base=start.base, settings=settings, seed=request.seed)
+    found = fit_pair(
+        x,
+        table.strong - table.weak,
+        fold,
+        weight=table.weight,
+        known=None if start.base is None else start.base(x),
+        settings=settings,
+        seed=request.seed,
+    )
     models = tier_names(request)
     abilities = tier_abilities(data.comparisons, (request.strong, request.weak), models)
     head = pair_head(found, abilities, models, start.base)
