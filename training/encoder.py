@@ -70,9 +70,11 @@ class EncoderModule(torch.nn.Module):
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The embedding, and the last LAYERS layers pooled, each of unit length, side by side."""
-        states = self.transformer(
+        output = self.transformer(
             input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True
-        ).hidden_states[1:][-LAYERS:]
+        )
+        # Encoders that close with a norm may list their last layer as it is before it.
+        states = (*output.hidden_states[1:-1], output.last_hidden_state)[-LAYERS:]
         pooled = [self._pool(state, attention_mask) for state in states]
         unit = [torch.nn.functional.normalize(vector, dim=-1) for vector in pooled]
         return self._embedding(pooled[-1]), torch.cat(unit, dim=-1)
