@@ -132,7 +132,8 @@ class ComparisonTable:
 
     `prompt_index` int32[m] into `prompts`; `a`, `b` int32[m] into `models`, a of the strong tier
     and b of the weak; `win` float32[m]: 1 where a is strictly better, else 0 (a tie counts for b);
-    `weak_score` float32[m]: the score of b (for a comparison, the complement of a's share).
+    `strong_score`, `weak_score` float32[m]: the scores of a and b (for a comparison, a's share of
+    the votes and its complement); where they are equal, it is a tie.
     `weight` float32[m]. `source`, `category`, `messages` have n entries, as in PairTable.
     """
 
@@ -142,6 +143,7 @@ class ComparisonTable:
     a: npt.NDArray[np.int32]
     b: npt.NDArray[np.int32]
     win: npt.NDArray[np.float32]
+    strong_score: npt.NDArray[np.float32]
     weak_score: npt.NDArray[np.float32]
     weight: npt.NDArray[np.float32]
     source: list[str]
@@ -178,6 +180,7 @@ class ComparisonTable:
             a=self.a[rows],
             b=self.b[rows],
             win=self.win[rows],
+            strong_score=self.strong_score[rows],
             weak_score=self.weak_score[rows],
             weight=self.weight[rows],
             source=_take(self.source, index),
@@ -317,6 +320,7 @@ def _comparisons(got: Collected) -> ComparisonTable:
         a=np.concatenate((s.model[left], v.strong_model)).astype(np.int32),
         b=np.concatenate((s.model[right], v.weak_model)).astype(np.int32),
         win=np.concatenate((s.score[left] > s.score[right], v.score > 0.5)).astype(np.float32),
+        strong_score=np.concatenate((s.score[left], v.score)).astype(np.float32),
         weak_score=np.concatenate((s.score[right], 1.0 - v.score)).astype(np.float32),
         weight=np.concatenate(((s.weight[left] + s.weight[right]) / 2, v.weight)).astype(
             np.float32

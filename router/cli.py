@@ -313,6 +313,50 @@ def train(
     )
 
 
+@app.command("add-model")
+def add_model(
+    name: Annotated[str, typer.Argument(help="The new model, as the data names it.")],
+    data: Annotated[str, typer.Option("--data", help="Comparisons or scores, as for train.")],
+    out: Annotated[Path, typer.Option("--out", help="The new bundle's folder.")],
+    router: RouterOption = "mf",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the bundle that is there.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Fit a model that a bundle does not know from a few dozen comparisons; all else stays.
+
+    Example: thriftroute add-model new-model --data votes.jsonl --router my-router --out grown
+    """
+    from .errors import ConfigError, require_extra
+
+    require_extra("torch", "train")
+    from ..data.readers import read_rows
+    from ..training.add_model import add_model as fit
+    from .routers import BundleRouter, load_router
+
+    loaded = load_router(router)
+    if not isinstance(loaded, BundleRouter):
+        raise ConfigError(f"router {router!r} is no bundle: there is nothing to add a model to")
+    added = fit(loaded.scorer.bundle, read_rows(data), name, out, overwrite=overwrite)
+    if as_json:
+        _print_json(
+            {
+                "bundle": str(added.bundle.path),
+                "model": added.name,
+                "ability": added.ability,
+                "ability_ci": [added.low, added.high],
+                "comparisons": added.comparisons,
+            }
+        )
+        return
+    typer.echo(
+        f"wrote {added.bundle.path}: {added.name} has ability {added.ability:+.2f} "
+        f"[{added.low:+.2f}, {added.high:+.2f}] from {added.comparisons:,} comparisons, where the "
+        "bundle's weak model has -0.50 and its strong one +0.50"
+    )
+
+
 @app.command()
 def evaluate(
     router: Annotated[

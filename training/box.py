@@ -39,6 +39,7 @@ from .mf import Head, MFSettings, tier_abilities
 from .prepare import prepare, request_rows
 from .progress import Progress
 from .request import KINDS, TrainRequest, TrainResult
+from .rival import fit_rival
 from .run import (
     TORCH_PROMPTS,
     Start,
@@ -77,6 +78,7 @@ POOLED = ("mmlu_pro",)
 TUNE = TuneSettings()
 GENERAL = {"mf": GeneralSettings(), "bert": GeneralSettings(mix=1.0)}
 FOLDS = 5
+RIVAL = "routellm-mf"
 
 NOTES = (
     "The tiers are frontier-class models of 2024 against models of the class of Mixtral-8x7B; "
@@ -185,6 +187,46 @@ def train_general(asked: TrainRequest, say: Progress) -> TrainResult:
     return result
 
 
+def train_rival(asked: TrainRequest, say: Progress) -> TrainResult:
+    """RouteLLM's own mf recipe (`training.rival`) on the data of the bundles in the box.
+
+    A baseline, which ships with nothing: what the same prompts, labels and encoder give that way.
+    """
+    check_request(asked)
+    plain, fp32 = encoder_bundle(asked.encoder_name, max_tokens=asked.max_tokens)
+    start = Start(Scorer.load(plain), None, fp32, asked.encoder_name)
+    data = prepare(asked, start.scorer, say)
+    train_part, held_out = split_tables(asked, data)
+    chosen = set(train_part.prompts)
+    comparisons = data.comparisons.subset(np.array([p in chosen for p in data.comparisons.prompts]))
+    with say.bar("embedding prompts") as update:
+        embeddings = embed(start.scorer, comparisons.inputs(), progress=update)
+    say.note(f"fitting {comparisons.m:,} comparisons")
+    tie = comparisons.strong_score == comparisons.weak_score
+    rival = fit_rival(embeddings, comparisons, seed=asked.seed, tie=tie)
+    manifest = plain.manifest
+    last = manifest.width - len(manifest.features)
+    w1 = np.zeros((rival.w1.shape[1], manifest.width), np.float32)
+    w1[:, last - manifest.dim : last] = rival.w1.T
+    models, rows = list(rival.models), [rival.u]
+    for name, tier in zip(tier_names(asked), (asked.strong, asked.weak), strict=True):
+        known = [models.index(model) for model in tier if model in rival.models]
+        models.append(name)
+        rows.append(rival.u[known].mean(0, keepdims=True))
+    u = np.concatenate(rows).astype(np.float32)
+    head = Head(models, w1, np.zeros(len(w1), np.float32), u, np.zeros(len(w1), np.bool_))
+    inputs = held_out.inputs()[:TORCH_PROMPTS]
+    sample = embed(start.scorer, inputs, representation=True)
+    exported = mf_export(start, head, tier_names(asked), sample, inputs)
+    base = {
+        **data.facts,
+        "label": "strong wins, ties dropped (RouteLLM's recipe)",
+        "prompts": {"train": train_part.n, "validation": held_out.n},
+    }
+    history = History(fingerprint="")
+    return finish(asked, base, Evidence(held_out), history, MFSettings(), exported, say)
+
+
 def _tune(
     asked: TrainRequest,
     parts: tuple[DifficultyTable, DifficultyTable],
@@ -237,12 +279,14 @@ def _factors(table: DifficultyTable, weights: dict[str, float]) -> Floats:
 def main() -> None:
     """Train one of the bundles in the box."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("kind", choices=(*KINDS, RIVAL))
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     try:
-        asked = request(arguments.kind, arguments.out)
-        result = train_general(asked, Progress(Console(stderr=True)))
+        rival = arguments.kind == RIVAL
+        asked = request("mf" if rival else arguments.kind, arguments.out)
+        run = train_rival if rival else train_general
+        result = run(asked, Progress(Console(stderr=True)))
     except ThriftrouteError as error:
         raise SystemExit(f"error: {error}") from error
     Console().print(result.bundle.file("card.md").read_text(), markup=False)

@@ -23,6 +23,8 @@ from .ridge import Block, BlockFit, cross_validated, estimate_variances, fit_blo
 Floats = npt.NDArray[np.float64]
 Floats32 = npt.NDArray[np.float32]
 
+# In log odds: tiers nearer to each other than this say nothing about who is better.
+MIN_TIER_GAP = 0.2
 # What a base score of standard deviation 1 says of the gain, as a share of the gain's own standard
 # deviation: measured on the training sources, leaving each out in turn (docs/results.md).
 BASE_SLOPE = 0.14
@@ -207,41 +209,57 @@ def pair_head(
 def tier_abilities(
     comparisons: ComparisonTable, tiers: tuple[Sequence[str], Sequence[str]], pair: Sequence[str]
 ) -> dict[str, float]:
-    """Ability of every model of the comparisons, and of the two tiers, strong 1/2 and weak -1/2.
+    """Ability of every model of the comparisons and of the two tiers, weak -1/2 and strong +1/2.
 
-    Least squares on the share of wins: E[win of a over b] = c + a_a - a_b; the tiers' means are
-    then 1 apart. A model that stands in `pair` itself is its own tier.
+    In each source the logit of a model's mean score, on the scale where the tiers' means are -1/2
+    and +1/2; then the mean over sources, by prompts: sources are of different difficulty, and what
+    compares models is how they do on the same prompts. Sources where the tiers hardly differ tell
+    nothing. A tier of one model is that model. Raises TrainingError where strong is not better.
     """
-    names = list(comparisons.models)
-    k = len(names)
     if all(len(tier) == 1 for tier in tiers):
         return {tiers[0][0]: 0.5, tiers[1][0]: -0.5}
-    codes = comparisons.a.astype(np.int64) * k + comparisons.b
-    cells, at = np.unique(codes, return_inverse=True)
-    mass = np.bincount(at, comparisons.weight)
-    wins = np.bincount(at, comparisons.weight * comparisons.win) / np.maximum(mass, 1e-12)
-    design = np.zeros((len(cells), k + 1))
-    rows = np.arange(len(cells))
-    design[rows, cells // k] += 1
-    design[rows, cells % k] -= 1
-    design[:, k] = 1
-    scaled = design * np.sqrt(mass)[:, None]
-    # A little ridge: only differences between models that meet are determined.
-    gram = scaled.T @ scaled + 1e-6 * mass.sum() * np.eye(k + 1)
-    solution = np.linalg.solve(gram, scaled.T @ (wins * np.sqrt(mass)))
-    found = dict(zip(names, solution[:k].tolist(), strict=True))
-    means = [float(np.mean([found[m] for m in tier if m in found])) for tier in tiers]
-    middle, gap = sum(means) / 2, means[0] - means[1]
-    if gap <= 0:
+    names = list(comparisons.models)
+    k = len(names)
+    of_prompt = np.array(comparisons.source)[comparisons.prompt_index]
+    total, mass = np.zeros(k), np.zeros(k)
+    for source in sorted(set(comparisons.source)):
+        rows = of_prompt == source
+        sums, counts = np.zeros(k), np.zeros(k)
+        for side, score in (
+            (comparisons.a, comparisons.strong_score), (comparisons.b, comparisons.weak_score),
+        ):  # fmt: skip
+            weight = comparisons.weight[rows]
+            sums += np.bincount(side[rows], weight * score[rows], k)
+            counts += np.bincount(side[rows], weight, k)
+        seen = counts > 0
+        logit = np.zeros(k)
+        logit[seen] = log_odds(sums[seen] / counts[seen])
+        means = [
+            np.mean([logit[i] for i in range(k) if seen[i] and names[i] in tier]) for tier in tiers
+        ]
+        gap = float(means[0] - means[1])
+        if not gap >= MIN_TIER_GAP:
+            continue
+        prompts = len(np.unique(comparisons.prompt_index[rows]))
+        total[seen] += prompts * ((logit[seen] - means[1]) / gap - 0.5)
+        mass[seen] += prompts
+    if not mass.any():
         raise TrainingError(
-            "the strong tier does not win more often than the weak one in this data: there is "
+            "the strong tier is not better than the weak one in any source of this data: there is "
             "nothing to route; swap them, or choose others"
         )
-    result = {name: (ability - middle) / gap for name, ability in found.items()}
+    # A model that only such sources know stands where its tier does.
+    result = {
+        name: float(total[i] / mass[i]) if mass[i] else 0.5 if name in tiers[0] else -0.5
+        for i, name in enumerate(names)
+    }
     for name, value in zip(pair, (0.5, -0.5), strict=True):
-        result.setdefault(name, value)
-    # Where a tier is one model, its own coordinate is the tier's.
-    for name, tier, value in zip(pair, tiers, (0.5, -0.5), strict=True):
-        if len(tier) == 1:
-            result[name] = value
+        result[name] = value
     return result
+
+
+def log_odds(share: npt.ArrayLike) -> Floats:
+    """log(p / (1 - p)), with shares kept two hundredths away from 0 and 1."""
+    p = np.clip(np.asarray(share, dtype=np.float64), 0.02, 0.98)
+    value: Floats = np.log(p / (1 - p))
+    return value

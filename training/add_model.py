@@ -1,0 +1,159 @@
+"""`thriftroute add-model`: the vector of a model that a bundle has never seen, all else frozen.
+
+A model's coordinates are its ability times the pair's own (`training.mf`), so that one number is
+fitted: how much better or worse than known models it does on the same prompts, in log odds, on the
+scale where the bundle's weak model has -1/2 and its strong one +1/2. A few dozen comparisons are
+enough.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..data.collect import Floats
+from ..data.schema import Comparison, PromptScore, Row
+from ..router.bundle import Bundle, write_bundle
+from ..router.errors import TrainingError
+from .export import graft_head, read_head
+from .mf import Head, log_odds
+
+MIN_COMPARISONS = 20
+Z95 = 1.96
+
+
+@dataclass(frozen=True)
+class Added:
+    """The written bundle, and the ability that was found, with its 95% interval."""
+
+    bundle: Bundle
+    name: str
+    ability: float
+    low: float
+    high: float
+    comparisons: int
+
+
+def add_model(
+    bundle: Bundle, rows: Iterable[Row], name: str, out: Path, *, overwrite: bool = False
+) -> Added:
+    """Fit `name` from comparisons with models that the bundle knows; write a bundle with it.
+
+    rows: comparisons, or scores of `name` and of known models on the same prompts. Raises
+    TrainingError, ExportError, BundleError.
+    """
+    models = list(bundle.manifest.models)
+    if name in models:
+        raise TrainingError(f"{bundle} knows {name!r} already; give the new model another name")
+    head = read_head(bundle.file("model.onnx").read_bytes(), models)
+    known, ours, theirs = _comparisons(rows, name, models)
+    if len(known) < MIN_COMPARISONS:
+        raise TrainingError(
+            f"{len(known)} comparisons of {name!r} with a model that {bundle} knows; at least "
+            f"{MIN_COMPARISONS} are needed. It knows: {', '.join(models)}"
+        )
+    row, abilities = _abilities(head, bundle)
+    unit = _unit(bundle)
+    found, precision = [], []
+    for other in sorted(set(known)):
+        at = np.array([one == other for one in known])
+        n = int(at.sum())
+        # Half a success and half a failure each, so that a clean sweep stays finite.
+        shares = [(float(side[at].sum()) + 0.5) / (n + 1) for side in (ours, theirs)]
+        distance = float(log_odds(shares[0]) - log_odds(shares[1]))
+        variance = sum(1 / ((n + 1) * p * (1 - p)) for p in shares)
+        found.append(abilities[other] + distance / unit)
+        precision.append(unit**2 / variance)
+    ability = float(np.average(found, weights=precision))
+    # Known models share the new one's results, so that their errors do not average out.
+    error = Z95 / math.sqrt(max(precision))
+    coordinates = (ability * row)[None]
+    grown = Head(
+        [*models, name],
+        head.w1,
+        head.b1,
+        np.concatenate((head.u, coordinates)).astype(np.float32),
+        head.gated,
+        head.gate,
+    )
+    written = _write(bundle, grown, out, overwrite=overwrite)
+    return Added(written, name, ability, ability - error, ability + error, len(known))
+
+
+def _unit(bundle: Bundle) -> float:
+    """Log odds between the bundle's strong and weak model, on its own validation prompts."""
+    validation = bundle.manifest.training.get("validation", {})
+    try:
+        unit = float(log_odds(validation["strong_mean"]) - log_odds(validation["weak_mean"]))
+    except KeyError:
+        unit = 0.0
+    if unit <= 0:
+        raise TrainingError(
+            f"{bundle} does not tell how far its strong and weak model are apart: train it again"
+        )
+    return unit
+
+
+def _abilities(head: Head, bundle: Bundle) -> tuple[Floats, dict[str, float]]:
+    """The pair's own coordinates, and every known model's ability along them, weak at -1/2."""
+    strong = head.u[head.models.index(bundle.manifest.strong)].astype(np.float64)
+    weak = head.u[head.models.index(bundle.manifest.weak)].astype(np.float64)
+    row = strong - weak
+    length = float(row @ row)
+    middle = (strong + weak) / 2
+    return row, {
+        name: float((one - middle) @ row) / length
+        for name, one in zip(head.models, head.u.astype(np.float64), strict=True)
+    }
+
+
+def _comparisons(
+    rows: Iterable[Row], name: str, models: Sequence[str]
+) -> tuple[list[str], Floats, Floats]:
+    """For each comparison the known model, the new one's score and the known one's."""
+    known: list[str] = []
+    ours: list[float] = []
+    theirs: list[float] = []
+    scores: dict[tuple[str, str], dict[str, PromptScore]] = {}
+    for row in rows:
+        if isinstance(row, Comparison):
+            pair = (row.model_a, row.model_b)
+            other = pair[1] if pair[0] == name else pair[0]
+            if name in pair and other in models:
+                share = row.score_a if pair[0] == name else 1 - row.score_a
+                known.append(other)
+                ours.append(share)
+                theirs.append(1 - share)
+        elif row.model == name or row.model in models:
+            scores.setdefault((row.prompt, row.item), {})[row.model] = row
+    for found in scores.values():
+        new = found.get(name)
+        if new is None:
+            continue
+        for other, row in found.items():
+            if other != name:
+                known.append(other)
+                ours.append(new.score)
+                theirs.append(row.score)
+    return known, np.array(ours, dtype=np.float64), np.array(theirs, dtype=np.float64)
+
+
+def _write(bundle: Bundle, head: Head, out: Path, *, overwrite: bool) -> Bundle:
+    manifest = bundle.manifest
+    fields = {
+        name: getattr(manifest, name)
+        for name in (
+            "kind", "encoder", "dim", "strong", "weak", "max_tokens", "calibration", "thresholds",
+            "training", "width",
+        )
+    }  # fmt: skip
+    for name in ("prefix_ids", "suffix_ids", "features"):
+        fields[name] = list(getattr(manifest, name))
+    files: dict[str, bytes | Path] = {
+        "model.onnx": graft_head(bundle.file("model.onnx").read_bytes(), head),
+        "tokenizer.json": bundle.file("tokenizer.json").read_bytes(),
+        "card.md": bundle.file("card.md").read_bytes(),
+    }
+    return write_bundle(out, files=files, overwrite=overwrite, models=head.models, **fields)
