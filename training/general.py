@@ -45,9 +45,9 @@ class GeneralSettings:
     """Chosen by leaving out one family of tasks at a time (docs/results.md).
 
     slope_ridge: in units of the features' variance. layer_ridge: for layers of unit length, per
-    prompt. between: share of the difference between tasks that the ridge may explain. mix: weight
-    of the ridge's score, and length of the logarithm of the tokens, beside the score of the slopes,
-    all standardized. balance: a prompt weighs (prompts of its task) ** -balance in the ridge.
+    prompt. between: share of the difference between tasks that the ridge may explain. slopes, mix,
+    length: weights of the scores of the slopes, of the ridge, and of the logarithm of the tokens,
+    each standardized. balance: a prompt weighs (prompts of its task) ** -balance in the ridge.
     local: weight of the local direction, where the gate is open. centres, gate_percentiles: of the
     gate (see `fit_gate`).
     """
@@ -55,6 +55,7 @@ class GeneralSettings:
     slope_ridge: float = 0.3
     layer_ridge: float = 0.1
     between: float = 0.5
+    slopes: float = 1.0
     mix: float = 0.5
     length: float = 0.5
     balance: float = 0.5
@@ -86,7 +87,7 @@ def general_direction(
     length[FEATURES.index("tokens")] = 1.0
     direction = np.zeros(x.shape[1])
     for columns, part, factor in (
-        (slice(layers, None), slopes, 1.0),
+        (slice(layers, None), slopes, settings.slopes),
         (slice(layers, None), length, settings.length),
         (slice(0, layers), ridge, settings.mix),
     ):

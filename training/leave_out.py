@@ -1,0 +1,238 @@
+"""Leave one family of tasks out: the proxy for a domain that nobody has seen, on which the settings
+of the bundles in the box were chosen.
+
+    python -m thriftroute.training.leave_out
+
+Each family of tasks is scored by a head that was fitted on all others. Measured is APGR, strong and
+weak being the best and the second weakest quarter of the models of each task, on the tasks where
+the strong quarter is right more than MIN_STRONG of the time, as strong models are on ordinary
+traffic: first the mean over the tasks of a family, then over families. The last column is the
+validation split of the box's own sources, which the heads were fitted on the rest of. Needs
+THRIFTROUTE_DATA; about ten minutes on two cores.
+"""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.table import Table
+
+from ..data.difficulty import DifficultyTable, difficulty_table
+from ..data.tables import PairTable
+from ..eval.metrics import apgr
+from ..router.errors import ThriftrouteError
+from ..router.features import FEATURES
+from ..router.scorer import Scorer
+from .box import DIFFICULTY_WEIGHTS, POOLED, request
+from .embed import embed
+from .encoder import encoder_bundle
+from .general import (
+    GeneralSettings,
+    fit_gate,
+    general_direction,
+    general_head,
+    local_direction,
+)
+from .prepare import prepare, request_rows
+from .progress import Progress
+from .run import split_tables
+
+Floats = npt.NDArray[np.float64]
+# Indices of prompts, and the scores of the two quarters of models on them.
+Task = tuple[npt.NDArray[np.int64], Floats, Floats]
+
+MIN_STRONG = 0.7
+# Tasks by the end of their names; what is not named here is trained on, and never left out.
+FAMILIES = {
+    "exam": ("mmlu_pro",),
+    "grade-school mathematics": ("/gsm8k", "/agentverse-mgsm"),
+    "competition mathematics": ("/math", "/math-l5"),
+    "code": ("/crux", "/mbpp", "/human_eval"),
+    "rules and puzzles": ("/kor/cipher", "/kor/counterfactual", "/kor/logic", "/kor/operation",
+                          "/kor/puzzle"),
+    "choice questions": ("/arc_challenge", "/openbook_qa", "/commonsense_qa", "/mmlu"),
+    "open questions": ("/trivia_qa", "/natural_qa"),
+    "planning": ("/planbench/blocksworld", "/planbench/blocksworld_3", "/agentverse-logicgrid"),
+}  # fmt: skip
+CHOSEN = GeneralSettings()
+OFF = dataclasses.replace(CHOSEN, slopes=0.0, mix=0.0, length=0.0, local=0.0)
+# What is scored: settings of the head, and whether its local direction is let through everywhere.
+VARIANTS: dict[str, tuple[GeneralSettings, bool]] = {
+    "tokens alone": (dataclasses.replace(OFF, length=1.0), False),
+    "slopes of cheap features": (dataclasses.replace(OFF, slopes=1.0), False),
+    "ridge on difficulty": (dataclasses.replace(OFF, mix=1.0), False),
+    "slopes + ridge": (dataclasses.replace(OFF, slopes=1.0, mix=0.5), False),
+    "slopes + ridge + tokens": (dataclasses.replace(CHOSEN, local=0.0), False),
+    "the same + the pair's gain, everywhere": (CHOSEN, True),
+    "the same + the pair's gain, gated (in the box)": (CHOSEN, False),
+}
+GAIN_ALONE = "the pair's gain alone (strong minus weak)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Representations and labels of the training split, and of the validation split."""
+
+    labels: DifficultyTable
+    x: npt.NDArray[np.float32]
+    pairs: PairTable
+    paired: npt.NDArray[np.float32]
+    held_out: PairTable
+    held: npt.NDArray[np.float32]
+    dim: int
+    family: npt.NDArray[np.str_]
+    pair_family: npt.NDArray[np.str_]
+    tasks: list[Task]
+
+
+def load(say: Progress) -> Data:
+    """Everything of the box's sources, decontaminated and split as for the bundles."""
+    asked = request("mf", Path("unused"))
+    plain, _ = encoder_bundle(asked.encoder_name, max_tokens=asked.max_tokens)
+    scorer = Scorer.load(plain)
+    prepared = prepare(asked, scorer, say)
+    pairs, held_out = split_tables(asked, prepared)
+    labels = difficulty_table(request_rows(asked, {}), pooled=POOLED)
+    fine = difficulty_table(request_rows(asked, {}))
+    known = set(pairs.prompts)
+    labels = labels.subset(np.array([prompt in known for prompt in labels.prompts]))
+    family = np.array([_family(task) for task in labels.task])
+    of_prompt = dict(zip(labels.prompts, family.tolist(), strict=True))
+    return Data(
+        labels,
+        embed(scorer, labels.prompts, representation=True),
+        pairs,
+        embed(scorer, pairs.inputs(), representation=True),
+        held_out,
+        embed(scorer, held_out.inputs(), representation=True),
+        plain.manifest.dim,
+        family,
+        np.array([of_prompt.get(prompt, "") for prompt in pairs.prompts]),
+        _tasks(fine, labels.prompts),
+    )
+
+
+def measure(data: Data, say: Progress, seed: int = 0) -> dict[str, dict[str, float]]:
+    """By variant: APGR by family, their mean ("mean"), and on the validation split ("own")."""
+    names = [*VARIANTS, GAIN_ALONE]
+    result: dict[str, dict[str, float]] = {name: {} for name in names}
+    tasks = data.tasks
+    families = [name for name in FAMILIES if any(data.family[i[0]] == name for i, _, _ in tasks)]
+    with say.bar("leaving out") as update:
+        for number, family in enumerate([*families, ""]):
+            # The last round leaves nothing out: it is for the validation split.
+            seen = (data.family != family) | (family == "")
+            pair_seen = (data.pair_family != family) | (family == "")
+            score = _heads(data, seen, pair_seen, seed)
+            for name in names:
+                if not family:
+                    value = apgr(score[name](data.held), data.held_out.strong, data.held_out.weak)
+                    result[name]["own"] = value
+                    continue
+                found = [
+                    apgr(score[name](data.x[index]), strong, weak)
+                    for index, strong, weak in tasks
+                    if data.family[index[0]] == family
+                ]
+                result[name][family] = float(np.mean(found))
+            update(number + 1, len(families) + 1)
+    for name in names:
+        result[name]["mean"] = float(np.mean([result[name][family] for family in families]))
+    return result
+
+
+def _heads(
+    data: Data, seen: npt.NDArray[np.bool_], pair_seen: npt.NDArray[np.bool_], seed: int
+) -> dict[str, Callable[[npt.NDArray[np.float32]], Floats]]:
+    x, labels = data.x[seen], data.labels.subset(seen)
+    weight = np.array([DIFFICULTY_WEIGHTS.get(source, 1.0) for source in labels.source])
+    paired = data.paired[pair_seen]
+    local = local_direction(paired, data.pairs.subset(pair_seen), seed)
+    gate = fit_gate(paired, data.dim, CHOSEN, seed)
+    scores: dict[str, Callable[[npt.NDArray[np.float32]], Floats]] = {GAIN_ALONE: local}
+    abilities = {"strong": 0.5, "weak": -0.5}
+    for name, (settings, open_gate) in VARIANTS.items():
+        general = general_direction(x, labels, weight, settings)
+        head = general_head(general, local, gate, abilities, settings)
+        if open_gate:
+            head = dataclasses.replace(head, gated=np.zeros(2, np.bool_), gate=None)
+        scores[name] = lambda asked, head=head: head.margin(  # type: ignore[misc]
+            asked, "strong", "weak"
+        )
+    return scores
+
+
+def _tasks(fine: DifficultyTable, known: Sequence[str]) -> list[Task]:
+    """The tasks that are easy enough, with indices into the prompts `known`.
+
+    fine: labels with every subject of an exam as a task of its own; its easy subjects are measured
+    together, since telling subjects apart is part of the work.
+    """
+    at = {prompt: i for i, prompt in enumerate(known)}
+    result: list[Task] = []
+    exams: dict[str, list[Task]] = {}
+    task = np.array(fine.task)
+    for name in sorted(set(fine.task)):
+        rows = np.flatnonzero(task == name)
+        rows = rows[[fine.prompts[i] in at for i in rows]]
+        strong, weak = fine.bands[rows, -1], fine.bands[rows, 1]
+        source = fine.source[rows[0]] if len(rows) else ""
+        if not _family(source if source in POOLED else name):
+            continue
+        if not (strong.mean() > MIN_STRONG and strong.mean() > weak.mean()):
+            continue
+        found = (np.array([at[fine.prompts[i]] for i in rows]), strong, weak)
+        if source in POOLED:
+            exams.setdefault(source, []).append(found)
+        else:
+            result.append(found)
+    for parts in exams.values():
+        index, strong, weak = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        result.append((index, strong, weak))
+    return result
+
+
+def _family(task: str) -> str:
+    for name, ends in FAMILIES.items():
+        if task.endswith(ends):
+            return name
+    return ""
+
+
+def main() -> None:
+    """Print the table, or JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    try:
+        say = Progress(Console(stderr=True))
+        data = load(say)
+        result = measure(data, say, arguments.seed)
+    except ThriftrouteError as error:
+        raise SystemExit(f"error: {error}") from error
+    lengths = np.array([len(prompt) for prompt in data.held_out.prompts], dtype=np.float64)
+    of_length = apgr(lengths, data.held_out.strong, data.held_out.weak)
+    if arguments.json:
+        Console().print_json(json.dumps({**result, "prompt length": {"own": of_length}}))
+        return
+    families = [name for name in next(iter(result.values())) if name not in ("mean", "own")]
+    table = Table("left out", *(str(i + 1) for i in range(len(families))), "mean", "own sources")
+    for name, row in result.items():
+        table.add_row(name, *(f"{row[f]:.3f}" for f in [*families, "mean", "own"]))
+    Console().print(table)
+    Console().print("; ".join(f"{i + 1} {name}" for i, name in enumerate(families)))
+    Console().print(
+        f"{data.labels.n:,} prompts, {len(data.tasks)} tasks with strong above {MIN_STRONG}; "
+        f"validation n = {data.held_out.n:,}, characters alone {of_length:.3f} there; "
+        f"{len(FEATURES)} features; seed {arguments.seed}. Random: 0.5."
+    )
+
+
+if __name__ == "__main__":
+    main()
