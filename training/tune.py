@@ -115,6 +115,7 @@ class TuneTask:
             [*model.head.parameters(), model.intercepts], lr=3e-3, weight_decay=0.03
         )
         random = np.random.default_rng(self.seed)
+        torch.manual_seed(self.seed)  # dropout: whatever was drawn before must not matter
         vectors = torch.from_numpy(embeddings)
         for _ in range(self.settings.probe_steps):
             batch = random.integers(0, len(embeddings), 512)
