@@ -134,7 +134,9 @@ def train(home: Path, kind: str, data: Path, name: str, *options: str) -> dict[s
         "cpu_s": round(cpu, 1),
         "loop_s": summary["seconds"],
         "epochs": summary["epochs"],
-        "prompts": sum(summary["prompts"].values()),
+        # mf is cross-validated on the prompts that it is fitted on.
+        "prompts": summary["prompts"]["train"]
+        + (0 if "validated" in summary else summary["prompts"]["validation"]),
         "validation_apgr": summary["validation"]["apgr"],
     }
 
