@@ -1,169 +1,380 @@
-"""Matrix factorization: the formula, the loss on comparisons, and resuming with dropout on."""
+"""Matrix factorization in closed form: the fit of one pair, the head it becomes, and abilities."""
 
-import dataclasses
-import os
-import signal
-from collections.abc import Iterator
-from pathlib import Path
+import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from thriftroute.data.schema import Comparison
+from thriftroute.data.schema import Comparison, PromptScore
 from thriftroute.data.tables import ComparisonTable, comparison_table
+from thriftroute.router.errors import TrainingError
+from thriftroute.router.features import FEATURES
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("scipy")
+pytest.importorskip("torch")
 
-from thriftroute.training.loop import TrainingInterruptedError, fit  # noqa: E402
-from thriftroute.training.mf import MFModel, MFSettings, MFTask  # noqa: E402
+from thriftroute.training.mf import (
+    Base,
+    Gate,
+    Head,
+    MFSettings,
+    PairFit,
+    fit_pair,
+    log_odds,
+    pair_head,
+    representation_blocks,
+    tier_abilities,
+)
 
-DIM = 6
-SMALL = MFSettings(hidden=8, epochs=12, batch=16, lr=1e-2)
+Floats = npt.NDArray[np.float64]
+LAYERS = 24
+WIDTH = LAYERS + len(FEATURES)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads of tiny products only wait for each other, the more so on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def data(n: int, seed: int = 0) -> tuple[ComparisonTable, npt.NDArray[np.float32]]:
-    """Strong wins where the first coordinate is above 0; several comparisons a prompt."""
+def prompts(n: int, seed: int = 0) -> tuple[npt.NDArray[np.float32], Floats]:
+    """Representations [n, WIDTH], and how hard each prompt is: a direction of the layers and one
+    cheap feature, of variance 1."""
     rng = np.random.default_rng(seed)
-    embeddings = rng.normal(2.0, 0.3, (n, DIM)).astype(np.float32)
-    rows = []
-    for index, row in enumerate(embeddings):
-        for k in range(1 + index % 3):
-            win = float(row[0] > 2.0)
-            pair = ("s1", "w1") if k % 2 else ("s2", "w1")
-            rows.append(Comparison(f"prompt {index}", *pair, win, weight=1.0 + k))
-    return comparison_table(rows, ("s1", "s2"), ("w1",)), embeddings
+    layers = rng.normal(size=(n, LAYERS))
+    layers /= np.linalg.norm(layers, axis=1, keepdims=True)
+    cheap = rng.normal(2, 1, (n, len(FEATURES))) * np.linspace(0.1, 3, len(FEATURES))
+    hard = 4 * layers[:, 3] + (cheap[:, 5] - cheap[:, 5].mean()) / cheap[:, 5].std()
+    return np.concatenate((layers, cheap), axis=1).astype(np.float32), hard / math.sqrt(5 / 3)
 
 
-def task(seed: int = 0, settings: MFSettings = SMALL) -> MFTask:
-    train, train_vectors = data(120)
-    validation, vectors = data(40, seed=1)
-    return MFTask(train, validation, (train_vectors, vectors), settings, seed)
+def gains(hard: Floats, seed: int = 0, signal: float = 4.0) -> Floats:
+    """Strong minus weak, -1, 0 or 1: strong is right more often where it is hard."""
+    rng = np.random.default_rng(seed + 1000)
+    weak = rng.random(len(hard)) > 1 / (1 + np.exp(-signal * hard))
+    strong = rng.random(len(hard)) > 0.2
+    return strong.astype(np.float64) - weak
 
 
-def run(made: MFTask, folder: Path, **changes: Any) -> Any:
-    options: dict[str, Any] = {"epochs": 12, "patience": 12, "seed": 0, "fingerprint": "mf"}
-    return fit(made, folder=folder, **{**options, **changes})
+def folds(n: int) -> npt.NDArray[np.int64]:
+    return np.arange(n) % 5
 
 
-def weights(made: MFTask) -> list[Any]:
-    return [p.detach().clone() for p in made.model.parameters()]
+def corr(a: Floats, b: Floats) -> float:
+    return float(np.corrcoef(a, b)[0, 1])
 
 
-def test_quality_is_the_formula() -> None:
-    """delta_m = w2^T (v_m * (W1 e + b)), RouteLLM (arXiv 2406.18665), section 4.2."""
-    torch.manual_seed(0)
-    model = MFModel(DIM, 3, SMALL)
-    _, e = data(5)
-    model.standardize(e)
-    model.eval()
-    got = model(torch.from_numpy(e)).detach().numpy()
-    w1, b = (p.detach().numpy() for p in (model.w1.weight, model.w1.bias))
-    v, w2 = model.v.detach().numpy(), model.w2.detach().numpy()
-    scaled = (e - e.mean(0)) * float(model.scale)
-    for i in range(5):
-        for m in range(3):
-            assert got[i, m] == pytest.approx(w2 @ (v[m] * (w1 @ scaled[i] + b)), abs=1e-5)
+def test_blocks_are_the_layers_and_the_features() -> None:
+    layers, cheap = representation_blocks(WIDTH)
+    assert (layers.start, layers.stop, layers.own_units) == (0, LAYERS, False)
+    assert (cheap.start, cheap.stop, cheap.own_units) == (LAYERS, WIDTH, True)
 
 
-def test_factors_work_on_raw_embeddings() -> None:
-    made = task()
-    _, e = data(7, seed=2)
-    w1, b1, u = made.model.factors()
-    assert (w1.shape, b1.shape, u.shape) == ((8, DIM), (8,), (3, 8))
-    made.model.eval()
-    with torch.no_grad():
-        expected = made.model(torch.from_numpy(e)).numpy()
-    assert np.abs((e @ w1.T + b1) @ u.T - expected).max() < 1e-5
+class TestFitPair:
+    def test_it_learns(self) -> None:
+        x, hard = prompts(500)
+        found = fit_pair(x, gains(hard), folds(500))
+        assert found.used == "labels"
+        assert found.fit is not None
+        assert found.fit.evidence > 10
+        new, new_hard = prompts(500, seed=1)
+        margin = found.margin(new)
+        assert corr(margin, new_hard) > 0.85
+        # Out of fold it tells as much as on new prompts.
+        assert corr(found.out_of_fold, hard) == pytest.approx(corr(margin, new_hard), abs=0.06)
+        # In units of the gain, so that its mean is the gain's.
+        assert margin.mean() == pytest.approx(gains(new_hard, 1).mean(), abs=0.1)
+
+    def test_out_of_fold_margins_do_not_know_their_labels(self) -> None:
+        """Labels that mean nothing are not told, though a fit could learn them by heart."""
+        told = []
+        for seed in range(5):
+            x, _ = prompts(150, seed)
+            gain = np.random.default_rng(seed).integers(-1, 2, 150).astype(np.float64)
+            found = fit_pair(x, gain, folds(150))
+            told.append(corr(found.out_of_fold, gain) if found.out_of_fold.std() > 1e-6 else 0.0)
+        assert np.mean(told) < 0.05
+
+    def test_same_data_same_fit(self) -> None:
+        x, hard = prompts(200)
+        known = 0.3 * hard
+        one, two = (
+            fit_pair(x, gains(hard), folds(200), known=known, weight=np.ones(200)) for _ in range(2)
+        )
+        assert one.weights.tobytes() == two.weights.tobytes()
+        assert one.out_of_fold.tobytes() == two.out_of_fold.tobytes()
+        assert (one.intercept, one.slope) == (two.intercept, two.slope)
+
+    def test_rows_of_little_weight_say_little(self) -> None:
+        x, hard = prompts(500)
+        gain = gains(hard)
+        gain[::2] *= -1
+        weight = np.where(np.arange(500) % 2, 1.0, 1e-6)
+        new, new_hard = prompts(300, seed=1)
+        found = fit_pair(x, gain, folds(500), weight=weight)
+        assert corr(found.margin(new), new_hard) > 0.7
+        unweighted = fit_pair(x, gain, folds(500))
+        assert corr(unweighted.margin(new), new_hard) < 0.4
+
+    @pytest.mark.parametrize("n", [2, 30, 49])
+    def test_with_too_few_labels_what_was_known_stands(self, n: int) -> None:
+        x, hard = prompts(n)
+        known = 0.3 * hard - 0.1
+        found = fit_pair(x, gains(hard), folds(n), known=known)
+        assert (found.used, found.fit) == ("base", None)
+        assert (found.out_of_fold == known).all()
+        new, new_hard = prompts(20, seed=1)
+        assert (found.margin(new, new_hard) == new_hard).all()
+
+    def test_the_number_that_is_enough_can_be_set(self) -> None:
+        x, hard = prompts(30)
+        settings = MFSettings(min_labels=30)
+        found = fit_pair(x, gains(hard), folds(30), known=hard, settings=settings)
+        assert found.used == "labels"
+
+    def test_labels_that_are_all_the_same_leave_what_was_known(self) -> None:
+        x, hard = prompts(200)
+        found = fit_pair(x, np.full(200, 1.0), folds(200), known=hard)
+        assert found.used == "base"
+
+    @pytest.mark.parametrize("gain", [np.zeros(200), np.array([1.0, -1.0] * 4)])
+    def test_nothing_known_and_nothing_to_learn(self, gain: Floats) -> None:
+        x, _ = prompts(len(gain))
+        with pytest.raises(TrainingError, match="at least 10 labels are needed"):
+            fit_pair(x, gain, folds(len(gain)))
+
+    def test_a_base_that_is_right_stays_where_labels_are_few(self) -> None:
+        """Means of eight draws of 60 labels that tell little by themselves."""
+        beside, alone = [], []
+        new, new_hard = prompts(500, seed=99)
+        for seed in range(8):
+            x, hard = prompts(60, seed)
+            gain = gains(hard, seed, signal=1.0)
+            found = fit_pair(x, gain, folds(60), known=0.2 * hard)
+            assert found.slope > 0
+            beside.append(corr(found.margin(new, 0.2 * new_hard), new_hard))
+            alone.append(corr(fit_pair(x, gain, folds(60)).margin(new), new_hard))
+        assert np.mean(beside) > 0.75
+        assert np.mean(alone) < 0.45
+
+    def test_many_labels_correct_a_base_that_is_wrong(self) -> None:
+        x, hard = prompts(800)
+        found = fit_pair(x, gains(hard), folds(800), known=-hard)
+        new, new_hard = prompts(300, seed=1)
+        assert corr(found.margin(new, -new_hard), new_hard) > 0.8
+
+    def test_the_unit_and_the_middle_of_what_was_known_do_not_matter(self) -> None:
+        x, hard = prompts(100)
+        gain, known = gains(hard), 0.5 * hard
+        one = fit_pair(x, gain, folds(100), known=known)
+        two = fit_pair(x, gain, folds(100), known=40 * known - 7)
+        new, new_hard = prompts(50, seed=1)
+        expected = one.margin(new, 0.5 * new_hard)
+        np.testing.assert_allclose(two.margin(new, 20 * new_hard - 7), expected, atol=1e-6)
+        np.testing.assert_allclose(two.out_of_fold, one.out_of_fold, atol=1e-6)
+
+    def test_a_base_that_says_the_same_of_all(self) -> None:
+        x, hard = prompts(200)
+        found = fit_pair(x, gains(hard), folds(200), known=np.full(200, 0.3))
+        bare = fit_pair(x, gains(hard), folds(200))
+        got = found.margin(x, np.full(200, 0.3))
+        np.testing.assert_allclose(got, bare.margin(x), atol=1e-3)
 
 
-def test_equal_embeddings_do_not_divide_by_zero() -> None:
-    model = MFModel(DIM, 2, SMALL)
-    model.standardize(np.ones((4, DIM), np.float32))
-    assert torch.isfinite(model(torch.ones(1, DIM))).all()
+def gate(**changes: Any) -> Gate:
+    """Two centres in the last four columns of six; half open at a cosine of 0.7."""
+    centres = np.array([[1, 0, 0, 0], [0, 1, 0, 0]], np.float32)
+    fields = {"centres": centres, "low": 0.5, "high": 0.9, "columns": (2, 6)}
+    return Gate(**{**fields, **changes})
 
 
-def test_loss_is_the_weighted_log_loss_of_the_comparisons() -> None:
-    made = task(settings=dataclasses.replace(SMALL, dropout=0.0))
-    table, embeddings = data(120)
-    batch = np.array([5, 0, 77])
-    made.model.train()
-    with torch.no_grad():
-        got = float(made.loss(batch))
-        quality = made.model(torch.from_numpy(embeddings)).numpy().astype(np.float64)
-    total = mass = 0.0
-    for j in range(table.m):
-        i = table.prompt_index[j]
-        if i in batch:
-            p = 1 / (1 + np.exp(quality[i, table.b[j]] - quality[i, table.a[j]]))
-            total -= table.weight[j] * np.log(p if table.win[j] else 1 - p)
-            mass += table.weight[j]
-    assert mass == 6.0 + 1.0 + 6.0
-    assert got == pytest.approx(total / mass, rel=1e-5)
+def in_front_of(cosines: list[tuple[float, float]]) -> npt.NDArray[np.float32]:
+    """Rows [n, 6] with these cosines to the two centres; the first two columns do not count."""
+    rows = [[9, -9, a, b, math.sqrt(max(1 - a * a - b * b, 0)), 0] for a, b in cosines]
+    return np.array(rows, np.float32)
 
 
-def test_batches_hold_every_prompt_once_and_depend_on_seed_and_epoch() -> None:
-    made = task()
-    for epoch in (0, 1):
-        assert sorted(np.concatenate(made.batches(epoch))) == list(range(120))
-    first = np.concatenate(made.batches(0))
-    assert (first == np.concatenate(task().batches(0))).all()
-    assert (first != np.concatenate(made.batches(1))).any()
-    assert (first != np.concatenate(task(seed=1).batches(0))).any()
+class TestHead:
+    def test_the_gate_opens_with_the_nearest_centre(self) -> None:
+        x = in_front_of(
+            [(0.5, 0.1), (-0.9, 0), (0.7, 0.6), (0.6, 0.7), (0.9, 0.1), (0, 1), (0.6, 0)]
+        )
+        expected = [0, 0, 0.5, 0.5, 1, 1, 0.25]
+        np.testing.assert_allclose(gate()(x), expected, atol=1e-6)
+
+    def test_quality_is_the_formula(self) -> None:
+        rng = np.random.default_rng(0)
+        w1, b1, u = (rng.normal(size=s).astype(np.float32) for s in ((3, 6), 3, (4, 3)))
+        gated = np.array([False, True, False])
+        x = in_front_of([(0.1, 0.2), (0.7, 0.6), (0.95, 0.1)])
+        names = ["a", "b", "c", "d"]
+        head = Head(names, w1, b1, u, gated, gate())
+        for row, open_ in zip(x, (0.0, 0.5, 1.0), strict=True):
+            hidden = [(row @ w1[k] + b1[k]) * (open_ if gated[k] else 1) for k in range(3)]
+            quality = [sum(u[m, k] * hidden[k] for k in range(3)) for m in range(4)]
+            np.testing.assert_allclose(head.hidden(row[None])[0], hidden, rtol=1e-5)
+            np.testing.assert_allclose(head.quality(row[None])[0], quality, rtol=1e-4)
+            margin = head.margin(row[None], "d", "b")[0]
+            assert margin == pytest.approx(quality[3] - quality[1], rel=1e-4)
+        bare = Head(names, w1, b1, u, np.zeros(3, np.bool_))
+        np.testing.assert_allclose(bare.quality(x), (x @ w1.T + b1) @ u.T, rtol=1e-4)
+        assert bare.quality(x).dtype == np.float32
+
+    def test_a_base_is_the_margin_of_its_pair(self) -> None:
+        x = in_front_of([(0.1, 0.2), (0.7, 0.6)])
+        w1, b1 = np.ones((1, 6), np.float32), np.array([0.5], np.float32)
+        u = np.array([[2.0], [0.5], [-1.0]], np.float32)
+        head = Head(["a", "b", "c"], w1, b1, u, np.zeros(1, np.bool_))
+        np.testing.assert_allclose(Base(head, "a", "c")(x), 3 * (x.sum(1) + 0.5), rtol=1e-5)
 
 
-def test_learning_rate_falls_to_a_tenth() -> None:
-    made = task()
-    rates = []
-    for progress in (0.0, 0.5, 1.0):
-        made.before_step(progress)
-        rates.append(made.optimizer.param_groups[0]["lr"])
-    assert rates == pytest.approx([1e-2, 0.55e-2, 1e-3])
+class TestPairHead:
+    def fitted(self, slope: float = 0.0) -> PairFit:
+        weights = np.random.default_rng(7).normal(size=6)
+        return PairFit(weights, 0.25, slope, np.zeros(3), "labels", None)
+
+    def base(self) -> Base:
+        rng = np.random.default_rng(8)
+        w1, b1, u = (rng.normal(size=s).astype(np.float32) for s in ((2, 6), 2, (3, 2)))
+        return Base(Head(["a", "b", "c"], w1, b1, u, np.array([False, True]), gate()), "c", "a")
+
+    def test_its_margin_is_the_one_that_was_fitted(self) -> None:
+        x = in_front_of([(0.1, 0.2), (0.7, 0.6), (0.95, 0.1)])
+        found = self.fitted()
+        head = pair_head(found, {"big": 0.5, "small": -0.5}, ("big", "small"))
+        assert (head.models, head.gate) == (["big", "small"], None)
+        np.testing.assert_allclose(head.margin(x, "big", "small"), found.margin(x), atol=1e-4)
+        np.testing.assert_allclose(head.quality(x)[:, 0], found.margin(x) / 2, atol=1e-4)
+
+    def test_on_top_of_a_base_gate_and_all(self) -> None:
+        """Directions of the base stay as they are; only what a model makes of them is new."""
+        x = in_front_of([(0.1, 0.2), (0.7, 0.6), (0.95, 0.1)])
+        found, base = self.fitted(slope=0.4), self.base()
+        head = pair_head(found, {"big": 0.5, "small": -0.5}, ("big", "small"), base)
+        expected = found.margin(x) + 0.4 * base(x)
+        np.testing.assert_allclose(found.margin(x, base(x)), expected)
+        np.testing.assert_allclose(head.margin(x, "big", "small"), expected, atol=1e-4)
+        assert (head.w1[:2] == base.head.w1).all()
+        assert head.gated.tolist() == [False, True, False]
+        assert head.gate is base.head.gate
+
+    def test_starting_from_a_bundle_that_was_started_from_another(self) -> None:
+        x = in_front_of([(0.1, 0.2), (0.7, 0.6), (0.95, 0.1)])
+        pair = {"big": 0.5, "small": -0.5}
+        first = pair_head(self.fitted(slope=0.4), pair, ("big", "small"), self.base())
+        again = pair_head(
+            self.fitted(slope=2.0), pair, ("big", "small"), Base(first, "big", "small")
+        )
+        expected = self.fitted().margin(x) + 2.0 * first.margin(x, "big", "small")
+        np.testing.assert_allclose(again.margin(x, "big", "small"), expected, atol=1e-3)
+        assert again.gated.tolist() == [False, True, False, False]
+
+    def test_other_models_stand_by_their_ability(self) -> None:
+        x = in_front_of([(0.1, 0.2), (0.7, 0.6), (0.95, 0.1)])
+        abilities = {"big": 0.5, "small": -0.5, "middle": 0.1, "huge": 1.5}
+        head = pair_head(self.fitted(slope=0.4), abilities, ("big", "small"), self.base())
+        margin = head.margin(x, "big", "small")
+        np.testing.assert_allclose(head.margin(x, "middle", "small"), 0.6 * margin, atol=1e-4)
+        np.testing.assert_allclose(head.margin(x, "huge", "big"), margin, atol=1e-4)
+
+    @pytest.mark.parametrize("strong", [-0.5, -0.7])
+    def test_a_strong_model_that_is_not_better(self, strong: float) -> None:
+        abilities = {"big": strong, "small": -0.5}
+        with pytest.raises(TrainingError, match=r"big is not better than small.*swap them"):
+            pair_head(self.fitted(), abilities, ("big", "small"))
 
 
-def test_it_learns(tmp_path: Path) -> None:
-    made = task()
-    history = run(made, tmp_path)
-    assert history.best_loss < 0.6 * history.losses[0]
-    _, e = data(200, seed=3)
-    w1, b1, u = made.model.factors()
-    quality = (e @ w1.T + b1) @ u.T
-    # Models in the order s1, s2, w1: either strong one is better than w1 exactly on hard prompts.
-    for strong in (0, 1):
-        right = (quality[:, strong] > quality[:, 2]) == (e[:, 0] > 2.0)
-        assert right.mean() > 0.85
+def scores(means: dict[str, float], n: int, source: str = "", start: int = 0) -> list[PromptScore]:
+    """Every model's score on n prompts: graded, and the same on each."""
+    return [
+        PromptScore(f"{source} {i}", model, mean, source=source)
+        for i in range(start, start + n)
+        for model, mean in means.items()
+    ]
 
 
-@pytest.mark.parametrize(("epoch", "step"), [(0, 3), (4, 8), (5, 1)])
-def test_resuming_mid_epoch_gives_the_same_weights(tmp_path: Path, epoch: int, step: int) -> None:
-    """Dropout is on: the random state comes back, too."""
-    whole = task()
-    run(whole, tmp_path / "whole")
-
-    def report(event: str, done: int, total: int, value: float) -> None:
-        if event == "train" and (int(value), done) == (epoch, step):
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with pytest.raises(TrainingInterruptedError):
-        run(task(), tmp_path / "cut", report=report)
-    resumed = task()
-    run(resumed, tmp_path / "cut")
-    pairs = zip(weights(whole), weights(resumed), strict=True)
-    assert all(torch.equal(a, b) for a, b in pairs)
+def compared(rows: Any, strong: tuple[str, ...], weak: tuple[str, ...]) -> ComparisonTable:
+    return comparison_table(rows, strong, weak)
 
 
-def test_same_seed_same_weights(tmp_path: Path) -> None:
-    made = [task(), task(), task(seed=1)]
-    for index, one in enumerate(made):
-        run(one, tmp_path / str(index), seed=one.seed, epochs=2)
-    a, b, c = ([p.numpy().tobytes() for p in weights(one)] for one in made)
-    assert a == b != c
+STRONG, WEAK, PAIR = ("b1", "b2"), ("s1", "s2"), ("strong", "weak")
+TIERS = (STRONG, WEAK)
+MEANS = {"b1": 0.9, "b2": 0.7, "s1": 0.5, "s2": 0.3}
+
+
+class TestAbilities:
+    def logits(self, means: dict[str, float]) -> dict[str, float]:
+        return {name: math.log(p / (1 - p)) for name, p in means.items()}
+
+    def by_hand(self, means: dict[str, float]) -> dict[str, float]:
+        at = self.logits(means)
+        strong = (at["b1"] + at["b2"]) / 2
+        weak = (at["s1"] + at["s2"]) / 2
+        return {name: (value - weak) / (strong - weak) - 0.5 for name, value in at.items()}
+
+    def test_one_model_a_tier(self) -> None:
+        table = compared(scores(MEANS, 3), ("b1",), ("s2",))
+        assert tier_abilities(table, (("b1",), ("s2",)), ("b1", "s2")) == {"b1": 0.5, "s2": -0.5}
+
+    def test_log_odds_on_the_scale_of_the_tiers(self) -> None:
+        table = compared(scores(MEANS, 4), STRONG, WEAK)
+        got = tier_abilities(table, TIERS, PAIR)
+        assert list(got) == ["b1", "b2", "s1", "s2", "strong", "weak"]
+        assert got == pytest.approx({**self.by_hand(MEANS), "strong": 0.5, "weak": -0.5}, abs=1e-5)
+        assert (got["b1"] + got["b2"]) / 2 == pytest.approx(0.5)
+        assert (got["s1"] + got["s2"]) / 2 == pytest.approx(-0.5)
+
+    def test_a_tier_of_one_model_is_that_model(self) -> None:
+        table = compared(scores(MEANS, 4), ("b1",), WEAK)
+        got = tier_abilities(table, (("b1",), WEAK), ("b1", "weak"))
+        assert list(got) == ["b1", "s1", "s2", "weak"]
+        assert (got["b1"], got["weak"]) == (0.5, -0.5)
+        assert got["s1"] > -0.5 > got["s2"]
+
+    def test_sources_count_by_their_prompts_and_not_by_how_hard_they_are(self) -> None:
+        """A model that only a hard source knows is no worse for it."""
+        hard = {"b2": 0.2, "s1": 0.1, "s3": 0.1}
+        weak = ("s1", "s2", "s3")
+        rows = [*scores(MEANS, 30, "easy"), *scores(hard, 10, "hard")]
+        got = tier_abilities(compared(rows, STRONG, weak), (STRONG, weak), PAIR)
+        easy = self.by_hand(MEANS)
+        # In the hard source b2 is all of its tier, s1 and s3 are the other.
+        assert got["b2"] == pytest.approx((30 * easy["b2"] + 10 * 0.5) / 40, abs=1e-5)
+        assert got["s1"] == pytest.approx((30 * easy["s1"] + 10 * -0.5) / 40, abs=1e-5)
+        assert got["s3"] == pytest.approx(-0.5, abs=1e-5)
+        assert got["s2"] == pytest.approx(easy["s2"], abs=1e-5)
+
+    def test_a_source_where_the_tiers_hardly_differ_tells_nothing(self) -> None:
+        even = {"b1": 0.5, "b2": 0.52, "s1": 0.53, "s2": 0.47, "s3": 0.51}
+        weak = (*WEAK, "s3")
+        rows = [*scores(MEANS, 5, "one"), *scores(even, 50, "two")]
+        got = tier_abilities(compared(rows, STRONG, weak), (STRONG, weak), PAIR)
+        # Who is in no other source stands where its tier does.
+        expected = {**self.by_hand(MEANS), "s3": -0.5, "strong": 0.5, "weak": -0.5}
+        assert got == pytest.approx(expected, abs=1e-5)
+
+    def test_the_order_of_the_rows_does_not_matter(self) -> None:
+        rows = [*scores(MEANS, 5, "one"), *scores({**MEANS, "b1": 0.6}, 4, "two")]
+        one, two = (
+            tier_abilities(compared(r, STRONG, WEAK), TIERS, PAIR) for r in (rows, rows[::-1])
+        )
+        assert one == pytest.approx(two)
+
+    def test_comparisons_count_as_shares_of_votes(self) -> None:
+        wins = {("b1", "s1"): 1.0, ("b1", "s2"): 1.0, ("b2", "s1"): 0.5, ("b2", "s2"): 1.0}
+        rows = [
+            Comparison(f"p{i}", a, b, share) for i in range(4) for (a, b), share in wins.items()
+        ]
+        got = tier_abilities(compared(rows, STRONG, WEAK), TIERS, PAIR)
+        shares = {"b1": 0.98, "b2": 0.75, "s1": 0.25, "s2": 0.02}
+        expected = {**self.by_hand(shares), "strong": 0.5, "weak": -0.5}
+        assert got == pytest.approx(expected, abs=1e-5)
+
+    @pytest.mark.parametrize("better", ["weak", "neither"])
+    def test_a_strong_tier_that_is_not_better(self, better: str) -> None:
+        means = {"b1": 0.3, "b2": 0.5, "s1": 0.7, "s2": 0.9}
+        if better == "neither":
+            means = {"b1": 0.4, "b2": 0.6, "s1": 0.6, "s2": 0.4}
+        table = compared(scores(means, 6), STRONG, WEAK)
+        with pytest.raises(TrainingError, match="not better than the weak one in any source"):
+            tier_abilities(table, TIERS, PAIR)
+
+    def test_log_odds_stay_finite(self) -> None:
+        got = log_odds([0.0, 0.01, 0.5, 0.75, 1.0])
+        edge = math.log(0.98 / 0.02)
+        assert got.tolist() == pytest.approx([-edge, -edge, 0.0, math.log(3), edge])
