@@ -1,18 +1,21 @@
 """From the options of evaluate, calibrate and train to their work (eval and training command)."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from thriftroute.eval.command import CostOptions, Target, run_calibration, run_evaluation
+from thriftroute.router import routers
 from thriftroute.router.bundle import Bundle
 from thriftroute.router.errors import (
     CalibrationError,
     ConfigError,
     DataError,
     EvaluationError,
+    TrainingError,
     UnknownRouterError,
 )
 from thriftroute.router.scorer import Scorer
@@ -307,6 +310,8 @@ def training(**changes: Any) -> Any:
     ("changes", "told"),
     [
         ({"kind": "svm"}, "mf or bert"),
+        ({"epochs": 3}, "--epochs is for bert"),
+        ({"base": "random"}, "--base 'random' is no bundle"),
         ({"strong": ()}, "--strong names no model"),
         ({"weak": ()}, "--weak names no model"),
         ({"source_weights": ["kor_bench"]}, "SOURCE=FACTOR"),
@@ -323,14 +328,63 @@ def test_training_options_that_do_not_fit(changes: dict[str, Any], told: str) ->
 
 def test_the_options_reach_the_bundle(tiny_encoder: Path, data: str, tmp_path: Path) -> None:
     result = training(
-        data=[data], out=tmp_path / "out", encoder=str(tiny_encoder), epochs=2, validation=0.3,
+        data=[data], out=tmp_path / "out", encoder=str(tiny_encoder), max_tokens=48,
         source_weights=["=0.5"], notes=("of the test",),
     )  # fmt: skip
     summary = result.summary
-    assert summary["settings"]["epochs"] == 2
+    assert summary["settings"] == {"folds": 5, "min_labels": 50}
+    assert (summary["base"], summary["fitted_on"]) == (str(tiny_encoder), "labels")
     assert summary["source_weights"] == {"": 0.5}
-    assert sum(summary["prompts"].values()) == 60
+    assert summary["prompts"]["train"] == 60
     assert "of the test" in result.bundle.file("card.md").read_text()
+
+
+def test_the_epochs_of_bert_reach_the_bundle(tiny_encoder: Path, data: str, tmp_path: Path) -> None:
+    result = training(
+        kind="bert", data=[data], out=tmp_path / "out", encoder=str(tiny_encoder), max_tokens=48,
+        validation=0.3, epochs=1,
+    )  # fmt: skip
+    summary = result.summary
+    assert (summary["settings"]["epochs"], summary["epochs"]) == (1, 1)
+    assert sum(summary["prompts"].values()) == 60
+
+
+def test_mf_starts_from_the_base_that_is_named(tiny_base: Path, data: str, tmp_path: Path) -> None:
+    result = training(data=[data], out=tmp_path / "out", base=str(tiny_base))
+    assert result.summary["base"] == str(tiny_base)
+    base, manifest = Bundle.open(tiny_base).manifest, result.bundle.manifest
+    assert (manifest.encoder, manifest.width) == (base.encoder, base.width)
+    assert (manifest.strong, manifest.weak) == ("big", "small")
+    assert f"started from: {tiny_base}" in result.bundle.file("card.md").read_text()
+
+
+def test_without_a_base_mf_starts_from_the_one_in_the_box(
+    tiny_base: Path, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The box is a folder of bundles by name: here a small one stands in it."""
+    shutil.copytree(tiny_base, tmp_path / "box" / "mf")
+    monkeypatch.setattr(routers, "CHECKPOINTS", tmp_path / "box")
+    result = training(data=[data], out=tmp_path / "out")
+    assert result.summary["base"] == "mf"
+    assert result.bundle.manifest.width == Bundle.open(tiny_base).manifest.width
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"base": "tiny", "encoder": "tiny"}, "not both"),
+        ({"base": "tiny", "kind": "bert"}, "only mf starts from a bundle"),
+    ],
+)
+def test_a_base_that_does_not_fit(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(TrainingError, match=told):
+        training(**changes)
+
+
+def test_a_base_without_a_representation(bundle: str, data: str, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"no representation.*--encoder"):
+        training(data=[data], out=tmp_path / "out", base=bundle)
+    assert not (tmp_path / "out").exists()
 
 
 def test_evaluation_prompts_are_found_by_name_or_file(tmp_path: Path, data_dir: Path) -> None:
