@@ -60,11 +60,11 @@ def test_few_labels_bring_a_wrong_score_near_the_floor() -> None:
     assert (row.labels, row.tested, row.failed) == (200, 1300, 0)
     assert row.ece_range[0] <= row.ece <= row.ece_range[1]
     assert row.ece < 0.07
-    assert row.ece - row.floor < 0.04
+    assert row.ece - row.floor < 0.02
     # The calibration undoes the line that made the scores wrong: the scores before do not count.
     straight = own_calibration(benchmark, margins, scores, (200,), draws=8)
     assert straight.rows[0].ece == pytest.approx(row.ece, abs=1e-4)
-    assert straight.before < 0.04
+    assert straight.before < report.before / 3
 
 
 def test_figures_are_those_of_the_rest_of_each_draw() -> None:
