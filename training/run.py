@@ -140,6 +140,7 @@ def _train_mf(request: TrainRequest, say: Progress) -> TrainResult:
     head = pair_head(found, abilities, models, start.base)
     base = {
         **data.facts,
+        "encoder": scorer.bundle.manifest.encoder,
         "base": start.name,
         "prompts": {"train": table.n, "validation": table.n},
         "validated": f"{folds}-fold cross-validation",
