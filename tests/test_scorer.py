@@ -214,6 +214,28 @@ class TestRepresentations:
             scorer.representations([])
 
 
+class TestFamiliarity:
+    def test_a_bundle_that_does_not_tell(self, scorer: Scorer) -> None:
+        assert scorer.familiarity("hello") is None
+
+    def test_it_is_the_graphs(self, tiny_bundle: Path) -> None:
+        onnx = pytest.importorskip("onnx")
+        model = onnx.load_from_string((tiny_bundle / "model.onnx").read_bytes())
+        node = onnx.helper.make_node("ReduceMax", ["embedding", "axis1"], ["familiarity"])
+        model.graph.node.append(node)
+        model.graph.output.append(
+            onnx.helper.make_tensor_value_info("familiarity", onnx.TensorProto.FLOAT, ["b", 1])
+        )
+        replace_file(tiny_bundle, "model.onnx", model.SerializeToString())
+        scorer = Scorer.load(tiny_bundle)
+        [embedding] = scorer.embeddings(["prove the hard theorem"])
+        found = scorer.familiarity("prove the hard theorem")
+        assert found == pytest.approx(float(embedding.max()))
+        # One output more, and nothing else changes.
+        [encoding] = scorer.encode_all(["prove the hard theorem"])
+        assert encoding.quality.shape == (3,)
+
+
 class TestTokens:
     def test_truncation_is_the_manifests(self, scorer: Scorer) -> None:
         got = scorer.token_ids("hard " * 100)
