@@ -24,7 +24,14 @@ from ..eval import benchmarks
 from ..eval.benchmarks import Benchmark
 from ..eval.languages import language_report
 from ..eval.metrics import Floats, apgr
-from ..eval.model_pairs import PairSet, choose_pairs, join_pairs, model_matrix, vote_pairs
+from ..eval.model_pairs import (
+    ModelMatrix,
+    PairSet,
+    choose_pairs,
+    join_pairs,
+    model_matrix,
+    vote_pairs,
+)
 from ..eval.new_model import NewModelLogs, NewModelReport, new_model_curve
 from ..eval.own_calibration import CalibrationReport, Int8Report, own_calibration
 from ..eval.own_logs import OwnLogs, OwnLogsReport, embedding_methods, own_logs
@@ -153,8 +160,7 @@ def _other_pairs(
 ) -> PairsReport:
     sets = [_pair_set(name, count, seed) for name in data]
     chosen = sets[0] if len(sets) == 1 else join_pairs(sets)
-    said = chosen.messages or [None] * len(chosen.prompts)
-    inputs = [p if m is None else list(m) for p, m in zip(chosen.prompts, said, strict=True)]
+    inputs = _inputs(chosen)
     margins = _margins(scorer, inputs, say)
     at = {content_key(one): i for i, one in enumerate(inputs)}
 
@@ -179,7 +185,7 @@ def _new_model(
     matrix = model_matrix(read_source(data))
     chosen = choose_pairs(matrix, count, seed=seed)
     with say.bar("representations") as update:
-        x = embed(scorer, matrix.prompts, progress=update, representation=True)
+        x = embed(scorer, _inputs(matrix), progress=update, representation=True)
     known = bundle_base(scorer.bundle)(x)
 
     def fit(logs: NewModelLogs) -> Callable[[npt.NDArray[np.int64]], Floats]:
@@ -258,6 +264,12 @@ def _pair_set(name: str, count: int, seed: int) -> PairSet:
     if rows and hasattr(rows[0], "model_a"):
         return vote_pairs(rows, seed=seed)
     return choose_pairs(model_matrix(rows), count, seed=seed)
+
+
+def _inputs(found: PairSet | ModelMatrix) -> list[Any]:
+    """What a router scores: the prompts, or the messages where there are any."""
+    said = found.messages or [None] * len(found.prompts)
+    return [p if m is None else list(m) for p, m in zip(found.prompts, said, strict=True)]
 
 
 def _margins(scorer: Scorer, inputs: Sequence[Any], say: Progress) -> Floats:
