@@ -59,11 +59,7 @@ def add_model(
     found, precision = [], []
     for other in sorted(set(known)):
         at = np.array([one == other for one in known])
-        n = int(at.sum())
-        # Half a success and half a failure each, so that a clean sweep stays finite.
-        shares = [(float(side[at].sum()) + 0.5) / (n + 1) for side in (ours, theirs)]
-        distance = float(log_odds(shares[0]) - log_odds(shares[1]))
-        variance = sum(1 / ((n + 1) * p * (1 - p)) for p in shares)
+        distance, variance = _distance(ours[at], theirs[at])
         found.append(abilities[other] + distance / unit)
         precision.append(unit**2 / variance)
     ability = float(np.average(found, weights=precision))
@@ -80,6 +76,21 @@ def add_model(
     )
     written = _write(bundle, grown, out, overwrite=overwrite)
     return Added(written, name, ability, ability - error, ability + error, len(known))
+
+
+def _distance(ours: Floats, theirs: Floats) -> tuple[float, float]:
+    """Log odds of the new model's mean score minus those of the known one's, and their variance.
+
+    Both are scored on the same rows (of a vote each is the other's complement), so that the
+    variance is that of the difference row by row, to first order.
+    """
+    # Half a win and half a loss, so that a clean sweep stays finite.
+    weight = np.append(np.ones(len(ours)), (0.5, 0.5))
+    a, b = np.append(ours, (1.0, 0.0)), np.append(theirs, (0.0, 1.0))
+    total = float(weight.sum())
+    p, q = float(weight @ a) / total, float(weight @ b) / total
+    influence = (a - p) / (p * (1 - p)) - (b - q) / (q * (1 - q))
+    return float(log_odds(p) - log_odds(q)), float(weight @ influence**2) / total**2
 
 
 def _unit(bundle: Bundle) -> float:
