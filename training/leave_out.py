@@ -180,8 +180,10 @@ def _tasks(fine: DifficultyTable, known: Sequence[str]) -> list[Task]:
     for name in sorted(set(fine.task)):
         rows = np.flatnonzero(task == name)
         rows = rows[[fine.prompts[i] in at for i in rows]]
+        if not len(rows):
+            continue
         strong, weak = fine.bands[rows, -1], fine.bands[rows, 1]
-        source = fine.source[rows[0]] if len(rows) else ""
+        source = fine.source[rows[0]]
         if not _family(source if source in POOLED else name):
             continue
         if not (strong.mean() > MIN_STRONG and strong.mean() > weak.mean()):
