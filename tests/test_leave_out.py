@@ -1,0 +1,273 @@
+"""One family of tasks left out: which prompts make a task, and what a head makes of a new one."""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from thriftroute.data.difficulty import DifficultyTable, difficulty_table
+from thriftroute.data.schema import PromptScore
+from thriftroute.data.tables import pair_table
+from thriftroute.eval.metrics import apgr
+from thriftroute.router.features import FEATURES
+
+pytest.importorskip("torch")
+pytest.importorskip("scipy")
+pytest.importorskip("sklearn")
+
+from thriftroute.training.leave_out import (
+    FAMILIES,
+    GAIN_ALONE,
+    MIN_STRONG,
+    VARIANTS,
+    Data,
+    _family,
+    _tasks,
+    main,
+    measure,
+)
+from thriftroute.training.progress import Progress
+
+Floats = npt.NDArray[np.float64]
+LAYERS, DIM = 32, 8
+WIDTH = LAYERS + len(FEATURES)
+# Eight models, the weakest first.
+MODELS = [f"m{i}" for i in range(8)]
+SLOPES, RIDGE = "slopes of cheap features", "ridge on difficulty"
+CLOSED = "slopes + ridge + tokens"
+OPEN, GATED = (name for name in VARIANTS if "gain" in name)
+
+
+def rows_of(
+    name: str, hard: Floats, seed: int, ease: float = 3.0, step: float = 0.4
+) -> list[PromptScore]:
+    """Scores of the models on the prompts of a task, "source/category"."""
+    random = np.random.default_rng(seed)
+    source, _, category = name.partition("/")
+    return [
+        PromptScore(f"{name} {i}", model, float(random.random() < chance), source=source,
+                    category=category)
+        for i, h in enumerate(hard)
+        for k, model in enumerate(MODELS)
+        for chance in [1 / (1 + np.exp(-(ease + step * (k - 4) - 2.5 * h)))]
+    ]  # fmt: skip
+
+
+class TestFamilies:
+    @pytest.mark.parametrize(
+        ("task", "family"),
+        [
+            ("mmlu_pro", "exam"),
+            ("llmrouter/gsm8k", "grade-school mathematics"),
+            ("llmrouter/agentverse-mgsm", "grade-school mathematics"),
+            ("zeroeval/math-l5", "competition mathematics"),
+            ("llmrouter/math", "competition mathematics"),
+            ("zeroeval/crux", "code"),
+            ("kor_bench/kor/cipher", "rules and puzzles"),
+            ("llmrouter/mmlu", "choice questions"),
+            ("llmrouter/trivia_qa", "open questions"),
+            ("planbench/planbench/blocksworld_3", "planning"),
+            ("zeroeval/numersense-v2", ""),
+            ("mmlu_pro/law", ""),
+            ("", ""),
+        ],
+    )
+    def test_a_task_belongs_to_one(self, task: str, family: str) -> None:
+        assert _family(task) == family
+
+    def test_no_name_belongs_to_two(self) -> None:
+        ends = [(family, end) for family, names in FAMILIES.items() for end in names]
+        clashes = [(one, two) for one, a in ends for two, b in ends if one != two and a.endswith(b)]
+        assert not clashes
+
+
+def fine_of(*rows: Iterable[PromptScore]) -> DifficultyTable:
+    return difficulty_table(row for part in rows for row in part)
+
+
+def spread(n: int = 60) -> Floats:
+    return np.linspace(-1, 1, n)
+
+
+class TestTasks:
+    def test_indices_point_at_the_prompts_that_are_known(self) -> None:
+        fine = fine_of(rows_of("z/crux", spread(), 0))
+        known = [*(f"z/crux {i}" for i in reversed(range(40))), "another"]
+        ((index, strong, weak),) = _tasks(fine, known)
+        assert sorted(index.tolist()) == list(range(40))
+        for i, s, w in zip(index, strong, weak, strict=True):
+            at = fine.prompts.index(known[i])
+            assert (s, w) == (fine.bands[at, -1], fine.bands[at, 1])
+        assert strong.mean() > weak.mean()
+
+    def test_tasks_that_are_too_hard_for_strong_are_left_out(self) -> None:
+        easy, hard = rows_of("z/crux", spread(), 0), rows_of("z/mbpp", spread(), 1, ease=-0.5)
+        fine = fine_of(easy, hard)
+        of_hard = [task == "z/mbpp" for task in fine.task]
+        assert fine.bands[of_hard, -1].mean() < MIN_STRONG
+        (task,) = _tasks(fine, fine.prompts)
+        assert {fine.task[i] for i in task[0]} == {"z/crux"}
+
+    def test_tasks_on_which_strong_is_no_better_are_left_out(self) -> None:
+        """On the prompts that are known, those that the weaker models happen to know."""
+        fine = fine_of(rows_of("z/crux", spread(), 0))
+        ahead = fine.bands[:, 1] >= fine.bands[:, -1]
+        assert 0 < ahead.sum() < fine.n
+        assert not _tasks(fine, [p for p, keep in zip(fine.prompts, ahead, strict=True) if keep])
+
+    def test_easy_subjects_of_an_exam_are_one_task(self) -> None:
+        fine = fine_of(
+            rows_of("mmlu_pro/law", spread(), 0),
+            rows_of("mmlu_pro/art", spread(), 1),
+            rows_of("mmlu_pro/physics", spread(), 2, ease=-0.5),
+            rows_of("z/crux", spread(), 3),
+        )
+        found = [
+            sorted({fine.task[i] for i in index}) for index, _, _ in _tasks(fine, fine.prompts)
+        ]
+        assert found == [["z/crux"], ["mmlu_pro/art", "mmlu_pro/law"]]
+
+    def test_tasks_of_no_family_are_left_out(self) -> None:
+        fine = fine_of(rows_of("z/numersense-v2", spread(), 0))
+        assert _tasks(fine, fine.prompts) == []
+
+    def test_tasks_of_which_no_prompt_is_known(self) -> None:
+        fine = fine_of(rows_of("z/crux", spread(), 0), rows_of("z/mbpp", spread(), 1))
+        (task,) = _tasks(fine, [p for p in fine.prompts if p.startswith("z/mbpp")])
+        assert len(task[0]) == 60
+
+
+# Tasks of four families; where the layers of one point is where no other's do.
+NAMES = ("mmlu_pro/law", "z/crux", "z/planbench/blocksworld", "z/math")
+PLANTED = FEATURES.index("numbers")
+
+
+@cache
+def synthetic(seed: int = 0) -> tuple[Data, dict[str, Floats]]:
+    """What is hard is so for two reasons: a cheap feature, in every task alike; and a direction of
+    the layers that means the contrary in mathematics. Tokens say nothing."""
+    random = np.random.default_rng(seed)
+    rows: list[PromptScore] = []
+    xs: dict[str, npt.NDArray[np.float32]] = {}
+    hard_of: dict[str, Floats] = {}
+    for number, name in enumerate(NAMES):
+        n = 160
+        cheap = random.normal(size=(n, len(FEATURES)))
+        twist = random.normal(size=n)
+        sign = -1.0 if name == "z/math" else 1.0
+        hard = 0.7 * cheap[:, PLANTED] + 0.7 * sign * twist
+        last = np.eye(DIM)[number] + 0.3 * twist[:, None] * np.eye(DIM)[6]
+        last += 0.05 * random.normal(size=(n, DIM))
+        last /= np.linalg.norm(last, axis=1, keepdims=True)
+        layers = np.concatenate((0.01 * random.normal(size=(n, LAYERS - DIM)), last), axis=1)
+        x = np.concatenate((layers, cheap), axis=1).astype(np.float32)
+        found = rows_of(name, hard, 10 + number, ease=2.5, step=0.8)
+        rows += found
+        hard_of[name] = hard
+        xs |= {f"{name} {i}": row for i, row in enumerate(x)}
+    labels = difficulty_table(rows, pooled=("mmlu_pro",))
+    fine = difficulty_table(rows)
+    every = pair_table(rows, ("m6", "m7"), ("m1", "m2"))
+    held = np.array([int(prompt.split()[-1]) % 4 == 3 for prompt in every.prompts])
+    pairs, held_out = every.subset(~held), every.subset(held)
+    labels = labels.subset(
+        np.array([int(prompt.split()[-1]) % 4 != 3 for prompt in labels.prompts])
+    )
+    family = np.array([_family(task) for task in labels.task])
+    of_prompt = dict(zip(labels.prompts, family.tolist(), strict=True))
+    data = Data(
+        labels=labels,
+        x=np.stack([xs[prompt] for prompt in labels.prompts]),
+        pairs=pairs,
+        paired=np.stack([xs[prompt] for prompt in pairs.prompts]),
+        held_out=held_out,
+        held=np.stack([xs[prompt] for prompt in held_out.prompts]),
+        dim=DIM,
+        family=family,
+        pair_family=np.array([of_prompt[prompt] for prompt in pairs.prompts]),
+        tasks=_tasks(fine, labels.prompts),
+    )
+    return data, hard_of
+
+
+@cache
+def measured() -> dict[str, dict[str, float]]:
+    return measure(synthetic()[0], Progress())
+
+
+class TestMeasure:
+    families = ("exam", "competition mathematics", "code", "planning")
+
+    def test_a_row_for_each_variant_and_a_column_for_each_family(self) -> None:
+        found = measured()
+        assert set(found) == {*VARIANTS, GAIN_ALONE}
+        for row in found.values():
+            assert set(row) == {*self.families, "own", "mean"}
+            assert row["mean"] == pytest.approx(np.mean([row[name] for name in self.families]))
+        json.dumps(found, allow_nan=False)
+
+    @pytest.mark.parametrize("family", families)
+    def test_slopes_find_what_is_planted_in_a_family_that_was_left_out(self, family: str) -> None:
+        found = measured()
+        assert found[SLOPES][family] > 0.6
+        assert abs(found["tokens alone"][family] - 0.5) < 0.1
+
+    def test_what_means_the_contrary_elsewhere_does_not_carry_over(self) -> None:
+        found = measured()
+        family = "competition mathematics"
+        assert found[RIDGE][family] < 0.5
+        for name in (RIDGE, GAIN_ALONE):
+            assert found[name][family] < found[SLOPES][family] - 0.05
+            assert found[name]["code"] > found[name][family] + 0.05
+
+    def test_the_gate_keeps_the_gain_to_what_was_trained_on(self) -> None:
+        """Mathematics is like nothing else here: gated, the gain has no say in it."""
+        family, found = "competition mathematics", measured()
+        assert found[OPEN][family] < found[CLOSED][family] - 0.01
+        assert found[GATED][family] == pytest.approx(found[CLOSED][family], abs=0.01)
+        # On prompts of the sources themselves it has one.
+        assert found[GATED]["own"] != found[CLOSED]["own"]
+
+    def test_own_is_the_split_that_no_head_saw(self) -> None:
+        data, hard_of = synthetic()
+        at = [prompt.rpartition(" ") for prompt in data.held_out.prompts]
+        hard = [hard_of[name][int(i)] for name, _, i in at]
+        best = apgr(hard, data.held_out.strong, data.held_out.weak)
+        for name, row in measured().items():
+            assert row["own"] < best + 0.05, name
+        assert measured()[GATED]["own"] > 0.6
+
+    def test_one_seed_one_result(self) -> None:
+        assert measure(synthetic()[0], Progress()) == measured()
+
+    def test_a_family_that_is_left_out_is_not_looked_at(self) -> None:
+        """Labels of a family may say anything: what the others' heads make of it stays."""
+        data, _ = synthetic()
+        code = data.family == "code"
+        changed: dict[str, Any] = {
+            name: np.where(code[:, None] if column.ndim == 2 else code, 1 - column, column)
+            for name, column in (("bands", data.labels.bands),
+                                 ("difficulty", data.labels.difficulty))
+        }  # fmt: skip
+        labels = dataclasses.replace(data.labels, **changed)
+        at = data.pair_family == "code"
+        pairs = dataclasses.replace(
+            data.pairs,
+            strong=np.where(at, data.pairs.weak, data.pairs.strong),
+            weak=np.where(at, data.pairs.strong, data.pairs.weak),
+        )
+        found = measure(dataclasses.replace(data, labels=labels, pairs=pairs), Progress())
+        for name, row in measured().items():
+            assert found[name]["code"] == row["code"]
+        assert found[SLOPES]["exam"] != measured()[SLOPES]["exam"]
+
+
+def test_without_the_data_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("THRIFTROUTE_DATA", raising=False)
+    monkeypatch.setattr("sys.argv", ["leave_out", "--json"])
+    with pytest.raises(SystemExit, match=r"error: .*THRIFTROUTE_DATA"):
+        main()
