@@ -200,16 +200,21 @@ def train_rival(asked: TrainRequest, say: Progress) -> TrainResult:
     chosen = set(train_part.prompts)
     comparisons = data.comparisons.subset(np.array([p in chosen for p in data.comparisons.prompts]))
     with say.bar("embedding prompts") as update:
-        embeddings = embed(start.scorer, comparisons.inputs(), progress=update)
+        x = embed(start.scorer, comparisons.inputs(), progress=update, representation=True)
     say.note(f"fitting {comparisons.m:,} comparisons")
-    tie = comparisons.strong_score == comparisons.weak_score
-    rival = fit_rival(embeddings, comparisons, seed=asked.seed, tie=tie)
+    # Scores may differ by less than their single precision shows: who won is no tie.
+    tie = (comparisons.strong_score == comparisons.weak_score) & (comparisons.win == 0)
     manifest = plain.manifest
     last = manifest.width - len(manifest.features)
+    # The last layer, of unit length: the embedding of encoders that close with a norm.
+    columns = slice(last - manifest.dim, last)
+    rival = fit_rival(x[:, columns], comparisons, seed=asked.seed, tie=tie)
     w1 = np.zeros((rival.w1.shape[1], manifest.width), np.float32)
-    w1[:, last - manifest.dim : last] = rival.w1.T
+    w1[:, columns] = rival.w1.T
     models, rows = list(rival.models), [rival.u]
     for name, tier in zip(tier_names(asked), (asked.strong, asked.weak), strict=True):
+        if name in models:  # a tier of one model is that model
+            continue
         known = [models.index(model) for model in tier if model in rival.models]
         models.append(name)
         rows.append(rival.u[known].mean(0, keepdims=True))
@@ -224,7 +229,9 @@ def train_rival(asked: TrainRequest, say: Progress) -> TrainResult:
         "prompts": {"train": train_part.n, "validation": held_out.n},
     }
     history = History(fingerprint="")
-    return finish(asked, base, Evidence(held_out), history, MFSettings(), exported, say)
+    result = finish(asked, base, Evidence(held_out), history, MFSettings(), exported, say)
+    shutil.rmtree(asked.out.with_name(asked.out.name + ".run"), ignore_errors=True)
+    return result
 
 
 def _tune(
