@@ -1,0 +1,325 @@
+"""How the bundles in the box are made, on small data: many models, a tiny encoder, few steps."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from thriftroute.data.tables import comparison_table
+from thriftroute.eval.metrics import apgr
+from thriftroute.router.errors import DataError, EvaluationError, TrainingError
+from thriftroute.router.features import FEATURES
+from thriftroute.router.scorer import Scorer
+
+pytest.importorskip("torch")
+pytest.importorskip("onnx")
+pytest.importorskip("sklearn")
+pytest.importorskip("sentence_transformers")
+
+from thriftroute.training import box
+from thriftroute.training.encoder import encoder_bundle
+from thriftroute.training.export import read_head
+from thriftroute.training.general import GeneralSettings
+from thriftroute.training.prepare import prepare, request_rows
+from thriftroute.training.progress import Progress
+from thriftroute.training.protocols import HELD_OUT, read_source, run_protocol
+from thriftroute.training.request import TrainRequest, TrainResult
+from thriftroute.training.rival import fit_rival
+from thriftroute.training.run import split_tables
+from thriftroute.training.tune import TuneSettings
+
+# What a model adds to the log odds of being right.
+MODELS = {"s1": 3.0, "s2": 2.5, "s3": 2.0, "other": 1.2, "w1": 0.8, "w2": 0.4, "w3": 0.0}
+STRONG, WEAK = ("s1", "s2", "s3"), ("w1", "w2", "w3")
+# Tasks by the letters of their prompts; the more digits, the harder.
+TASKS = {"alpha/one": "abcde", "alpha/two": "fghij", "planbench/three": "klmno"}
+TUNE = TuneSettings(epochs=1, probe_steps=20, frozen_layers=0, batch=16, train_tokens=40)
+Row = dict[str, Any]
+Floats = npt.NDArray[np.float64]
+
+
+def text(random: np.random.Generator, letters: str) -> str:
+    digits = int(random.integers(0, 13))
+    words = "".join(random.choice(list(letters), 20 - digits))
+    return words + "".join(random.choice(list("0123456789"), digits))
+
+
+def rows(n: int = 70, seed: int = 0) -> list[Row]:
+    """Scores of all models on n prompts of each task, and on ten of a task that is too small."""
+    random = np.random.default_rng(seed)
+    found: list[Row] = []
+    for task, letters in {**TASKS, "alpha/small": "pqrst"}.items():
+        source, _, category = task.partition("/")
+        for _ in range(10 if category == "small" else n):
+            prompt = text(random, letters)
+            hard = sum(map(str.isdigit, prompt)) / 3 - 2
+            said = {"prompt": prompt, "source": source, "task": category}
+            found += [
+                {**said, "model": model,
+                 "score": float(random.random() < 1 / (1 + np.exp(1.5 * hard - ability)))}
+                for model, ability in MODELS.items()
+            ]  # fmt: skip
+    return found
+
+
+def write(path: Path, found: list[Row]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in found))
+    return str(path)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    """Few steps of tuning, few centres of the gate, one thread."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    general = {
+        kind: dataclasses.replace(settings, centres=12) for kind, settings in box.GENERAL.items()
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(box, "TUNE", TUNE)
+        patch.setattr(box, "GENERAL", general)
+        yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("box")
+
+
+@pytest.fixture(scope="module")
+def request_of(tiny_encoder: Path, folder: Path) -> Any:
+    data = write(folder / "scores.jsonl", rows())
+
+    def make(kind: str = "mf", **fields: Any) -> TrainRequest:
+        defaults: dict[str, Any] = {
+            "kind": kind, "data": [data], "strong": STRONG, "weak": WEAK, "out": folder / kind,
+            "encoder": str(tiny_encoder), "max_tokens": 48, "validation": 0.25,
+            "command": f"make {kind}", "notes": ("of a test",),
+        }  # fmt: skip
+        return TrainRequest(**{**defaults, **fields})
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def made(request_of: Any) -> dict[str, TrainResult]:
+    return {kind: box.train_general(request_of(kind), Progress()) for kind in ("mf", "bert")}
+
+
+@pytest.mark.parametrize("kind", ["mf", "bert"])
+class TestGeneral:
+    def test_the_bundle_routes(self, kind: str, made: dict[str, TrainResult]) -> None:
+        result = made[kind]
+        scorer = Scorer.load(result.bundle.path)
+        manifest = scorer.bundle.manifest
+        assert (manifest.kind, manifest.strong, manifest.weak) == (kind, "strong", "weak")
+        assert set(manifest.models) == {*STRONG, *WEAK, "strong", "weak"}
+        fresh = [row["prompt"] for row in rows(40, seed=9)][:: len(MODELS)]
+        digits = np.array([sum(map(str.isdigit, prompt)) for prompt in fresh])
+        scores = scorer.scores(fresh)
+        assert np.corrcoef(scores, digits)[0, 1] > 0.5
+        assert "validation" in manifest.thresholds
+
+    def test_figures_are_those_of_prompts_that_were_held_out(
+        self, kind: str, made: dict[str, TrainResult], request_of: Any
+    ) -> None:
+        asked = request_of(kind)
+        encoder, _ = encoder_bundle(asked.encoder_name, max_tokens=48)
+        prepared = prepare(asked, Scorer.load(encoder), Progress())
+        _, held_out = split_tables(asked, prepared)
+        summary = made[kind].summary
+        assert summary["prompts"]["validation"] == summary["validation"]["n"] == held_out.n
+        margin = [Scorer.load(made[kind].bundle.path).margin(p) for p in held_out.prompts]
+        expected = apgr(margin, held_out.strong, held_out.weak)
+        assert summary["validation"]["apgr"] == pytest.approx(expected, abs=1e-3)
+        assert expected > 0.55
+
+    def test_what_the_card_and_the_manifest_say(
+        self, kind: str, made: dict[str, TrainResult], tiny_encoder: Path
+    ) -> None:
+        result = made[kind]
+        summary, manifest = result.summary, result.bundle.manifest
+        assert manifest.encoder == summary["encoder"] == str(tiny_encoder)
+        assert summary["tasks"] == 3
+        (small_task,) = summary["left_out"].items()
+        assert small_task[0] == "alpha/small"
+        assert small_task[1].startswith("10 prompts")
+        assert summary["weights"] == {"alpha": 1.0, "planbench": 0.25}
+        assert summary["general"]["mix"] == (1.0 if kind == "bert" else 0.5)
+        if summary["validation"]["calibration"] != "none":
+            assert summary["validation"]["calibrated_on"].endswith("other prompts")
+        card = result.bundle.file("card.md").read_text()
+        for told in (f"# {kind} router", "- of a test", f"    make {kind}", "| planbench |"):
+            assert told in card
+
+    def test_prompts_of_the_training_data_are_familiar(
+        self, kind: str, made: dict[str, TrainResult]
+    ) -> None:
+        scorer = Scorer.load(made[kind].bundle.path)
+        known = [row["prompt"] for row in rows()][:: len(MODELS)]
+        random = np.random.default_rng(0)
+        gibberish = ["".join(random.choice(list("!?;:()&%#@"), 30)) for _ in range(20)]
+        familiar, strange = (
+            np.array([scorer.familiarity(prompt) for prompt in prompts], dtype=np.float64)
+            for prompts in (known, gibberish)
+        )
+        assert familiar.mean() > 0.4
+        assert strange.mean() < 0.1
+
+    def test_abilities_are_those_of_the_models(
+        self, kind: str, made: dict[str, TrainResult]
+    ) -> None:
+        bundle = made[kind].bundle
+        head = read_head(bundle.file("model.onnx").read_bytes(), bundle.manifest.models)
+        ability = dict(zip(head.models, head.u[:, 0].tolist(), strict=True))
+        assert (ability["strong"], ability["weak"]) == (0.5, -0.5)
+        assert min(ability[m] for m in STRONG) > max(ability[m] for m in WEAK)
+        mean = {
+            model: np.mean([row["score"] for row in rows() if row["model"] == model])
+            for model in (*STRONG, *WEAK)
+        }
+        by_score = sorted(mean, key=lambda model: float(mean[model]))
+        assert np.corrcoef([ability[m] for m in by_score], [mean[m] for m in by_score])[0, 1] > 0.95
+        # A better pair has the same margin, scaled by how far the two are apart.
+        default, pair = (
+            Scorer.load(bundle.path, **names)
+            for names in ({}, {"strong": "s1", "weak": "w3"})  # type: ignore[arg-type]
+        )
+        prompt = rows()[0]["prompt"]
+        expected = (ability["s1"] - ability["w3"]) * default.margin(prompt)
+        assert pair.margin(prompt) == pytest.approx(expected, abs=1e-4)
+
+    def test_nothing_is_left_behind(self, kind: str, made: dict[str, TrainResult]) -> None:
+        out = made[kind].bundle.path
+        assert not out.with_name(f"{out.name}.run").exists()
+
+
+def test_mf_stands_on_the_encoder_that_it_names_and_bert_on_a_tuned_one(
+    made: dict[str, TrainResult],
+) -> None:
+    from thriftroute.eval import benchmarks
+    from thriftroute.eval.benchmarks import Benchmark
+
+    random = np.random.default_rng(0)
+    prompts = [row["prompt"] for row in rows()][:: len(MODELS)]
+    weak = (random.random(len(prompts)) < 0.5) * 1.0
+    bench = Benchmark("of-the-box", prompts, np.ones(len(prompts)), weak, "big", "small")
+    benchmarks.register(bench.name)(lambda files: bench)
+    try:
+        path = str(made["mf"].bundle.path)
+        (report,) = run_protocol("int8", path, benchmark_names=[bench.name])
+        assert report.to_dict()["difference"] == pytest.approx(0, abs=0.05)
+        with pytest.raises(EvaluationError, match="tuned encoder"):
+            run_protocol("int8", str(made["bert"].bundle.path), benchmark_names=[bench.name])
+    finally:
+        del benchmarks.BENCHMARKS[bench.name]
+
+
+def test_one_command_one_graph(request_of: Any, made: dict[str, TrainResult], folder: Path) -> None:
+    again = box.train_general(request_of(out=folder / "again"), Progress())
+    assert again.bundle.model_sha256 == made["mf"].bundle.model_sha256
+
+
+def test_what_the_bundles_were_validated_on_can_be_read(
+    request_of: Any, made: dict[str, TrainResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = request_of()
+    monkeypatch.setattr(box, "request", lambda kind, out: asked)
+    found = list(read_source(HELD_OUT))
+    prompts = {row.prompt for row in found}
+    assert len(prompts) == made["mf"].summary["validation"]["n"]
+    # All models, not those of the tiers alone.
+    assert {row.model for row in found} == set(MODELS)  # type: ignore[union-attr]
+    assert len(found) == len(prompts) * len(MODELS)
+    every = {row.prompt for row in request_rows(asked, {})}
+    assert prompts < every
+
+
+class TestErrors:
+    def test_a_request_is_checked_before_anything_is_read(self, request_of: Any) -> None:
+        for run in (box.train_general, box.train_rival):
+            with pytest.raises(TrainingError, match="expected one of mf, bert"):
+                run(request_of("svm", data=["missing"]), Progress())
+
+    def test_scores_of_few_models_have_no_difficulty(self, request_of: Any, folder: Path) -> None:
+        few = [row for row in rows() if row["model"] in ("s1", "s2", "w1", "w2")]
+        data = write(folder / "few.jsonl", few)
+        asked = request_of(data=[data], strong=("s1", "s2"), weak=("w1", "w2"), out=folder / "none")
+        with pytest.raises(DataError, match="scores of many models"):
+            box.train_general(asked, Progress())
+        assert not (folder / "none").exists()
+
+    def test_without_the_data_it_says_so(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.delenv("THRIFTROUTE_DATA", raising=False)
+        monkeypatch.setattr("sys.argv", ["box", "mf", "--out", str(tmp_path / "mf")])
+        with pytest.raises(SystemExit, match=r"error: .*THRIFTROUTE_DATA"):
+            box.main()
+        assert not list(tmp_path.iterdir())
+
+
+class TestRival:
+    def expected(self, asked: TrainRequest, prompts: list[str]) -> Floats:
+        """Margins of RouteLLM's recipe on the same prompts, by the sentence embeddings."""
+        encoder, _ = encoder_bundle(asked.encoder_name, max_tokens=48)
+        scorer = Scorer.load(encoder)
+        prepared = prepare(asked, scorer, Progress())
+        chosen = set(split_tables(asked, prepared)[0].prompts)
+        table = comparison_table(
+            (row for row in request_rows(asked, {}) if row.prompt in chosen),
+            asked.strong, asked.weak,
+        )  # fmt: skip
+        last = encoder.manifest.width - len(FEATURES)
+        columns = slice(last - encoder.manifest.dim, last)
+        tie = table.strong_score == table.weak_score
+        known = scorer.representations(table.prompts)[:, columns]
+        rival = fit_rival(known, table, seed=asked.seed, tie=tie)
+        return rival.margins(scorer.representations(prompts)[:, columns], asked.strong, asked.weak)
+
+    def test_its_margin_is_that_of_the_recipe(self, request_of: Any, folder: Path) -> None:
+        asked = request_of(out=folder / "rival", seed=3)
+        result = box.train_rival(asked, Progress())
+        prompts = [row["prompt"] for row in rows(5, seed=9)][:: len(MODELS)]
+        scorer = Scorer.load(result.bundle.path)
+        margins = np.array([scorer.margin(prompt) for prompt in prompts])
+        np.testing.assert_allclose(margins, self.expected(asked, prompts), atol=1e-4)
+        assert margins.std() > 1e-2
+        manifest = scorer.bundle.manifest
+        assert set(manifest.models) == {*STRONG, *WEAK, "strong", "weak"}
+        assert result.summary["label"] == "strong wins, ties dropped (RouteLLM's recipe)"
+        assert scorer.familiarity(prompts[0]) is None
+        assert not (folder / "rival.run").exists()
+
+    def test_tiers_of_one_model(self, request_of: Any, folder: Path) -> None:
+        asked = request_of(out=folder / "one", strong=("s1",), weak=("w3",))
+        result = box.train_rival(asked, Progress())
+        assert result.bundle.manifest.models == ("s1", "w3")
+        prompts = [row["prompt"] for row in rows(5, seed=9)][:: len(MODELS)]
+        scorer = Scorer.load(result.bundle.path)
+        margins = [scorer.margin(prompt) for prompt in prompts]
+        np.testing.assert_allclose(margins, self.expected(asked, prompts), atol=1e-4)
+
+    def test_scores_that_differ_by_rounding(self, request_of: Any, folder: Path) -> None:
+        """0.1 + 0.2 is more than 0.3, by less than what single precision tells."""
+        changed = rows()
+        at = {row["model"]: row for row in changed[: len(MODELS)]}
+        for model in MODELS:
+            at[model]["score"] = 0.1 + 0.2 if model in STRONG else 0.3
+        data = write(folder / "close.jsonl", changed)
+        result = box.train_rival(request_of(out=folder / "close", data=[data]), Progress())
+        assert result.bundle.manifest.strong == "strong"
+
+
+def test_the_settings_of_the_box() -> None:
+    """bert's own head takes the ridge's place, at full weight."""
+    fresh = {"mf": GeneralSettings(centres=12), "bert": GeneralSettings(centres=12, mix=1.0)}
+    assert fresh == box.GENERAL
+    assert not set(box.STRONG) & set(box.WEAK)
