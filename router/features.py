@@ -2,7 +2,9 @@
 
 What an encoder of 160 tokens does not see or keep: how long the whole text is, how many numbers it
 holds, whether it is code or LaTeX, how many options it offers. Counts go through log(1 + count), so
-that all values are of the order of one; shares lie in [0, 1].
+that all values are of the order of one; shares lie in [0, 1]. No value goes beyond its cap, which
+lies where the values of English prompts end: a head is linear, and a prompt in another script would
+else be as far out as no prompt that it was fitted on.
 
 A bundle's manifest lists the names that its graph expects, in order. What a name means must never
 change (old bundles were trained on it, and tests/test_features.py pins values): a better idea gets
@@ -20,7 +22,7 @@ import numpy.typing as npt
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 _OPTION = re.compile(r"^[ \t]*\(?(?:[A-Ja-j]|\d{1,2})[.):][ \t]", re.MULTILINE)
-_SENTENCE_END = re.compile(r"[.!?。！？](?:\s|$)")
+_SENTENCE_END = re.compile(r"[.!?](?:\s|$)|[。！？]")
 _QUANTITY = re.compile(
     r"\b(?:percent|percentage|half|twice|third|quarter|times|ratio|fraction|average|total"
     r"|remaining|left|each|per|more than|less than|double|triple)\b|%",
@@ -90,11 +92,36 @@ _FEATURES: Mapping[str, Callable[[_Text], float]] = {
     "logic_words": _log_count(_LOGIC),
     "code": _log_count(_CODE),
     "latex": _log_count(_LATEX),
-    "question_mark": lambda t: float("?" in t.text),
+    "question_mark": lambda t: float("?" in t.text or "？" in t.text),
     "how": _flag(_HOW),
     "explain": _flag(_EXPLAIN),
     "write": _flag(_WRITE),
     "starts_with_what": lambda t: float(_WHAT.match(t.text) is not None),
+}
+
+# The 99th percentile of the public training sources, rounded; for the others there is no need.
+_CAPS: Mapping[str, float] = {
+    "tokens": 7.0,
+    "characters": 8.4,
+    "word_length": 0.7,
+    "tokens_per_word": 1.8,
+    "numbers": 4.4,
+    "distinct_numbers": 3.7,
+    "long_numbers": 3.6,
+    "digit_share": 0.27,
+    "upper_share": 0.14,
+    "non_ascii_share": 0.03,
+    "punctuation_share": 0.15,
+    "options": 2.6,
+    "sentences": 3.7,
+    "words_per_sentence": 3.8,
+    "lines": 4.2,
+    "quotes": 3.2,
+    "equals_signs": 3.1,
+    "quantity_words": 2.7,
+    "logic_words": 2.9,
+    "code": 3.8,
+    "latex": 4.1,
 }
 
 FEATURES: tuple[str, ...] = tuple(_FEATURES)
@@ -119,4 +146,6 @@ def features(text: str, tokens: int, names: Sequence[str] = FEATURES) -> npt.NDA
         _NUMBER.findall(text),
         max(len(_SENTENCE_END.findall(text)), 1),
     )
-    return np.array([_FEATURES[name](parts) for name in names], dtype=np.float32)
+    return np.array(
+        [min(_FEATURES[name](parts), _CAPS.get(name, math.inf)) for name in names], dtype=np.float32
+    )

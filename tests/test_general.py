@@ -119,7 +119,6 @@ class TestGeneral:
         varying = np.delete(np.arange(WIDTH), still)
         assert (direction.weights[varying] != 0).all()
 
-    @pytest.mark.xfail(strict=True, reason="a length of no spread is divided by next to nothing")
     def test_prompts_of_one_length(self) -> None:
         x = representations(300)
         x[:, TOKENS] = 4.0

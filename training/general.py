@@ -92,7 +92,8 @@ def general_direction(
         (slice(0, layers), ridge, settings.mix),
     ):
         spread = float((values[:, columns] @ part).std())
-        direction[columns] += factor * part / max(spread, 1e-12)
+        if spread > 1e-6:  # else it tells nothing: all prompts have one length, say
+            direction[columns] += factor * part / spread
     score = values @ direction
     scale = 1 / max(float(score.std()), 1e-12)
     return Direction(direction * scale, -float(score.mean()) * scale)

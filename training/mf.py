@@ -130,9 +130,9 @@ class PairFit:
         return value if known is None else value + self.slope * known
 
 
-def representation_blocks(width: int) -> tuple[Block, ...]:
-    """The blocks of a representation: the encoder's layers, and the cheap features."""
-    layers = width - len(FEATURES)
+def representation_blocks(width: int, features: int = len(FEATURES)) -> tuple[Block, ...]:
+    """The blocks of a representation: the encoder's layers, and its last columns, the features."""
+    layers = width - features
     return Block(0, layers), Block(layers, width, own_units=True)
 
 
@@ -143,14 +143,16 @@ def fit_pair(
     *,
     weight: Floats | None = None,
     known: Floats | None = None,
+    features: int = len(FEATURES),
     settings: MFSettings | None = None,
     seed: int = 0,
 ) -> PairFit:
     """Fit the gain (score of strong minus score of weak) of n prompts.
 
-    x [n, width]: their representations. fold int[n]: folds of the cross-validation; copies of a
-    prompt share one. known float64[n]: the margins by the bundle that is started from; with fewer
-    labels than `settings.min_labels`, or labels that are all the same, they stand as they are.
+    x [n, width]: their representations, whose last `features` columns are cheap features. fold
+    int[n]: folds of the cross-validation; copies of a prompt share one. known float64[n]: the
+    margins by the bundle that is started from; with fewer labels than `settings.min_labels`, or
+    labels that are all the same, they stand as they are.
     Raises TrainingError where nothing can be learned and nothing is known.
     """
     settings = settings or MFSettings()
@@ -161,7 +163,7 @@ def fit_pair(
         center, unit = float(known.mean()), max(float(known.std()), 1e-12)
         base = (known - center) / unit
     slope = BASE_SLOPE * float(gain.std())
-    blocks = representation_blocks(x.shape[1])
+    blocks = representation_blocks(x.shape[1], features)
     variances = estimate_variances(
         x, gain, blocks, weight=weight, base=base, base_slope=slope, seed=seed
     )

@@ -120,6 +120,7 @@ def own_logs_methods(scorer: Scorer, benchmark: Benchmark, say: Progress) -> dic
             logs.strong - logs.weak,
             fold,
             known=known[logs.labelled],
+            features=len(scorer.bundle.manifest.features),
             settings=MFSettings(),
             seed=logs.seed,
         )

@@ -132,6 +132,7 @@ def _train_mf(request: TrainRequest, say: Progress) -> TrainResult:
         fold,
         weight=table.weight,
         known=None if start.base is None else start.base(x),
+        features=len(scorer.bundle.manifest.features),
         settings=settings,
         seed=request.seed,
     )
