@@ -7,11 +7,14 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from thriftroute.eval import benchmarks
+from thriftroute.eval.benchmarks import Benchmark
 from thriftroute.router.cli import app
 from thriftroute.router.routers import CHECKPOINTS
 from typer.testing import CliRunner, Result
@@ -195,6 +198,84 @@ def test_train_starts_from_a_bundle(tiny_base: Path, labelled: Path, tmp_path: P
     assert "'nosuch'" in fails(2, *args, "--overwrite", "--base", "nosuch")
 
 
+# Protocols
+
+
+@pytest.fixture
+def bench() -> Iterator[str]:
+    """A benchmark by name: prompts with digits are hard for the weak model."""
+    random = np.random.default_rng(0)
+    prompts = [f"{'9' * int(random.integers(9))} xyz {i:03}" for i in range(90)]
+    weak = np.array([float(random.random() > text.count("9") / 9) for text in prompts])
+    found = Benchmark("of-the-cli", prompts, np.ones(90), weak, "big", "small")
+    benchmarks.register(found.name)(lambda files: found)
+    yield found.name
+    del benchmarks.BENCHMARKS[found.name]
+
+
+def test_a_protocol_prints_a_report_for_each_benchmark(tiny_base: Path, bench: str) -> None:
+    args = ("evaluate", "--protocol", "own-logs", "--router", tiny_base, "--benchmark", bench,
+            "--sizes", "20,60", "--draws", "2", "--seed", "3")  # fmt: skip
+    (found,) = json.loads(ok(*args, "--json"))
+    assert (found["benchmark"], found["n"], found["draws"], found["seed"]) == (bench, 90, 2, 3)
+    assert {row["size"] for row in found["rows"]} == {20, 60}
+    text = ok(*args)
+    assert f"own logs of 60 from {bench} (n = 90)" in text and "routellm-mf" in text
+    args = ("evaluate", "--protocol", "calibration", "--router", tiny_base, "--benchmark",
+            bench, "--sizes", "40")  # fmt: skip
+    (found,) = json.loads(ok(*args, "--json"))
+    assert [row["labels"] for row in found["rows"]] == [40]
+    assert f"calibration on {bench}" in ok(*args)
+
+
+def test_a_protocol_on_data_of_many_models(tiny_base: Path, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    files = []
+    for name in "ab":
+        prompts = [f"{name} {'9' * int(random.integers(9))} {i}" for i in range(80)]
+        rows = [
+            {"prompt": text, "model": model,
+             "score": float(random.random() > weakness * text.count("9") / 9)}
+            for text in prompts for model, weakness in (("m1", 0.1), ("m2", 0.6), ("m3", 1.0))
+        ]  # fmt: skip
+        files.append(tmp_path / f"{name}.jsonl")
+        files[-1].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    both = ",".join(map(str, files))
+    args = ("evaluate", "--router", tiny_base, "--data", both, "--bootstraps", "100")
+    (found,) = json.loads(ok(*args, "--protocol", "other-pairs", "--pairs", "2", "--json"))
+    assert (len(found["pairs"]), found["bootstraps"]) == (4, 100)
+    assert found["mean"]["router"] > 0.5
+    args = (*args, "--protocol", "new-model", "--pairs", "1", "--sizes", "10", "--draws", "2")
+    reports = json.loads(ok(*args, "--json"))
+    assert [report["data"] for report in reports] == list(map(str, files))
+    text = ok(*args)
+    assert f"{files[0]}: a new model" in text.replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "told"),
+    [
+        (["nosuch"], 2, "'nosuch'; there are: own-logs, other-pairs"),
+        (["own-logs"], 2, "needs --benchmark"),
+        (["own-logs", "--benchmark", "nosuch"], 1, "unknown benchmark 'nosuch'"),
+        (["other-pairs"], 2, "needs --data"),
+        (["new-model", "--data", "missing.jsonl"], 1, "missing.jsonl"),
+        (["own-logs", "--sizes", "many"], 2, "--sizes 'many': expected whole numbers"),
+        (["own-logs", "--sizes", "10,"], 2, "--sizes '10,'"),
+        (["languages", "--router", "random"], 2, "one router, got"),
+    ],
+)
+def test_protocols_that_cannot_be_run(
+    tiny_base: Path, args: list[str], status: int, told: str
+) -> None:
+    assert told in fails(status, "evaluate", "--router", tiny_base, "--protocol", *args)
+
+
+def test_a_protocol_needs_a_bundle() -> None:
+    message = fails(2, "evaluate", "--router", "random", "--protocol", "languages")
+    assert "'random' is none" in message
+
+
 # Help and usage
 
 
@@ -219,6 +300,9 @@ def test_version_and_plain_call() -> None:
         ["route", "--router", "random", "--threshold", "abc", "hello"],
         ["train", "mf"],
         ["evaluate", "--bootstraps", "5"],
+        ["evaluate", "--protocol", "own-logs", "--draws", "1"],
+        ["evaluate", "--protocol", "other-pairs", "--pairs", "0"],
+        ["add-model", "new"],
     ],
 )
 def test_wrong_usage_has_status_2(args: list[str]) -> None:
@@ -456,6 +540,8 @@ main()
             ["evaluate", "--router", "random", "--data", "x", *PAIR, "--out", "no-such-folder"],
             "eval",
         ),
+        (["torch"], ["evaluate", "--protocol", "languages", "--router", "random"], "train"),
+        (["torch"], ["add-model", "new", "--data", "x", "--out", "no-such-folder"], "train"),
         (["torch"], ["demo", "--out", "no-such-folder"], "train"),
         (["matplotlib"], ["demo", "--out", "no-such-folder"], "eval"),
     ],
