@@ -237,7 +237,7 @@ def train(
     ] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="At most so many.")] = None,
     validation: Annotated[
-        float, typer.Option("--validation", help="Share of the prompts kept for validation.")
+        float, typer.Option("--validation", help="bert: share of the prompts kept for validation.")
     ] = 0.1,
     against: Annotated[
         list[str] | None,
@@ -331,14 +331,14 @@ def add_model(
     from .errors import ConfigError, require_extra
 
     require_extra("torch", "train")
-    from ..data.readers import read_rows
     from ..training.add_model import add_model as fit
+    from ..training.protocols import read_source
     from .routers import BundleRouter, load_router
 
     loaded = load_router(router)
     if not isinstance(loaded, BundleRouter):
         raise ConfigError(f"router {router!r} is no bundle: there is nothing to add a model to")
-    added = fit(loaded.scorer.bundle, read_rows(data), name, out, overwrite=overwrite)
+    added = fit(loaded.scorer.bundle, read_source(data), name, out, overwrite=overwrite)
     if as_json:
         _print_json(
             {

@@ -72,12 +72,20 @@ def test_the_whole_demo_and_again(
     (out / "mf.run").mkdir()
     (out / "mf.run" / "state.safetensors").write_text("torn")
     run_demo(out, with_bert=False, encoder=str(tiny_encoder))
-    assert "starts anew" in capsys.readouterr().out
     assert not (out / "mf.run").exists()
     assert mine.read_text() == "mine"
     assert rows(out / "train.jsonl") == train
     assert not (out / "bert").exists()
     assert "bert" not in (out / "report" / "results.json").read_text()
+
+    # And with bert on a state that cannot be read.
+    capsys.readouterr()
+    (out / "bert.run").mkdir()
+    (out / "bert.run" / "state.safetensors").write_text("torn")
+    run_demo(out, with_bert=True, encoder=str(tiny_encoder))
+    assert "starts anew" in capsys.readouterr().out
+    assert not (out / "bert.run").exists()
+    assert Bundle.open(out / "bert").manifest.kind == "bert"
 
 
 def test_a_folder_of_someone_else_is_not_touched(tmp_path: Path) -> None:

@@ -74,7 +74,12 @@ def add_model(
         head.gated,
         head.gate,
     )
-    written = _write(bundle, grown, out, overwrite=overwrite)
+    line = (
+        f"\n## Added\n\n`{name}`, ability {ability:+.2f} [{ability - error:+.2f}, "
+        f"{ability + error:+.2f}], from {len(known):,} comparisons with models above; the figures "
+        "of this card are not about it.\n"
+    )
+    written = _write(bundle, grown, out, line, overwrite=overwrite)
     return Added(written, name, ability, ability - error, ability + error, len(known))
 
 
@@ -151,7 +156,7 @@ def _comparisons(
     return known, np.array(ours, dtype=np.float64), np.array(theirs, dtype=np.float64)
 
 
-def _write(bundle: Bundle, head: Head, out: Path, *, overwrite: bool) -> Bundle:
+def _write(bundle: Bundle, head: Head, out: Path, line: str, *, overwrite: bool) -> Bundle:
     manifest = bundle.manifest
     fields = {
         name: getattr(manifest, name)
@@ -165,6 +170,6 @@ def _write(bundle: Bundle, head: Head, out: Path, *, overwrite: bool) -> Bundle:
     files: dict[str, bytes | Path] = {
         "model.onnx": graft_head(bundle.file("model.onnx").read_bytes(), head),
         "tokenizer.json": bundle.file("tokenizer.json").read_bytes(),
-        "card.md": bundle.file("card.md").read_bytes(),
+        "card.md": bundle.file("card.md").read_bytes() + line.encode(),
     }
     return write_bundle(out, files=files, overwrite=overwrite, models=head.models, **fields)

@@ -62,7 +62,8 @@ class Parity:
             if distance is not None and not distance <= bound:
                 raise ExportError(
                     f"the ONNX graph differs from {name} by {distance:.2g} (bound {bound}); "
-                    "nothing was written"
+                    "nothing was written. Where it is the head, cached vectors may be stale: empty "
+                    "the cache (THRIFTROUTE_CACHE) and run the command again"
                 )
         if self.int8_score_mean is not None and not self.int8_score_mean <= INT8_SCORE_BOUND:
             raise ExportError(

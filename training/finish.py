@@ -107,7 +107,7 @@ def finish(
         margin = _margins(scorer, inputs, say)
         graph = margin[: len(sample)]
     else:
-        graph = _margins(scorer, sample, say)
+        graph = _margins(scorer, sample, say) if exported.whole is not None else margin[:0]
     spec, probability = calibrate(margin, table, request.seed, evidence.calibration)
     fields["calibration"] = spec
     if probability["calibration"] == "none":

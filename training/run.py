@@ -21,7 +21,7 @@ from ..router.scorer import Scorer
 from ..router.text import as_conversation, encode, special_tokens
 from .bert import BertModel, BertSettings, BertTask, pad
 from .embed import embed
-from .encoder import LoadedEncoder, encoder_bundle, load_encoder, torch_probe
+from .encoder import MAX_TOKENS, LoadedEncoder, encoder_bundle, load_encoder, torch_probe
 from .export import export_module, graft_head, quantize, read_head
 from .finish import Check, Evidence, Exported, finish, occupied
 from .loop import History, fit
@@ -46,9 +46,15 @@ def train(request: TrainRequest, progress: Progress | None = None) -> TrainResul
     say = progress or Progress()
     check_request(request)
     work = request.out.with_name(request.out.name + ".run")
-    result = _train_mf(request, say) if request.kind == "mf" else _train_bert(request, work, say)
-    shutil.rmtree(work, ignore_errors=True)
-    return result
+    if request.kind == "bert":
+        result = _train_bert(request, work, say)
+        shutil.rmtree(work, ignore_errors=True)
+        return result
+    try:
+        return _train_mf(request, say)
+    finally:
+        # There is no state to go on from: the embeddings are in the cache, the rest is quick.
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def check_request(request: TrainRequest) -> None:
@@ -63,6 +69,11 @@ def check_request(request: TrainRequest) -> None:
         raise TrainingError(f"weak_fails {request.weak_fails}: expected a share from 0 to 1")
     if request.base is not None and request.encoder is not None:
         raise TrainingError("give a base bundle or an encoder, not both: a bundle has its encoder")
+    if request.kind == "mf" and request.encoder is None and request.max_tokens != MAX_TOKENS:
+        raise TrainingError(
+            f"--max-tokens {request.max_tokens}: an mf that starts from a bundle reads as much as "
+            "that does; give --encoder to start anew"
+        )
     if request.base is not None and request.kind != "mf":
         raise TrainingError("only mf starts from a bundle; bert starts from an --encoder")
     for tier, models in (("strong", request.strong), ("weak", request.weak)):
