@@ -234,8 +234,11 @@ class TestBundle:
 
     def test_all_else_stays(self, add: Add, base: Bundle) -> None:
         grown = add(votes(50, 60)).bundle
-        for name in ("tokenizer.json", "card.md"):
-            assert grown.file(name).read_bytes() == base.file(name).read_bytes()
+        assert grown.file("tokenizer.json").read_bytes() == base.file("tokenizer.json").read_bytes()
+        card, before = grown.file("card.md").read_text(), base.file("card.md").read_text()
+        assert card.startswith(before)
+        assert "`new`, ability" in card[len(before) :]
+        assert "50 comparisons" in card[len(before) :]
         changed = {
             name
             for name in ("kind", "encoder", "dim", "strong", "weak", "max_tokens", "prefix_ids",
