@@ -227,9 +227,11 @@ def main() -> None:
     table = Table("left out", *(str(i + 1) for i in range(len(families))), "mean", "own sources")
     for name, row in result.items():
         table.add_row(name, *(f"{row[f]:.3f}" for f in [*families, "mean", "own"]))
-    Console().print(table)
-    Console().print("; ".join(f"{i + 1} {name}" for i, name in enumerate(families)))
-    Console().print(
+    out = Console()
+    # Rows of a figure table that wrap cannot be read.
+    Console(width=max(out.width, 120)).print(table)
+    out.print("; ".join(f"{i + 1} {name}" for i, name in enumerate(families)))
+    out.print(
         f"{data.labels.n:,} prompts, {len(data.tasks)} tasks with strong above {MIN_STRONG}; "
         f"validation n = {data.held_out.n:,}, characters alone {of_length:.3f} there; "
         f"{len(FEATURES)} features; seed {arguments.seed}. Random: 0.5."
