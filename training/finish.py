@@ -227,7 +227,7 @@ def _parity(
         worst = float(np.abs(quality - check.quality).max())
         distance[check.graph] = max(distance[check.graph], worst)
     if exported.whole is None:
-        return Parity(len(sample), head=distance["int8"])
+        return Parity(sum(len(c.feeds) for c in exported.checks), head=distance["int8"])
     feeds = [scorer.feeds(prompt) for prompt in sample]
     at = [list(exported.models).index(name) for name in exported.pair]
     fp32 = run_graph(exported.whole, feeds, ["quality"])[0]
