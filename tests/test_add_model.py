@@ -238,7 +238,7 @@ class TestBundle:
         card, before = grown.file("card.md").read_text(), base.file("card.md").read_text()
         assert card.startswith(before)
         assert "`new`, ability" in card[len(before) :]
-        assert "50 comparisons" in card[len(before) :]
+        assert "60 comparisons" in card[len(before) :]
         changed = {
             name
             for name in ("kind", "encoder", "dim", "strong", "weak", "max_tokens", "prefix_ids",

@@ -84,13 +84,14 @@ GOLDEN: dict[str, tuple[str, int, dict[str, float]]] = {
             "tokens": log1p(17),
             "characters": log1p(18),
             "word_length": 13 / 3 / 10,
-            "tokens_per_word": log1p(17 / 3),
+            "tokens_per_word": 1.8,  # its cap; log(1 + 17 / 3) else
             "numbers": log1p(1),
             "distinct_numbers": log1p(1),
             "digit_share": 1 / 18,
-            "non_ascii_share": 15 / 18,
-            "sentences": log1p(1),
-            "words_per_sentence": log1p(3),
+            "non_ascii_share": 0.03,  # its cap; 15 / 18 else
+            "sentences": log1p(2),
+            "words_per_sentence": log1p(1.5),
+            "question_mark": 1,
         },
     ),
     "options": (

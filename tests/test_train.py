@@ -354,13 +354,17 @@ class TestMf:
         assert (head.w1[0] == known.w1[0]).all()
 
     def test_the_one_in_the_box_is_the_default(self, request_of: Request) -> None:
-        start = run.start_of(request_of(base=None))
+        start = run.start_of(request_of(base=None, max_tokens=MAX_TOKENS))
         assert start.name == "mf"
         assert start.base is not None
         assert start.base.head.models == list(start.scorer.bundle.manifest.models)
         # On its own encoder's layers and the features that this version computes.
         assert start.scorer.bundle.manifest.features == FEATURES
         assert start.base.head.w1.shape[1] == start.scorer.bundle.manifest.width
+
+    def test_another_length_than_that_of_the_base_is_refused(self, request_of: Request) -> None:
+        with pytest.raises(TrainingError, match=r"--max-tokens 48.*reads 160 tokens.*--encoder"):
+            run.start_of(request_of(base=None, max_tokens=48))
 
     def test_figures_are_out_of_fold(self, request_of: Request) -> None:
         """On labels that mean nothing a fit would look good on what it has seen."""

@@ -69,11 +69,6 @@ def check_request(request: TrainRequest) -> None:
         raise TrainingError(f"weak_fails {request.weak_fails}: expected a share from 0 to 1")
     if request.base is not None and request.encoder is not None:
         raise TrainingError("give a base bundle or an encoder, not both: a bundle has its encoder")
-    if request.kind == "mf" and request.encoder is None and request.max_tokens != MAX_TOKENS:
-        raise TrainingError(
-            f"--max-tokens {request.max_tokens}: an mf that starts from a bundle reads as much as "
-            "that does; give --encoder to start anew"
-        )
     if request.base is not None and request.kind != "mf":
         raise TrainingError("only mf starts from a bundle; bert starts from an --encoder")
     for tier, models in (("strong", request.strong), ("weak", request.weak)):
@@ -115,7 +110,13 @@ def start_of(request: TrainRequest) -> Start:
             f"--base {name}: this bundle gives no representation to fit on (bundles of format 1 "
             "and fine-tuned ones do not); start from another, or give --encoder"
         )
-    return Start(router.scorer, bundle_base(bundle), None, name)
+    base = bundle_base(bundle)
+    if request.max_tokens not in (MAX_TOKENS, bundle.manifest.max_tokens):
+        raise TrainingError(
+            f"--max-tokens {request.max_tokens}: an mf that starts from {name} reads "
+            f"{bundle.manifest.max_tokens} tokens as that does; give --encoder to start anew"
+        )
+    return Start(router.scorer, base, None, name)
 
 
 def bundle_base(bundle: Bundle) -> Base:
