@@ -404,9 +404,19 @@ def evaluate(
 
     Example: thriftroute evaluate --protocol own-logs --benchmark mmlu --sizes 300,1500
     """
-    from .errors import require_extra
+    from .errors import ConfigError, require_extra
 
+    if protocol is None and sizes is not None:
+        raise ConfigError("--sizes is of a protocol: give --protocol, such as own-logs")
     if protocol is not None:
+        unused = {
+            "--out": out,
+            "--strong": strong,
+            "--weak": weak,
+            "--train-data": train_data,
+        }
+        if given := [name for name, value in unused.items() if value]:
+            raise ConfigError(f"--protocol has no use for {', '.join(given)}: leave it out")
         _run_protocol(
             protocol,
             router or ["mf"],

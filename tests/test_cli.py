@@ -271,6 +271,22 @@ def test_protocols_that_cannot_be_run(
     assert told in fails(status, "evaluate", "--router", tiny_base, "--protocol", *args)
 
 
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["--protocol", "languages", "--out", "x", "--strong", "a"], "--out, --strong"),
+        (["--protocol", "languages", "--train-data", "x"], "--train-data"),
+        (["--sizes", "100", "--benchmark", "gsm8k"], "--sizes is of a protocol"),
+    ],
+)
+def test_options_that_a_protocol_would_pass_over(
+    args: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert told in fails(2, "evaluate", *args)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_protocol_needs_a_bundle() -> None:
     message = fails(2, "evaluate", "--router", "random", "--protocol", "languages")
     assert "'random' is none" in message

@@ -201,13 +201,12 @@ class TestVariances:
         x, _, _ = data(200)
         base = x[:, 0] - x[:, 1]
         base = (base - base.mean()) / base.std()
-        y = base + np.random.default_rng(5).normal(size=200)
+        y = 2 * base + np.random.default_rng(5).normal(size=200)
         alone = estimate_variances(x, y, BLOCKS)
-        beside = estimate_variances(x, y, BLOCKS, base=base, base_slope=1.0)
+        beside = estimate_variances(x, y, BLOCKS, base=base, base_slope=2.0)
         assert alone.evidence > 30
         assert beside.evidence < 1
-        # They fall back to what the prior gives them, 3% of the variance.
-        assert max(beside.blocks) < 0.03 * y.var() < 0.25 * max(alone.blocks)
+        assert max(beside.blocks) < 0.1 * max(alone.blocks)
 
     @pytest.mark.parametrize("seed", range(3))
     def test_noise_shrinks_the_blocks_and_the_base_stays(self, seed: int) -> None:

@@ -7,7 +7,7 @@ strong wins; ties count for weak. Source: the BERT router of RouteLLM (arXiv 240
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,15 +100,7 @@ class BertTask:
     def validate(self) -> float:
         """Log loss of the validation split."""
         self.model.eval()
-        order = np.argsort([len(row) for row in self._ids[1]], kind="stable")
-        total = weight = 0.0
-        with torch.no_grad():
-            for start in range(0, len(order), 64):
-                batch = order[start : start + 64]
-                mass = float(self._weights[1][torch.from_numpy(batch)].sum())
-                total += float(self._loss(1, batch)) * mass
-                weight += mass
-        return total / weight
+        return validation_loss(self._ids[1], self._weights[1], lambda batch: self._loss(1, batch))
 
     def before_step(self, progress: float) -> None:
         """Linear warm-up, then linear decay."""
@@ -136,6 +128,21 @@ def length_batches(ids: Sequence[Sequence[int]], size: int, seed: tuple[int, int
     batches = [order[i : i + size] for i in range(0, len(order), size)]
     random.shuffle(batches)
     return batches
+
+
+def validation_loss(
+    ids: Sequence[Sequence[int]], weights: torch.Tensor, loss: Callable[[Batch], torch.Tensor]
+) -> float:
+    """Weighted mean of `loss` over sequences, in batches of similar length, without gradients."""
+    order = np.argsort([len(row) for row in ids], kind="stable")
+    total = weight = 0.0
+    with torch.no_grad():
+        for start in range(0, len(order), 64):
+            batch = order[start : start + 64]
+            mass = float(weights[torch.from_numpy(batch)].sum())
+            total += float(loss(batch)) * mass
+            weight += mass
+    return total / weight
 
 
 def linear_schedule(optimizer: torch.optim.Optimizer, progress: float, warmup: float) -> None:

@@ -251,7 +251,9 @@ def _tune(
     task = TuneTask(model, (ids[0], ids[1]), parts, (weights[0], weights[1]), TUNE, asked.seed)
     with say.bar("embedding prompts") as update:
         task.probe(embed(start.scorer, _inputs(parts[0]), progress=update))
-    identity = [dataclasses.asdict(TUNE), asked.seed, start.scorer.bundle.model_sha256, *ids]
+    labels = [hashlib.sha256(part.bands.tobytes()).hexdigest() for part in parts]
+    encoder = start.scorer.bundle.model_sha256
+    identity = [dataclasses.asdict(TUNE), asked.seed, encoder, labels, *ids]
     fingerprint = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
     with say.training("bert", TUNE.epochs) as report:
         history = fit(

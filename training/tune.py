@@ -20,7 +20,15 @@ import numpy.typing as npt
 import torch
 
 from ..data.difficulty import BANDS, DifficultyTable
-from .bert import Batch, freeze, length_batches, linear_schedule, native_bf16, pad
+from .bert import (
+    Batch,
+    freeze,
+    length_batches,
+    linear_schedule,
+    native_bf16,
+    pad,
+    validation_loss,
+)
 from .encoder import EncoderModule, LoadedEncoder, resolve_encoder
 
 Floats = npt.NDArray[np.float64]
@@ -135,15 +143,7 @@ class TuneTask:
     def validate(self) -> float:
         """Weighted log loss of the validation split."""
         self.model.eval()
-        order = np.argsort([len(row) for row in self._ids[1]], kind="stable")
-        total = weight = 0.0
-        with torch.no_grad():
-            for start in range(0, len(order), 64):
-                batch = order[start : start + 64]
-                mass = float(self._weights[1][torch.from_numpy(batch)].sum())
-                total += float(self._loss(1, batch)) * mass
-                weight += mass
-        return total / weight
+        return validation_loss(self._ids[1], self._weights[1], lambda batch: self._loss(1, batch))
 
     def before_step(self, progress: float) -> None:
         """Linear warm-up, then linear decay."""
