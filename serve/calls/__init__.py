@@ -1,0 +1,1 @@
+"""Calls to models through LiteLLM: retries, cooldowns, fallbacks, cascades, streams."""

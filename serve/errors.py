@@ -1,0 +1,43 @@
+"""Answers to a request that end it, as OpenAI shapes them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..router.errors import ThriftrouteError
+
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
+
+
+class RefusedError(ThriftrouteError):
+    """A request that gets no model's answer. `status` is HTTP's, `code` a word for programs.
+
+    Neither message nor headers hold text of the prompt, or a key.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.status = status
+        self.code = code
+        self.param = param
+        self.headers = dict(headers or {})
+        super().__init__(message)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The body of the answer, as OpenAI's clients read it."""
+        kind = _TYPES.get(
+            self.status, "server_error" if self.status >= 500 else "invalid_request_error"
+        )
+        error = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
+        return {"error": error}

@@ -1,0 +1,1 @@
+"""The decision pipeline: small pure steps from a request to a plan of models to call."""

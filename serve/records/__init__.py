@@ -1,0 +1,1 @@
+"""A row a decision: written off the hot path, counted, given feedback."""

@@ -1,0 +1,244 @@
+"""What can be set in thriftroute.yaml: its keys, their types, defaults and bounds.
+
+Reading a file into these, with the line of each error, is `config`'s. Every class refuses keys it
+does not know. Money is in US dollars, prices are per million tokens, times are in seconds.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Capability = Literal["vision", "tools", "json_schema", "reasoning"]
+CAPABILITIES: tuple[Capability, ...] = ("vision", "tools", "json_schema", "reasoning")
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class Settings(BaseModel):
+    """Base of all: unknown keys are errors, nothing changes once it is read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Price(Settings):
+    """USD per million tokens. What is not given is priced as LiteLLM does (cached as input)."""
+
+    input: Annotated[float, Field(ge=0)]
+    output: Annotated[float, Field(ge=0)]
+    cached_input: Annotated[float, Field(ge=0)] | None = None
+
+
+class ModelSettings(Settings):
+    """One model of the pool."""
+
+    name: Name  # what clients and this file call it
+    model: Name | None = None  # what LiteLLM calls it; `name` where it is not given
+    api_base: str | None = None
+    api_key: str | None = Field(default=None, repr=False)
+    params: dict[str, Any] = Field(default_factory=dict, repr=False)  # more keywords for LiteLLM
+    price: Price | None = None  # from LiteLLM's map where it is not given
+    context_window: Count | None = None  # tokens, prompt and answer together
+    max_output_tokens: Count | None = None
+    capabilities: frozenset[Capability] | None = None
+    tags: frozenset[Name] = frozenset()
+    bundle_model: Name | None = None  # whose quality the bundle predicts for it
+    timeout_s: Positive | None = None
+
+
+class Band(Settings):
+    """Scores below `below` (and not below the band before) go to `model`; the last has no limit."""
+
+    name: Name
+    model: Name
+    below: Share | None = None
+
+
+class RouterSettings(Settings):
+    """What scores a request and how the score becomes a choice."""
+
+    name: Name = "mf"
+    checkpoint_path: str | None = None
+    threshold: Share | None = None
+    strong_share: Share | None = None  # instead of a threshold, through the bundle's table
+    context: Literal["last", "conversation", "full"] = "conversation"
+    on_error: Literal["strong", "weak"] = "strong"
+    threads: Count = 1
+    strategy: Literal["pair", "pool", "bands"] = "pair"
+    tolerance: Share = 0.05  # pool: how far below the best predicted quality is good enough
+    bands: tuple[Band, ...] = ()
+    quality: dict[Literal["low", "medium", "high"], Share] = Field(
+        default_factory=lambda: {"low": 0.2, "medium": 0.5, "high": 0.8}
+    )  # strong shares that a request's `quality` stands for
+
+
+class When(Settings):
+    """All that is given must hold; of a list, one entry is enough."""
+
+    task: tuple[Name, ...] = ()
+    keywords: tuple[Name, ...] = ()  # whole words or phrases, letter case ignored
+    regex: str | None = None
+    min_tokens: Annotated[int, Field(ge=0)] | None = None  # of the prompt
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    signals: tuple[Literal["code", "maths", "comparison"], ...] = ()
+    languages: tuple[Name, ...] = ()  # ISO 639-1, as "de"
+    tiers: tuple[Name, ...] = ()
+    tenants: tuple[Name, ...] = ()
+    metadata: dict[str, str] = Field(default_factory=dict)
+
+
+class Rule(Settings):
+    """The first rule whose `when` holds sends the request to a model, a threshold, or nowhere."""
+
+    name: Name
+    when: When = When()
+    model: Name | None = None
+    threshold: Share | None = None
+    block: str | None = None  # the message that the client gets
+
+    @model_validator(mode="after")
+    def _one_action(self) -> "Rule":
+        if sum(value is not None for value in (self.model, self.threshold, self.block)) != 1:
+            raise ValueError("give exactly one of model, threshold and block")
+        return self
+
+
+Action = Literal["secure", "mask", "block"]
+
+
+class SensitivitySettings(Settings):
+    """What to do with e-mail addresses, phone numbers, payment cards, keys and own patterns."""
+
+    actions: dict[Name, Action] = Field(default_factory=dict)  # kind -> action
+    patterns: dict[Name, str] = Field(default_factory=dict)  # further kinds: regular expressions
+    tag: Name = "secure"  # the tag of the models that may see what is marked "secure"
+    detector: Literal["regex", "presidio"] = "regex"
+
+
+class BudgetSettings(Settings):
+    """A limit for each `scope` and calendar day or month (UTC)."""
+
+    usd: Positive | None = None
+    tokens: Count | None = None
+    per: Literal["day", "month"] = "day"
+    scope: Literal["key", "tenant", "tier"] = "tenant"
+    soft: Share | None = 0.8  # from this share of the limit on only weak models answer
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> "BudgetSettings":
+        if (self.usd is None) == (self.tokens is None):
+            raise ValueError("give usd or tokens, and not both")
+        return self
+
+
+class TierSettings(Settings):
+    """What the users of a tier get."""
+
+    weak_only: bool = False
+    models: frozenset[Name] | None = None  # allowed ones; all where it is not given
+    threshold: Share | None = None
+    budgets: tuple[BudgetSettings, ...] = ()
+
+
+class KeySettings(Settings):
+    """A client's API key: its SHA-256, never the key. `thriftroute keys` makes one."""
+
+    name: Name
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", repr=False)]
+    tenant: Name | None = None  # None: each request may name its own
+    tier: Name | None = None
+    admin: bool = False
+
+
+class AlertSettings(Settings):
+    """A POST to `webhook`, once a budget and window, when spending passes each share of `at`."""
+
+    webhook: str | None = None
+    at: tuple[Share, ...] = (0.5, 0.8, 1.0)
+
+
+class CascadeSettings(Settings):
+    """Weak first; strong where the answer comes late or fails a check."""
+
+    enabled: bool = False
+    timeout_s: Positive | None = None
+    checks: tuple[Literal["empty", "refusal", "json", "schema"], ...] = ("empty", "json", "schema")
+
+
+class CallSettings(Settings):
+    """Timeouts, retries, cooldowns, fallbacks."""
+
+    timeout_s: Positive = 600.0  # of a whole answer
+    first_token_timeout_s: Positive = 60.0  # of a stream's first piece
+    retries: Annotated[int, Field(ge=0, le=10)] = 1  # of the same model
+    cooldown_s: Annotated[float, Field(ge=0)] = 30.0
+    failures_to_cool: Count = 3  # in a row, a model
+    fallbacks: bool = True  # weak -> strong -> the others that fit
+    cascade: CascadeSettings = CascadeSettings()
+
+
+class SemanticSettings(Settings):
+    """Answers to a prompt at least this close, by cosine of the bundle's own embedding."""
+
+    enabled: bool = False
+    similarity: Share = 0.97
+
+
+class CacheSettings(Settings):
+    """Exact by default; off until it is turned on."""
+
+    backend: Literal["off", "memory", "disk", "redis"] = "off"
+    ttl_s: Positive = 3600.0
+    max_entries: Count = 10_000
+    max_entry_bytes: Count = 1_000_000
+    path: str = "thriftroute-cache"
+    semantic: SemanticSettings = SemanticSettings()
+
+
+class RecordSettings(Settings):
+    """Where decisions are written. Text of prompts and answers only where `text` is true."""
+
+    url: str | None = "sqlite:///thriftroute.db"  # None: nowhere
+    text: bool = False
+    queue: Count = 10_000  # rows waiting to be written; past it the oldest are dropped, counted
+    flush_s: Positive = 1.0
+    keep_days: Count | None = None
+
+
+class ServerSettings(Settings):
+    """The HTTP side."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 6060
+    workers: Count = 1
+    max_body_bytes: Count = 10_000_000
+    max_concurrency: Count = 200  # requests in work at once, a worker; past it 429
+    read_timeout_s: Positive = 30.0  # for a client to send its request
+    shutdown_s: Positive = 30.0  # for running requests to end after SIGTERM
+    admin_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", repr=False)] | None = None
+    public_metrics: bool = False
+
+
+class Config(Settings):
+    """All of thriftroute.yaml."""
+
+    models: Annotated[tuple[ModelSettings, ...], Field(min_length=1)]
+    strong: Name
+    weak: Name
+    router: RouterSettings = RouterSettings()
+    rules: tuple[Rule, ...] = ()
+    sensitivity: SensitivitySettings = SensitivitySettings()
+    tiers: dict[Name, TierSettings] = Field(default_factory=dict)
+    default_tier: Name | None = None
+    keys: tuple[KeySettings, ...] = ()
+    sticky_s: Annotated[float, Field(ge=0)] = 0.0  # how long a session keeps its model; 0: not
+    expected_output_tokens: Count = 512  # where a request sets no maximum
+    max_cost_action: Literal["reject", "cheapest"] = "reject"
+    calls: CallSettings = CallSettings()
+    cache: CacheSettings = CacheSettings()
+    records: RecordSettings = RecordSettings()
+    redis_url: str | None = Field(default=None, repr=False)  # budgets, sessions and cache shared
+    alerts: AlertSettings = AlertSettings()
+    otel_endpoint: str | None = None
+    server: ServerSettings = ServerSettings()
