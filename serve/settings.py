@@ -68,9 +68,11 @@ class RouterSettings(Settings):
     strategy: Literal["pair", "pool", "bands"] = "pair"
     tolerance: Share = 0.05  # pool: how far below the best predicted quality is good enough
     bands: tuple[Band, ...] = ()
-    quality: dict[Literal["low", "medium", "high"], Share] = Field(
-        default_factory=lambda: {"low": 0.2, "medium": 0.5, "high": 0.8}
-    )  # strong shares that a request's `quality` stands for
+    quality: dict[Literal["low", "medium", "high"], Share] = {
+        "low": 0.2,
+        "medium": 0.5,
+        "high": 0.8,
+    }  # strong shares that a request's `quality` stands for
 
 
 class When(Settings):
