@@ -14,12 +14,17 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # a SHA-256
+Kind = Literal["email", "phone", "card", "key"]
+KINDS: tuple[Kind, ...] = ("email", "phone", "card", "key")  # of sensitive data, built in
 
 
 class Settings(BaseModel):
     """Base of all: unknown keys are errors, nothing changes once it is read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 class Price(Settings):
@@ -112,7 +117,7 @@ Action = Literal["secure", "mask", "block"]
 class SensitivitySettings(Settings):
     """What to do with e-mail addresses, phone numbers, payment cards, keys and own patterns."""
 
-    actions: dict[Name, Action] = Field(default_factory=dict)  # kind -> action
+    actions: dict[Name, Action] = Field(default_factory=dict)  # one of KINDS or of patterns
     patterns: dict[Name, str] = Field(default_factory=dict)  # further kinds: regular expressions
     tag: Name = "secure"  # the tag of the models that may see what is marked "secure"
     detector: Literal["regex", "presidio"] = "regex"
@@ -147,7 +152,7 @@ class KeySettings(Settings):
     """A client's API key: its SHA-256, never the key. `thriftroute keys` makes one."""
 
     name: Name
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", repr=False)]
+    sha256: Digest = Field(repr=False)
     tenant: Name | None = None  # None: each request may name its own
     tier: Name | None = None
     admin: bool = False
@@ -156,7 +161,7 @@ class KeySettings(Settings):
 class AlertSettings(Settings):
     """A POST to `webhook`, once a budget and window, when spending passes each share of `at`."""
 
-    webhook: str | None = None
+    webhook: str | None = Field(default=None, repr=False)
     at: tuple[Share, ...] = (0.5, 0.8, 1.0)
 
 
@@ -201,7 +206,8 @@ class CacheSettings(Settings):
 class RecordSettings(Settings):
     """Where decisions are written. Text of prompts and answers only where `text` is true."""
 
-    url: str | None = "sqlite:///thriftroute.db"  # None: nowhere
+    # A URL may hold a password: it is not printed. None: nowhere.
+    url: str | None = Field(default="sqlite:///thriftroute.db", repr=False)
     text: bool = False
     queue: Count = 10_000  # rows waiting to be written; past it the oldest are dropped, counted
     flush_s: Positive = 1.0
@@ -218,7 +224,7 @@ class ServerSettings(Settings):
     max_concurrency: Count = 200  # requests in work at once, a worker; past it 429
     read_timeout_s: Positive = 30.0  # for a client to send its request
     shutdown_s: Positive = 30.0  # for running requests to end after SIGTERM
-    admin_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", repr=False)] | None = None
+    admin_sha256: Digest | None = Field(default=None, repr=False)
     public_metrics: bool = False
 
 
