@@ -1,0 +1,157 @@
+"""Who may ask what: API keys of clients, and the admin key.
+
+Keys are compared as SHA-256 digests, in constant time, every one of them on every request. Where
+no key is configured everybody is "anonymous", as OpenAI's clients always send some key.
+"""
+
+import hashlib
+import hmac
+import ipaddress
+from collections.abc import Mapping
+
+from .errors import RefusedError
+from .request import Principal
+from .settings import Config
+
+TENANT_HEADER = "x-thriftroute-tenant"
+_CHALLENGE = {"www-authenticate": 'Bearer realm="thriftroute"'}
+_PROXIED = ("forwarded", "x-forwarded-for", "x-real-ip")
+_TENANT_CHARS = 200
+_LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+
+def digest(key: str) -> str:
+    """SHA-256 of a key, in hex. What HTTP cannot carry in a header is left out."""
+    # Header values are read as latin-1: this gives back the bytes that the client sent.
+    return hashlib.sha256(key.encode("latin-1", "ignore")).hexdigest()
+
+
+def principal(
+    headers: Mapping[str, str], config: Config, *, tenant: str | None = None
+) -> Principal:
+    """Who sent a request with these `headers` (lower-case names, or Starlette's own).
+
+    tenant: what the request's metadata names; the header `x-thriftroute-tenant` wins over it.
+
+    Raises RefusedError: 401 without a valid key where keys are configured, 403 where a key of one
+    tenant asks for another, 400 for a tenant that is no name.
+    """
+    asked = _tenant(headers.get(TENANT_HEADER, tenant))
+    sent = _bearer(headers)
+    if sent is not None:
+        hashed = digest(sent)
+        if _is(hashed, config.server.admin_sha256):
+            return Principal("admin", asked or "default", config.default_tier, admin=True)
+        # No early exit: the time taken does not tell which key came close.
+        found = [key for key in config.keys if _is(hashed, key.sha256)]
+        if found:
+            key = found[0]
+            if key.tenant is not None and asked is not None and asked != key.tenant:
+                raise RefusedError(
+                    403,
+                    "wrong_tenant",
+                    f"the key {key.name!r} belongs to another tenant than the one asked for; "
+                    f"leave out {TENANT_HEADER} and the metadata's tenant",
+                )
+            tier = key.tier or config.default_tier
+            return Principal(key.name, key.tenant or asked or "default", tier, key.admin)
+    if config.keys:
+        raise _unknown(sent)
+    return Principal("anonymous", asked or "default", config.default_tier)
+
+
+def admin(
+    headers: Mapping[str, str], config: Config, *, client: str | None = "127.0.0.1"
+) -> Principal:
+    """Who sent a request to an admin route; returns only where they may use it.
+
+    Without any key in the configuration, that is whoever sits at this machine: the server must
+    listen on a loopback address, and the request must come from it, straight (no proxy's headers)
+    and from no other site's page (`Host` and `Origin` name this machine).
+
+    client: the address that the request came from, None where it is not known.
+
+    Raises RefusedError: 401 without a valid key, 403 with one that is no admin's, or where no
+    admin key is configured and the above does not hold.
+    """
+    sent = _bearer(headers)
+    if sent is not None and _is(digest(sent), config.server.admin_sha256):
+        return principal(headers, config)
+    if config.server.admin_sha256 is not None or any(key.admin for key in config.keys):
+        if config.keys:
+            who = principal(headers, config)
+            if who.admin:
+                return who
+            raise RefusedError(403, "not_admin", f"the key {who.key!r} is not an admin's")
+        raise _unknown(sent)
+    if not config.keys and open_to_this_machine(headers, config, client):
+        return Principal("local", "default", config.default_tier, admin=True)
+    raise RefusedError(
+        403,
+        "no_admin_key",
+        "this route needs an admin key and none is configured; run `thriftroute keys new --admin` "
+        "and put what it prints in thriftroute.yaml",
+    )
+
+
+def open_to_this_machine(
+    headers: Mapping[str, str], config: Config, client: str | None = "127.0.0.1"
+) -> bool:
+    """True where a request without a key comes from this very machine, and from no other site.
+
+    A page of another site can make a browser send requests to a loopback address: then `Origin`
+    names that site, or `Host` does, where its name was made to resolve to this machine.
+    """
+    if not _is_loopback(config.server.host) or not _is_loopback(client or ""):
+        return False
+    if any(name in headers for name in _PROXIED):
+        return False
+    host = headers.get("host", "").lower()
+    if _without_port(host) not in _LOCAL_NAMES:
+        return False
+    return headers.get("origin", f"http://{host}").lower() == f"http://{host}"
+
+
+def _bearer(headers: Mapping[str, str]) -> str | None:
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    token = token.strip()
+    return token if scheme.lower() == "bearer" and token else None
+
+
+def _is(hashed: str, expected: str | None) -> bool:
+    return expected is not None and hmac.compare_digest(hashed, expected)
+
+
+def _unknown(sent: str | None) -> RefusedError:
+    if sent is None:
+        problem = "no API key in the request; send the header 'Authorization: Bearer <key>'"
+        return RefusedError(401, "missing_api_key", problem, headers=_CHALLENGE)
+    problem = "the API key is not known here; ask whoever runs this server for one"
+    return RefusedError(401, "invalid_api_key", problem, headers=_CHALLENGE)
+
+
+def _tenant(value: str | None) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value.strip() or len(value) > _TENANT_CHARS:
+        problem = f"the tenant must be a name of 1 to {_TENANT_CHARS} characters"
+        raise RefusedError(400, "invalid_tenant", problem, param="metadata.tenant")
+    if not value.isprintable():
+        problem = "the tenant must be a name of printable characters"
+        raise RefusedError(400, "invalid_tenant", problem, param="metadata.tenant")
+    return value.strip()
+
+
+def _without_port(host: str) -> str:
+    end = host.rfind("]")  # an IPv6 address has colons of its own
+    name, colon, _ = host[end + 1 :].partition(":")
+    return host[: end + 1] + name if colon else host
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,257 @@
+"""What one client, or all of them together, can take of the server.
+
+`Limits` is an ASGI middleware: size of a body, requests at once, time to send a body, and headers
+for browsers. `BoundedProtocol` is for what no ASGI application sees: clients that open a
+connection and send no request, endless headers, clients that stop reading an answer.
+"""
+
+import asyncio
+from collections.abc import Collection
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from .errors import RefusedError
+from .settings import ServerSettings
+
+UNLIMITED = ("/health", "/ready", "/metrics")  # a busy server still says how it is
+RETRY_AFTER_S = 1
+HEADER_BYTES = 65_536
+LINGER_S = 2.0
+_SECURITY = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+}
+
+
+class Limits:
+    """Middleware: bounds requests as `settings` says, and sets headers that protect browsers.
+
+    A body is read no earlier than the application asks for it. Past a limit `receive` raises
+    RefusedError: 413 (with or without a content-length), 408. Where the application lets it pass,
+    it is answered here. More than `max_concurrency` requests at once: 429 with Retry-After, from
+    here. `in_flight` counts the requests in work, until the last byte of their answers.
+
+    Headers that the application sets itself are left as they are.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: ServerSettings,
+        *,
+        unlimited: Collection[str] = UNLIMITED,
+    ) -> None:
+        self.app = app
+        self.settings = settings
+        self.unlimited = frozenset(unlimited)
+        self.in_flight = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request; anything but HTTP passes untouched."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        body = _Body(scope, receive, self.settings)
+        sender = _Sender(send, body)
+        if scope["path"] in self.unlimited:
+            await self._answer(scope, body, sender)
+        elif self.in_flight >= self.settings.max_concurrency:
+            await sender.refuse(scope, self._overloaded())
+        else:
+            self.in_flight += 1
+            try:
+                await self._answer(scope, body, sender)
+            finally:
+                self.in_flight -= 1
+
+    async def _answer(self, scope: Scope, body: "_Body", sender: "_Sender") -> None:
+        try:
+            await self.app(scope, body.receive, sender)
+        except RefusedError as error:
+            if sender.started:
+                raise
+            await sender.refuse(scope, error)
+
+    def _overloaded(self) -> RefusedError:
+        return RefusedError(
+            429,
+            "overloaded",
+            f"{self.in_flight} requests are in work, as many as this server takes at once; "
+            f"try again in {RETRY_AFTER_S} s",
+            headers={"retry-after": str(RETRY_AFTER_S)},
+        )
+
+
+class _Body:
+    """`receive` that counts the bytes of one request and watches the clock until they are read."""
+
+    def __init__(self, scope: Scope, receive: Receive, settings: ServerSettings) -> None:
+        headers = Headers(scope=scope)
+        length = headers.get("content-length", "")
+        self._receive = receive
+        self._max = settings.max_body_bytes
+        self._timeout_s = settings.read_timeout_s
+        # What is no number is counted as it arrives.
+        self._declared = int(length) if length.isascii() and length.isdigit() else 0
+        self._deadline: float | None = None  # runs from the first read
+        self._bytes = 0
+        self.complete = self._declared == 0 and "transfer-encoding" not in headers
+
+    async def receive(self) -> Message:
+        """The next piece; raises RefusedError past a limit."""
+        if self._deadline is None:
+            self._deadline = asyncio.get_running_loop().time() + self._timeout_s
+        elif self.complete:  # what is left to hear is that the client went away
+            return await self._receive()
+        if self._declared > self._max:
+            raise self._too_large()
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                message = await self._receive()
+        except TimeoutError:
+            problem = f"the request's body did not arrive within {self._timeout_s:g} s; try again"
+            raise RefusedError(408, "request_timeout", problem) from None
+        if message["type"] == "http.request":
+            self._bytes += len(message.get("body", b""))
+            if self._bytes > self._max:
+                raise self._too_large()
+            self.complete = not message.get("more_body", False)
+        return message
+
+    async def discard(self) -> None:
+        """Read on for a moment, keeping nothing.
+
+        Closing a connection on a client that still sends resets it, and the client may lose the
+        answer that it was sent.
+        """
+        try:
+            async with asyncio.timeout(LINGER_S):
+                while not self.complete:
+                    message = await self._receive()
+                    self.complete = not message.get("more_body", False)
+        except TimeoutError:
+            pass
+
+    def _too_large(self) -> RefusedError:
+        problem = f"the request's body is larger than {self._max} bytes, this server's limit"
+        return RefusedError(413, "request_too_large", problem)
+
+
+class _Sender:
+    """`send` with the security headers; knows whether an answer has begun.
+
+    An answer that begins before the request was read to its end closes the connection: what is
+    left of the body must be neither waited for nor taken for the next request.
+    """
+
+    def __init__(self, send: Send, body: _Body) -> None:
+        self._send = send
+        self._body = body
+        self._closes = False
+        self.started = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.started = True
+            message.setdefault("headers", [])
+            headers = MutableHeaders(scope=message)
+            for name, value in _SECURITY.items():
+                headers.setdefault(name, value)
+            self._closes = not self._body.complete
+            if self._closes:
+                headers["connection"] = "close"
+        elif self._closes and not message.get("more_body", False):
+            await self._send({**message, "more_body": True})
+            await self._body.discard()
+            message = {"type": "http.response.body", "body": b""}
+        await self._send(message)
+
+    async def refuse(self, scope: Scope, error: RefusedError) -> None:
+        """Answer with `error`, in OpenAI's shape."""
+        answer = JSONResponse(error.to_dict(), error.status, headers=error.headers)
+        await answer(scope, _nothing, self)
+
+
+async def _nothing() -> Message:
+    return {"type": "http.disconnect"}
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 with bounds on what comes before and after the application.
+
+    For `uvicorn.Config(http=BoundedProtocol)`. A connection is dropped where no whole header of a
+    request arrives within `read_timeout_s`, where a header is larger than `HEADER_BYTES`, and
+    where a client takes nothing of its answer for `read_timeout_s`: the application then hears of
+    a disconnect. The time is the `read_timeout_s` that the application's lifespan put in its state
+    (30 where there is none), so that worker processes know it.
+    """
+
+    def __init__(
+        self, config: Any, server_state: Any, app_state: dict[str, Any], *rest: Any
+    ) -> None:
+        super().__init__(config, server_state, app_state, *rest)
+        self._timeout_s = float(app_state.get("read_timeout_s", 30.0))
+        self._header_bytes = 0
+        self._header_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has so long for the header of its first request."""
+        super().connection_made(transport)
+        self._await_header()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is left to wait for."""
+        _cancel(self._header_timer)
+        _cancel(self._write_timer)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of a header are counted, as nothing else bounds them."""
+        if self._header_timer is not None:
+            self._header_bytes += len(data)
+        super().data_received(data)
+        # Looked at after parsing: the first piece of a body may have come with its header.
+        if self._header_timer is not None and self._header_bytes > HEADER_BYTES:
+            self.transport.abort()
+
+    def on_message_begin(self) -> None:
+        """A further request on a connection has as long for its header."""
+        super().on_message_begin()
+        if self._header_timer is None:  # a further request on the same connection
+            self._await_header()
+
+    def on_headers_complete(self) -> None:
+        """From here on the application watches the clock."""
+        _cancel(self._header_timer)
+        self._header_timer = None
+        super().on_headers_complete()
+
+    def pause_writing(self) -> None:
+        """The client does not read: it has so long to begin."""
+        super().pause_writing()
+        if self._write_timer is None:
+            self._write_timer = self.loop.call_later(self._timeout_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        super().resume_writing()
+        _cancel(self._write_timer)
+        self._write_timer = None
+
+    def _await_header(self) -> None:
+        self._header_bytes = 0
+        self._header_timer = self.loop.call_later(self._timeout_s, self.transport.abort)
+
+
+def _cancel(timer: asyncio.TimerHandle | None) -> None:
+    if timer is not None:
+        timer.cancel()
