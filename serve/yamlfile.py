@@ -1,0 +1,173 @@
+"""A YAML file as plain data, with the line of everything in it and `${VARIABLE}`s filled in.
+
+`${NAME}` in a value that is text stands for the environment variable NAME, `${NAME:-other}` for
+`other` where NAME is not set or empty, `$${` for `${` itself. A value that comes out empty counts
+as not given, so that `api_key: ${OPENAI_API_KEY:-}` needs no key. Names of keys stay as they are.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+Loc = tuple[str | int, ...]  # ("models", 1, "price")
+
+_VARIABLE = re.compile(r"\$(\$\{)|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|(\$\{)")
+_MOST_NODES = 100_000
+_ABSENT = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong with the value at `loc`. `line` where it is not the line of `loc`."""
+
+    loc: Loc
+    text: str
+    line: int | None = None
+
+
+@dataclass(slots=True)
+class Document:
+    """What was read. `lines`: loc -> 1-based line; `variables`: loc -> names filled in there."""
+
+    data: Any = None
+    lines: dict[Loc, int] = field(default_factory=dict)
+    variables: dict[Loc, tuple[str, ...]] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def line(self, loc: Loc) -> int | None:
+        """The line of `loc`, or of the nearest thing around it that is in the file."""
+        for end in range(len(loc), -1, -1):
+            if loc[:end] in self.lines:
+                return self.lines[loc[:end]]
+        return None
+
+
+def read(text: str, environ: Mapping[str, str]) -> Document:
+    """The document in `text`; what is wrong with it is in its `problems`, nothing is raised."""
+    document = Document()
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is not None:
+            document.data = _Reader(loader, document, environ).value(node, ())
+    except yaml.MarkedYAMLError as error:
+        document.problems.append(_syntax(error))
+    except yaml.YAMLError as error:  # such as a character that YAML forbids
+        document.problems.append(Problem((), " ".join(str(error).split())))
+    except RecursionError:
+        document.problems.append(Problem((), "nested too deep to be a config"))
+    finally:
+        loader.dispose()
+    return document
+
+
+class _Reader:
+    """Nodes to data. Own code and not yaml.safe_load, which forgets lines and drops duplicates."""
+
+    def __init__(
+        self, loader: yaml.SafeLoader, document: Document, environ: Mapping[str, str]
+    ) -> None:
+        self._loader = loader
+        self._document = document
+        self._environ = environ
+        self._seen: set[int] = set()
+        self._open: set[int] = set()
+        self._count = 0
+
+    def value(self, node: yaml.Node, loc: Loc) -> Any:
+        self._document.lines.setdefault(loc, node.start_mark.line + 1)
+        self._count += 1
+        if id(node) in self._open:
+            raise yaml.MarkedYAMLError(
+                problem="an alias inside of what it stands for", problem_mark=node.start_mark
+            )
+        if self._count > _MOST_NODES:
+            raise yaml.YAMLError(f"more than {_MOST_NODES:,} values: too large to be a config")
+        self._open.add(id(node))
+        try:
+            if isinstance(node, yaml.MappingNode):
+                return self._mapping(node, loc)
+            if isinstance(node, yaml.SequenceNode):
+                found = [self.value(item, (*loc, i)) for i, item in enumerate(node.value)]
+                return [None if item is _ABSENT else item for item in found]
+            return self._scalar(node, loc)
+        finally:
+            self._open.discard(id(node))
+
+    def _mapping(self, node: yaml.MappingNode, loc: Loc) -> dict[str, Any]:
+        if id(node) not in self._seen:
+            self._seen.add(id(node))
+            self._refuse_duplicates(node, loc)
+            self._loader.flatten_mapping(node)  # `<<: *other`
+        found: dict[str, Any] = {}
+        for key, value in node.value:
+            # As it is written: YAML reads `on` and `no` as booleans.
+            if not isinstance(key, yaml.ScalarNode):
+                self._problem(loc, "a key must be text", key)
+                continue
+            inner = (*loc, key.value)
+            self._document.lines[inner] = key.start_mark.line + 1
+            read_value = self.value(value, inner)
+            if read_value is not _ABSENT:
+                found[key.value] = read_value
+        return found
+
+    def _refuse_duplicates(self, node: yaml.MappingNode, loc: Loc) -> None:
+        first: dict[str, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in first and key.value != "<<":
+                self._problem((*loc, key.value), f"given before, in line {first[key.value]}", key)
+            first.setdefault(key.value, key.start_mark.line + 1)
+
+    def _scalar(self, node: yaml.Node, loc: Loc) -> Any:
+        try:
+            value = self._loader.construct_object(node)
+        except ValueError as error:  # such as a date without a 13th month
+            self._problem(loc, f"cannot be read: {error}; put it in quotes if it is text", node)
+            return _ABSENT
+        return self._filled(value, loc, node) if isinstance(value, str) else value
+
+    def _filled(self, text: str, loc: Loc, node: yaml.Node) -> Any:
+        if "${" not in text:
+            return text
+        names: list[str] = []
+        wrong: list[str] = []
+
+        def fill(match: re.Match[str]) -> str:
+            escaped, name, default, bad = match.groups()
+            if escaped:
+                return "${"
+            if bad:
+                wrong.append("expected ${NAME} or ${NAME:-default} ($${ for a plain ${)")
+                return ""
+            names.append(name)
+            found = self._environ.get(name)
+            if found or (found is not None and default is None):
+                return found
+            if default is None:
+                wrong.append(f"the environment variable {name} is not set")
+            return default or ""
+
+        filled = _VARIABLE.sub(fill, text)
+        if wrong:
+            self._problem(loc, "; ".join(wrong), node)
+            return _ABSENT
+        if names:
+            self._document.variables[loc] = tuple(names)
+        return filled if filled or not names else _ABSENT
+
+    def _problem(self, loc: Loc, text: str, node: yaml.Node) -> None:
+        self._document.problems.append(Problem(loc, text, node.start_mark.line + 1))
+
+
+def _syntax(error: yaml.MarkedYAMLError) -> Problem:
+    mark = error.problem_mark or error.context_mark
+    parts = [part for part in (error.context, error.problem) if part]
+    column = "" if mark is None else f" (column {mark.column + 1})"
+    text = f"not YAML: {', '.join(parts)}{column}"
+    return Problem((), text, None if mark is None else mark.line + 1)
