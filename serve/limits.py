@@ -103,6 +103,7 @@ class _Body:
         self._declared = int(length) if length.isascii() and length.isdigit() else 0
         self._deadline: float | None = None  # runs from the first read
         self._bytes = 0
+        self._late = False
         self.complete = self._declared == 0 and "transfer-encoding" not in headers
 
     async def receive(self) -> Message:
@@ -117,6 +118,7 @@ class _Body:
             async with asyncio.timeout_at(self._deadline):
                 message = await self._receive()
         except TimeoutError:
+            self._late = True
             problem = f"the request's body did not arrive within {self._timeout_s:g} s; try again"
             raise RefusedError(408, "request_timeout", problem) from None
         if message["type"] == "http.request":
@@ -130,8 +132,10 @@ class _Body:
         """Read on for a moment, keeping nothing.
 
         Closing a connection on a client that still sends resets it, and the client may lose the
-        answer that it was sent.
+        answer that it was sent. A client that was late is not waited for again.
         """
+        if self._late:
+            return
         try:
             async with asyncio.timeout(LINGER_S):
                 while not self.complete:
@@ -195,9 +199,13 @@ class BoundedProtocol(HttpToolsProtocol):
     """
 
     def __init__(
-        self, config: Any, server_state: Any, app_state: dict[str, Any], *rest: Any
+        self,
+        config: Any,
+        server_state: Any,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        super().__init__(config, server_state, app_state, *rest)
+        super().__init__(config, server_state, app_state, _loop)
         self._timeout_s = float(app_state.get("read_timeout_s", 30.0))
         self._header_bytes = 0
         self._header_timer: asyncio.TimerHandle | None = None
