@@ -1,0 +1,259 @@
+"""Answers as they are kept: a chat completion as JSON, made of a stream and played as one.
+
+Only what is whole is kept: every choice asked for, each ended by the model itself ("length" and
+"content_filter" are not), none empty. What a store gives back is checked before it is used.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+_ENDED = frozenset({"stop", "tool_calls", "function_call"})
+_PIECE = 512  # characters of text in a replayed chunk
+_TEXTS = ("content", "refusal")
+_CALLS = ("tool_calls", "function_call")
+# In a delta these come whole, however often they come; all other text comes in pieces.
+_WHOLE = frozenset({"role", "id", "type", "name"})
+# Pieces of these cannot be put together without knowing the provider.
+_UNJOINABLE = frozenset({"audio", "thinking_blocks"})
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An answer and what is known about it. `model`: the pool's name of the one that answered;
+    `cost`: USD that it cost then; `at`: seconds since 1970; `key`: under which it was kept."""
+
+    key: str
+    model: str
+    completion: dict[str, Any] = field(repr=False)
+    cost: float
+    at: float
+
+
+def is_complete(completion: Mapping[str, Any], choices: int = 1) -> bool:
+    """Whether an answer may be kept. `choices`: how many were asked for (`n`)."""
+    found = completion.get("choices")
+    if "error" in completion or not isinstance(found, list) or len(found) != max(choices, 1):
+        return False
+    return all(isinstance(choice, Mapping) and _is_whole(choice) for choice in found)
+
+
+def _is_whole(choice: Mapping[str, Any]) -> bool:
+    message = choice.get("message")
+    if choice.get("finish_reason") not in _ENDED or not isinstance(message, Mapping):
+        return False
+    texts = [message.get(name) for name in _TEXTS]
+    if any(text is not None and not isinstance(text, str) for text in texts):
+        return False  # nothing that a stream could replay
+    return any(text.strip() for text in texts if text) or any(message.get(name) for name in _CALLS)
+
+
+def pack(kept: Kept) -> bytes | None:
+    """JSON in UTF-8, or None for what JSON cannot hold."""
+    try:
+        text = json.dumps(asdict(kept), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError):
+        return None
+    return text.encode("utf-8", "surrogatepass")
+
+
+def unpack(data: bytes | None, key: str) -> Kept | None:
+    """What `pack` made; None for anything else, and for what was kept under another key."""
+    if data is None:
+        return None
+    try:
+        kept = Kept(**json.loads(data))
+        whole = (
+            kept.key == key
+            and isinstance(kept.model, str)
+            and isinstance(kept.cost, int | float)
+            and isinstance(kept.at, int | float)
+            and is_complete(kept.completion, len(kept.completion["choices"]))
+        )
+    except (TypeError, ValueError, KeyError, AttributeError, RecursionError):
+        return None
+    return kept if whole else None
+
+
+def replay(completion: Mapping[str, Any], include_usage: bool = False) -> Iterator[dict[str, Any]]:
+    """The chunks of a stream that says the same: choice by choice, each with its role, its text in
+    pieces, its tool calls and its end; then, where asked for, the usage that the answer had.
+
+    `completion` is one that `is_complete`. Log probabilities come with the whole of their text.
+    """
+    base = {k: v for k, v in completion.items() if k not in {"choices", "usage", "object"}}
+    base["object"] = "chat.completion.chunk"
+    usage = completion.get("usage") if include_usage else None
+    for choice in completion["choices"]:
+        for part in _parts(choice):
+            chunk = {**base, "choices": [{"index": choice.get("index", 0), **part}]}
+            yield {**chunk, "usage": None} if include_usage else chunk
+    if usage is not None:
+        yield {**base, "choices": [], "usage": usage}
+
+
+def _parts(choice: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    message = choice["message"]
+    logprobs = choice.get("logprobs")
+    content = "" if isinstance(message.get("content"), str) else None
+    yield _part({"role": message.get("role", "assistant"), "content": content})
+    for name, value in message.items():  # reasoning, annotations and the like come first
+        if name not in {"role", *_TEXTS, *_CALLS} and value is not None:
+            yield _part({name: value})
+    for name in _TEXTS:
+        text = message.get(name) or ""
+        step = len(text) if logprobs else _PIECE
+        for start in range(0, len(text), step or 1):
+            yield _part({name: text[start : start + step]}, logprobs)
+            logprobs = None
+    for index, call in enumerate(message.get("tool_calls") or ()):
+        yield _part({"tool_calls": [{"index": index, **call}]})
+    if message.get("function_call"):
+        yield _part({"function_call": message["function_call"]})
+    rest = {k: v for k, v in choice.items() if k not in {"index", "message", "logprobs"}}
+    yield {**_part({}, logprobs), **rest}
+
+
+def _part(delta: dict[str, Any], logprobs: object = None) -> dict[str, Any]:
+    return {"delta": delta, "logprobs": logprobs, "finish_reason": None}
+
+
+def assemble(chunks: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The completion that a stream of chunks says; see `Assembler`."""
+    assembler = Assembler()
+    for chunk in chunks:
+        assembler.add(chunk)
+    return assembler.completion()
+
+
+class Assembler:
+    """Makes a completion of a stream while it passes. Never raises: a stream that cannot be put
+    together, or is larger than `max_chars`, gives None.
+
+    LiteLLM's `stream_chunk_builder` (1.106) runs the texts of all choices together into the first,
+    and drops fields that it does not know.
+    """
+
+    def __init__(self, max_chars: int = 4_000_000) -> None:
+        self._room = max_chars
+        self._top: dict[str, Any] = {}
+        self._choices: dict[int, dict[str, Any]] = {}
+        self._failed = False
+
+    def add(self, chunk: Mapping[str, Any]) -> None:
+        """Take in the next chunk, a dict as in OpenAI's API."""
+        if self._failed:
+            return
+        try:
+            if "error" in chunk:
+                raise ValueError
+            for name, value in chunk.items():
+                if name not in {"choices", "object", "obfuscation"} and value is not None:
+                    self._top[name] = value
+            for choice in chunk.get("choices") or ():
+                self._add_choice(choice)
+        except (TypeError, ValueError, AttributeError, RecursionError):
+            self._failed = True
+            self._choices.clear()
+
+    def completion(self) -> dict[str, Any] | None:
+        """The whole of it so far; None where it cannot be put together or nothing came."""
+        if self._failed or not self._choices:
+            return None
+        choices = [_finished(self._choices[index]) for index in sorted(self._choices)]
+        rest = {k: v for k, v in self._top.items() if k != "usage"}
+        completion = {**rest, "object": "chat.completion", "choices": choices}
+        if "usage" in self._top:
+            completion["usage"] = self._top["usage"]
+        return completion
+
+    def _add_choice(self, piece: Mapping[str, Any]) -> None:
+        index = _index(piece.get("index", 0))
+        choice = self._choices.setdefault(
+            index, {"index": index, "message": {}, "finish_reason": None}
+        )
+        for name, value in piece.items():
+            if name == "delta" and value is not None:
+                if any(value.get(part) for part in _UNJOINABLE):
+                    raise ValueError
+                self._merge(choice["message"], value)
+            elif name == "logprobs":
+                self._merge(choice, {name: value})
+            elif name != "index" and value is not None:
+                choice[name] = value
+
+    def _merge(self, into: dict[str, Any], delta: Mapping[str, Any]) -> None:
+        for name, value in delta.items():
+            old = into.get(name)
+            if value is None:
+                into.setdefault(name, None)
+            elif isinstance(value, str):
+                self._room -= len(value)
+                if self._room < 0:
+                    raise ValueError
+                if name in _WHOLE:
+                    into[name] = value or old
+                elif isinstance(old, _Pieces):
+                    old.append(value)
+                else:
+                    into[name] = _Pieces([value])
+            elif isinstance(value, Mapping):
+                inner = into[name] = old if isinstance(old, dict) else {}
+                self._merge(inner, value)
+            elif isinstance(value, list):
+                if isinstance(old, _Pieces):
+                    raise ValueError
+                items = into[name] = old if isinstance(old, list) else []
+                self._merge_list(items, value)
+            else:
+                into[name] = value
+
+    def _merge_list(self, into: list[Any], items: list[Any]) -> None:
+        """Items with an `index` are pieces of one; others are whole, one after another."""
+        for item in items:
+            index = item.get("index") if isinstance(item, Mapping) else None
+            if index is None:
+                self._room -= 50  # not measured: a token's log probability, an annotation
+                if self._room < 0:
+                    raise ValueError
+                into.append(item)
+                continue
+            known = next((i for i in into if isinstance(i, dict) and i.get("index") == index), None)
+            if known is None:
+                known = {"index": _index(index)}
+                into.append(known)
+            self._merge(known, item)
+
+
+def _index(value: object) -> int:
+    if not isinstance(value, int):
+        raise ValueError
+    return value
+
+
+class _Pieces(list[str]):
+    """Text that is still coming: adding to a string would copy it at every chunk."""
+
+
+def _finished(choice: dict[str, Any]) -> dict[str, Any]:
+    whole: dict[str, Any] = _joined(choice)
+    message = {"role": "assistant", "content": None, **whole["message"]}
+    calls = message.get("tool_calls")
+    if calls:
+        calls = sorted(calls, key=lambda call: call.get("index", 0))
+        message["tool_calls"] = [
+            {name: value for name, value in call.items() if name != "index"} for call in calls
+        ]
+        message["content"] = message["content"] or None  # streams say "" where there is nothing
+    return {**whole, "message": message}
+
+
+def _joined(value: Any) -> Any:
+    if isinstance(value, _Pieces):
+        return "".join(value)
+    if isinstance(value, dict):
+        return {name: _joined(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_joined(inner) for inner in value]
+    return value

@@ -1,0 +1,125 @@
+"""The key under which an answer is kept: a hash of everything that changes the answer.
+
+In the key: the tenant (no answer ever crosses tenants), the models that may answer in their order
+of trial, the messages, and every other keyword of the body, known to us or not. All that a client
+asks of the router (threshold, quality, max cost, ...) acts through the order of models alone, so
+two requests that were routed alike share an answer.
+
+Not in the key, because the answer does not depend on it:
+`stream` and `stream_options` (an answer is replayed in either form), `user`, `safety_identifier`,
+`metadata`, `prompt_cache_key` and `prompt_cache_retention`; `model`, which the order of models
+replaces; and keywords that are null, which OpenAI's API takes for absent.
+
+The order of keys counts inside `tools`, `response_format` and other keywords: a model fills a
+schema's properties in the order in which it reads them. In messages it does not.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..registry import Model
+from ..request import Asked
+
+_VERSION = 1  # raise it where the same request must no longer find what was kept before
+_IGNORED = frozenset(
+    {
+        "messages",  # hashed by themselves
+        "metadata",
+        "model",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "stream",
+        "stream_options",
+        "user",
+    }
+)
+_NUMBER = re.compile(r"\d+")
+
+
+def cache_key(asked: Asked, models: Sequence[str], *, variant: str = "") -> str:
+    """SHA-256, 64 hex digits, of what the answer to `asked` depends on.
+
+    models: those of the plan, the first is meant to answer; `model_id` of each rather than its
+    name, so that a name that comes to mean another model finds nothing of the old one. variant:
+    whatever else changes how this server answers.
+    """
+    return _digest(asked, asked.messages, models, variant)
+
+
+def semantic_key(
+    asked: Asked, models: Sequence[str], *, variant: str = ""
+) -> tuple[str, str] | None:
+    """(bucket, text): two requests of one bucket differ at most in `text`, what the user wrote
+    last, and in that not by a number: no encoder keeps 17 apart from 71 well enough.
+
+    None where the last message is no user's text, as in the middle of tool calls.
+    """
+    if not asked.messages or asked.messages[-1].get("role") != "user":
+        return None
+    blanked, text = _without_text(asked.messages[-1])
+    if not text.strip():
+        return None
+    messages = [*asked.messages[:-1], blanked]
+    numbers = " ".join(_NUMBER.findall(text))
+    return _digest(asked, messages, models, f"{variant}\nsemantic\n{numbers}"), text
+
+
+def model_id(model: Model) -> str:
+    """What a pool's name stands for: name, model and parameters, without its key."""
+    params = {name: value for name, value in model.params.items() if name != "api_key"}
+    text = _canonical([model.name, model.litellm_model, sorted(params.items())])
+    return f"{model.name}:{hashlib.sha256(text).hexdigest()[:16]}"
+
+
+def _digest(
+    asked: Asked, messages: Sequence[Mapping[str, Any]], models: Sequence[str], variant: str
+) -> str:
+    who = [_VERSION, asked.principal.tenant, list(models), variant]
+    rest = [
+        [name, _number(value)]
+        for name, value in sorted(asked.body.items())
+        if name not in _IGNORED and value is not None
+    ]
+    digest = hashlib.sha256()
+    # JSON holds no raw line break, so three lines can be told apart whatever is in them.
+    for part in (_canonical(who), _canonical(list(messages), sort=True), _canonical(rest)):
+        digest.update(part)
+        digest.update(b"\n")
+    return digest.hexdigest()
+
+
+def _canonical(value: object, *, sort: bool = False) -> bytes:
+    """JSON in ASCII: a lone surrogate, which JSON may escape but UTF-8 cannot hold, is kept."""
+    text = json.dumps(
+        value, sort_keys=sort, separators=(",", ":"), ensure_ascii=True, default=_plain
+    )
+    return text.encode("ascii")
+
+
+def _plain(value: object) -> object:
+    """What JSON does not know: any mapping; of the rest (dates of a YAML file) the text."""
+    return dict(value) if isinstance(value, Mapping) else repr(value)
+
+
+def _number(value: object) -> object:
+    """A temperature of 1.0 is one of 1."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _without_text(message: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """The message with its text blanked, and the text."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return {**message, "content": ""}, content
+    texts: list[str] = []
+    parts: list[object] = []
+    for part in content if isinstance(content, list) else ():
+        if isinstance(part, Mapping) and isinstance(part.get("text"), str):
+            texts.append(part["text"])
+            part = {**part, "text": ""}  # noqa: PLW2901
+        parts.append(part)
+    return {**message, "content": parts}, "\n".join(texts)

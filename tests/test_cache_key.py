@@ -1,0 +1,229 @@
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from thriftroute.serve.cache.key import cache_key, model_id, semantic_key
+from thriftroute.serve.registry import Model
+from thriftroute.serve.request import Asked, Options, Principal
+
+POOL = ["weak", "strong"]
+
+
+def asked(
+    messages: Sequence[Mapping[str, Any]] | None = None,
+    *,
+    tenant: str = "acme",
+    options: Options | None = None,
+    **body: Any,
+) -> Asked:
+    messages = [{"role": "user", "content": "hi"}] if messages is None else messages
+    return Asked(
+        id="1",
+        model=body.get("model", "auto"),
+        body={"model": "auto", "messages": messages, **body},
+        messages=messages,
+        text="",
+        stream=bool(body.get("stream")),
+        needs=frozenset(),
+        prompt_tokens=1,
+        output_tokens=1,
+        choices=1,
+        principal=Principal(tenant=tenant),
+        options=options or Options(),
+    )
+
+
+BASE = cache_key(asked(), POOL)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"temperature": 0.2},
+        {"top_p": 0.5},
+        {"max_tokens": 5},
+        {"max_completion_tokens": 5},
+        {"n": 2},
+        {"seed": 7},
+        {"stop": ["\n"]},
+        {"logprobs": True},
+        {"tools": [{"type": "function", "function": {"name": "f"}}]},
+        {"tool_choice": "none"},
+        {"response_format": {"type": "json_object"}},
+        {"reasoning_effort": "high"},
+        {"a_keyword_of_next_year": 1},
+        {"messages_": []},
+    ],
+)
+def test_whatever_changes_the_answer_changes_the_key(body: dict[str, Any]) -> None:
+    assert cache_key(asked(**body), POOL) != BASE
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"stream": True},
+        {"stream": True, "stream_options": {"include_usage": True}},
+        {"user": "u1"},
+        {"safety_identifier": "s"},
+        {"metadata": {"a": "b"}},
+        {"prompt_cache_key": "k"},
+        {"model": "router-mf-0.4"},
+        {"temperature": None},
+    ],
+)
+def test_what_does_not_change_the_answer_does_not_change_the_key(body: dict[str, Any]) -> None:
+    assert cache_key(asked(**body), POOL) == BASE
+
+
+def test_tenants_models_their_order_and_variants_are_apart() -> None:
+    keys = {
+        BASE,
+        cache_key(asked(tenant="other"), POOL),
+        cache_key(asked(), ["strong", "weak"]),
+        cache_key(asked(), ["weak"]),
+        cache_key(asked(), ["weak,strong"]),
+        cache_key(asked(), POOL, variant="cascade"),
+        cache_key(asked([{"role": "system", "content": "hi"}]), POOL),
+        cache_key(asked([{"role": "user", "content": "hi "}]), POOL),
+        cache_key(asked([{"role": "user", "content": "hi"}] * 2), POOL),
+    }
+    assert len(keys) == 9
+
+
+def test_options_act_through_the_models_alone() -> None:
+    assert cache_key(asked(options=Options(threshold=0.9, task="code")), POOL) == BASE
+
+
+def test_equal_numbers_are_equal_and_a_bool_is_no_number() -> None:
+    assert cache_key(asked(temperature=1.0), POOL) == cache_key(asked(temperature=1), POOL)
+    assert cache_key(asked(x=True), POOL) != cache_key(asked(x=1), POOL)
+    assert cache_key(asked(x="1"), POOL) != cache_key(asked(x=1), POOL)
+
+
+def test_the_order_of_a_schemas_properties_counts_that_of_a_messages_fields_does_not() -> None:
+    def schema(*names: str) -> dict[str, Any]:
+        return {"type": "json_schema", "json_schema": {"properties": {n: {} for n in names}}}
+
+    first = cache_key(asked(response_format=schema("reasoning", "answer")), POOL)
+    assert first != cache_key(asked(response_format=schema("answer", "reasoning")), POOL)
+    assert cache_key(asked([{"content": "hi", "role": "user"}]), POOL) == BASE
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(exclude_categories=())),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(value=json_values, other=json_values)
+def test_one_key_a_meaning(value: Any, other: Any) -> None:
+    key = cache_key(asked(extra={"k": value}), POOL)
+    again = json.loads(json.dumps({"k": value}))
+    assert key == cache_key(asked(extra=again), POOL)
+    assert len(key) == 64
+    same = json.dumps(value) == json.dumps(other)
+    assert (key == cache_key(asked(extra={"k": other}), POOL)) == same
+
+
+@given(a=st.text(), b=st.text(), c=st.text(), d=st.text())
+def test_no_text_can_stand_for_a_border(a: str, b: str, c: str, d: str) -> None:
+    def key(tenant: str, content: str) -> str:
+        return cache_key(asked([{"role": "user", "content": content}], tenant=tenant), POOL)
+
+    assert (key(a, b) == key(c, d)) == ((a, b) == (c, d))
+
+
+@given(names=st.permutations(["temperature", "n", "seed", "tools", "user"]))
+def test_the_order_of_keywords_does_not_count(names: list[str]) -> None:
+    values = {"temperature": 0.5, "n": 2, "seed": 3, "tools": [], "user": "u"}
+    shuffled = {name: values[name] for name in names}
+    assert cache_key(asked(**shuffled), POOL) == cache_key(asked(**values), POOL)
+
+
+def test_a_bucket_holds_what_differs_only_in_the_last_text() -> None:
+    def near(text: str, **more: Any) -> tuple[str, str] | None:
+        before = [{"role": "system", "content": more.pop("system", "be kind")}]
+        return semantic_key(asked([*before, {"role": "user", "content": text}], **more), POOL)
+
+    one, other = near("What is a cat?"), near("what's a cat")
+    assert one is not None and other is not None
+    assert one[0] == other[0]
+    assert (one[1], other[1]) == ("What is a cat?", "what's a cat")
+    for apart in (
+        near("What is a cat?", system="be rude"),
+        near("What is a cat?", temperature=0.2),
+        near("What is a cat?", tenant="other"),
+        near("What is 1 cat?"),
+    ):
+        assert apart is not None
+        assert apart[0] != one[0]
+    assert near("add 17 and 71") != near("add 71 and 17")
+    assert one[0] != cache_key(asked(), POOL)
+
+
+def test_an_image_stays_in_the_bucket() -> None:
+    def near(url: str, text: str) -> tuple[str, str] | None:
+        parts = [
+            {"type": "text", "text": text},
+            {"type": "image_url", "image_url": {"url": url}},
+            {"type": "text", "text": "please"},
+        ]
+        return semantic_key(asked([{"role": "user", "content": parts}]), POOL)
+
+    one, other, text = (
+        near("data:a", "what is it"),
+        near("data:b", "what is it"),
+        near("data:a", "say"),
+    )
+    assert one is not None and other is not None and text is not None
+    assert one[1] == "what is it\nplease"
+    assert one[0] == text[0] != other[0]
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [],
+        [{"role": "assistant", "content": "hi"}],
+        [{"role": "tool", "tool_call_id": "1", "content": "hi"}],
+        [{"role": "user", "content": " "}],
+        [{"role": "user", "content": None}],
+    ],
+)
+def test_no_bucket_where_nobody_asks_in_text(messages: list[dict[str, Any]]) -> None:
+    assert semantic_key(asked(messages), POOL) is None
+
+
+def model(**changes: Any) -> Model:
+    params = {"api_base": "http://a", "api_key": "k", **changes.pop("params", {})}
+    fields = {"name": "m", "litellm_model": "openai/m", **changes}
+    return Model(
+        cost_key="m",
+        input_price=0.0,
+        output_price=0.0,
+        cached_input_price=0.0,
+        context_window=None,
+        max_output_tokens=None,
+        capabilities=frozenset(),
+        tags=frozenset(),
+        bundle_model=None,
+        params=params,
+        **fields,
+    )
+
+
+def test_a_name_that_comes_to_mean_another_model_has_another_id() -> None:
+    same = model_id(model())
+    assert same.startswith("m:")
+    assert same == model_id(model(params={"api_key": "another"}))
+    assert same != model_id(model(litellm_model="openai/other"))
+    assert same != model_id(model(params={"api_base": "http://b"}))
