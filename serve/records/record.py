@@ -3,7 +3,8 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
+from itertools import pairwise
 from typing import Any, Literal
 
 CacheState = Literal["hit", "semantic", "miss", "bypass", "off"]
@@ -13,13 +14,14 @@ CacheState = Literal["hit", "semantic", "miss", "bypass", "off"]
 class Record:
     """A request and what became of it. Times are seconds, `time` since the epoch (UTC); money USD.
 
-    `requested` is the model that the client named, `model` the one that answered, None where none
-    did. `status` is the HTTP status that the client got, 499 where it left before the end; `error`
-    a word for programs (`RefusedError.code`, or what cut a stream short), never text of the prompt
-    or a key. `cost` covers every attempt that was charged, `strong_cost` is what the strong model
-    would have taken for the same tokens. `overhead_s` is the part of `latency_s` that no upstream
-    call accounts for, `ttft_s` the time to a stream's first piece. `prompt` and `answer` stay None
-    unless `records.text` is on. `feedback` is in [0, 1]: 1 good, 0 bad.
+    `requested` is the model that the client named, `model` the one that answered and `strong`
+    whether that was the configured strong model, both None where none did. `status` is the HTTP
+    status that the client got, 499 where it left before the end; `error` a word for programs
+    (`RefusedError.code`, or what cut a stream short), never text of the prompt or a key. `cost`
+    covers every attempt that was charged, `strong_cost` is what the strong model would have taken
+    for the same tokens. `overhead_s` is the part of `latency_s` that no upstream call accounts
+    for, `ttft_s` the time to a stream's first piece. `prompt` and `answer` stay None unless
+    `records.text` is on. `feedback` is in [0, 1]: 1 good, 0 bad.
     """
 
     id: str
@@ -29,6 +31,7 @@ class Record:
     tier: str | None = None
     requested: str = ""
     model: str | None = None
+    strong: bool | None = None
     choice: str | None = None
     router: str | None = None
     score: float | None = None
@@ -62,11 +65,11 @@ class Record:
     def fallbacks(self) -> int:
         """How often another model had to be tried: changes of model along `attempts`."""
         models = [attempt.get("model") for attempt in self.attempts]
-        return sum(a != b for a, b in zip(models, models[1:], strict=False))
+        return sum(a != b for a, b in pairwise(models))
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
+        """Its fields, as they are."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
 
 
 def hash_prompt(messages: Sequence[Mapping[str, Any]]) -> str:
