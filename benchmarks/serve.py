@@ -1,0 +1,344 @@
+"""What the server costs a request, beside calling the provider, LiteLLM and LiteLLM's proxy.
+
+    python benchmarks/serve.py                                # overhead at 50 requests/s
+    python benchmarks/serve.py --sustain 10000                # and the highest rate without errors
+    python benchmarks/serve.py --litellm-proxy VENV/bin/litellm
+
+A stub provider in a process of its own answers at once, so that what is timed is what stands
+between. Requests are sent at a fixed rate (open loop: a slow answer delays no other request), to
+each way in turn, round after round, so that a busy moment of the machine falls on all of them:
+
+    direct     the stub itself, the floor
+    sdk        litellm.acompletion inside the load generator's process
+    plain      thriftroute serve, a model named by the client: no routing
+    routed     thriftroute serve, model "auto": the mf router decides
+    proxy      LiteLLM's own proxy, where --litellm-proxy names its command
+
+Overhead is the difference of two percentiles of one run, in ms. All of it, load generator and stub
+too, shares this machine's cores.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+import psutil
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+SAMPLES = Path(__file__).resolve().parent.parent / "data" / "samples" / "prompts.jsonl"
+ROUND_S = 4.0
+TARGETS = {("routed", "direct"): (15.0, 40.0), ("plain", "sdk"): (3.0, None)}
+ANSWER = {
+    "id": "chatcmpl-1",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "m",
+    "choices": [
+        {"index": 0, "message": {"role": "assistant", "content": "Yes."}, "finish_reason": "stop"}
+    ],
+    "usage": {"prompt_tokens": 20, "completion_tokens": 2, "total_tokens": 22},
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("--rate", type=float, default=50.0, help="requests a second")
+    parser.add_argument("--rounds", type=int, default=8, help=f"of {ROUND_S:g} s each, a way")
+    parser.add_argument("--sustain", type=int, default=0, help="requests of the endurance run")
+    parser.add_argument("--litellm-proxy", help="the command `litellm` of a venv that has it")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--stub", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.stub is not None:
+        asyncio.run(_stub(options.stub))
+        return
+    result = asyncio.run(_measure(options))
+    if options.json:
+        print(json.dumps(result, indent=2))
+    else:
+        _show(result, Console())
+
+
+async def _measure(options: argparse.Namespace) -> dict[str, Any]:
+    console = Console(stderr=True)
+    prompts = [json.loads(line)["prompt"] for line in SAMPLES.read_text("utf-8").splitlines()]
+    ports = {name: _free_port() for name in ("stub", "server", "proxy")}
+    base = f"http://127.0.0.1:{ports['stub']}/v1"
+    result: dict[str, Any] = {"rate": options.rate, "prompts": len(prompts)}
+    with tempfile.TemporaryDirectory() as folder:
+        processes = {"stub": _start([sys.executable, __file__, "--stub", str(ports["stub"])])}
+        try:
+            processes["server"] = _start(_server(Path(folder), base, ports["server"]))
+            ways = {
+                "direct": (f"{base}/chat/completions", "strong"),
+                "sdk": (base, "openai/strong"),
+                "plain": (f"http://127.0.0.1:{ports['server']}/v1/chat/completions", "strong"),
+                "routed": (f"http://127.0.0.1:{ports['server']}/v1/chat/completions", "auto"),
+            }
+            if options.litellm_proxy:
+                command = _proxy(Path(folder), base, ports["proxy"], options.litellm_proxy)
+                processes["proxy"] = _start(command)
+                url = f"http://127.0.0.1:{ports['proxy']}/v1/chat/completions"
+                ways["proxy"] = (url, "strong")
+            for name, port in ports.items():
+                if name in processes:
+                    await _wait(port, processes[name], name)
+            async with aiohttp.ClientSession() as session:
+                result["ways"] = await _rounds(session, ways, prompts, options, console)
+                if options.sustain:
+                    server = psutil.Process(processes["server"].pid)
+                    result["sustain"] = {
+                        name: await _sustain(session, ways[name], prompts, options.sustain, server)
+                        for name in ("plain", "routed")
+                    }
+        finally:
+            for process in processes.values():
+                process.send_signal(signal.SIGTERM)
+            for process in processes.values():
+                try:
+                    process.wait(20)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+    return result
+
+
+async def _rounds(
+    session: aiohttp.ClientSession,
+    ways: dict[str, tuple[str, str]],
+    prompts: list[str],
+    options: argparse.Namespace,
+    console: Console,
+) -> dict[str, Any]:
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    errors = dict.fromkeys(ways, 0)
+    for name, way in ways.items():  # imports, connections, first pages: not what is asked here
+        for prompt in prompts[:20]:
+            await _ask(session, name, way, prompt)
+    steps = [name for _ in range(options.rounds) for name in ways]
+    for name in track(steps, "rounds", console=console):
+        seconds, failed = await _open_loop(session, name, ways[name], prompts, options.rate)
+        taken[name] += seconds
+        errors[name] += failed
+    rows = {}
+    for name, seconds in taken.items():
+        p50, p95, p99 = np.percentile(np.array(seconds) * 1000, [50, 95, 99])
+        rows[name] = {
+            "n": len(seconds),
+            "errors": errors[name],
+            "p50_ms": float(p50),
+            "p95_ms": float(p95),
+            "p99_ms": float(p99),
+        }
+    return rows
+
+
+async def _open_loop(
+    session: aiohttp.ClientSession,
+    name: str,
+    way: tuple[str, str],
+    prompts: list[str],
+    rate: float,
+) -> tuple[list[float], int]:
+    """Seconds of each request, from the moment at which it was due; and how many failed."""
+    n = int(ROUND_S * rate)
+    start = time.perf_counter()
+    tasks = []
+    for index in range(n):
+        due = start + index / rate
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        tasks.append(asyncio.create_task(_timed(session, name, way, prompts[index % len(prompts)])))
+    found = await asyncio.gather(*tasks)
+    good = [seconds for seconds in found if seconds is not None]
+    return good, n - len(good)
+
+
+async def _timed(
+    session: aiohttp.ClientSession, name: str, way: tuple[str, str], prompt: str
+) -> float | None:
+    start = time.perf_counter()
+    try:
+        await _ask(session, name, way, prompt)
+    except Exception:  # noqa: BLE001 - counted by who asked
+        return None
+    return time.perf_counter() - start
+
+
+async def _ask(
+    session: aiohttp.ClientSession, name: str, way: tuple[str, str], prompt: str
+) -> None:
+    url, model = way
+    messages = [{"role": "user", "content": prompt}]
+    if name == "sdk":
+        from thriftroute.router.completion import load_litellm
+
+        answer = await load_litellm().acompletion(
+            model=model, messages=messages, api_base=url, api_key="key"
+        )
+        assert answer.choices[0].message.content == "Yes."
+        return
+    body = {"model": model, "messages": messages}
+    headers = {"authorization": "Bearer sk-bench"}
+    async with session.post(url, json=body, headers=headers) as response:
+        found = await response.json()
+        if response.status != 200 or found["choices"][0]["message"]["content"] != "Yes.":
+            raise RuntimeError(f"{name}: {response.status} {str(found)[:300]}")
+
+
+async def _sustain(
+    session: aiohttp.ClientSession,
+    way: tuple[str, str],
+    prompts: list[str],
+    n: int,
+    server: psutil.Process,
+) -> dict[str, Any]:
+    """n requests, 16 at a time (closed loop): the rate, the errors, the server's memory."""
+    left = iter(range(n))
+    errors = 0
+    memory = []
+
+    async def client() -> None:
+        nonlocal errors
+        for index in left:
+            if await _timed(session, "sustain", way, prompts[index % len(prompts)]) is None:
+                errors += 1
+            if index % max(1, n // 10) == 0:
+                memory.append(server.memory_info().rss / 1e6)
+
+    start = time.perf_counter()
+    await asyncio.gather(*(client() for _ in range(16)))
+    seconds = time.perf_counter() - start
+    memory.append(server.memory_info().rss / 1e6)
+    return {"n": n, "errors": errors, "per_s": n / seconds, "rss_mb": memory}
+
+
+def _server(folder: Path, base: str, port: int) -> list[str]:
+    config = folder / "thriftroute.yaml"
+    config.write_text(
+        json.dumps(
+            {
+                "models": [
+                    {
+                        "name": name,
+                        "model": f"openai/{name}",
+                        "api_base": base,
+                        "api_key": "key",
+                        "price": {"input": price, "output": price},
+                    }
+                    for name, price in (("strong", 5), ("weak", 0.5))
+                ],
+                "strong": "strong",
+                "weak": "weak",
+                "router": {"threshold": 0.3},
+                "records": {"url": f"sqlite:///{folder}/records.db"},
+                "server": {"port": port},
+            }
+        )
+    )
+    script = "from thriftroute.router.cli import main; main()"
+    return [sys.executable, "-c", script, "serve", "--config", str(config)]
+
+
+def _proxy(folder: Path, base: str, port: int, command: str) -> list[str]:
+    config = folder / "proxy.yaml"
+    params = {"model": "openai/strong", "api_base": base, "api_key": "key"}
+    model = {"model_name": "strong", "litellm_params": params}
+    config.write_text(json.dumps({"model_list": [model]}))
+    return [command, "--config", str(config), "--port", str(port), "--host", "127.0.0.1"]
+
+
+def _start(command: list[str]) -> subprocess.Popen[bytes]:
+    quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=None if os.environ.get("VERBOSE") else subprocess.DEVNULL,
+        env={**os.environ, **quiet},
+    )
+
+
+async def _wait(port: int, process: subprocess.Popen[bytes], name: str) -> None:
+    for _ in range(1200):
+        if process.poll() is not None:
+            sys.exit(f"{name} ended with {process.returncode}; VERBOSE=1 shows what it said")
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            await asyncio.sleep(0.1)
+        else:
+            writer.close()
+            await writer.wait_closed()
+            return
+    sys.exit(f"{name} did not listen within two minutes")
+
+
+def _free_port() -> int:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return int(bound.getsockname()[1])
+
+
+async def _stub(port: int) -> None:
+    """Answers every request at once, connections kept open; as little Python as there can be."""
+    body = json.dumps(ANSWER).encode()
+    head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+    answer = head.encode() + b"\r\n" + body
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                request = await reader.readuntil(b"\r\n\r\n")
+                lines = request.lower().split(b"\r\n")
+                size = next(int(x.split(b":")[1]) for x in lines if x.startswith(b"content-length"))
+                await reader.readexactly(size)
+                writer.write(answer)
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", port)
+    await server.serve_forever()
+
+
+def _show(result: dict[str, Any], console: Console) -> None:
+    ways = result["ways"]
+    table = Table(title=f"{result['rate']:g} requests/s, {result['prompts']} different prompts")
+    for column in ("way", "n", "errors", "p50 ms", "p95 ms", "p99 ms"):
+        table.add_column(column, justify="left" if column == "way" else "right")
+    for name, row in ways.items():
+        cells = [f"{row[f'p{q}_ms']:.1f}" for q in (50, 95, 99)]
+        table.add_row(name, str(row["n"]), str(row["errors"]), *cells)
+    console.print(table)
+    pairs = [*TARGETS, *((("proxy", "direct"),) if "proxy" in ways else ())]
+    for above, below in pairs:
+        p50, p99 = (ways[above][f"p{q}_ms"] - ways[below][f"p{q}_ms"] for q in (50, 99))
+        goals = TARGETS.get((above, below))
+        goal = "" if goals is None else f"  (goal p50 <= {goals[0]:g}"
+        if goals is not None:
+            goal += f", p99 <= {goals[1]:g})" if goals[1] is not None else ")"
+        console.print(f"{above} above {below}: p50 {p50:+.1f} ms, p99 {p99:+.1f} ms{goal}")
+    for name, row in result.get("sustain", {}).items():
+        memory = row["rss_mb"]
+        console.print(
+            f"{name}, {row['n']:,} requests, 16 at a time: {row['per_s']:.0f}/s, "
+            f"{row['errors']} errors, memory {memory[0]:.0f} MB at the start, "
+            f"{memory[len(memory) // 2]:.0f} half way, {memory[-1]:.0f} at the end"
+        )
+
+
+if __name__ == "__main__":
+    main()

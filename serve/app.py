@@ -1,0 +1,183 @@
+"""The ASGI application: routes, and how answers and errors become HTTP."""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from .admin import admin_routes
+from .auth import principal as principal_of
+from .chat import Chat, Reply, Stream, until_left
+from .errors import RefusedError
+from .limits import Limits
+from .settings import Config
+from .state import State
+
+logger = logging.getLogger(__name__)
+
+_EVENT_STREAM = [(b"content-type", b"text/event-stream; charset=utf-8")]
+_NO_BUFFER = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+
+
+def create_app(config: Config) -> Starlette:
+    """The server of this configuration.
+
+    Raises ConfigError, UnknownRouterError and BundleError before anything is opened.
+    """
+    state = State(config)
+    chat = Chat(state)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        try:
+            await state.start()
+            yield
+        finally:
+            await chat.finish()
+            await state.close()
+
+    routes = [
+        Route("/v1/chat/completions", _Completions(chat), methods=["POST"]),
+        Route("/chat/completions", _Completions(chat), methods=["POST"]),
+        *_reading(state),
+        *admin_routes(state),
+    ]
+    app = Starlette(
+        routes=routes,
+        lifespan=lifespan,
+        middleware=[Middleware(Limits, settings=config.server)],
+        exception_handlers={
+            RefusedError: _refused,
+            HTTPException: _no_route,
+            Exception: _unexpected,
+        },
+    )
+    app.state.thriftroute = state
+    return app
+
+
+class _Completions:
+    """POST /v1/chat/completions. An ASGI application, since it watches for the client leaving."""
+
+    def __init__(self, chat: Chat) -> None:
+        self._chat = chat
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        try:
+            raw = await request.body()
+        except ClientDisconnect:
+            return
+
+        async def left() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+
+        try:
+            answer = await until_left(self._chat.answer(raw, request.headers), left)
+        except RefusedError as error:
+            await _refused(request, error)(scope, receive, send)
+            return
+        if answer is None:
+            return
+        if isinstance(answer, Reply):
+            await JSONResponse(answer.body, headers=answer.headers)(scope, receive, send)
+            return
+        try:
+            await until_left(_send_events(answer, send), left)
+        finally:
+            await answer.chunks.aclose()  # type: ignore[attr-defined]
+
+
+async def _send_events(answer: Stream, send: Send) -> None:
+    """The chunks as server-sent events, then [DONE]."""
+    own = [(name.encode(), value.encode()) for name, value in answer.headers.items()]
+    head = {"type": "http.response.start", "status": 200}
+    await send({**head, "headers": [*_EVENT_STREAM, *_NO_BUFFER, *own]})
+    async for chunk in answer.chunks:
+        data = json.dumps(chunk, ensure_ascii=False, separators=(",", ":"))
+        body = f"data: {data}\n\n".encode("utf-8", "replace")
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+    await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False})
+
+
+def _reading(state: State) -> list[Route]:
+    """GET /v1/models, /v1/models/{id}, /health, /ready."""
+    config = state.config
+
+    def described() -> list[dict[str, Any]]:
+        names = ["auto", *state.registry.models]
+        threshold = state.pipeline.threshold
+        if config.router.strategy == "pair" and threshold is not None:
+            names.insert(1, f"router-{config.router.name}-{threshold:g}")
+        created = int(state.started_at)
+        return [
+            {"id": name, "object": "model", "created": created, "owned_by": "thriftroute"}
+            for name in names
+        ]
+
+    async def models(request: Request) -> Response:
+        principal_of(request.headers, config)
+        return JSONResponse({"object": "list", "data": described()})
+
+    async def model(request: Request) -> Response:
+        principal_of(request.headers, config)
+        wanted = request.path_params["name"]
+        for row in described():
+            if row["id"] == wanted:
+                return JSONResponse(row)
+        raise RefusedError(404, "model_not_found", f"there is no model {wanted[:100]!r} here")
+
+    async def health(_: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def ready(_: Request) -> Response:
+        detail = {
+            "ready": state.ready,
+            "uptime_s": round(time.time() - state.started_at, 1),
+            "records_pending": state.recorder.pending,
+            "budgets_degraded": state.ledger.degraded,
+            "cooling": sorted(state.caller.cooling()),
+        }
+        return JSONResponse(detail, status_code=200 if state.ready else 503)
+
+    return [
+        Route("/v1/models", models),
+        Route("/models", models),
+        Route("/v1/models/{name:path}", model),
+        Route("/health", health),
+        Route("/ready", ready),
+    ]
+
+
+def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RefusedError)
+    return JSONResponse(error.to_dict(), status_code=error.status, headers=error.headers)
+
+
+def _no_route(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
+    refused = RefusedError(
+        error.status_code, code, f"{request.method} {request.url.path[:100]}: {error.detail}"
+    )
+    return JSONResponse(refused.to_dict(), status_code=error.status_code, headers=error.headers)
+
+
+def _unexpected(request: Request, error: Exception) -> Response:
+    # Its text may quote a prompt: the log has the place, the client a sentence.
+    if not isinstance(error, asyncio.CancelledError):
+        logger.error("%s %s: %s", request.method, request.url.path, type(error).__name__)
+    refused = RefusedError(500, "internal_error", "the server failed; its log says where")
+    return JSONResponse(refused.to_dict(), status_code=500)

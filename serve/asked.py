@@ -1,0 +1,225 @@
+"""From a client's JSON and headers to an `Asked`: what is wrong is said, the rest passes through.
+
+Options come in the body's `metadata` (any of the names in `OPTIONS`, taken out of what the model
+gets) or in headers `x-thriftroute-<name>`, which win. Everything else in the body is the model's.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..router.errors import ThriftrouteError
+from ..router.text import as_conversation
+from .errors import RefusedError
+from .request import Asked, Options, Principal
+from .settings import CAPABILITIES
+
+PREFIX = "x-thriftroute-"
+OPTIONS = (
+    "threshold",
+    "strong_share",
+    "quality",
+    "priority",
+    "max_cost",
+    "task",
+    "tenant",
+    "session",
+    "require",
+    "models",
+    "cache",
+)
+_ALIASES = {"maxCost": "max_cost", "taskType": "task", "task_type": "task"}
+_CHOICES = {"quality": ("low", "medium", "high"), "priority": ("cost", "quality", "speed")}
+_OFF = {"0", "false", "no", "off", "bypass", "no-cache", "no-store"}
+_ON = {"1", "true", "yes", "on", "use"}
+_LONGEST = 500  # characters of an option; a session's name is no place for a book
+MOST_CHOICES = 128
+
+TokenCounter = Callable[[Sequence[Mapping[str, Any]], Sequence[Any] | None], int]
+
+
+def read_body(raw: bytes) -> dict[str, Any]:
+    """The JSON object of a request's body. Raises RefusedError (400) for anything else."""
+    try:
+        body = json.loads(raw)
+    # RecursionError: nested a thousand levels deep. ValueError covers bytes that are no UTF-8.
+    except (ValueError, RecursionError) as error:
+        place = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise RefusedError(
+            400, "invalid_json", f"the body is no JSON{place}; send a JSON object"
+        ) from None
+    if not isinstance(body, dict):
+        raise RefusedError(400, "invalid_json", f"the body must be an object, got {_kind(body)}")
+    return body
+
+
+def read_options(metadata: object, headers: Mapping[str, str]) -> tuple[Options, str | None]:
+    """(options, the tenant that the request names). `headers` have lower-case names.
+
+    Raises RefusedError (400) for a value that is none of an option's.
+    """
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise _wrong("metadata", f"expected an object, got {_kind(metadata)}")
+    given: dict[str, tuple[str, Any]] = {}
+    rest: dict[str, str] = {}
+    for key, value in (metadata or {}).items():
+        name = _ALIASES.get(key, key)
+        if name in OPTIONS:
+            given[name] = (f"metadata.{key}", value)
+        else:
+            rest[key] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    for name in OPTIONS:
+        header = PREFIX + name.replace("_", "-")
+        if header in headers:
+            given[name] = (header, headers[header])
+
+    def text(name: str) -> str | None:
+        where, value = given.get(name, ("", None))
+        if value is None:
+            return None
+        if not isinstance(value, str) or not value.strip() or len(value) > _LONGEST:
+            raise _wrong(where, f"expected text of 1 to {_LONGEST} characters")
+        found = value.strip()
+        if name in _CHOICES and found not in _CHOICES[name]:
+            raise _wrong(where, f"expected {', '.join(_CHOICES[name])}, got {found!r}")
+        return found
+
+    def number(name: str, most: float) -> float | None:
+        where, value = given.get(name, ("", None))
+        if value is None:
+            return None
+        try:
+            found = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError):
+            found = math.nan
+        if not 0 <= found <= most:  # false for NaN too
+            upper = "0 or more" if most == math.inf else f"from 0 to {most:g}"
+            raise _wrong(where, f"expected a number {upper}, got {str(value)[:40]!r}")
+        return found
+
+    def names(name: str) -> frozenset[str] | None:
+        where, value = given.get(name, ("", None))
+        if value is None:
+            return None
+        parts = value.split(",") if isinstance(value, str) else value
+        if not isinstance(parts, Sequence) or not all(isinstance(part, str) for part in parts):
+            raise _wrong(where, "expected names, separated by commas")
+        found = frozenset(part.strip() for part in parts if part.strip())
+        if not found:
+            raise _wrong(where, "expected at least one name")
+        return found
+
+    where, switch = given.get("cache", ("", True))
+    if not isinstance(switch, bool):
+        word = str(switch).strip().lower()
+        if word not in _OFF | _ON:
+            raise _wrong(where, "expected 'bypass' or 'use'")
+        switch = word in _ON
+    max_cost = number("max_cost", math.inf)
+    if max_cost == math.inf:
+        raise _wrong(given["max_cost"][0], "expected a number of US dollars")
+    options = Options(
+        threshold=number("threshold", 1.0),
+        strong_share=number("strong_share", 1.0),
+        quality=text("quality"),  # type: ignore[arg-type]  # checked against _CHOICES
+        priority=text("priority"),  # type: ignore[arg-type]
+        max_cost=max_cost,
+        task=text("task"),
+        session=text("session"),
+        require=names("require") or frozenset(),
+        models=names("models"),
+        cache=switch,
+        metadata=rest,
+    )
+    return options, text("tenant")
+
+
+def read_request(
+    body: Mapping[str, Any],
+    options: Options,
+    principal: Principal,
+    *,
+    id: str,
+    expected_output: int,
+    count: TokenCounter,
+) -> Asked:
+    """Checks what the router relies on and nothing else: models know their own parameters.
+
+    `expected_output` is assumed where the request sets no maximum. `count` counts a prompt's
+    tokens. Raises RefusedError (400), its `param` naming the part of the body.
+    """
+    model = body.get("model", "auto")
+    if not isinstance(model, str) or not model.strip():
+        raise _wrong("model", "expected the name of a model or router, such as 'auto'")
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise _wrong("messages", "expected a list of at least one message")
+    for index, message in enumerate(messages):
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise _wrong(f"messages[{index}]", "expected an object with a role")
+        if not isinstance(message.get("content"), str | list | None):
+            raise _wrong(f"messages[{index}].content", "expected text, a list of parts, or null")
+    stream = body.get("stream")
+    if not isinstance(stream, bool | None):
+        raise _wrong("stream", f"expected true or false, got {_kind(stream)}")
+    try:
+        text = as_conversation(messages).last
+    except ThriftrouteError as error:
+        raise RefusedError(400, "invalid_request", str(error), param="messages") from None
+    tools = body.get("tools")
+    if not isinstance(tools, list | None):
+        raise _wrong("tools", f"expected a list, got {_kind(tools)}")
+    most = body.get("max_completion_tokens")
+    key = "max_completion_tokens" if most is not None else "max_tokens"
+    most = body.get("max_tokens") if most is None else most
+    return Asked(
+        id=id,
+        model=model.strip(),
+        body={key: value for key, value in body.items() if key != "metadata"},
+        messages=messages,
+        text=text,
+        stream=bool(stream),
+        needs=_needs(body, messages),
+        prompt_tokens=count(messages, tools),
+        output_tokens=expected_output if most is None else _whole(most, key, 10_000_000),
+        choices=1 if body.get("n") is None else _whole(body["n"], "n", MOST_CHOICES),
+        principal=principal,
+        options=options,
+    )
+
+
+def _needs(body: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+    """The capabilities that a model needs for this body."""
+    vision, tools, json_schema, reasoning = CAPABILITIES
+    found = set()
+    for message in messages:
+        content = message.get("content")
+        parts = content if isinstance(content, list) else ()
+        if any(isinstance(part, Mapping) and part.get("type") == "image_url" for part in parts):
+            found.add(vision)
+        if message.get("tool_calls") or message.get("role") == "tool":
+            found.add(tools)
+    if body.get("tools") or body.get("functions"):
+        found.add(tools)
+    form = body.get("response_format")
+    if isinstance(form, Mapping) and form.get("type") == "json_schema":
+        found.add(json_schema)
+    if body.get("reasoning_effort") not in (None, "none"):
+        found.add(reasoning)
+    return frozenset(found)
+
+
+def _whole(value: object, param: str, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise _wrong(param, f"expected a whole number from 1 to {most}")
+    return value
+
+
+def _wrong(param: str, problem: str) -> RefusedError:
+    return RefusedError(400, "invalid_request", f"{param}: {problem}", param=param)
+
+
+def _kind(value: object) -> str:
+    kinds = {dict: "an object", list: "a list", str: "text", bool: "true or false"}
+    return "null" if value is None else kinds.get(type(value), "a number")

@@ -1,0 +1,364 @@
+"""One chat completion from end to end: decide, look in the cache, reserve, call, settle, record.
+
+`Chat.answer` gives a `Reply` (JSON) or a `Stream` (server-sent events). Whatever ends a request
+(an answer, a refusal, a client that leaves), its money is settled once and one record is written.
+"""
+
+import asyncio
+import json
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from .asked import PREFIX, read_body, read_options, read_request
+from .auth import principal as principal_of
+from .cache.answers import Assembler, replay
+from .cache.key import cache_key, semantic_bucket
+from .calls.caller import Answer
+from .errors import RefusedError
+from .money.cost import Usage, cost_of, usage_of
+from .money.ledger import Reservation
+from .plan import Plan
+from .records.record import CacheState, Record, hash_prompt, hash_session
+from .request import Asked
+from .state import State
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+CLIENT_LEFT = 499  # as nginx counts it; no client ever sees it
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer as one JSON object."""
+
+    body: dict[str, Any]
+    headers: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """An answer as chunks, each a `data:` event's JSON. Must be closed where it is not read out."""
+
+    chunks: AsyncIterator[dict[str, Any]]
+    headers: dict[str, str]
+
+
+@dataclass(slots=True)
+class _Exchange:
+    """What is known so far of a request in work."""
+
+    started: float
+    asked: Asked
+    plan: Plan | None = None
+    reservation: Reservation | None = None
+    answer: Answer | None = None
+    cache: CacheState = "off"
+    key: str | None = None
+    cost: float = 0.0
+    strong_cost: float = 0.0
+    usage: Usage = field(default_factory=Usage)
+    completion: dict[str, Any] | None = None
+    upstream_s: float = 0.0
+    ttft_s: float | None = None
+    model: str | None = None
+    status: int = 200
+    error: str | None = None
+    closed: bool = False
+
+
+class Chat:
+    """Answers chat completions on the parts that `state` holds. One for a server."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def answer(self, raw: bytes, headers: Mapping[str, str]) -> Reply | Stream:
+        """`headers` have lower-case names. Raises RefusedError; cancelling it cancels the call."""
+        started = time.perf_counter()
+        state = self._state
+        body = read_body(raw)
+        options, tenant = read_options(body.get("metadata"), headers)
+        who = principal_of(headers, state.config, tenant=tenant)
+        asked = await state.in_thread(
+            lambda: read_request(
+                body,
+                options,
+                who,
+                id=uuid.uuid4().hex,
+                expected_output=state.config.expected_output_tokens,
+                count=state.count_tokens,
+            )
+        )
+        exchange = _Exchange(started, asked)
+        with state.metrics.in_flight():
+            try:
+                return await self._answered(exchange)
+            except RefusedError as error:
+                exchange.status, exchange.error = error.status, error.code
+                await self._close(exchange)
+                error.headers.update(self._headers(exchange))
+                raise
+            except asyncio.CancelledError:
+                exchange.status, exchange.error = CLIENT_LEFT, "client_left"
+                # The loop is cancelling this task: the money is settled in one of its own.
+                self._close_later(exchange)
+                raise
+            except Exception:
+                exchange.status, exchange.error = 500, "internal_error"
+                self._close_later(exchange)
+                raise
+
+    async def finish(self) -> None:
+        """Wait for what is still to be settled."""
+        while self._closing:
+            await asyncio.gather(*self._closing, return_exceptions=True)
+
+    async def _answered(self, exchange: _Exchange) -> Reply | Stream:
+        state, asked = self._state, exchange.asked
+        held = await state.sessions.held(asked)
+        plan = await state.in_thread(lambda: state.pipeline.plan(asked, held=held))
+        exchange.plan = plan
+        found = await self._cached(exchange)
+        if found is not None:
+            return found
+        plan = await self._reserve(exchange)
+        called = time.perf_counter()
+        try:
+            answer = await state.caller.call(plan.models, asked.body, stream=asked.stream)
+        finally:
+            exchange.upstream_s = time.perf_counter() - called
+        exchange.answer, exchange.model = answer, answer.model
+        if answer.chunks is not None:
+            exchange.ttft_s = time.perf_counter() - exchange.started
+            return Stream(self._streamed(exchange, answer), self._headers(exchange))
+        exchange.completion = answer.response
+        await self._close(exchange)
+        return Reply(exchange.completion or {}, self._headers(exchange))
+
+    async def _reserve(self, exchange: _Exchange) -> Plan:
+        """Take the estimate from the budgets; where one runs low, weak models have to do."""
+        state, asked, plan = self._state, exchange.asked, exchange.plan
+        assert plan is not None
+        who = asked.principal
+        tokens = asked.prompt_tokens + asked.output_tokens * asked.choices
+        output = asked.output_tokens * asked.choices
+        usd = state.registry.models[plan.models[0]].estimate(asked.prompt_tokens, output)
+        tier = state.config.tiers.get(who.tier) if who.tier is not None else None
+        exchange.reservation = await state.ledger.reserve(who, tier, usd=usd, tokens=tokens)
+        if exchange.reservation.level == "soft":
+            plan = state.pipeline.narrowed(plan, asked)
+            exchange.plan = plan
+        return plan
+
+    async def _cached(self, exchange: _Exchange) -> Reply | Stream | None:
+        """The kept answer to the same request, or to one close enough, where that is turned on."""
+        state, asked, plan = self._state, exchange.asked, exchange.plan
+        assert plan is not None
+        if state.cache is None:
+            return None
+        if not asked.options.cache:
+            exchange.cache = "bypass"
+            return None
+        exchange.cache = "miss"
+        exchange.key = cache_key(asked, state.model_set, plan)
+        raw = await state.cache.get(exchange.key)
+        kind: CacheState = "hit"
+        if raw is None and state.semantic is not None:
+            semantic = state.semantic
+            bucket = semantic_bucket(asked, state.model_set, plan)
+            near = await state.in_thread(lambda: semantic.find(bucket, asked.text))
+            raw = None if near is None else await state.cache.get(near)
+            kind = "semantic"
+        if raw is None:
+            return None
+        kept = json.loads(raw)
+        exchange.cache, exchange.model = kind, kept["model"]
+        exchange.completion = kept["completion"]
+        await self._close(exchange)
+        if not asked.stream:
+            return Reply(kept["completion"], self._headers(exchange))
+        wants = bool((asked.body.get("stream_options") or {}).get("include_usage"))
+
+        async def chunks() -> AsyncIterator[dict[str, Any]]:
+            for chunk in replay(kept["completion"], wants):
+                yield chunk
+
+        return Stream(chunks(), self._headers(exchange))
+
+    async def _streamed(self, exchange: _Exchange, answer: Answer) -> AsyncIterator[dict[str, Any]]:
+        """The upstream's chunks, kept as they pass; however it ends, the exchange is closed."""
+        assert answer.chunks is not None
+        assembler = Assembler()
+        try:
+            async for chunk in answer.chunks:
+                assembler.add(chunk)
+                yield chunk
+            if answer.error is not None:
+                exchange.status, exchange.error = 502, answer.error
+            elif assembler.complete:
+                exchange.completion = assembler.completion()
+        except (asyncio.CancelledError, GeneratorExit):
+            exchange.status, exchange.error = CLIENT_LEFT, "client_left"
+            raise
+        finally:
+            self._close_later(exchange)
+
+    def _close_later(self, exchange: _Exchange) -> None:
+        task = asyncio.create_task(self._close(exchange))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def _close(self, exchange: _Exchange) -> None:
+        """Price, settle, keep, record. Once; nothing in it may fail the request."""
+        if exchange.closed:
+            return
+        exchange.closed = True
+        state = self._state
+        for step in (self._price, self._settle, self._remember, self._keep):
+            try:
+                await step(exchange)
+            except Exception:  # the answer is there: bookkeeping must not take it away
+                logger.exception("request %s: %s failed", exchange.asked.id, step.__name__[1:])
+        record = self._record(exchange)
+        state.metrics.observe(record)
+        state.recorder.put(record)
+
+    async def _price(self, exchange: _Exchange) -> None:
+        registry, answer = self._state.registry, exchange.answer
+        strong = registry.models[registry.strong]
+        if exchange.cache in {"hit", "semantic"} and exchange.completion is not None:
+            exchange.usage = usage_of(exchange.completion)
+            exchange.strong_cost = cost_of(strong, exchange.usage)
+            return
+        if answer is None:
+            return
+        for attempt in answer.attempts:
+            if attempt.usage is not None:
+                exchange.cost += cost_of(registry.models[attempt.model], attempt.usage)
+                exchange.usage = attempt.usage
+        exchange.strong_cost = cost_of(strong, exchange.usage)
+
+    async def _settle(self, exchange: _Exchange) -> None:
+        if exchange.reservation is None:
+            return
+        answer = exchange.answer
+        used = [a.usage for a in answer.attempts if a.usage is not None] if answer else []
+        tokens = sum(usage.prompt_tokens + usage.completion_tokens for usage in used)
+        await self._state.ledger.settle(exchange.reservation, usd=exchange.cost, tokens=tokens)
+
+    async def _remember(self, exchange: _Exchange) -> None:
+        if exchange.model is not None and exchange.status == 200:
+            await self._state.sessions.remember(exchange.asked, exchange.model, exchange.completion)
+
+    async def _keep(self, exchange: _Exchange) -> None:
+        """Into the cache, where it is a whole answer that was called for."""
+        state, asked = self._state, exchange.asked
+        if state.cache is None or exchange.key is None or exchange.completion is None:
+            return
+        if exchange.cache != "miss" or exchange.status != 200:
+            return
+        value = json.dumps({"model": exchange.model, "completion": exchange.completion}).encode()
+        settings = state.config.cache
+        if len(value) > settings.max_entry_bytes:
+            return
+        await state.cache.set(exchange.key, value, settings.ttl_s)
+        if state.semantic is not None and exchange.plan is not None:
+            semantic, key = state.semantic, exchange.key
+            bucket = semantic_bucket(asked, state.model_set, exchange.plan)
+            await state.in_thread(lambda: semantic.add(bucket, asked.text, key))
+
+    def _record(self, exchange: _Exchange) -> Record:
+        asked, plan, answer = exchange.asked, exchange.plan, exchange.answer
+        who, usage = asked.principal, exchange.usage
+        latency = time.perf_counter() - exchange.started
+        record = Record(
+            id=asked.id,
+            time=time.time() - latency,
+            tenant=who.tenant,
+            key=who.key,
+            tier=who.tier,
+            requested=asked.model,
+            model=exchange.model,
+            task=asked.options.task,
+            stream=asked.stream,
+            status=exchange.status,
+            error=exchange.error,
+            cache=exchange.cache,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            cached_tokens=usage.cached_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+            cost=exchange.cost,
+            strong_cost=exchange.strong_cost,
+            latency_s=latency,
+            ttft_s=exchange.ttft_s,
+            prompt_hash=hash_prompt(asked.messages),
+        )
+        if not asked.stream or exchange.ttft_s is not None:
+            spent = exchange.ttft_s if exchange.ttft_s is not None else latency
+            record.overhead_s = max(0.0, spent - exchange.upstream_s)
+        if asked.options.session is not None:
+            record.session_hash = hash_session(who.tenant, asked.options.session)
+        if plan is not None:
+            record.choice, record.router, record.reason = plan.choice, plan.router, plan.reason
+            record.score, record.threshold = plan.score, plan.threshold
+            record.steps = tuple((step.name, step.outcome) for step in plan.steps)
+        if answer is not None:
+            record.attempts = tuple(attempt.to_dict() for attempt in answer.attempts)
+        if self._state.config.records.text:
+            self._add_text(record, exchange)
+        return record
+
+    def _add_text(self, record: Record, exchange: _Exchange) -> None:
+        texts = [json.dumps(exchange.asked.messages, ensure_ascii=False), None]
+        if exchange.completion is not None:
+            texts[1] = json.dumps(exchange.completion.get("choices"), ensure_ascii=False)
+        # Without a plan nobody knows yet what is sensitive: then it is masked too.
+        if exchange.plan is None or exchange.plan.mask:
+            texts = [None if t is None else self._state.pipeline.mask(t) for t in texts]
+        record.prompt, record.answer = texts
+
+    def _headers(self, exchange: _Exchange) -> dict[str, str]:
+        """Which model answered and why. The cost only where it is known before the answer goes."""
+        plan = exchange.plan
+        values: dict[str, object] = {"decision-id": exchange.asked.id, "cache": exchange.cache}
+        if plan is not None:
+            values["model"] = exchange.model or plan.models[0]
+            values["choice"], values["reason"] = plan.choice, plan.reason
+            if plan.score is not None:
+                values["score"] = f"{plan.score:.6g}"
+            if plan.threshold is not None:
+                values["threshold"] = f"{plan.threshold:.6g}"
+        if exchange.closed:
+            values["cost"] = f"{exchange.cost:.10f}".rstrip("0").rstrip(".")
+        return {f"{PREFIX}{name}": header_value(value) for name, value in values.items()}
+
+
+def header_value(value: object) -> str:
+    """`value` on one line of printable ASCII, as HTTP headers carry it."""
+    text = " ".join(str(value).split()).encode("ascii", "replace").decode()
+    return "".join(char if char.isprintable() else "?" for char in text)[:500]
+
+
+async def until_left(work: Awaitable[T], left: Callable[[], Awaitable[None]]) -> T | None:
+    """What `work` gives; None where the client left first (`left` returned): then it is cancelled.
+
+    Raises what `work` raises.
+    """
+    task = asyncio.ensure_future(work)
+    watch = asyncio.ensure_future(left())
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        return None
+    finally:
+        for other in (task, watch):
+            other.cancel()
+        await asyncio.gather(task, watch, return_exceptions=True)

@@ -1,0 +1,121 @@
+"""What `thriftroute serve` does: check everything, say where it listens, serve until a signal."""
+
+import logging
+import os
+import socket
+import sys
+from pathlib import Path
+
+import uvicorn
+from rich.console import Console
+
+from ..router.errors import ConfigError
+from .app import create_app
+from .config import load_config
+from .limits import BoundedProtocol
+from .settings import Config
+
+# How a worker process learns its configuration: it is started with nothing but a module's name.
+CONFIG_VARIABLE = "THRIFTROUTE_SERVE_CONFIG"
+
+
+def run_serve(config: Config) -> None:
+    """Serve until SIGTERM or Ctrl-C; running requests get `server.shutdown_s` to end.
+
+    Raises ConfigError (also for an address that is taken), UnknownRouterError, BundleError.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    server = config.server
+    bound = _bind(server.host, server.port)
+    try:
+        # Made here even for several workers, each of which makes its own: what is wrong with the
+        # configuration is to be said once, and before anything answers.
+        if server.workers > 1:
+            _check_fleet(config)
+            os.environ[CONFIG_VARIABLE] = config.model_dump_json()
+            _share_metrics()
+        app = create_app(config)
+        _announce(config, bound)
+        options = uvicorn.Config(
+            f"{__package__}.command:worker" if server.workers > 1 else app,
+            factory=server.workers > 1,
+            workers=server.workers,
+            http=BoundedProtocol,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=max(1, round(server.shutdown_s)),
+        )
+        if server.workers > 1:
+            from uvicorn.supervisors import Multiprocess
+
+            Multiprocess(options, target=uvicorn.Server(options).run, sockets=[bound]).run()
+        else:
+            running = uvicorn.Server(options)
+            running.run(sockets=[bound])
+            if not running.started:
+                raise ConfigError("the server could not start; its log says why")
+    finally:
+        bound.close()
+
+
+def worker() -> object:
+    """The application of one worker process."""
+    return create_app(Config.model_validate_json(os.environ[CONFIG_VARIABLE]))
+
+
+def read_config(path: Path) -> Config:
+    """`config.load_config`, here so that the command imports one module."""
+    return load_config(path)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """Bound here, so that a port in use is an error of the command's and port 0 has a number."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except (OSError, OverflowError) as error:
+        bound.close()
+        raise ConfigError(
+            f"cannot listen on {host}:{port}: {error}; choose another --host or --port"
+        ) from error
+    bound.set_inheritable(True)
+    return bound
+
+
+def _check_fleet(config: Config) -> None:
+    """Workers share nothing but what lies outside of them."""
+    if config.redis_url is None and any(tier.budgets for tier in config.tiers.values()):
+        raise ConfigError(
+            "server.workers: several workers share budgets through Redis; set redis_url, or 1"
+        )
+
+
+def _share_metrics() -> None:
+    """Several workers write their metrics to files of one folder, which any of them can read."""
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        import tempfile
+
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="thriftroute-metrics-")
+
+
+def _announce(config: Config, bound: socket.socket) -> None:
+    host, port = bound.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    console = Console(stderr=True)
+    console.print(
+        f"thriftroute serves http://{shown}:{port}/v1  "
+        f"(strong {config.strong}, weak {config.weak}, router {config.router.name})",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if not config.keys and host not in {"127.0.0.1", "::1"}:
+        console.print(
+            "warning: no API keys are configured and this address can be reached from outside: "
+            "anyone may spend your money; `thriftroute keys new` makes one",
+            highlight=False,
+            soft_wrap=True,
+        )
+    sys.stderr.flush()

@@ -1,0 +1,138 @@
+"""What a server holds while it runs: the parts, made from the configuration, started and closed."""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ..router.completion import load_litellm
+from ..router.errors import ConfigError
+from ..router.routers import BundleRouter, Router, load_router
+from ..router.text import Conversation
+from .cache.semantic import SemanticIndex
+from .cache.sessions import Sessions
+from .cache.store import Store, make_store
+from .calls.caller import Caller
+from .metrics import Metrics
+from .money.alerts import Alerts
+from .money.ledger import Ledger, make_ledger
+from .policy.pipeline import Pipeline
+from .records.writer import Recorder
+from .registry import Registry
+from .settings import Config
+from .tracing import Tracer, make_tracer
+
+T = TypeVar("T")
+
+# Past this many characters a prompt is counted by its length: exact counting takes milliseconds
+# a thousand tokens, and no decision hangs on the last per cent of a very long prompt.
+COUNTED_CHARACTERS = 100_000
+CHARACTERS_A_TOKEN = 3  # on the safe side of 4: too many tokens refuse late, too few fail upstream
+
+
+class State:
+    """Made without touching the network, so that a bad configuration stops before the port opens.
+
+    `start` opens what needs a running loop and the databases, `close` ends it all and flushes.
+    """
+
+    def __init__(self, config: Config) -> None:
+        """Raises ConfigError, UnknownRouterError and BundleError."""
+        self.config = config
+        self.started_at = time.time()
+        self.registry = Registry.build(config)
+        settings = config.router
+        own: dict[str, Any] = {}
+        if settings.checkpoint_path is not None:
+            own["checkpoint_path"] = settings.checkpoint_path
+        self.router: Router = load_router(
+            settings.name, own, threads=settings.threads, context=settings.context
+        )
+        self.metrics = Metrics(config)
+        self.caller = Caller(config, self.registry.models)
+        self.pipeline = Pipeline(config, self.registry, self.router, fastest=self.caller.latency)
+        self.recorder = Recorder(config.records)
+        self.alerts = Alerts(config.alerts)
+        self.ledger: Ledger = make_ledger(config, self.alerts)
+        self.cache: Store | None = make_store(config, "cache")
+        session_store = make_store(config, "session")
+        assert session_store is not None  # only a cache can be turned off
+        self._session_store = session_store
+        self.sessions = Sessions(session_store, config)
+        self.semantic = self._semantic()
+        self.tracer: Tracer = make_tracer(config)
+        self.model_set = tuple(sorted(self.registry.models))
+        self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="thriftroute")
+        self._encoding = load_litellm().token_counter
+        self.ready = False
+
+    async def start(self) -> None:
+        """Raises ConfigError where a database cannot be used at all."""
+        await self.in_thread(self.recorder.start)
+        await self.alerts.start()
+        await self.ledger.start()
+        # The first count and the first score load files; no client is to wait for them.
+        await self.in_thread(lambda: self.count_tokens([{"role": "user", "content": "hi"}], None))
+        await self.in_thread(lambda: self.router.scores([Conversation("", "", "hi")]))
+        self.ready = True
+
+    async def close(self) -> None:
+        """Flush and close, each part even where another fails."""
+        self.ready = False
+        parts: list[Callable[[], Any]] = [
+            self.caller.close,
+            self.ledger.close,
+            self.alerts.close,
+            self._session_store.close,
+        ]
+        if self.cache is not None:
+            parts.append(self.cache.close)
+        await asyncio.gather(*(part() for part in parts), return_exceptions=True)
+        await self.in_thread(lambda: self.recorder.close(self.config.server.shutdown_s))
+        await self.in_thread(self.tracer.close)
+        self._pool.shutdown()
+        getattr(self.router, "close", lambda: None)()
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """`work()` beside the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    def count_tokens(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None
+    ) -> int:
+        """About how many tokens a prompt has, by LiteLLM's general tokenizer; never raises."""
+        size = sum(len(str(message.get("content") or "")) for message in messages)
+        if size > COUNTED_CHARACTERS:
+            return size // CHARACTERS_A_TOKEN
+        try:
+            found = self._encoding(
+                model="gpt-4o",
+                messages=list(messages),
+                tools=list(tools) if tools else None,
+                # Otherwise an image's address is fetched to learn its size.
+                use_default_image_token_count=True,
+            )
+            return int(found)
+        except Exception:  # noqa: BLE001 - an odd message is the model's to refuse
+            return size // CHARACTERS_A_TOKEN
+
+    def _semantic(self) -> SemanticIndex | None:
+        settings = self.config.cache
+        if self.cache is None or not settings.semantic.enabled:
+            return None
+        router = self.router
+        if not isinstance(router, BundleRouter):
+            raise ConfigError(
+                "cache.semantic: needs a router with an encoder (a bundle); "
+                f"{self.config.router.name!r} has none"
+            )
+
+        def embed(text: str) -> npt.NDArray[np.float32]:
+            return router.scorer.embeddings([text], workers=1)[0]
+
+        return SemanticIndex(embed, settings.semantic.similarity, settings.max_entries)

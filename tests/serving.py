@@ -1,0 +1,76 @@
+"""A running thriftroute server for tests, on a free port of this process.
+
+from thriftroute.tests.serving import pool, serving
+
+with StubProvider() as provider, serving(pool(provider.url)) as server:
+    openai.OpenAI(base_url=f"{server.url}/v1", api_key="any")
+"""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+from thriftroute.serve.app import create_app
+from thriftroute.serve.limits import BoundedProtocol
+from thriftroute.serve.settings import Config
+from thriftroute.serve.state import State
+
+
+class Serving:
+    """`url` without a path; `state` holds the server's own parts."""
+
+    def __init__(self, url: str, state: State, loop: Any) -> None:
+        self.url = url
+        self.state = state
+        self.loop = loop
+
+
+def pool(api_base: str, **more: Any) -> dict[str, Any]:
+    """A configuration with a strong and a weak model of the stub; no records, a free port."""
+    models = [
+        {
+            "name": name,
+            "model": f"openai/{name}",
+            "api_base": api_base,
+            "api_key": "provider-key",
+            "price": {"input": price, "output": 2 * price},
+            "capabilities": ["tools", "json_schema", "vision"],
+        }
+        for name, price in (("strong", 10.0), ("weak", 1.0))
+    ]
+    base: dict[str, Any] = {
+        "models": models,
+        "strong": "strong",
+        "weak": "weak",
+        "router": {"name": "mf", "threshold": 0.5},
+        "records": {"url": None},
+        "calls": {"retries": 0},
+        "server": {"port": 0},
+    }
+    return {**base, **more}
+
+
+@contextlib.contextmanager
+def serving(settings: dict[str, Any] | Config) -> Iterator[Serving]:
+    """Serves until the block ends; then everything is flushed and closed."""
+    config = settings if isinstance(settings, Config) else Config.model_validate(settings)
+    app = create_app(config)
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        options = uvicorn.Config(
+            app, http=BoundedProtocol, log_level="warning", access_log=False, lifespan="on"
+        )
+        server = uvicorn.Server(options)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, name="serving")
+        thread.start()
+        try:
+            while not server.started:
+                assert thread.is_alive(), "the server ended before it had started"
+                thread.join(0.02)
+            yield Serving(f"http://127.0.0.1:{bound.getsockname()[1]}", app.state.thriftroute, None)
+        finally:
+            server.should_exit = True
+            thread.join()
