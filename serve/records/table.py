@@ -264,6 +264,8 @@ def from_row(row: RowMapping) -> dict[str, Any]:
 
 def _clean(value: Any) -> Any:
     if isinstance(value, str):
+        if value.isascii() and "\0" not in value:
+            return value
         return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
     if isinstance(value, float):
         return value if math.isfinite(value) else None
