@@ -1,0 +1,1 @@
+"""thriftroute inside other programs: each module needs the program that it is named after."""
