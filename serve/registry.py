@@ -1,17 +1,41 @@
 """The pool of models: what each costs and can do, and where that is known from."""
 
-from collections.abc import Mapping
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType, ModuleType
 from typing import Any
+
+from ..router.completion import load_litellm
+from ..router.errors import ConfigError
+from . import prices
+from .settings import CAPABILITIES, Config, ModelSettings
+
+PER = 1_000_000  # prices in the config are for so many tokens
+_FLAGS = {
+    "vision": "supports_vision",
+    "tools": "supports_function_calling",
+    "json_schema": "supports_response_schema",
+    "reasoning": "supports_reasoning",
+}
+# Asking LiteLLM about these opens a log-in, or asks a server: their prices are only looked up.
+_ASKS_OTHERS = {"github_copilot", "chatgpt", "ollama", "ollama_chat"}
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One model of the pool, complete: nothing here is a guess.
+    """One model of the pool, complete.
 
     Prices are in USD per token. `context_window` and `max_output_tokens` are None where nobody
     says; then nothing is refused for its length. `cost_key` is the name under which LiteLLM's own
-    cost functions know this model's prices. `sources`: field -> "config" or "litellm".
+    cost functions know this model's prices. `sources`: field -> "config", "litellm" (the map that
+    is installed with it), "refreshed" (a newer one, see `prices`), or "assumed": capabilities that
+    nobody says are taken to be all, so that a request fails at the model and not before.
     """
 
     name: str
@@ -31,3 +55,201 @@ class Model:
     def estimate(self, prompt_tokens: int, output_tokens: int) -> float:
         """USD for that many tokens, none of them cached."""
         return prompt_tokens * self.input_price + output_tokens * self.output_price
+
+
+class Registry(Mapping[str, Model]):
+    """The pool by name, in the config's order. `strong` and `weak` are names in it."""
+
+    def __init__(self, models: Mapping[str, Model], strong: str, weak: str) -> None:
+        self.models: Mapping[str, Model] = MappingProxyType(dict(models))
+        self.strong = strong
+        self.weak = weak
+
+    @classmethod
+    def build(cls, config: Config) -> "Registry":
+        """The pool of `config`. Imports LiteLLM, which takes seconds; asks no network.
+
+        What the config does not say comes from LiteLLM's map of models. Raises ConfigError, a line
+        for each model without a price: none is ever taken to cost nothing unless the config says
+        `price: {input: 0, output: 0}`.
+        """
+        litellm = load_litellm()
+        newer = prices.load()
+        models: dict[str, Model] = {}
+        wrong: list[str] = []
+        for i, settings in enumerate(config.models):
+            try:
+                models[settings.name] = _model(litellm, newer, settings)
+            except ConfigError as error:
+                wrong.append(f"models[{i}] ({settings.name}): {error}")
+        if wrong:
+            raise ConfigError("\n".join(wrong))
+        return cls(models, config.strong, config.weak)
+
+    def __getitem__(self, name: str) -> Model:
+        return self.models[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.models)
+
+    def __len__(self) -> int:
+        return len(self.models)
+
+    def cheapest_first(self, prompt_tokens: int, output_tokens: int) -> tuple[Model, ...]:
+        """All models by what that many tokens cost; equal ones stay in the config's order."""
+        return tuple(
+            sorted(self.models.values(), key=lambda m: m.estimate(prompt_tokens, output_tokens))
+        )
+
+
+def _model(
+    litellm: ModuleType, newer: Mapping[str, Mapping[str, Any]], settings: ModelSettings
+) -> Model:
+    litellm_model = settings.model or settings.name
+    found = lookup(newer, litellm_model)
+    origin = "litellm" if found is None else "refreshed"
+    key, entry = found or lookup(litellm.model_cost, litellm_model) or (litellm_model, {})
+    sources: dict[str, str] = {}
+
+    def known(name: str, given: Any, map_key: str) -> Any:
+        value = entry.get(map_key) if given is None else given
+        if value is not None:
+            sources[name] = origin if given is None else "config"
+        return value
+
+    if settings.price is None:
+        price = _map_price(litellm_model, entry)
+        sources["price"] = origin
+        cost_key = _cost_key(litellm, settings.name, key, entry)
+    else:
+        price = _own_price(settings)
+        sources["price"] = "config"
+        cost_key = _register(litellm, settings.name, price)
+    capabilities = settings.capabilities
+    if capabilities is not None:
+        sources["capabilities"] = "config"
+    elif entry:
+        capabilities = frozenset(c for c in CAPABILITIES if entry.get(_FLAGS[c]))
+        sources["capabilities"] = origin
+    else:
+        capabilities = frozenset(CAPABILITIES)
+        sources["capabilities"] = "assumed"
+    params: dict[str, Any] = dict(settings.params)
+    for name, value in (
+        ("api_base", settings.api_base),
+        ("api_key", settings.api_key),
+        ("timeout", settings.timeout_s),
+    ):
+        if value is not None:
+            params[name] = value
+    return Model(
+        name=settings.name,
+        litellm_model=litellm_model,
+        cost_key=cost_key,
+        input_price=price["input_cost_per_token"],
+        output_price=price["output_cost_per_token"],
+        cached_input_price=price["cache_read_input_token_cost"],
+        # The map's number is of the prompt alone; taking it for both refuses rather too early.
+        context_window=known("context_window", settings.context_window, "max_input_tokens"),
+        max_output_tokens=known(
+            "max_output_tokens", settings.max_output_tokens, "max_output_tokens"
+        ),
+        capabilities=capabilities,
+        tags=settings.tags,
+        bundle_model=settings.bundle_model,
+        params=MappingProxyType(params),
+        sources=MappingProxyType(sources),
+    )
+
+
+def lookup(
+    entries: Mapping[str, Mapping[str, Any]], model: str
+) -> tuple[str, Mapping[str, Any]] | None:
+    """(key, entry) of a model in a map like LiteLLM's, as `gpt-4o` or `openai/gpt-4o`.
+
+    Not `litellm.get_model_info`: for some providers that asks a server or opens a log-in, and a
+    price that is missing comes back as 0.
+    """
+    provider, slash, rest = model.partition("/")
+    for key in (model, rest) if slash else (model,):
+        entry = entries.get(key)
+        if isinstance(entry, Mapping):
+            own = str(entry.get("litellm_provider", ""))
+            # "bedrock_converse" is bedrock's, "vertex_ai-language-models" is vertex_ai's.
+            if key == model or own == provider or own.startswith((f"{provider}_", f"{provider}-")):
+                return key, entry
+    return None
+
+
+def _map_price(model: str, entry: Mapping[str, Any]) -> dict[str, float]:
+    """USD per token; of a model priced in tiers those of the first."""
+    tiers = entry.get("tiered_pricing")
+    first = tiers[0] if isinstance(tiers, list) and tiers and isinstance(tiers[0], dict) else {}
+    found = {
+        name: entry[name] if entry.get(name) is not None else first.get(name)
+        for name in (
+            "input_cost_per_token",
+            "output_cost_per_token",
+            "cache_read_input_token_cost",
+        )
+    }
+    needed = [found["input_cost_per_token"], found["output_cost_per_token"]]
+    usable = all(isinstance(p, int | float) and math.isfinite(p) and p >= 0 for p in needed)
+    if not usable or not any(needed):
+        what = "says no price of it in tokens" if entry else f"does not know {model!r}"
+        raise ConfigError(
+            f"LiteLLM's map {what}; give `price: {{input: ..., output: ...}}`, USD per million "
+            "tokens, 0 where it costs nothing (as flags: --strong-price and --weak-price IN,OUT), "
+            "or refresh the map: thriftroute prices refresh"
+        )
+    if found["cache_read_input_token_cost"] is None:
+        found["cache_read_input_token_cost"] = found["input_cost_per_token"]
+    return {name: float(value or 0) for name, value in found.items()}
+
+
+def _own_price(settings: ModelSettings) -> dict[str, float]:
+    price = settings.price
+    assert price is not None
+    cached = price.input if price.cached_input is None else price.cached_input
+    return {
+        "input_cost_per_token": price.input / PER,
+        "output_cost_per_token": price.output / PER,
+        "cache_read_input_token_cost": cached / PER,
+        # Otherwise LiteLLM would take what is written to a provider's cache to cost nothing.
+        "cache_creation_input_token_cost": price.input / PER,
+    }
+
+
+def _cost_key(litellm: ModuleType, name: str, key: str, entry: Mapping[str, Any]) -> str:
+    """The map's own key where LiteLLM's cost functions price it by that, else one of our own."""
+    same = _rates(litellm.model_cost.get(key, {})) == _rates(entry)
+    if same and entry.get("litellm_provider") not in _ASKS_OTHERS:
+        try:
+            if sum(litellm.cost_per_token(model=key, prompt_tokens=PER, completion_tokens=PER)) > 0:
+                return key
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other way stays
+            logger.debug("LiteLLM cannot price %s by its name: %s", key, type(error).__name__)
+    return _register(litellm, name, entry)
+
+
+def _rates(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: rate for name, rate in entry.items() if "cost" in name or "pricing" in name}
+
+
+def _register(litellm: ModuleType, name: str, entry: Mapping[str, Any]) -> str:
+    """Make `entry` known to LiteLLM's cost functions; the name for them.
+
+    The name holds a hash of the entry: another config in this process changes no price of ours.
+    """
+    entry = {**entry, "mode": "chat"}
+    if entry.get("tiered_pricing") is None:
+        # Given, since LiteLLM warns of what it would take to be 0.
+        entry.setdefault("cache_read_input_token_cost", entry["input_cost_per_token"])
+        entry.setdefault("cache_creation_input_token_cost", entry["input_cost_per_token"])
+    # The provider's name only says which function counts: its general one.
+    entry["litellm_provider"] = "openai"
+    digest = hashlib.sha256(json.dumps(entry, sort_keys=True, default=str).encode()).hexdigest()
+    key = f"thriftroute/{name}/{digest[:12]}"
+    if key not in litellm.model_cost:
+        litellm.register_model({key: entry})
+    return key
