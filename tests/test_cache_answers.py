@@ -166,6 +166,15 @@ def test_a_stream_is_put_together() -> None:
     ]
 
 
+def test_an_assembler_knows_when_all_is_there() -> None:
+    assembler, seen = Assembler(), []
+    for chunk in pieces():
+        assembler.add(chunk)
+        seen.append(assembler.complete)
+    assert seen == [False] * 10 + [True] * 2
+    assert not Assembler().complete
+
+
 def test_a_stream_that_was_cut_is_not_complete() -> None:
     answer = assemble(list(pieces())[:-3])
     assert answer is not None

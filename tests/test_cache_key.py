@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -5,11 +6,17 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from thriftroute.serve.cache.key import cache_key, model_id, semantic_key
+from thriftroute.router.text import as_conversation
+from thriftroute.serve.cache.key import cache_key, model_id, semantic_bucket
+from thriftroute.serve.plan import Plan
 from thriftroute.serve.registry import Model
 from thriftroute.serve.request import Asked, Options, Principal
 
-POOL = ["weak", "strong"]
+POOL = ["strong", "weak"]
+
+
+def plan(*models: str, **fields: Any) -> Plan:
+    return Plan(models or ("weak", "strong"), "weak", "", (), **fields)
 
 
 def asked(
@@ -25,7 +32,7 @@ def asked(
         model=body.get("model", "auto"),
         body={"model": "auto", "messages": messages, **body},
         messages=messages,
-        text="",
+        text=as_conversation(messages).last,
         stream=bool(body.get("stream")),
         needs=frozenset(),
         prompt_tokens=1,
@@ -36,7 +43,7 @@ def asked(
     )
 
 
-BASE = cache_key(asked(), POOL)
+BASE = cache_key(asked(), POOL, plan())
 
 
 @pytest.mark.parametrize(
@@ -59,7 +66,7 @@ BASE = cache_key(asked(), POOL)
     ],
 )
 def test_whatever_changes_the_answer_changes_the_key(body: dict[str, Any]) -> None:
-    assert cache_key(asked(**body), POOL) != BASE
+    assert cache_key(asked(**body), POOL, plan()) != BASE
 
 
 @pytest.mark.parametrize(
@@ -76,41 +83,44 @@ def test_whatever_changes_the_answer_changes_the_key(body: dict[str, Any]) -> No
     ],
 )
 def test_what_does_not_change_the_answer_does_not_change_the_key(body: dict[str, Any]) -> None:
-    assert cache_key(asked(**body), POOL) == BASE
+    assert cache_key(asked(**body), POOL, plan()) == BASE
 
 
-def test_tenants_models_their_order_and_variants_are_apart() -> None:
+def test_tenants_pools_models_and_their_order_are_apart() -> None:
     keys = {
         BASE,
-        cache_key(asked(tenant="other"), POOL),
-        cache_key(asked(), ["strong", "weak"]),
-        cache_key(asked(), ["weak"]),
-        cache_key(asked(), ["weak,strong"]),
-        cache_key(asked(), POOL, variant="cascade"),
-        cache_key(asked([{"role": "system", "content": "hi"}]), POOL),
-        cache_key(asked([{"role": "user", "content": "hi "}]), POOL),
-        cache_key(asked([{"role": "user", "content": "hi"}] * 2), POOL),
+        cache_key(asked(tenant="other"), POOL, plan()),
+        cache_key(asked(), POOL, plan("strong", "weak")),
+        cache_key(asked(), POOL, plan("weak")),
+        cache_key(asked(), POOL, plan("weak,strong")),
+        cache_key(asked(), [*POOL, "other"], plan()),
+        cache_key(asked([{"role": "system", "content": "hi"}]), POOL, plan()),
+        cache_key(asked([{"role": "user", "content": "hi "}]), POOL, plan()),
+        cache_key(asked([{"role": "user", "content": "hi"}] * 2), POOL, plan()),
     }
     assert len(keys) == 9
 
 
 def test_options_act_through_the_models_alone() -> None:
-    assert cache_key(asked(options=Options(threshold=0.9, task="code")), POOL) == BASE
+    other = plan(score=0.5, threshold=0.9, router="mf")
+    assert cache_key(asked(options=Options(threshold=0.9, task="code")), POOL, other) == BASE
 
 
 def test_equal_numbers_are_equal_and_a_bool_is_no_number() -> None:
-    assert cache_key(asked(temperature=1.0), POOL) == cache_key(asked(temperature=1), POOL)
-    assert cache_key(asked(x=True), POOL) != cache_key(asked(x=1), POOL)
-    assert cache_key(asked(x="1"), POOL) != cache_key(asked(x=1), POOL)
+    assert cache_key(asked(temperature=1.0), POOL, plan()) == cache_key(
+        asked(temperature=1), POOL, plan()
+    )
+    assert cache_key(asked(x=True), POOL, plan()) != cache_key(asked(x=1), POOL, plan())
+    assert cache_key(asked(x="1"), POOL, plan()) != cache_key(asked(x=1), POOL, plan())
 
 
 def test_the_order_of_a_schemas_properties_counts_that_of_a_messages_fields_does_not() -> None:
     def schema(*names: str) -> dict[str, Any]:
         return {"type": "json_schema", "json_schema": {"properties": {n: {} for n in names}}}
 
-    first = cache_key(asked(response_format=schema("reasoning", "answer")), POOL)
-    assert first != cache_key(asked(response_format=schema("answer", "reasoning")), POOL)
-    assert cache_key(asked([{"content": "hi", "role": "user"}]), POOL) == BASE
+    first = cache_key(asked(response_format=schema("reasoning", "answer")), POOL, plan())
+    assert first != cache_key(asked(response_format=schema("answer", "reasoning")), POOL, plan())
+    assert cache_key(asked([{"content": "hi", "role": "user"}]), POOL, plan()) == BASE
 
 
 json_values = st.recursive(
@@ -126,18 +136,18 @@ json_values = st.recursive(
 
 @given(value=json_values, other=json_values)
 def test_one_key_a_meaning(value: Any, other: Any) -> None:
-    key = cache_key(asked(extra={"k": value}), POOL)
+    key = cache_key(asked(extra={"k": value}), POOL, plan())
     again = json.loads(json.dumps({"k": value}))
-    assert key == cache_key(asked(extra=again), POOL)
+    assert key == cache_key(asked(extra=again), POOL, plan())
     assert len(key) == 64
     same = json.dumps(value) == json.dumps(other)
-    assert (key == cache_key(asked(extra={"k": other}), POOL)) == same
+    assert (key == cache_key(asked(extra={"k": other}), POOL, plan())) == same
 
 
 @given(a=st.text(), b=st.text(), c=st.text(), d=st.text())
 def test_no_text_can_stand_for_a_border(a: str, b: str, c: str, d: str) -> None:
     def key(tenant: str, content: str) -> str:
-        return cache_key(asked([{"role": "user", "content": content}], tenant=tenant), POOL)
+        return cache_key(asked([{"role": "user", "content": content}], tenant=tenant), POOL, plan())
 
     assert (key(a, b) == key(c, d)) == ((a, b) == (c, d))
 
@@ -146,47 +156,60 @@ def test_no_text_can_stand_for_a_border(a: str, b: str, c: str, d: str) -> None:
 def test_the_order_of_keywords_does_not_count(names: list[str]) -> None:
     values = {"temperature": 0.5, "n": 2, "seed": 3, "tools": [], "user": "u"}
     shuffled = {name: values[name] for name in names}
-    assert cache_key(asked(**shuffled), POOL) == cache_key(asked(**values), POOL)
+    assert cache_key(asked(**shuffled), POOL, plan()) == cache_key(asked(**values), POOL, plan())
 
 
 def test_a_bucket_holds_what_differs_only_in_the_last_text() -> None:
-    def near(text: str, **more: Any) -> tuple[str, str] | None:
+    def near(text: str, **more: Any) -> str | None:
         before = [{"role": "system", "content": more.pop("system", "be kind")}]
-        return semantic_key(asked([*before, {"role": "user", "content": text}], **more), POOL)
+        return semantic_bucket(
+            asked([*before, {"role": "user", "content": text}], **more), POOL, plan()
+        )
 
     one, other = near("What is a cat?"), near("what's a cat")
-    assert one is not None and other is not None
-    assert one[0] == other[0]
-    assert (one[1], other[1]) == ("What is a cat?", "what's a cat")
+    assert one is not None
+    assert one == other
     for apart in (
         near("What is a cat?", system="be rude"),
         near("What is a cat?", temperature=0.2),
         near("What is a cat?", tenant="other"),
         near("What is 1 cat?"),
     ):
-        assert apart is not None
-        assert apart[0] != one[0]
+        assert apart not in {None, one}
     assert near("add 17 and 71") != near("add 71 and 17")
-    assert one[0] != cache_key(asked(), POOL)
+    assert one != cache_key(asked([{"role": "user", "content": ""}]), POOL, plan())
 
 
 def test_an_image_stays_in_the_bucket() -> None:
-    def near(url: str, text: str) -> tuple[str, str] | None:
+    def near(url: str, text: str) -> str | None:
         parts = [
             {"type": "text", "text": text},
             {"type": "image_url", "image_url": {"url": url}},
             {"type": "text", "text": "please"},
         ]
-        return semantic_key(asked([{"role": "user", "content": parts}]), POOL)
+        return semantic_bucket(asked([{"role": "user", "content": parts}]), POOL, plan())
 
-    one, other, text = (
-        near("data:a", "what is it"),
-        near("data:b", "what is it"),
-        near("data:a", "say"),
-    )
-    assert one is not None and other is not None and text is not None
-    assert one[1] == "what is it\nplease"
-    assert one[0] == text[0] != other[0]
+    one = near("data:a", "what is it")
+    assert one is not None
+    assert one == near("data:a", "what's it")
+    assert one != near("data:b", "what is it")
+
+
+def test_no_bucket_where_the_text_stands_elsewhere() -> None:
+    request = asked([{"role": "user", "content": "hi"}])
+    assert semantic_bucket(request, POOL, plan()) is not None
+    assert semantic_bucket(dataclasses.replace(request, text="ho"), POOL, plan()) is None
+
+
+def test_what_is_nested_too_deep_for_json_is_found_by_nobody() -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    try:
+        assert cache_key(asked(x=deep), POOL, plan()) != cache_key(asked(x=deep), POOL, plan())
+    finally:
+        while deep:  # taking it down at once would recurse too
+            deep = deep.pop()
 
 
 @pytest.mark.parametrize(
@@ -200,7 +223,7 @@ def test_an_image_stays_in_the_bucket() -> None:
     ],
 )
 def test_no_bucket_where_nobody_asks_in_text(messages: list[dict[str, Any]]) -> None:
-    assert semantic_key(asked(messages), POOL) is None
+    assert semantic_bucket(asked(messages), POOL, plan()) is None
 
 
 def model(**changes: Any) -> Model:

@@ -157,6 +157,12 @@ class Assembler:
             self._failed = True
             self._choices.clear()
 
+    @property
+    def complete(self) -> bool:
+        """Whether every choice that came so far is whole; see `is_complete`."""
+        completion = self.completion()
+        return completion is not None and is_complete(completion, len(self._choices))
+
     def completion(self) -> dict[str, Any] | None:
         """The whole of it so far; None where it cannot be put together or nothing came."""
         if self._failed or not self._choices:

@@ -1,14 +1,14 @@
 """The key under which an answer is kept: a hash of everything that changes the answer.
 
-In the key: the tenant (no answer ever crosses tenants), the models that may answer in their order
-of trial, the messages, and every other keyword of the body, known to us or not. All that a client
-asks of the router (threshold, quality, max cost, ...) acts through the order of models alone, so
-two requests that were routed alike share an answer.
+In the key: the tenant (no answer ever crosses tenants), the pool, the models that were chosen for
+the request in their order of trial, the messages, and every other keyword of the body, known to us
+or not. All that a client asks of the router (threshold, quality, max cost, ...) acts through the
+chosen models alone, so two requests that were routed alike share an answer.
 
 Not in the key, because the answer does not depend on it:
 `stream` and `stream_options` (an answer is replayed in either form), `user`, `safety_identifier`,
-`metadata`, `prompt_cache_key` and `prompt_cache_retention`; `model`, which the order of models
-replaces; and keywords that are null, which OpenAI's API takes for absent.
+`metadata`, `prompt_cache_key` and `prompt_cache_retention`; `model`, which the chosen models
+replace; and keywords that are null, which OpenAI's API takes for absent.
 
 The order of keys counts inside `tools`, `response_format` and other keywords: a model fills a
 schema's properties in the order in which it reads them. In messages it does not.
@@ -17,9 +17,11 @@ schema's properties in the order in which it reads them. In messages it does not
 import hashlib
 import json
 import re
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..plan import Plan
 from ..registry import Model
 from ..request import Asked
 
@@ -40,32 +42,29 @@ _IGNORED = frozenset(
 _NUMBER = re.compile(r"\d+")
 
 
-def cache_key(asked: Asked, models: Sequence[str], *, variant: str = "") -> str:
+def cache_key(asked: Asked, pool: Sequence[str], plan: Plan) -> str:
     """SHA-256, 64 hex digits, of what the answer to `asked` depends on.
 
-    models: those of the plan, the first is meant to answer; `model_id` of each rather than its
-    name, so that a name that comes to mean another model finds nothing of the old one. variant:
-    whatever else changes how this server answers.
+    pool: the names of all models, or better `model_id` of each: then nothing that was kept is found
+    once a name means another model. plan: whose `models` are tried for the answer, in their order.
     """
-    return _digest(asked, asked.messages, models, variant)
+    return _digest(asked, asked.messages, pool, plan, "exact")
 
 
-def semantic_key(
-    asked: Asked, models: Sequence[str], *, variant: str = ""
-) -> tuple[str, str] | None:
-    """(bucket, text): two requests of one bucket differ at most in `text`, what the user wrote
-    last, and in that not by a number: no encoder keeps 17 apart from 71 well enough.
+def semantic_bucket(asked: Asked, pool: Sequence[str], plan: Plan) -> str | None:
+    """SHA-256 of the same but for `asked.text`: requests of one bucket differ at most in what the
+    user wrote last, and in that not by a number, since no encoder keeps 17 well apart from 71.
 
     None where the last message is no user's text, as in the middle of tool calls.
     """
     if not asked.messages or asked.messages[-1].get("role") != "user":
         return None
     blanked, text = _without_text(asked.messages[-1])
-    if not text.strip():
+    if not text.strip() or text != asked.text:  # text that stands elsewhere would be compared
         return None
     messages = [*asked.messages[:-1], blanked]
     numbers = " ".join(_NUMBER.findall(text))
-    return _digest(asked, messages, models, f"{variant}\nsemantic\n{numbers}"), text
+    return _digest(asked, messages, pool, plan, f"semantic {numbers}")
 
 
 def model_id(model: Model) -> str:
@@ -76,9 +75,9 @@ def model_id(model: Model) -> str:
 
 
 def _digest(
-    asked: Asked, messages: Sequence[Mapping[str, Any]], models: Sequence[str], variant: str
+    asked: Asked, messages: Sequence[Mapping[str, Any]], pool: Sequence[str], plan: Plan, kind: str
 ) -> str:
-    who = [_VERSION, asked.principal.tenant, list(models), variant]
+    who = [_VERSION, kind, asked.principal.tenant, list(pool), list(plan.models)]
     rest = [
         [name, _number(value)]
         for name, value in sorted(asked.body.items())
@@ -86,7 +85,11 @@ def _digest(
     ]
     digest = hashlib.sha256()
     # JSON holds no raw line break, so three lines can be told apart whatever is in them.
-    for part in (_canonical(who), _canonical(list(messages), sort=True), _canonical(rest)):
+    try:
+        parts = (_canonical(who), _canonical(list(messages), sort=True), _canonical(rest))
+    except RecursionError:  # nested almost too deep to be read at all
+        return secrets.token_hex(32)  # found by nobody
+    for part in parts:
         digest.update(part)
         digest.update(b"\n")
     return digest.hexdigest()
