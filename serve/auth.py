@@ -34,7 +34,8 @@ def principal(
     tenant: what the request's metadata names; the header `x-thriftroute-tenant` wins over it.
 
     Raises RefusedError: 401 without a valid key where keys are configured, 403 where a key of one
-    tenant asks for another, 400 for a tenant that is no name.
+    tenant asks for another or another site's page asks without a key, 400 for a tenant that is no
+    name.
     """
     asked = _tenant(headers.get(TENANT_HEADER, tenant))
     sent = _bearer(headers)
@@ -57,6 +58,13 @@ def principal(
             return Principal(key.name, key.tenant or asked or "default", tier, key.admin)
     if config.keys:
         raise _unknown(sent)
+    if _from_another_site(headers, config):
+        raise RefusedError(
+            403,
+            "foreign_origin",
+            "this server has no API keys and takes no requests from other sites' pages; "
+            "`thriftroute keys new` makes a key",
+        )
     return Principal("anonymous", asked or "default", config.default_tier)
 
 
@@ -97,19 +105,34 @@ def admin(
 def open_to_this_machine(
     headers: Mapping[str, str], config: Config, client: str | None = "127.0.0.1"
 ) -> bool:
-    """True where a request without a key comes from this very machine, and from no other site.
-
-    A page of another site can make a browser send requests to a loopback address: then `Origin`
-    names that site, or `Host` does, where its name was made to resolve to this machine.
-    """
+    """True where a request without a key comes from this very machine, and from no other site."""
     if not _is_loopback(config.server.host) or not _is_loopback(client or ""):
         return False
     if any(name in headers for name in _PROXIED):
         return False
-    host = headers.get("host", "").lower()
-    if _without_port(host) not in _LOCAL_NAMES:
+    return _names_this_machine(headers) and not _from_another_site(headers, config)
+
+
+def _from_another_site(headers: Mapping[str, str], config: Config) -> bool:
+    """True where a browser sent the request for another site's page.
+
+    Without keys any page could otherwise have a browser send requests to an address that only the
+    browser reaches. `Origin` then names that site; or, where its name was made to resolve to this
+    machine, `Host` names it too.
+    """
+    origin = headers.get("origin")
+    if origin is None:  # no browser, or its address bar
         return False
-    return headers.get("origin", f"http://{host}").lower() == f"http://{host}"
+    scheme, _, site = origin.lower().partition("://")
+    if scheme not in {"http", "https"} or site != headers.get("host", "").lower():
+        return True
+    return _is_loopback(config.server.host) and not _names_this_machine(headers)
+
+
+def _names_this_machine(headers: Mapping[str, str]) -> bool:
+    host = headers.get("host", "").lower()
+    end = host.rfind("]")  # an IPv6 address has colons of its own
+    return host[: end + 1] + host[end + 1 :].partition(":")[0] in _LOCAL_NAMES
 
 
 def _bearer(headers: Mapping[str, str]) -> str | None:
@@ -140,12 +163,6 @@ def _tenant(value: str | None) -> str | None:
         problem = "the tenant must be a name of printable characters"
         raise RefusedError(400, "invalid_tenant", problem, param="metadata.tenant")
     return value.strip()
-
-
-def _without_port(host: str) -> str:
-    end = host.rfind("]")  # an IPv6 address has colons of its own
-    name, colon, _ = host[end + 1 :].partition(":")
-    return host[: end + 1] + name if colon else host
 
 
 def _is_loopback(host: str) -> bool:
