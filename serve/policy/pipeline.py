@@ -1,0 +1,373 @@
+"""From a request to a plan: which models are to answer it, in which order, and why.
+
+    eligibility -> rules -> sensitivity -> session -> score, pool or band -> max cost
+
+What a request says beats what the config says, and a rule beats both, since rules are where an
+operator decides for all:
+
+1. A rule's `block` and what `sensitivity` finds hold for every request, also for one that names its
+   model, or is in the middle of tool calls.
+2. A plain model of the pool is called itself, or refused: nothing else answers in its place.
+3. Tool calls stay on their model; then a rule's model; then a session stays on its own.
+4. A threshold makes it the pair's decision: a rule's, else the one in "router-<name>-<threshold>",
+   else `threshold`, `strong_share` or `quality` of the request; then its `priority`.
+5. What is left goes by `router.strategy`; for the pair by the tier's threshold, else the config's.
+
+"strong" is chosen by the score of the conversation that `router.context` says.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from ...router.controller import PREFIX, parse_model_name
+from ...router.errors import ConfigError, RoutingError, ThresholdError, UnknownRouterError
+from ...router.routers import Router
+from ...router.threshold import validate_threshold
+from ..errors import RefusedError
+from ..plan import Plan, Step
+from ..registry import Model
+from ..request import Asked
+from ..settings import Config, Rule, TierSettings
+from .eligibility import Candidates, by_price, candidates, cost, refusal
+from .rules import Rules
+from .scoring import Scoring
+from .selection import Fastest, Picked, Selection
+from .sensitivity import Sensitivity, Verdict
+from .sticky import no_weaker, stay
+
+AUTO = "auto"
+
+
+class Pool(Protocol):
+    """What the pipeline needs of a registry."""
+
+    @property
+    def models(self) -> Mapping[str, Model]:
+        """The pool by name, in the config's order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a request's `model` means: a model of the pool, or the router with a threshold."""
+
+    direct: str | None = None
+    threshold: float | None = None
+
+
+class Pipeline:
+    """Plans requests over one config, pool and router. Safe to share between threads.
+
+    fastest: model -> seconds that its answers take of late, or None; for `priority: speed`.
+
+    Raises ConfigError where config, pool and router do not fit each other, MissingExtraError where
+    a rule or the sensitivity's detector needs an extra.
+    """
+
+    def __init__(
+        self, config: Config, registry: Pool, router: Router, *, fastest: Fastest | None = None
+    ) -> None:
+        self._config = config
+        self._models = registry.models
+        _check(config, self._models)
+        self._rules = Rules(config)
+        self._sensitivity = Sensitivity(config.sensitivity)
+        self._scoring = Scoring(config, self._models, router)
+        self._selection = Selection(config, self._models, self._scoring, fastest)
+
+    @property
+    def threshold(self) -> float | None:
+        """The pair's threshold where neither request nor tier nor rule says one; None: there is
+        none."""
+        settings = self._config.router
+        if settings.threshold is None and settings.strong_share is not None:
+            return self._scoring.threshold_for(settings.strong_share)[0]
+        return settings.threshold
+
+    def plan(self, asked: Asked, *, held: str | None = None) -> Plan:
+        """The models to call for a request. Takes milliseconds of CPU; call it in a thread.
+
+        held: the model that this session or these tool calls are on.
+
+        Raises RefusedError (4xx) where no model may answer: unknown names, nothing eligible,
+        blocked by a rule or for its data, dearer than `max_cost`.
+        """
+        steps: list[Step] = []
+        target = self._target(asked.model)
+        found = self._candidates(asked)
+        steps.append(Step("eligibility", found.describe()))
+        if target.direct is not None and target.direct not in found.names:
+            raise refusal(found, only=target.direct)
+        if not found.names:
+            raise refusal(found)
+        rule, outcome = self._rule(asked, found)
+        if len(self._rules):
+            steps.append(Step("rules", outcome))
+        verdict = self._judge(asked, found.names, target)
+        if self._sensitivity.active:
+            steps.append(Step("sensitivity", verdict.outcome))
+        picked, allowed = self._pick(asked, target, rule, verdict.allowed, held, steps)
+        steps.append(Step(picked.choice, picked.reason))
+        return self._finish(asked, picked, allowed, steps, mask=verdict.mask)
+
+    def narrowed(self, plan: Plan, asked: Asked) -> Plan:
+        """The plan without models dearer than the weak one, for a budget that runs out.
+
+        Tool calls that stay on their model go on there: a soft limit does not break them. Raises
+        RefusedError (429) where nothing is left, or the request names a dearer model itself.
+        """
+        if plan.choice == "session" and asked.in_tool_calls:
+            step = Step("budget", "weak models only, but for these tool calls")
+            return replace(plan, steps=(*plan.steps, step))
+        limit = cost(self._models[self._config.weak], asked)
+        if asked.options.max_cost is not None:
+            limit = min(limit, asked.options.max_cost)
+        outcome = f"only models no dearer than {self._config.weak!r}"
+        names = plan.models
+        if plan.choice != "direct":
+            # The plan may hold one model alone; what else would do is to be found again.
+            found = self._candidates(asked)
+            others = self._judge(asked, found.names, Target()).allowed
+            names = (*plan.models, *self._in_order(asked, others, plan.models))
+        left = [name for name in names if cost(self._models[name], asked) <= limit]
+        if not left:
+            raise RefusedError(
+                429,
+                "weak_models_only",
+                f"the budget allows {outcome} now, and this request can go to: {', '.join(names)}",
+                param="model",
+            )
+        if left[0] == plan.models[0]:
+            picked = Picked(left[0], plan.choice, plan.reason)
+        else:
+            picked = self._selection.named(left[0], f"budget: {outcome}")
+        models = tuple(left) if self._config.calls.fallbacks else (left[0],)
+        return replace(
+            plan,
+            models=models,
+            choice=picked.choice,
+            reason=picked.reason,
+            steps=(*plan.steps, Step("budget", outcome)),
+        )
+
+    def mask(self, text: str) -> str:
+        """A text as records and logs may hold it where the plan says `mask`."""
+        return self._sensitivity.mask(text)
+
+    def _target(self, model: str) -> Target:
+        """Raises RefusedError: 404 for a name that means nothing here, 400 for a bad threshold."""
+        if model == AUTO:
+            return Target()
+        if model in self._models:
+            return Target(direct=model)
+        name = self._scoring.name
+        if model.startswith(PREFIX):
+            try:
+                _, threshold = parse_model_name(model, (name,))
+                return Target(
+                    threshold=None if threshold is None else validate_threshold(threshold)
+                )
+            except ThresholdError as error:
+                raise RefusedError(400, "invalid_threshold", str(error), param="model") from None
+            except UnknownRouterError as error:
+                raise RefusedError(404, "model_not_found", str(error), param="model") from None
+            except RoutingError as error:
+                raise RefusedError(404, "model_not_found", str(error), param="model") from None
+        raise RefusedError(
+            404,
+            "model_not_found",
+            f"there is no model {model!r}; ask for {AUTO!r}, 'router-{name}-<threshold>' or one of "
+            + ", ".join(self._models),
+            param="model",
+        )
+
+    def _tier(self, asked: Asked) -> TierSettings | None:
+        return self._config.tiers.get(asked.principal.tier or "")
+
+    def _candidates(self, asked: Asked) -> Candidates:
+        return candidates(self._models, asked, weak=self._config.weak, tier=self._tier(asked))
+
+    def _rule(self, asked: Asked, found: Candidates) -> tuple[Rule | None, str]:
+        """The first rule that holds and can be followed, and a line on it."""
+        passed: list[str] = []
+        for rule in self._rules.matching(asked):
+            said = "; ".join((*passed, f"rule {rule.name!r} holds"))
+            if rule.block is not None:
+                raise RefusedError(403, "blocked_by_rule", rule.block)
+            if rule.model is not None and rule.model not in found.names:
+                passed.append(
+                    f"rule {rule.name!r} holds, but {rule.model!r} {found.barred[rule.model].text}"
+                )
+                continue
+            return rule, said
+        return None, "; ".join(passed) or "none holds"
+
+    def _judge(self, asked: Asked, names: Sequence[str], target: Target) -> Verdict:
+        allowed = names if target.direct is None else (target.direct,)
+        return self._sensitivity.judge(asked, allowed, self._models)
+
+    def _pick(
+        self,
+        asked: Asked,
+        target: Target,
+        rule: Rule | None,
+        allowed: Sequence[str],
+        held: str | None,
+        steps: list[Step],
+    ) -> tuple[Picked, Sequence[str]]:
+        """The model to answer, and those that may stand in for it."""
+        if target.direct is not None:
+            return Picked(target.direct, "direct", "the request names the model"), (target.direct,)
+        kept = None
+        if held is not None and held in self._models:
+            kept = stay(asked, allowed, held, self._config)
+            if asked.in_tool_calls:
+                above = no_weaker(allowed, held, self._config, self._models, asked)
+                if above:
+                    allowed = above
+                else:
+                    steps.append(Step("session", f"{held!r} and better ones cannot go on with it"))
+                if kept is not None:
+                    return kept, allowed
+        if rule is not None and rule.model is not None:
+            if rule.model in allowed:
+                return Picked(rule.model, "rule", f"rule {rule.name!r}"), allowed
+            steps.append(Step("rules", f"{rule.model!r} may not take it after all"))
+            rule = None
+        if kept is not None:
+            return kept, allowed
+        return self._selected(asked, target, rule, allowed), allowed
+
+    def _selected(
+        self, asked: Asked, target: Target, rule: Rule | None, allowed: Sequence[str]
+    ) -> Picked:
+        wanted = self._threshold(asked, target, rule)
+        if wanted is not None:
+            return self._selection.pair(asked, allowed, *wanted)
+        if asked.options.priority is not None:
+            return self._selection.priority(asked, allowed, asked.options.priority)
+        strategy = self._config.router.strategy
+        if strategy == "pool":
+            return self._selection.pool(asked, allowed)
+        if strategy == "bands":
+            return self._selection.bands(asked, allowed)
+        return self._selection.pair(asked, allowed, *self._default_threshold(asked))
+
+    def _threshold(
+        self, asked: Asked, target: Target, rule: Rule | None
+    ) -> tuple[float, str] | None:
+        """(threshold, where it is from) that the rule or the request asks for; None: neither."""
+        options = asked.options
+        if rule is not None and rule.threshold is not None:
+            return rule.threshold, f"of rule {rule.name!r}"
+        if target.threshold is not None:
+            return target.threshold, "of the model's name"
+        if options.threshold is not None:
+            return options.threshold, "of the request"
+        if options.strong_share is not None:
+            return self._scoring.threshold_for(options.strong_share)
+        if options.quality is not None:
+            share = self._config.router.quality.get(options.quality)
+            if share is None:
+                raise RefusedError(
+                    400,
+                    "no_such_quality",
+                    f"quality {options.quality!r} is not set up here; this server knows: "
+                    + ", ".join(self._config.router.quality),
+                    param="quality",
+                )
+            threshold, source = self._scoring.threshold_for(share)
+            return threshold, f"quality {options.quality}: {source}"
+        return None
+
+    def _default_threshold(self, asked: Asked) -> tuple[float, str]:
+        tier, settings = self._tier(asked), self._config.router
+        if tier is not None and tier.threshold is not None:
+            return tier.threshold, f"of tier {asked.principal.tier!r}"
+        if settings.threshold is not None:
+            return settings.threshold, ""
+        if settings.strong_share is not None:
+            return self._scoring.threshold_for(settings.strong_share)
+        raise RefusedError(
+            400,
+            "no_threshold",
+            f"no threshold is configured: ask for a model such as 'router-{settings.name}-0.5', or "
+            "set router.threshold in the server's config",
+            param="model",
+        )
+
+    def _finish(
+        self,
+        asked: Asked,
+        picked: Picked,
+        allowed: Sequence[str],
+        steps: list[Step],
+        *,
+        mask: bool,
+    ) -> Plan:
+        model, choice, reason = picked.model, picked.choice, picked.reason
+        most = asked.options.max_cost
+        if most is not None:
+            fits = [name for name in allowed if cost(self._models[name], asked) <= most]
+            if model not in fits:
+                model = self._within(asked, picked, fits, allowed, most)
+                replaced = self._selection.named(
+                    model, f"{picked.model!r} costs more than ${most:.6g}: the cheapest"
+                )
+                choice, reason = replaced.choice, replaced.reason
+                steps.append(Step("max_cost", reason))
+            allowed = fits
+        others = self._in_order(asked, allowed, (model,)) if self._config.calls.fallbacks else []
+        return Plan(
+            (model, *others),
+            choice,
+            reason,
+            tuple(steps),
+            score=picked.score,
+            threshold=picked.threshold,
+            router=picked.router,
+            mask=mask,
+        )
+
+    def _within(
+        self,
+        asked: Asked,
+        picked: Picked,
+        fits: Sequence[str],
+        allowed: Sequence[str],
+        most: float,
+    ) -> str:
+        """The cheapest model within the request's `max_cost`. Raises RefusedError (400)."""
+        cheapest = by_price(allowed, self._models, asked)[0]
+        if fits and self._config.max_cost_action == "cheapest" and picked.choice != "direct":
+            return cheapest
+        dear, least = (cost(self._models[name], asked) for name in (picked.model, cheapest))
+        raise RefusedError(
+            400,
+            "max_cost",
+            f"{picked.model!r} may cost ${dear:.6g} for {asked.prompt_tokens} tokens of prompt and "
+            f"up to {asked.output_tokens * asked.choices} of answer, max_cost is ${most:.6g}; the "
+            f"cheapest that can take it, {cheapest!r}, may cost ${least:.6g}: raise max_cost or "
+            "lower max_tokens",
+            param="max_cost",
+        )
+
+    def _in_order(self, asked: Asked, allowed: Sequence[str], without: Sequence[str]) -> list[str]:
+        """Stand-ins: the weak model, the strong one, the others by price."""
+        pair = (self._config.weak, self._config.strong)
+        others = [name for name in allowed if name not in pair]
+        ordered = [name for name in pair if name in allowed]
+        ordered += by_price(others, self._models, asked)
+        return [name for name in dict.fromkeys(ordered) if name not in without]
+
+
+def _check(config: Config, models: Mapping[str, Model]) -> None:
+    """The names that the pipeline follows must be in the pool."""
+    named = [("strong", config.strong), ("weak", config.weak)]
+    named += [(f"rule {r.name!r}", r.model) for r in config.rules if r.model is not None]
+    named += [(f"band {band.name!r}", band.model) for band in config.router.bands]
+    for where, name in named:
+        if name not in models:
+            raise ConfigError(f"{where}: model {name!r} is not in the pool: {', '.join(models)}")
+    if config.router.strategy == "bands" and not config.router.bands:
+        raise ConfigError("router.strategy: 'bands' needs router.bands")
