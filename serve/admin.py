@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import inspect
 import math
 import re
 import time
@@ -89,9 +88,6 @@ class _Views:
         report = await self._state.in_thread(
             lambda: recorder.stats(since, by, until=until, filters=filters)
         )
-        budgets = self._state.ledger.state()
-        if inspect.isawaitable(budgets):
-            budgets = await budgets
         records = {"pending": recorder.pending, "dropped": recorder.dropped}
         return JSONResponse(
             {
@@ -99,7 +95,7 @@ class _Views:
                 "now": time.time(),
                 "router": self._router(),
                 "models": self._models(),
-                "budgets": budgets,
+                "budgets": await self._state.ledger.state(),
                 "records": records,
             }
         )
@@ -193,8 +189,11 @@ class _Views:
     async def metrics(self, request: Request) -> Response:
         if not self._state.config.server.public_metrics:
             self._admin(request)
-        content, kind = await self._state.in_thread(self._state.metrics.render)
-        return Response(content, media_type=None, headers={"content-type": kind})
+        state = self._state
+        state.metrics.set_budgets(await state.ledger.state(), degraded=state.ledger.degraded)
+        accept = request.headers.get("accept")
+        content, kind = await state.in_thread(lambda: state.metrics.render(accept))
+        return Response(content, headers={"content-type": kind})
 
     def _admin(self, request: Request) -> Principal:
         client = None if request.client is None else request.client.host
@@ -222,7 +221,8 @@ class _Views:
         return {
             "name": state.config.router.name,
             "strategy": state.config.router.strategy,
-            "threshold": state.pipeline.threshold,
+            "threshold": state.config.router.threshold,
+            "strong_share": state.config.router.strong_share,
             "strong": state.config.strong,
             "weak": state.config.weak,
         }
