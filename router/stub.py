@@ -3,6 +3,7 @@
     with StubProvider() as provider:
         litellm.completion(model="openai/strong", api_base=provider.url, api_key="k", messages=...)
         provider.requests[-1].body   # what arrived
+    provider.fail(Fault(status=503), Fault(hang_s=60), model="weak")   # its next two answers
 
 It answers every model name by naming it, so that one can see which model was called.
 """
@@ -12,11 +13,14 @@ import socket
 import sys
 import threading
 import time
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
+
+from .stub_faults import NO_FAULT, Fault, is_gone, reset, wait
 
 _KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
@@ -41,11 +45,12 @@ class StubProvider:
 
     A call with `tools` is answered by a call of the first function (unless `tool_choice` is
     "none" or a tool's result is already the last message), `response_format` by JSON, everything
-    else by "Answer of <model>.". Usage counts words, not tokens.
+    else by "Answer of <model>.", `n` times. Usage counts words, not tokens.
 
     `models` are what `/v1/models` lists; a completion is given for any name. `status` other than
     200 makes every completion fail with it, `delay_s` seconds pass before any answer; both can be
-    set while it runs. `port` 0 takes a free one. Use as a context manager, or `start` and `close`.
+    set while it runs. `fail` and `always` make single answers, or a model's, go wrong in further
+    ways. `port` 0 takes a free one. Use as a context manager, or `start` and `close`.
     """
 
     def __init__(
@@ -61,6 +66,9 @@ class StubProvider:
         self.delay_s = delay_s
         self._port = port
         self._received: list[Received] = []
+        self._gone: list[str] = []
+        self._next: defaultdict[str | None, deque[Fault]] = defaultdict(deque)
+        self._always: dict[str | None, Fault] = {}
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._server: _Server | None = None
@@ -117,10 +125,47 @@ class StubProvider:
         with self._lock:
             self._received.append(request)
 
-    def pause(self) -> None:
-        """Wait `delay_s`, or less where the provider is being closed."""
-        if self.delay_s > 0:
-            self._closing.wait(self.delay_s)
+    @property
+    def disconnects(self) -> list[str]:
+        """The models whose clients hung up before they had the whole answer, in that order."""
+        with self._lock:
+            return list(self._gone)
+
+    def fail(self, *faults: Fault, model: str | None = None) -> None:
+        """The next answers (of `model`, else of any model) go wrong so, one after the other."""
+        with self._lock:
+            self._next[model].extend(faults)
+
+    def always(self, fault: Fault | None, model: str | None = None) -> None:
+        """All further answers (of `model`, else of any) go wrong so; None: they go right again."""
+        with self._lock:
+            if fault is None:
+                self._always.pop(model, None)
+            else:
+                self._always[model] = fault
+
+    def fault(self, model: str) -> Fault:
+        """Called by the request handler: how this answer goes wrong, which is then used up."""
+        with self._lock:
+            for name in (model, None):
+                if self._next[name]:
+                    return self._next[name].popleft()
+            for name in (model, None):
+                if name in self._always:
+                    return self._always[name]
+        if self.status != 200:
+            return Fault(status=self.status)
+        return NO_FAULT
+
+    def hung_up(self, model: str) -> None:
+        """Called by the request handler: its client is gone."""
+        with self._lock:
+            self._gone.append(model)
+
+    @property
+    def closing(self) -> threading.Event:
+        """Set while the provider is being closed: handlers wait no longer."""
+        return self._closing
 
 
 class _Server(ThreadingHTTPServer):
@@ -138,8 +183,8 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    # HTTP/1.0: one request a connection, so that an idle client never holds up `close`.
-    protocol_version = "HTTP/1.0"
+    # One request a connection ("Connection: close"), so that an idle client never holds up `close`.
+    protocol_version = "HTTP/1.1"
     timeout = 10
     server: _Server
 
@@ -164,52 +209,112 @@ class _Handler(BaseHTTPRequestHandler):
             return
         try:
             body = json.loads(raw)
-            model, messages = body["model"], body["messages"]
+            name, _ = str(body["model"]), body["messages"]
         except (ValueError, TypeError, KeyError):
             self._error(400, "expected a JSON object with model and messages")
             return
-        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.close_connection = True  # also where no answer says so
+        headers = {key.lower(): value for key, value in self.headers.items()}
         provider.record(Received(self.path, headers, body))
-        provider.pause()
-        if provider.status != 200:
-            self._error(provider.status, f"the stub was told to fail with {provider.status}")
+        fault = provider.fault(name)
+        try:
+            if not wait(self.connection, provider.delay_s + fault.hang_s, provider.closing):
+                raise ConnectionAbortedError
+            self._complete(name, body, fault)
+        except ConnectionError:  # the client's doing; the stub's own cuts raise nothing
+            provider.hung_up(name)
+
+    def _complete(self, model: str, body: Mapping[str, Any], fault: Fault) -> None:
+        if fault.drop:
+            reset(self.connection)
             return
-        message, reason = _answer(str(model), body)
-        head = {"id": "chatcmpl-stub", "created": int(time.time()), "model": model}
-        usage = _usage(messages, message)
-        if not body.get("stream"):
-            choice = {"index": 0, "message": message, "finish_reason": reason, "logprobs": None}
-            self._json(
-                200, {**head, "object": "chat.completion", "choices": [choice], "usage": usage}
-            )
+        if fault.status != 200:
+            told = fault.error or f"the stub was told to fail with {fault.status}"
+            self._error(fault.status, told, fault.headers)
             return
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
-        self.end_headers()
+        if fault.raw is not None:
+            self._send(200, fault.raw.encode(), fault.headers)
+            return
+        message, reason = _answer(model, body)
+        message, reason = dict(fault.message or message), fault.finish or reason
+        head = {"id": "chatcmpl-stub", "created": int(time.time()), "model": model, **fault.extra}
+        usage = _usage(body["messages"], message, int(body.get("n") or 1))
+        usage = {k: v for k, v in {**usage, **fault.usage}.items() if v is not None}
+        if body.get("stream"):
+            self._stream(body, head, message, reason, usage, fault)
+            return
+        choices = [
+            {"index": index, "message": message, "finish_reason": reason, "logprobs": None}
+            for index in range(int(body.get("n") or 1))
+        ]
+        whole = {**head, "object": "chat.completion", "choices": choices, "usage": usage}
+        data = json.dumps(whole).encode()
+        if fault.cut is None:
+            self._send(200, data, fault.headers)
+            return
+        self._head(200, "application/json", {"Content-Length": str(len(data))})
+        self.wfile.write(data[: len(data) // 2])
+        self.wfile.flush()
+        reset(self.connection)
+
+    def _stream(
+        self,
+        body: Mapping[str, Any],
+        head: dict[str, Any],
+        message: Mapping[str, Any],
+        reason: str,
+        usage: Mapping[str, Any],
+        fault: Fault,
+    ) -> None:
+        provider = self.server.provider
+        self._head(200, "text/event-stream", {"Transfer-Encoding": "chunked", **fault.headers})
         head["object"] = "chat.completion.chunk"
-        for delta, finish in _deltas(message, reason):
-            choice = {"index": 0, "delta": delta, "finish_reason": finish}
-            self._event(json.dumps({**head, "choices": [choice]}))
-        if (body.get("stream_options") or {}).get("include_usage"):
-            self._event(json.dumps({**head, "choices": [], "usage": usage}))
-        self._event("[DONE]")
+        pieces = [
+            {**head, "choices": [{"index": index, "delta": delta, "finish_reason": finish}]}
+            for delta, finish in _deltas(message, reason)
+            for index in range(int(body.get("n") or 1))
+        ]
+        if (body.get("stream_options") or {}).get("include_usage") and usage:
+            pieces.append({**head, "choices": [], "usage": usage})
+        for count, piece in enumerate(pieces):
+            if count == fault.cut:
+                break
+            if not wait(self.connection, fault.pause_s, provider.closing):
+                raise ConnectionAbortedError
+            self._event(json.dumps(piece))
+        if fault.cut is None or fault.cut >= len(pieces):
+            self._event("[DONE]")
+        elif fault.event is not None:
+            self._event(fault.event)
+        elif not fault.quiet:
+            reset(self.connection)
+            return
+        self.wfile.write(b"0\r\n\r\n")
+
+    def _head(self, status: int, kind: str, headers: Mapping[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Type": kind, "Connection": "close", **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
 
     def _event(self, data: str) -> None:
-        self.wfile.write(f"data: {data}\n\n".encode())
+        if is_gone(self.connection):  # a write to a closed connection fails only the second time
+            raise ConnectionAbortedError
+        event = f"data: {data}\n\n".encode()
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
         self.wfile.flush()
 
-    def _json(self, status: int, value: object) -> None:
-        data = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
+    def _send(self, status: int, data: bytes, headers: Mapping[str, str]) -> None:
+        self._head(status, "application/json", {"Content-Length": str(len(data)), **headers})
         self.wfile.write(data)
 
-    def _error(self, status: int, text: str) -> None:
+    def _json(self, status: int, value: object, headers: Mapping[str, str] | None = None) -> None:
+        self._send(status, json.dumps(value).encode(), headers or {})
+
+    def _error(self, status: int, text: str, headers: Mapping[str, str] | None = None) -> None:
         kind = _KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
         error = {"message": text, "type": kind, "param": None, "code": None}
-        self._json(status, {"error": error})
+        self._json(status, {"error": error}, headers)
 
 
 def _answer(model: str, body: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
@@ -233,15 +338,17 @@ def _deltas(message: Mapping[str, Any], reason: str) -> Iterator[tuple[dict[str,
     yield {"role": "assistant", "content": None if "tool_calls" in message else ""}, None
     for index, call in enumerate(message.get("tool_calls", ())):
         yield {"tool_calls": [{"index": index, **call}]}, None
-    words = (message["content"] or "").split(" ")
-    for index, word in enumerate(words if message["content"] else ()):
-        yield {"content": word if index == 0 else f" {word}"}, None
+    for name, text in message.items():
+        if name in {"role", "tool_calls"} or not isinstance(text, str) or not text:
+            continue
+        for index, word in enumerate(text.split(" ")):
+            yield {name: word if index == 0 else f" {word}"}, None
     yield {}, reason
 
 
-def _usage(messages: object, message: Mapping[str, Any]) -> dict[str, int]:
+def _usage(messages: object, message: Mapping[str, Any], choices: int) -> dict[str, int]:
     prompt = len(json.dumps(messages).split())
-    answer = len(json.dumps(message).split())
+    answer = len(json.dumps(message).split()) * choices
     return {
         "prompt_tokens": prompt,
         "completion_tokens": answer,

@@ -1,0 +1,220 @@
+"""Calls the models of a plan, in its order, until one answers.
+
+LiteLLM does the call. Which model is next, how often and after what wait is decided here: its
+Router knows neither a plan's order nor streams that fail before their first token, and the SDK's
+own retries hide what they cost. See `health` for cooldowns, `failures` for what an error means.
+"""
+
+import asyncio
+import logging
+import os
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...router.completion import _prepare as prepare
+from ...router.completion import load_litellm
+from ..errors import RefusedError
+from ..registry import Model
+from ..settings import CallSettings, Config
+from . import wire
+from .failures import (
+    Attempt,
+    Verdict,
+    all_failed,
+    name_of,
+    refused,
+    retry_after,
+    secrets_of,
+    status_of,
+    verdict,
+)
+from .health import Health
+from .stream import CutError, Stream
+
+logger = logging.getLogger(__name__)
+
+_BACKOFF_S = 0.2  # before the first retry; doubled for each further one
+_LONGEST_WAIT_S = 2.0  # who asks for more is left alone, and the next model is asked
+
+
+class BadAnswerError(Exception):
+    """A provider's answer with status 200 that is no completion."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """`response`, an OpenAI `chat.completion` dict, or `chunks`, a stream whose first piece is
+    there already: exactly one of them. `model` is who answered; `cascade` says that a cascade
+    was run. The stream must be iterated to its end, or closed."""
+
+    model: str
+    response: dict[str, Any] | None = None
+    chunks: Stream | None = None
+    cascade: bool = False
+    earlier: tuple[Attempt, ...] = field(default=())
+    last: Attempt | None = None
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """Every call that was made, in order; a stream's own has its usage once it has ended."""
+        last = self.last if self.chunks is None else self.chunks.attempt
+        return self.earlier if last is None else (*self.earlier, last)
+
+
+class Caller:
+    """For one event loop. Loads LiteLLM, which takes seconds, when it is made."""
+
+    def __init__(self, config: Config, models: Mapping[str, Model]) -> None:
+        self._config = config
+        self._settings: CallSettings = config.calls
+        self._models = models
+        self._health = Health(self._settings.failures_to_cool, self._settings.cooldown_s)
+        self._litellm = load_litellm()
+        # LiteLLM logs prompts and provider's answers with its errors; ours name neither.
+        for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
+            logger_ = logging.getLogger(name)
+            if logger_.level == logging.NOTSET:
+                logger_.setLevel(logging.CRITICAL)
+        self._with_tools = prepare({"tools": [{}]})[1]
+        self._providers = {name: self._provider(model) for name, model in models.items()}
+        self._params = {name: self._own(name, model) for name, model in models.items()}
+        self._secrets = {s for model in models.values() for s in secrets_of(model.params)}
+
+    def cooling(self) -> dict[str, float]:
+        """Models that are left alone after failures, and for how many seconds more."""
+        return self._health.cooling()
+
+    def latency(self, model: str) -> float | None:
+        """Seconds that a model takes to answer, as a moving average; None before it has."""
+        return self._health.latency(model)
+
+    async def call(self, models: Sequence[str], body: Mapping[str, Any], *, stream: bool) -> Answer:
+        """The answer of the first of `models` that gives one to the client's `body`.
+
+        Raises UpstreamError, a RefusedError, where none does or where the request is wrong.
+        """
+        return await self._ordered(models, body, stream=stream)
+
+    async def _ordered(
+        self,
+        models: Sequence[str],
+        body: Mapping[str, Any],
+        *,
+        stream: bool,
+        attempts: Sequence[Attempt] = (),
+    ) -> Answer:
+        made = list(attempts)
+        window: int | None = None
+        waits: list[float] = []
+        error: Exception | None = None
+        for name in self._health.order(models):
+            if window is not None and not self._larger(name, window):
+                continue
+            for turn in range(self._settings.retries + 1):
+                start = time.perf_counter()
+                try:
+                    answer = await self._once(name, body, stream=stream)
+                except Exception as caught:  # noqa: BLE001 - judged below, and told if none answers
+                    error = caught
+                else:
+                    answer.earlier = tuple(made)
+                    return answer
+                seconds = time.perf_counter() - start
+                made.append(Attempt(name, status_of(error), name_of(error), seconds))
+                what = self._judge(name, error, seconds)
+                if what is Verdict.STOP:
+                    raise refused(made, error, self._secrets) from None
+                if what is Verdict.WINDOW:
+                    window = self._models[name].context_window or 0
+                wait = retry_after(error)
+                if wait is not None:
+                    waits.append(wait)
+                if what is not Verdict.RETRY or turn == self._settings.retries:
+                    break
+                pause = wait if wait is not None else _BACKOFF_S * 2**turn * random.uniform(0.5, 1)  # noqa: S311
+                if pause > _LONGEST_WAIT_S:
+                    break
+                await asyncio.sleep(pause)
+        if error is None:
+            raise RefusedError(500, "no_model", "the plan names no model")
+        if window is not None and verdict(error) is Verdict.WINDOW:
+            raise refused(made, error, self._secrets) from None
+        raise all_failed(made, min(waits, default=None)) from None
+
+    async def _once(self, name: str, body: Mapping[str, Any], *, stream: bool) -> Answer:
+        """One call of one model. Raises what LiteLLM raises, TimeoutError, or what is wrong."""
+        params = self._params[name]
+        request = wire.keywords(
+            body,
+            self._models[name].litellm_model,
+            params,
+            stream=stream,
+            openai=self._providers[name] == "openai",
+        )
+        if body.get("tools"):
+            request.update(self._with_tools)
+        start = time.perf_counter()
+        limit = float(params["timeout"])
+        if not stream:
+            async with asyncio.timeout(limit):
+                response = wire.completion(await self._litellm.acompletion(**request))
+            if not response["choices"]:
+                raise BadAnswerError("no choices")
+            seconds = time.perf_counter() - start
+            self._health.succeeded(name, seconds)
+            last = Attempt(name, 200, None, seconds, response["usage"])
+            return Answer(name, response=response, last=last)
+        async with asyncio.timeout(min(limit, self._settings.first_token_timeout_s)):
+            source = await self._litellm.acompletion(**request)
+            tell = bool((body.get("stream_options") or {}).get("include_usage"))
+            chunks = Stream(source, name, self._health, tell_usage=tell, limit_s=limit)
+            chunks.waited_s = time.perf_counter() - start
+            try:
+                await chunks.open()
+            except BaseException:
+                await chunks.aclose()
+                raise
+        return Answer(name, chunks=chunks)
+
+    def _judge(self, name: str, error: Exception, seconds: float) -> Verdict:
+        what = Verdict.RETRY if isinstance(error, BadAnswerError | CutError) else verdict(error)
+        if what in {Verdict.RETRY, Verdict.NEXT}:
+            late = name_of(error) == "Timeout"
+            self._health.failed(name, seconds if late else None)
+            logger.warning("model %r failed: %s, status %s", name, name_of(error), status_of(error))
+        return what
+
+    def _larger(self, name: str, window: int) -> bool:
+        own = self._models[name].context_window
+        return own is None or own > window
+
+    def _own(self, name: str, model: Model) -> dict[str, Any]:
+        """The keywords that every call of a model gets: constant, for LiteLLM keeps a client and
+        its connections for each combination of key, address and timeout."""
+        params = dict(model.params)
+        params.setdefault("timeout", self._settings.timeout_s)
+        if (
+            self._providers[name] == "openai"
+            and params.get("api_base")
+            and not params.get("api_key")
+            and not os.environ.get("OPENAI_API_KEY")
+        ):
+            params["api_key"] = "none"  # a local server asks for no key, OpenAI's client for any
+        return params
+
+    def _provider(self, model: Model) -> str:
+        """LiteLLM's name for who serves the model; "" where it cannot tell before the call."""
+        given = model.params.get("custom_llm_provider")
+        if given:
+            return str(given)
+        try:
+            return str(
+                self._litellm.get_llm_provider(
+                    model.litellm_model, api_base=model.params.get("api_base")
+                )[1]
+            )
+        except self._litellm.exceptions.BadRequestError:
+            return ""

@@ -1,0 +1,227 @@
+"""What to do after a failed call, and what a client gets to read about it."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from ..errors import RefusedError
+
+_HIDDEN = "[hidden]"
+_SECRET_NAME = re.compile(r"key|token|secret|password|credential|authorization", re.IGNORECASE)
+_SECRET_TEXT = re.compile(
+    r"\b(?:sk|pk|rk|gsk|xai|hf|AIza|AKIA)[-_A-Za-z0-9*]{12,}|(?<=Bearer )\S+", re.IGNORECASE
+)
+_TRANSIENT = frozenset({408, 409, 425, 429})
+_PROVIDER = frozenset({401, 402, 403, 404, 405})
+# LiteLLM's and OpenAI's classes by name: they are imported at the first call, not here.
+_LATE = ("TimeoutError", "Timeout", "APITimeoutError")
+_UNANSWERED = ("APIConnectionError", "ConnectionError", "TransportError")
+_PREFIX = re.compile(r"^(?:litellm\.)?(?:\w+(?:Error|Exception)|Timeout)\s*(?::|-)\s*")
+
+
+class Verdict(Enum):
+    """What a failure means for the request."""
+
+    RETRY = "the same model may answer at the next try"
+    NEXT = "this model will not answer; another may"
+    UNFIT = "this model cannot take this request, and is not to blame for it; another may"
+    WINDOW = "the prompt is too long for this model; one with a larger window may answer"
+    STOP = "the request itself is at fault"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One call of one model. `status` is HTTP's, None where no answer came; `error` a class name.
+
+    `usage` is what the provider counted, None where it did not say. `seconds` is the time spent
+    waiting for the provider.
+    """
+
+    model: str
+    status: int | None
+    error: str | None
+    seconds: float
+    usage: Mapping[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON, for the record."""
+        return {
+            "model": self.model,
+            "status": self.status,
+            "error": self.error,
+            "seconds": round(self.seconds, 4),
+            "usage": None if self.usage is None else dict(self.usage),
+        }
+
+
+class UpstreamError(RefusedError):
+    """No model answered, or one says that the request is wrong. `attempts` as far as they went.
+
+    Its text names models and causes only and may be written down. `detail`, what the provider said
+    of the client's own request, is for that client alone: it may quote the prompt.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        attempts: Sequence[Attempt] = (),
+        detail: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.attempts = tuple(attempts)
+        self.detail = detail
+        super().__init__(status, code, message, headers=headers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The body of the answer, with what the provider said."""
+        body = super().to_dict()
+        if self.detail:
+            body["error"]["message"] = f"{self}: {self.detail}"
+        return body
+
+
+def status_of(error: BaseException) -> int | None:
+    """The HTTP status of the provider's answer; None where there was none, or none is known."""
+    # LiteLLM gives a status to everything, also to a connection that was refused.
+    if _timed_out(error) or any(_is(cause, *_UNANSWERED) for cause in _causes(error)):
+        return None
+    try:
+        return int(getattr(error, "status_code", ""))
+    except (TypeError, ValueError):
+        return None
+
+
+def name_of(error: BaseException) -> str:
+    """A word for the error, for records: a class name; "Timeout" for every way to be late."""
+    if _timed_out(error):
+        return "Timeout"
+    if status_of(error) is None and any(_is(cause, *_UNANSWERED) for cause in _causes(error)):
+        return "ConnectionError"
+    return type(error).__name__
+
+
+def verdict(error: BaseException) -> Verdict:
+    """What `error`, raised by LiteLLM or by a timeout, means for the request."""
+    if _timed_out(error):
+        return Verdict.NEXT  # to wait as long again for the same model is no help
+    if _is(error, "ContextWindowExceededError"):
+        return Verdict.WINDOW
+    if _is(error, "UnsupportedParamsError"):
+        return Verdict.UNFIT
+    # Whatever has no status was no answer to the request: never the client's fault.
+    status = status_of(error) or 500
+    if status in _TRANSIENT or status >= 500:
+        return Verdict.RETRY
+    if status in _PROVIDER:
+        return Verdict.NEXT
+    return Verdict.UNFIT if status == 413 else Verdict.STOP
+
+
+def retry_after(error: BaseException) -> float | None:
+    """Seconds that the provider asks to wait; None where it does not say, or names a date."""
+    for cause in _causes(error):
+        for name in ("litellm_response_headers", "headers"):
+            headers = getattr(cause, name, None)
+            if isinstance(headers, Mapping) and "retry-after" in headers:
+                try:
+                    return max(0.0, float(headers["retry-after"]))
+                except ValueError:
+                    return None
+    return None
+
+
+def refused(attempts: Sequence[Attempt], error: BaseException, secrets: Iterable[str]) -> Exception:
+    """The answer to a request that a model called wrong: its own words, without keys."""
+    model = attempts[-1].model
+    policy = _is(error, "ContentPolicyViolationError")
+    window = _is(error, "ContextWindowExceededError")
+    if policy:
+        code, what = "content_policy_violation", "refused the prompt for its content"
+    elif window:
+        code, what = "context_length_exceeded", "has too small a context window for this prompt"
+    else:
+        code, what = "upstream_rejected", "rejected the request"
+    status = status_of(error) or 400
+    return UpstreamError(
+        status if 400 <= status < 500 else 400,
+        code,
+        f"model {model!r} {what}",
+        attempts=attempts,
+        detail=redact(_own_words(error), secrets),
+    )
+
+
+def all_failed(attempts: Sequence[Attempt], wait_s: float | None) -> Exception:
+    """The answer where no model was left to ask: 504, 429, 503 or 502, with each one's cause."""
+    causes: dict[str, list[str]] = {}
+    for attempt in attempts:
+        causes.setdefault(attempt.model, []).append(_cause(attempt))
+    told = "; ".join(f"{name}: {', '.join(dict.fromkeys(why))}" for name, why in causes.items())
+    last = {name: why[-1] for name, why in causes.items()}
+    kinds = {why.split(" (")[0] for why in last.values()}
+    headers = {}
+    if kinds == {"timed out"}:
+        status, code = 504, "upstream_timeout"
+    elif kinds == {"HTTP 429"}:
+        status, code = 429, "upstream_rate_limited"
+        headers["Retry-After"] = str(max(1, round(wait_s or 1)))
+    elif kinds == {"HTTP 503"}:
+        status, code = 503, "upstream_unavailable"
+    else:
+        status, code = 502, "upstream_failed"
+    return UpstreamError(
+        status, code, f"no model could answer: {told}", attempts=attempts, headers=headers
+    )
+
+
+def redact(text: str, secrets: Iterable[str]) -> str:
+    """`text` without any of `secrets`, or anything else that looks like a key."""
+    for secret in secrets:
+        text = text.replace(secret, _HIDDEN)
+    return _SECRET_TEXT.sub(_HIDDEN, text)
+
+
+def secrets_of(params: object, name: str = "") -> set[str]:
+    """The values in a model's parameters that are keys, by their names, at any depth."""
+    if isinstance(params, Mapping):
+        return {s for key, value in params.items() for s in secrets_of(value, str(key))}
+    if isinstance(params, str) and _SECRET_NAME.search(name) and len(params) >= 4:
+        return {params}
+    return set()
+
+
+def _cause(attempt: Attempt) -> str:
+    if attempt.status is not None:
+        return f"HTTP {attempt.status} ({attempt.error})"
+    return "timed out" if attempt.error == "Timeout" else str(attempt.error)
+
+
+def _own_words(error: BaseException) -> str:
+    """What the provider said, without the names that LiteLLM puts before it."""
+    text = str(getattr(error, "message", None) or error)
+    while (shorter := _PREFIX.sub("", text)) != text:
+        text = shorter
+    return text[:2000]
+
+
+def _timed_out(error: BaseException) -> bool:
+    return _is(error, *_LATE)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, and what it was raised from or while handling."""
+    cause: BaseException | None = error
+    for _ in range(8):
+        if cause is None:
+            return
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def _is(error: BaseException, *names: str) -> bool:
+    return any(cls.__name__ in names for cls in type(error).__mro__)

@@ -1,0 +1,66 @@
+"""Which models fail at present, and how long each takes. One process's own view.
+
+LiteLLM's Router has cooldowns too, but by share of failures a minute, not for a provider that
+cannot be reached, and with none left it answers nothing; and it costs as much a call again as
+everything else that the server does. This is what was needed of it.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+_WEIGHT = 0.2  # of the newest in the moving average
+
+
+class Health:
+    """Failures in a row and cooldowns. For one event loop; never blocks, never raises."""
+
+    def __init__(
+        self, failures: int, cooldown_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._limit = failures
+        self._cooldown_s = cooldown_s
+        self._clock = clock
+        self._failed: dict[str, int] = {}
+        self._until: dict[str, float] = {}
+        self._seconds: dict[str, float] = {}
+
+    def succeeded(self, model: str, seconds: float) -> None:
+        """The model answered, after `seconds` of waiting for it."""
+        self._failed.pop(model, None)
+        self._until.pop(model, None)
+        self._took(model, seconds)
+
+    def failed(self, model: str, seconds: float | None = None) -> None:
+        """It failed; `seconds` where it let one wait and this should count as its speed.
+
+        After a cooldown the count goes on: a model that is still down cools again at once.
+        """
+        count = self._failed.get(model, 0) + 1
+        self._failed[model] = count
+        if count >= self._limit and self._cooldown_s > 0:
+            self._until[model] = self._clock() + self._cooldown_s
+        if seconds is not None:
+            self._took(model, seconds)
+
+    def cooling(self) -> dict[str, float]:
+        """Models that are left alone for now, and for how many seconds more."""
+        now = self._clock()
+        return {name: until - now for name, until in self._until.items() if until > now}
+
+    def order(self, models: Sequence[str]) -> list[str]:
+        """`models`, those that cool down last: they are asked only where no other answers."""
+        cooling = self.cooling() if self._until else {}
+        return sorted(models, key=lambda name: name in cooling)
+
+    def latency(self, model: str) -> float | None:
+        """Seconds that it takes to answer, as a moving average; None before the first answer."""
+        return self._seconds.get(model)
+
+    def fastest(self, models: Iterable[str]) -> str | None:
+        """Of those that have answered, the fastest; None where none has."""
+        known = [name for name in models if name in self._seconds]
+        return min(known, key=self._seconds.__getitem__, default=None)
+
+    def _took(self, model: str, seconds: float) -> None:
+        before = self._seconds.get(model, seconds)
+        self._seconds[model] = before + _WEIGHT * (seconds - before)

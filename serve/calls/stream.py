@@ -1,0 +1,196 @@
+"""A stream of chunks from a provider: timed, counted, and ended as clients understand it."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from typing import Any
+
+from . import wire
+from .failures import Attempt, name_of, status_of
+from .health import Health
+
+logger = logging.getLogger(__name__)
+
+Chunk = dict[str, Any]
+
+
+class CutError(Exception):
+    """A stream that ended without saying that it is complete."""
+
+
+class Stream:
+    """The chunks of one answer, as OpenAI's `chat.completion.chunk` dicts. Iterate once.
+
+    `open` comes first: it waits for the first piece that says something, so that a provider that
+    fails before it costs the client nothing. A failure after it ends the stream with a chunk of
+    the form {"error": ...}, as OpenAI's clients understand it; nothing is raised. Closing it, or
+    cancelling the task that iterates, closes the connection to the provider.
+
+    Attributes: `complete`, True once every choice has its finish reason and the stream has ended;
+    `error`, the class name of what broke it off, else None; `text`, what was said so far, for an
+    estimate where no usage came; `usage`, once the provider has said it; `waited_s`, seconds spent
+    waiting for the provider, the client's own slowness not included.
+    """
+
+    def __init__(
+        self, source: Any, model: str, health: Health, *, tell_usage: bool, limit_s: float
+    ) -> None:
+        self.model = model
+        self.complete = False
+        self.error: str | None = None
+        self.status: int | None = 200
+        self.usage: Mapping[str, Any] | None = None
+        self.waited_s = 0.0
+        self._source = source
+        self._parts, self._plain, self._as_sent = wire.pieces(source)
+        self._health = health
+        self._tell_usage = tell_usage
+        self._limit_s = limit_s
+        self._held: list[Chunk] = []
+        self._said: list[str] = []
+        self._begun: set[int] = set()  # indexes of the choices that were seen
+        self._ended: set[int] = set()  # of those with a finish reason
+        self._chunks = self._run()
+
+    @property
+    def text(self) -> str:
+        """What was said so far, of all choices: content, reasoning and arguments of calls."""
+        return "".join(self._said)
+
+    @property
+    def attempt(self) -> Attempt:
+        """This call as it stands; its usage is there once the stream has ended."""
+        return Attempt(self.model, self.status, self.error, self.waited_s, self.usage)
+
+    async def open(self) -> None:
+        """Wait for the first piece that says something. Raises what the provider fails with.
+
+        Raises CutError where the stream ends before. The caller closes it then.
+        """
+        while True:
+            chunk = await self._next()
+            if chunk is None:
+                raise CutError("the stream ended before its first piece")
+            self._held.append(chunk)
+            if any(_says(choice) for choice in chunk.get("choices") or ()):
+                return
+
+    def __aiter__(self) -> AsyncIterator[Chunk]:
+        return self._chunks
+
+    async def aclose(self) -> None:
+        """End it, and close the connection to the provider. Closing twice does nothing."""
+        # A generator that another task is in cannot be closed; without its source it soon ends.
+        with contextlib.suppress(RuntimeError):
+            await self._chunks.aclose()
+        await self._release()
+
+    async def _run(self) -> AsyncGenerator[Chunk, None]:
+        last: Chunk = {}
+        try:
+            while (chunk := await self._taken()) is not None:
+                last = chunk
+                yield chunk
+            if self._is_cut():
+                raise CutError("the stream ended without a finish reason")
+        except Exception as error:  # noqa: BLE001 - whatever broke it, the client is told
+            self.error, self.status = name_of(error), status_of(error)
+            self._health.failed(self.model)
+            logger.warning("model %r broke off its stream: %s", self.model, self.error)
+        else:
+            self.complete = True
+            self._health.succeeded(self.model, self.waited_s)
+        finally:
+            await self._release()
+        if self.error is not None:
+            yield _broken(self.model, self.error)
+        elif self._tell_usage and self.usage is not None:
+            head = {name: last.get(name) for name in ("id", "created", "model")}
+            kind = {"object": "chat.completion.chunk"}
+            yield {**head, **kind, "choices": [], "usage": dict(self.usage)}
+
+    def _is_cut(self) -> bool:
+        if self._as_sent:
+            return not self._begun or self._ended < self._begun
+        # LiteLLM's wrapper gives a cut stream a finish reason of its own; here it keeps the real.
+        return not self._ended or getattr(self._source, "received_finish_reason", "") is None
+
+    async def _taken(self) -> Chunk | None:
+        return self._held.pop(0) if self._held else await self._next()
+
+    async def _next(self) -> Chunk | None:
+        """The next chunk with something in it; None at the end."""
+        while True:
+            start = time.perf_counter()
+            try:
+                async with asyncio.timeout(max(0.0, self._limit_s - self.waited_s)):
+                    part = await anext(self._parts, None)
+            finally:
+                self.waited_s += time.perf_counter() - start
+            if part is None:
+                return None
+            chunk = self._read(self._plain(part))
+            if chunk is not None:
+                return chunk
+
+    def _read(self, chunk: Chunk) -> Chunk | None:
+        """Note what the chunk says; None where nothing is left to pass on."""
+        usage = chunk.pop("usage", None)
+        if usage:
+            self.usage = usage
+        choices = chunk.get("choices") or []
+        for choice in choices:
+            index = choice.get("index", 0)
+            self._begun.add(index)
+            if choice.get("finish_reason") is not None:
+                self._ended.add(index)
+            self._said.extend(_words(choice.get("delta") or {}))
+        return chunk if any(c.get("delta") or c.get("finish_reason") for c in choices) else None
+
+    async def _release(self) -> None:
+        source, self._source = self._source, None
+        if source is None:
+            return
+        # The provider's connection first: LiteLLM's wrapper closes nothing that it did not open.
+        for stream in (getattr(source, "completion_stream", None), source):
+            close: Callable[[], Any] | None = getattr(stream, "aclose", None) or getattr(
+                stream, "close", None
+            )
+            if close is None:
+                continue
+            try:
+                result = close()
+                if hasattr(result, "__await__"):
+                    await result
+            except Exception as error:  # noqa: BLE001 - it is to be closed; how it fails says nothing
+                logger.debug("closing a stream of %r: %s", self.model, type(error).__name__)
+
+
+def _says(choice: Mapping[str, Any]) -> bool:
+    """True for a piece of an answer, or its end; False where only a role is named."""
+    delta = choice.get("delta") or {}
+    return choice.get("finish_reason") is not None or any(
+        value for name, value in delta.items() if name != "role"
+    )
+
+
+def _words(delta: Mapping[str, Any]) -> list[str]:
+    said = [v for k, v in delta.items() if k != "role" and isinstance(v, str)]
+    for call in delta.get("tool_calls") or ():
+        function = call.get("function") or {}
+        said.extend(v for v in function.values() if isinstance(v, str))
+    return said
+
+
+def _broken(model: str, error: str) -> Chunk:
+    message = f"model {model!r} broke off its answer ({error}); what came before is incomplete"
+    return {
+        "error": {
+            "message": message,
+            "type": "server_error",
+            "param": None,
+            "code": "upstream_stream_broken",
+        }
+    }

@@ -1,0 +1,149 @@
+"""Requests as LiteLLM takes them, and its answers as OpenAI's plain JSON.
+
+LiteLLM takes its own settings (where to send a request, with which key) from the same keywords as
+a request's parameters. A client's body must never reach those: what is not a parameter of OpenAI's
+chat completions goes to the provider as `extra_body`, under the name that the client gave it.
+"""
+
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from typing import Any, cast
+
+# Parameters of OpenAI's chat completions (and `thinking`, Anthropic's, which LiteLLM translates).
+# fmt: off
+PARAMETERS = frozenset({
+    "messages", "functions", "function_call", "temperature", "top_p", "n", "stop", "max_tokens",
+    "max_completion_tokens", "modalities", "prediction", "audio", "presence_penalty",
+    "frequency_penalty", "logit_bias", "user", "response_format", "seed", "tools", "tool_choice",
+    "parallel_tool_calls", "logprobs", "top_logprobs", "reasoning_effort", "verbosity",
+    "safety_identifier", "service_tier", "store", "prompt_cache_key", "prompt_cache_retention",
+    "thinking", "web_search_options",
+})
+# fmt: on
+_OWN = frozenset({"model", "stream", "stream_options"})  # thriftroute says these itself
+
+
+def keywords(
+    body: Mapping[str, Any], model: str, params: Mapping[str, Any], *, stream: bool, openai: bool
+) -> dict[str, Any]:
+    """Keywords of `litellm.acompletion` for a client's `body`.
+
+    The client's parameters come before the model's own, `params`; what `params` has in
+    `extra_body` comes before the client's further names. `openai`: the provider speaks OpenAI's
+    API itself; then every parameter is sent as it is, also one that LiteLLM does not know for this
+    model.
+    """
+    own = {name: value for name, value in body.items() if name in PARAMETERS and value is not None}
+    extra = {
+        name: value for name, value in body.items() if name not in PARAMETERS and name not in _OWN
+    }
+    extra.update(params.get("extra_body") or {})
+    request: dict[str, Any] = {**params, **own, "model": model, "max_retries": 0, "num_retries": 0}
+    request.pop("extra_body", None)
+    if extra:
+        request["extra_body"] = extra
+    if openai:
+        allowed = params.get("allowed_openai_params") or ()
+        request["allowed_openai_params"] = [*allowed, *(own.keys() - {"messages"})]
+    if stream:
+        request["stream"] = True
+        # Without usage there is nothing to charge by; who did not ask for it does not get it.
+        request["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
+    return request
+
+
+def completion(response: Any) -> dict[str, Any]:
+    """A ModelResponse of LiteLLM as OpenAI's `chat.completion`."""
+    raw = response.model_dump()
+    answer = {
+        "id": raw.get("id"),
+        "object": "chat.completion",
+        "created": raw.get("created"),
+        "model": raw.get("model"),
+        "choices": [_choice(choice) for choice in raw.get("choices") or ()],
+        "usage": _told(raw.get("usage") or {}),
+    }
+    return {**answer, **_more(raw, answer)}
+
+
+def pieces(stream: Any) -> tuple[AsyncIterator[Any], Callable[[Any], dict[str, Any]], bool]:
+    """The pieces of a stream of LiteLLM's, what makes OpenAI's `chat.completion.chunk` of one, and
+    whether they are the provider's own.
+
+    Where the provider speaks OpenAI's API through OpenAI's client, its own pieces: LiteLLM's
+    wrapper (seen in 1.106.2) gives only one of n choices a finish reason, invents a finish reason
+    and usage for a stream that was cut, and drops fields that it does not know.
+    """
+    inner = getattr(stream, "completion_stream", None)
+    if any(cls.__module__.split(".")[0] == "openai" for cls in type(inner).__mro__):
+        return aiter(cast(AsyncIterable[Any], inner)), _as_sent, True
+    return aiter(stream), _chunk, False
+
+
+def _as_sent(part: Any) -> dict[str, Any]:
+    sent: dict[str, Any] = part.model_dump(exclude_unset=True)
+    return sent
+
+
+def _chunk(part: Any) -> dict[str, Any]:
+    raw = part.model_dump()
+    usage = raw.get("usage")
+    answer = {
+        "id": raw.get("id"),
+        "object": "chat.completion.chunk",
+        "created": raw.get("created"),
+        "model": raw.get("model"),
+        "choices": [_piece(choice) for choice in raw.get("choices") or ()],
+        **({"usage": _told(usage)} if usage else {}),
+    }
+    return {**answer, **_more(raw, answer)}
+
+
+def _choice(raw: Mapping[str, Any]) -> dict[str, Any]:
+    message = _unwrapped(raw.get("message") or {})
+    message.setdefault("role", "assistant")
+    message.setdefault("content", None)
+    message.setdefault("refusal", None)
+    choice = {
+        "index": raw.get("index", 0),
+        "message": message,
+        "finish_reason": raw.get("finish_reason"),
+        "logprobs": raw.get("logprobs"),
+    }
+    return {**choice, **_more(raw, choice)}
+
+
+def _piece(raw: Mapping[str, Any]) -> dict[str, Any]:
+    choice = {
+        "index": raw.get("index", 0),
+        "delta": _unwrapped(raw.get("delta") or {}),
+        "finish_reason": raw.get("finish_reason"),
+    }
+    return {**choice, **_more(raw, choice)}
+
+
+def _more(raw: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """What the provider said besides what is `known`."""
+    rest = {name: value for name, value in raw.items() if name not in (*known, "delta", "usage")}
+    return _unwrapped(rest)
+
+
+def _unwrapped(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what LiteLLM adds, and with the provider's own fields back in their place."""
+    own = raw.get("provider_specific_fields") or {}
+    plain = {name: value for name, value in raw.items() if value is not None}
+    plain.pop("provider_specific_fields", None)
+    for name, value in own.items():
+        if value is not None:
+            plain.setdefault(name, value)
+    if isinstance(plain.get("tool_calls"), list):
+        plain["tool_calls"] = [_told(call) for call in plain["tool_calls"]]
+    return plain
+
+
+def _told(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the fields that nobody filled in, at any depth."""
+    return {
+        name: _told(value) if isinstance(value, Mapping) else value
+        for name, value in raw.items()
+        if value is not None
+    }
