@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -30,12 +31,12 @@ _EVENT_STREAM = [(b"content-type", b"text/event-stream; charset=utf-8")]
 _NO_BUFFER = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 
 
-def create_app(config: Config) -> Starlette:
-    """The server of this configuration.
+def create_app(config: Config, *, metrics_folder: Path | None = None) -> Starlette:
+    """The server of this configuration. metrics_folder: shared by workers, see `metrics.Metrics`.
 
     Raises ConfigError, UnknownRouterError and BundleError before anything is opened.
     """
-    state = State(config)
+    state = State(config, metrics_folder=metrics_folder)
     chat = Chat(state)
 
     @asynccontextmanager
@@ -118,7 +119,7 @@ def _reading(state: State) -> list[Route]:
 
     def described() -> list[dict[str, Any]]:
         names = ["auto", *state.registry.models]
-        threshold = state.pipeline.threshold
+        threshold = config.router.threshold
         if config.router.strategy == "pair" and threshold is not None:
             names.insert(1, f"router-{config.router.name}-{threshold:g}")
         created = int(state.started_at)

@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 
 from .asked import PREFIX, read_body, read_options, read_request
 from .auth import principal as principal_of
-from .cache.answers import Assembler, replay
+from .cache.answers import Assembler, Kept, is_complete, pack, replay, unpack
 from .cache.key import cache_key, semantic_bucket
 from .calls.caller import Answer
+from .calls.failures import Attempt, UpstreamError
 from .errors import RefusedError
 from .money.cost import Usage, cost_of, usage_of
 from .money.ledger import Reservation
@@ -54,14 +55,18 @@ class _Exchange:
 
     started: float
     asked: Asked
+    headers: Mapping[str, str]
     plan: Plan | None = None
     reservation: Reservation | None = None
     answer: Answer | None = None
+    failed: tuple[Attempt, ...] = ()  # where no model answered
     cache: CacheState = "off"
     key: str | None = None
+    bucket: str | None = None
     cost: float = 0.0
     strong_cost: float = 0.0
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = field(default_factory=lambda: Usage(0, 0))
+    used_tokens: int = 0  # of all attempts
     completion: dict[str, Any] | None = None
     upstream_s: float = 0.0
     ttft_s: float | None = None
@@ -95,8 +100,8 @@ class Chat:
                 count=state.count_tokens,
             )
         )
-        exchange = _Exchange(started, asked)
-        with state.metrics.in_flight():
+        exchange = _Exchange(started, asked, headers)
+        with state.metrics.in_flight.track_inprogress():
             try:
                 return await self._answered(exchange)
             except RefusedError as error:
@@ -131,6 +136,9 @@ class Chat:
         called = time.perf_counter()
         try:
             answer = await state.caller.call(plan.models, asked.body, stream=asked.stream)
+        except UpstreamError as error:
+            exchange.failed = tuple(error.attempts)
+            raise
         finally:
             exchange.upstream_s = time.perf_counter() - called
         exchange.answer, exchange.model = answer, answer.model
@@ -146,11 +154,16 @@ class Chat:
         state, asked, plan = self._state, exchange.asked, exchange.plan
         assert plan is not None
         who = asked.principal
-        tokens = asked.prompt_tokens + asked.output_tokens * asked.choices
-        output = asked.output_tokens * asked.choices
-        usd = state.registry.models[plan.models[0]].estimate(asked.prompt_tokens, output)
         tier = state.config.tiers.get(who.tier) if who.tier is not None else None
-        exchange.reservation = await state.ledger.reserve(who, tier, usd=usd, tokens=tokens)
+        output = asked.output_tokens * asked.choices
+        usd, weak_usd = (
+            state.registry.models[name].estimate(asked.prompt_tokens, output)
+            for name in (plan.models[0], state.config.weak)
+        )
+        tokens = asked.prompt_tokens + output
+        exchange.reservation = await state.ledger.reserve(
+            who, tier, usd=usd, tokens=tokens, weak_usd=weak_usd
+        )
         if exchange.reservation.level == "soft":
             plan = state.pipeline.narrowed(plan, asked)
             exchange.plan = plan
@@ -167,26 +180,27 @@ class Chat:
             return None
         exchange.cache = "miss"
         exchange.key = cache_key(asked, state.model_set, plan)
-        raw = await state.cache.get(exchange.key)
+        kept = unpack(await state.cache.get(exchange.key), exchange.key)
         kind: CacheState = "hit"
-        if raw is None and state.semantic is not None:
-            semantic = state.semantic
-            bucket = semantic_bucket(asked, state.model_set, plan)
+        if kept is None and state.semantic is not None:
+            kind, semantic = "semantic", state.semantic
+            exchange.bucket = bucket = semantic_bucket(asked, state.model_set, plan)
             near = await state.in_thread(lambda: semantic.find(bucket, asked.text))
-            raw = None if near is None else await state.cache.get(near)
-            kind = "semantic"
-        if raw is None:
+            if near is not None:
+                kept = unpack(await state.cache.get(near), near)
+                if kept is None:  # its answer has gone since
+                    semantic.discard(bucket, near)
+        if kept is None:
             return None
-        kept = json.loads(raw)
-        exchange.cache, exchange.model = kind, kept["model"]
-        exchange.completion = kept["completion"]
+        completion: dict[str, Any] = dict(kept.completion)
+        exchange.cache, exchange.model, exchange.completion = kind, kept.model, completion
         await self._close(exchange)
         if not asked.stream:
-            return Reply(kept["completion"], self._headers(exchange))
+            return Reply(completion, self._headers(exchange))
         wants = bool((asked.body.get("stream_options") or {}).get("include_usage"))
 
         async def chunks() -> AsyncIterator[dict[str, Any]]:
-            for chunk in replay(kept["completion"], wants):
+            for chunk in replay(completion, wants):
                 yield chunk
 
         return Stream(chunks(), self._headers(exchange))
@@ -199,14 +213,15 @@ class Chat:
             async for chunk in answer.chunks:
                 assembler.add(chunk)
                 yield chunk
-            if answer.error is not None:
-                exchange.status, exchange.error = 502, answer.error
-            elif assembler.complete:
-                exchange.completion = assembler.completion()
+            if answer.chunks.error is not None:
+                exchange.status, exchange.error = 502, "stream_broken"
+            exchange.completion = assembler.completion()
         except (asyncio.CancelledError, GeneratorExit):
             exchange.status, exchange.error = CLIENT_LEFT, "client_left"
             raise
         finally:
+            await answer.chunks.aclose()
+            exchange.upstream_s = answer.chunks.waited_s
             self._close_later(exchange)
 
     def _close_later(self, exchange: _Exchange) -> None:
@@ -227,30 +242,40 @@ class Chat:
                 logger.exception("request %s: %s failed", exchange.asked.id, step.__name__[1:])
         record = self._record(exchange)
         state.metrics.observe(record)
+        state.tracing.observe(record, exchange.headers)
         state.recorder.put(record)
 
     async def _price(self, exchange: _Exchange) -> None:
+        """Cost of every attempt whose usage is known; of a stream that was cut, by estimate."""
         registry, answer = self._state.registry, exchange.answer
-        strong = registry.models[registry.strong]
+        strong = registry.models[self._state.config.strong]
         if exchange.cache in {"hit", "semantic"} and exchange.completion is not None:
-            exchange.usage = usage_of(exchange.completion)
+            exchange.usage = usage_of(exchange.completion) or exchange.usage
             exchange.strong_cost = cost_of(strong, exchange.usage)
             return
         if answer is None:
             return
         for attempt in answer.attempts:
-            if attempt.usage is not None:
-                exchange.cost += cost_of(registry.models[attempt.model], attempt.usage)
-                exchange.usage = attempt.usage
+            usage = usage_of(attempt.usage)
+            if usage is None and attempt.model == answer.model and answer.chunks is not None:
+                usage = await self._estimated(exchange, answer.chunks.text)
+            if usage is not None:
+                exchange.cost += cost_of(registry.models[attempt.model], usage)
+                exchange.used_tokens += usage.total_tokens
+                exchange.usage = usage
         exchange.strong_cost = cost_of(strong, exchange.usage)
 
+    async def _estimated(self, exchange: _Exchange, said: str) -> Usage | None:
+        """Where the provider did not come to say it: what it will have counted."""
+        message = {"role": "assistant", "content": said}
+        count = self._state.count_tokens
+        written = await self._state.in_thread(lambda: count([message], None)) if said else 0
+        return Usage(exchange.asked.prompt_tokens, written, estimated=True)
+
     async def _settle(self, exchange: _Exchange) -> None:
-        if exchange.reservation is None:
-            return
-        answer = exchange.answer
-        used = [a.usage for a in answer.attempts if a.usage is not None] if answer else []
-        tokens = sum(usage.prompt_tokens + usage.completion_tokens for usage in used)
-        await self._state.ledger.settle(exchange.reservation, usd=exchange.cost, tokens=tokens)
+        if exchange.reservation is not None:
+            ledger = self._state.ledger
+            await ledger.settle(exchange.reservation, exchange.cost, exchange.used_tokens)
 
     async def _remember(self, exchange: _Exchange) -> None:
         if exchange.model is not None and exchange.status == 200:
@@ -258,19 +283,19 @@ class Chat:
 
     async def _keep(self, exchange: _Exchange) -> None:
         """Into the cache, where it is a whole answer that was called for."""
-        state, asked = self._state, exchange.asked
-        if state.cache is None or exchange.key is None or exchange.completion is None:
+        state, asked, completion = self._state, exchange.asked, exchange.completion
+        if state.cache is None or exchange.key is None or completion is None:
             return
-        if exchange.cache != "miss" or exchange.status != 200:
+        if exchange.cache != "miss" or exchange.status != 200 or exchange.model is None:
             return
-        value = json.dumps({"model": exchange.model, "completion": exchange.completion}).encode()
-        settings = state.config.cache
-        if len(value) > settings.max_entry_bytes:
+        if not is_complete(completion, asked.choices):
             return
-        await state.cache.set(exchange.key, value, settings.ttl_s)
-        if state.semantic is not None and exchange.plan is not None:
-            semantic, key = state.semantic, exchange.key
-            bucket = semantic_bucket(asked, state.model_set, exchange.plan)
+        data = pack(Kept(exchange.key, exchange.model, completion, exchange.cost, time.time()))
+        if data is None:
+            return
+        await state.cache.set(exchange.key, data, state.config.cache.ttl_s)
+        if state.semantic is not None and exchange.bucket is not None:
+            semantic, key, bucket = state.semantic, exchange.key, exchange.bucket
             await state.in_thread(lambda: semantic.add(bucket, asked.text, key))
 
     def _record(self, exchange: _Exchange) -> Record:
@@ -309,8 +334,8 @@ class Chat:
             record.choice, record.router, record.reason = plan.choice, plan.router, plan.reason
             record.score, record.threshold = plan.score, plan.threshold
             record.steps = tuple((step.name, step.outcome) for step in plan.steps)
-        if answer is not None:
-            record.attempts = tuple(attempt.to_dict() for attempt in answer.attempts)
+        attempts = exchange.failed if answer is None else answer.attempts
+        record.attempts = tuple(attempt.to_dict() for attempt in attempts)
         if self._state.config.records.text:
             self._add_text(record, exchange)
         return record

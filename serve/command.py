@@ -4,7 +4,9 @@ import logging
 import os
 import socket
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from rich.console import Console
@@ -17,6 +19,7 @@ from .settings import Config
 
 # How a worker process learns its configuration: it is started with nothing but a module's name.
 CONFIG_VARIABLE = "THRIFTROUTE_SERVE_CONFIG"
+METRICS_VARIABLE = "THRIFTROUTE_SERVE_METRICS"
 
 
 def run_serve(config: Config) -> None:
@@ -33,35 +36,40 @@ def run_serve(config: Config) -> None:
         if server.workers > 1:
             _check_fleet(config)
             os.environ[CONFIG_VARIABLE] = config.model_dump_json()
-            _share_metrics()
+            os.environ[METRICS_VARIABLE] = tempfile.mkdtemp(prefix="thriftroute-metrics-")
         app = create_app(config)
         _announce(config, bound)
-        options = uvicorn.Config(
-            f"{__package__}.command:worker" if server.workers > 1 else app,
-            factory=server.workers > 1,
-            workers=server.workers,
-            http=BoundedProtocol,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=max(1, round(server.shutdown_s)),
-        )
+        common: dict[str, Any] = {
+            "http": BoundedProtocol,
+            "log_level": "warning",
+            "access_log": False,
+            "server_header": False,
+            "timeout_graceful_shutdown": max(1, round(server.shutdown_s)),
+        }
         if server.workers > 1:
-            from uvicorn.supervisors import Multiprocess
-
-            Multiprocess(options, target=uvicorn.Server(options).run, sockets=[bound]).run()
-        else:
-            running = uvicorn.Server(options)
-            running.run(sockets=[bound])
-            if not running.started:
-                raise ConfigError("the server could not start; its log says why")
+            port = bound.getsockname()[1]
+            bound.close()  # the workers bind it anew
+            uvicorn.run(
+                f"{__package__}.command:worker",
+                factory=True,
+                host=server.host,
+                port=port,
+                workers=server.workers,
+                **common,
+            )
+            return
+        running = uvicorn.Server(uvicorn.Config(app, **common))
+        running.run(sockets=[bound])
+        if not running.started:
+            raise ConfigError("the server could not start; its log says why")
     finally:
         bound.close()
 
 
 def worker() -> object:
     """The application of one worker process."""
-    return create_app(Config.model_validate_json(os.environ[CONFIG_VARIABLE]))
+    config = Config.model_validate_json(os.environ[CONFIG_VARIABLE])
+    return create_app(config, metrics_folder=Path(os.environ[METRICS_VARIABLE]))
 
 
 def read_config(path: Path) -> Config:
@@ -91,14 +99,6 @@ def _check_fleet(config: Config) -> None:
         raise ConfigError(
             "server.workers: several workers share budgets through Redis; set redis_url, or 1"
         )
-
-
-def _share_metrics() -> None:
-    """Several workers write their metrics to files of one folder, which any of them can read."""
-    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-        import tempfile
-
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="thriftroute-metrics-")
 
 
 def _announce(config: Config, bound: socket.socket) -> None:

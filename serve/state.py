@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,18 +15,18 @@ from ..router.completion import load_litellm
 from ..router.errors import ConfigError
 from ..router.routers import BundleRouter, Router, load_router
 from ..router.text import Conversation
+from .cache.key import model_id
 from .cache.semantic import SemanticIndex
 from .cache.sessions import Sessions
 from .cache.store import Store, make_store
 from .calls.caller import Caller
 from .metrics import Metrics
-from .money.alerts import Alerts
 from .money.ledger import Ledger, make_ledger
 from .policy.pipeline import Pipeline
 from .records.writer import Recorder
 from .registry import Registry
 from .settings import Config
-from .tracing import Tracer, make_tracer
+from .tracing import Tracing
 
 T = TypeVar("T")
 
@@ -41,8 +42,10 @@ class State:
     `start` opens what needs a running loop and the databases, `close` ends it all and flushes.
     """
 
-    def __init__(self, config: Config) -> None:
-        """Raises ConfigError, UnknownRouterError and BundleError."""
+    def __init__(self, config: Config, *, metrics_folder: Path | None = None) -> None:
+        """metrics_folder: see `metrics.Metrics`, for several workers.
+
+        Raises ConfigError, UnknownRouterError and BundleError."""
         self.config = config
         self.started_at = time.time()
         self.registry = Registry.build(config)
@@ -53,20 +56,18 @@ class State:
         self.router: Router = load_router(
             settings.name, own, threads=settings.threads, context=settings.context
         )
-        self.metrics = Metrics(config)
+        self.metrics = Metrics(tuple(self.registry.models), folder=metrics_folder)
         self.caller = Caller(config, self.registry.models)
         self.pipeline = Pipeline(config, self.registry, self.router, fastest=self.caller.latency)
         self.recorder = Recorder(config.records)
-        self.alerts = Alerts(config.alerts)
-        self.ledger: Ledger = make_ledger(config, self.alerts)
+        self.metrics.watch(self.recorder)
+        self.ledger: Ledger = make_ledger(config)
         self.cache: Store | None = make_store(config, "cache")
-        session_store = make_store(config, "session")
-        assert session_store is not None  # only a cache can be turned off
-        self._session_store = session_store
-        self.sessions = Sessions(session_store, config)
+        self._session_store: Store = make_store(config, "session")
+        self.sessions = Sessions(self._session_store, config)
         self.semantic = self._semantic()
-        self.tracer: Tracer = make_tracer(config)
-        self.model_set = tuple(sorted(self.registry.models))
+        self.tracing = Tracing(config.otel_endpoint)
+        self.model_set = tuple(model_id(model) for model in self.registry.models.values())
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="thriftroute")
         self._encoding = load_litellm().token_counter
         self.ready = False
@@ -74,8 +75,6 @@ class State:
     async def start(self) -> None:
         """Raises ConfigError where a database cannot be used at all."""
         await self.in_thread(self.recorder.start)
-        await self.alerts.start()
-        await self.ledger.start()
         # The first count and the first score load files; no client is to wait for them.
         await self.in_thread(lambda: self.count_tokens([{"role": "user", "content": "hi"}], None))
         await self.in_thread(lambda: self.router.scores([Conversation("", "", "hi")]))
@@ -85,16 +84,14 @@ class State:
         """Flush and close, each part even where another fails."""
         self.ready = False
         parts: list[Callable[[], Any]] = [
-            self.caller.close,
             self.ledger.close,
-            self.alerts.close,
             self._session_store.close,
         ]
         if self.cache is not None:
             parts.append(self.cache.close)
         await asyncio.gather(*(part() for part in parts), return_exceptions=True)
         await self.in_thread(lambda: self.recorder.close(self.config.server.shutdown_s))
-        await self.in_thread(self.tracer.close)
+        await self.in_thread(self.tracing.close)
         self._pool.shutdown()
         getattr(self.router, "close", lambda: None)()
 
@@ -133,6 +130,7 @@ class State:
             )
 
         def embed(text: str) -> npt.NDArray[np.float32]:
-            return router.scorer.embeddings([text], workers=1)[0]
+            found: npt.NDArray[np.float32] = router.scorer.embeddings([text], workers=1)[0]
+            return found
 
         return SemanticIndex(embed, settings.semantic.similarity, settings.max_entries)
