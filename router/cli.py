@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from . import cli_serve
 from .errors import ConfigError, RoutingError, ThriftrouteError
 
 USAGE = 2
@@ -548,6 +549,9 @@ def _version(
 
         typer.echo(f"thriftroute {__version__}")
         raise typer.Exit
+
+
+cli_serve.add_commands(app)
 
 
 def _prompt(prompt: str | None, messages: Path | None) -> Any:

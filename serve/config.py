@@ -8,7 +8,7 @@ Values of settings that may hold secrets, and what environment variables held, a
 import difflib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -126,6 +126,19 @@ def config_from_flags(
         # Both models have the same address and key: one error of them is enough.
         once = {_flag(p.loc): p for p in reversed(found)}
         _raise(reversed(once.values()), lambda p: f"{_flag(p.loc)}: ")
+    return config
+
+
+def pool_of(names: Sequence[str]) -> Config:
+    """A config for these models, as LiteLLM names them, with all else by default.
+
+    Raises ConfigError for a name that is none.
+    """
+    models = [{"name": name} for name in names]
+    data = {"models": models, "strong": names[0], "weak": names[-1]}
+    config, found = _validated(Document(data=data))
+    if config is None:
+        _raise(found, lambda p: _where(p.loc))
     return config
 
 

@@ -1,0 +1,204 @@
+"""Commands around the server: `init`, `models`, `prices`, `keys`."""
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .errors import ConfigError, require_extra
+
+USAGE = 2
+CONFIG = Path("thriftroute.yaml")
+
+ConfigOption = Annotated[Path, typer.Option("--config", help="The server's config file.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+prices = typer.Typer(help="The map of prices: a newer one by command.", no_args_is_help=True)
+keys = typer.Typer(help="Clients' API keys.", no_args_is_help=True)
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Put the commands of this module on `app`."""
+    app.command()(init)
+    app.command()(models)
+    app.add_typer(prices, name="prices")
+    app.add_typer(keys, name="keys")
+
+
+def init(
+    out: Annotated[Path, typer.Option("--out", help="Where to write it; '-' prints it.")] = CONFIG,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file that is there.")] = False,
+) -> None:
+    """Write a commented config that works as it stands.
+
+    Example: thriftroute init --out thriftroute.yaml
+    """
+    from ..serve.template import TEMPLATE, write_template
+
+    if str(out) == "-":
+        typer.echo(TEMPLATE, nl=False)
+        return
+    write_template(out, force=force)
+    typer.echo(f"wrote {out}; next: thriftroute models --config {out}")
+
+
+def models(config: ConfigOption = CONFIG, as_json: JsonOption = False) -> None:
+    """Print the pool: prices, context window, capabilities, and where each is known from.
+
+    Example: thriftroute models --config thriftroute.yaml --json
+    """
+    require_extra("pydantic", "serve")
+    from ..serve.config import load_config
+    from ..serve.registry import Registry
+    from ..serve.show import as_dict, show
+
+    with error_lines():
+        registry = Registry.build(load_config(config))
+    if as_json:
+        _print_json([as_dict(registry, model) for model in registry.values()])
+        return
+    show(registry)
+
+
+@prices.command("refresh")
+def refresh_prices(
+    url: Annotated[
+        str | None, typer.Option("--url", help="Another map than LiteLLM's public one.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Download LiteLLM's map of models and prices; used from the next start on.
+
+    Example: thriftroute prices refresh
+    """
+    require_extra("httpx", "serve")
+    from ..serve.prices import refresh
+
+    done = refresh(url)
+    if as_json:
+        _print_json(done.to_dict())
+        return
+    typer.echo(
+        f"wrote {done.path}: {done.models:,} models, {done.changed:,} with other prices than the "
+        f"map that is installed, {done.added:,} new, {done.removed:,} gone"
+    )
+
+
+@prices.command("show")
+def show_prices(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Models, as LiteLLM names them.", show_default=False)
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print which map is in use, or what it says of models.
+
+    Example: thriftroute prices show gpt-4o anthropic/claude-sonnet-4-5
+    """
+    require_extra("pydantic", "serve")
+    from ..serve import prices as stored
+
+    if not names:
+        _show_map(stored.status(), as_json)
+        return
+    from ..serve.config import pool_of
+    from ..serve.registry import Registry
+    from ..serve.show import as_dict, usd
+
+    with error_lines():
+        registry = Registry.build(pool_of(list(dict.fromkeys(names))))
+    if as_json:
+        _print_json([as_dict(registry, model) for model in registry.values()])
+        return
+    for model in registry.values():
+        typer.echo(
+            f"{model.name}: {usd(model.input_price)} in, {usd(model.output_price)} out, "
+            f"{usd(model.cached_input_price)} cached in, USD per million tokens "
+            f"({model.sources['price']})"
+        )
+
+
+@prices.command("reset")
+def reset_prices() -> None:
+    """Delete the downloaded map; the one that is installed with LiteLLM is used again.
+
+    Example: thriftroute prices reset
+    """
+    require_extra("pydantic", "serve")
+    from ..serve.prices import map_path, reset
+
+    typer.echo(f"deleted {map_path()}" if reset() else "there is no downloaded map")
+
+
+@keys.command("new")
+def new_key(
+    name: Annotated[str, typer.Option("--name", help="Who it is for, in records and metrics.")],
+    tenant: Annotated[
+        str | None, typer.Option("--tenant", help="Without one each request may name its own.")
+    ] = None,
+    tier: Annotated[str | None, typer.Option("--tier", help="A tier of the config.")] = None,
+    admin: Annotated[
+        bool, typer.Option("--admin", help="May see statistics, decisions and the page.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make an API key: prints it once, and what belongs into the config (its hash).
+
+    Example: thriftroute keys new --name alice --tenant acme --tier pro
+    """
+    require_extra("pydantic", "serve")
+    import secrets
+
+    import yaml
+    from pydantic import ValidationError
+
+    from ..serve.auth import digest
+    from ..serve.settings import KeySettings
+
+    key = f"tr-{secrets.token_urlsafe(32)}"
+    settings: dict[str, Any] = {"name": name, "sha256": digest(key), "tenant": tenant, "tier": tier}
+    settings = {k: v for k, v in settings.items() if v is not None}
+    if admin:
+        settings["admin"] = True
+    try:
+        KeySettings.model_validate(settings)
+    except ValidationError as error:
+        wrong = error.errors(include_url=False, include_input=False)[0]
+        raise ConfigError(f"--{wrong['loc'][0]}: {wrong['msg'].lower()}") from None
+    if as_json:
+        _print_json({"key": key, "settings": settings})
+        return
+    # The key alone on its line, so that it can be copied and piped; it is kept nowhere.
+    typer.echo(f"{key}\n")
+    typer.echo("# The key is shown this once. Put this into thriftroute.yaml:")
+    typer.echo(yaml.safe_dump({"keys": [settings]}, sort_keys=False, allow_unicode=True), nl=False)
+
+
+@contextlib.contextmanager
+def error_lines() -> Iterator[None]:
+    """Where a config is read: its errors are many, and each gets its own line on stderr."""
+    try:
+        yield
+    except ConfigError as error:
+        for line in str(error).splitlines():
+            typer.echo(f"error: {line}", err=True)
+        sys.exit(USAGE)
+
+
+def _show_map(found: Any, as_json: bool) -> None:
+    if as_json:
+        _print_json(None if found is None else found.to_dict())
+    elif found is None:
+        typer.echo("in use: the map that is installed with LiteLLM")
+    else:
+        typer.echo(
+            f"in use: {found.path}, {found.models:,} models, from {found.url} at {found.fetched_at}"
+        )
+
+
+def _print_json(value: object) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
