@@ -2,21 +2,17 @@
 
 A store never fails a request and never holds one up: whatever goes wrong is a miss, is counted in
 `failures` and logged once until it works again, and nobody waits longer than `WAIT_S` for one.
-
-Why not LiteLLM's caching backends (1.106): its memory cache bounds the number of entries and not
-their size, parses each value on the event loop at each read, and drops what expires first instead
-of what nobody asks for; its disk cache reads and writes on the event loop, has no bound, and
-unpickles what lies in its folder; its Redis cache pings on the loop when it is made, waits five
-seconds for a Redis that does not answer, and reads values back with `ast.literal_eval`. So: a dict,
-`diskcache` (which is what LiteLLM uses too) without pickles and off the loop, and redis-py.
 """
 
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Protocol
+from typing import Literal, Protocol, overload
 
-WAIT_S = 0.25
+from ...router.errors import ConfigError
+from ..settings import Config
+from .backends import DiskStore, RedisStore
+
 MAX_BYTES = 256 * 2**20  # of all entries in memory together
 _OVERHEAD = 300  # bytes that an entry costs beside key and value: objects, dict slot
 
@@ -24,7 +20,10 @@ _OVERHEAD = 300  # bytes that an entry costs beside key and value: objects, dict
 class Store(Protocol):
     """Bytes under a key for a while. Methods belong to one event loop and raise nothing."""
 
-    failures: int  # operations that did not work, since the start
+    @property
+    def failures(self) -> int:
+        """Operations that did not work, since the start."""
+        ...
 
     async def get(self, key: str) -> bytes | None:
         """The value, or None where there is none, it is too old, or the store is away."""
@@ -111,3 +110,66 @@ class MemoryStore:
 
 def _size(key: str, value: bytes) -> int:
     return len(key) + len(value) + _OVERHEAD
+
+
+class LayeredStore:
+    """A shared store before one of this process, which answers while the shared one is away."""
+
+    def __init__(self, shared: Store, own: Store) -> None:
+        self._shared = shared
+        self._own = own
+
+    @property
+    def failures(self) -> int:
+        """See `Store`."""
+        return self._shared.failures
+
+    async def get(self, key: str) -> bytes | None:
+        """See `Store`. The shared one first: another process may have written since."""
+        value = await self._shared.get(key)
+        return await self._own.get(key) if value is None else value
+
+    async def set(self, key: str, value: bytes, ttl_s: float) -> None:
+        """See `Store`."""
+        await self._own.set(key, value, ttl_s)
+        await self._shared.set(key, value, ttl_s)
+
+    async def delete(self, key: str) -> None:
+        """See `Store`."""
+        await self._own.delete(key)
+        await self._shared.delete(key)
+
+    async def close(self) -> None:
+        """See `Store`."""
+        await self._shared.close()
+        await self._own.close()
+
+
+@overload
+def make_store(config: Config, kind: Literal["session"]) -> Store: ...
+@overload
+def make_store(config: Config, kind: Literal["cache"]) -> Store | None: ...
+def make_store(config: Config, kind: Literal["cache", "session"]) -> Store | None:
+    """The store that the config asks for; None for a cache that is off.
+
+    Sessions are in Redis where the config has one, and in this process besides. Raises ConfigError
+    where a folder or an address cannot be used.
+    """
+    settings = config.cache
+    bounds = (settings.max_entries, settings.max_entry_bytes)
+    if kind == "session":
+        own = MemoryStore(100_000, 1000)
+        if config.redis_url is None:
+            return own
+        return LayeredStore(RedisStore(config.redis_url, "thriftroute:session:", 1000), own)
+    if settings.backend == "memory":
+        return MemoryStore(*bounds)
+    if settings.backend == "disk":
+        return DiskStore(settings.path, *bounds)
+    if settings.backend == "redis":
+        if config.redis_url is None:
+            raise ConfigError(
+                "cache.backend: 'redis' needs redis_url; expected redis://host:port/db"
+            )
+        return RedisStore(config.redis_url, "thriftroute:cache:", settings.max_entry_bytes)
+    return None

@@ -1,0 +1,402 @@
+import asyncio
+import sqlite3
+import stat
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from thriftroute.router.errors import ConfigError
+from thriftroute.serve.cache.backends import WAIT_S, DiskStore, RedisStore
+from thriftroute.serve.cache.store import LayeredStore, MemoryStore, Store, make_store
+from thriftroute.serve.settings import Config
+from thriftroute.tests.servers import Server, free_port, redis_server
+
+
+@pytest.fixture(scope="module")
+def redis_one() -> Iterator[Server]:
+    with redis_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["memory", "disk", "redis", "layered"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Store]:
+    """Makes one store of each kind, empty, with a bound of 100 bytes a value."""
+    if request.param == "memory":
+        return lambda: MemoryStore(max_entry_bytes=100)
+    if request.param == "disk":
+        return lambda: DiskStore(tmp_path / "a" / "cache", max_entry_bytes=100)
+    url = request.getfixturevalue("redis_one").url
+    prefix = f"test:{tmp_path.name}:{time.monotonic_ns()}:"
+    if request.param == "redis":
+        return lambda: RedisStore(url, prefix, 100)
+    return lambda: LayeredStore(RedisStore(url, prefix, 100), MemoryStore(max_entry_bytes=100))
+
+
+def use(store: Store, work: Callable[[], Awaitable[Any]]) -> None:
+    async def main() -> None:
+        try:
+            await work()
+        finally:
+            await store.close()
+
+    asyncio.run(main())
+
+
+def test_every_store_keeps_bytes(make: Callable[[], Store]) -> None:
+    store = make()
+
+    async def work() -> None:
+        assert await store.get("a") is None
+        value = bytes(range(100))
+        await store.set("a", value, 60)
+        await store.set("b", b"", 60)
+        assert await store.get("a") == value
+        assert await store.get("b") == b""
+        await store.set("a", b"new", 60)
+        assert await store.get("a") == b"new"
+        await store.delete("a")
+        await store.delete("never there")
+        assert await store.get("a") is None
+        assert store.failures == 0
+
+    use(store, work)
+
+
+def test_no_store_keeps_what_is_too_large_or_over(make: Callable[[], Store]) -> None:
+    store = make()
+
+    async def work() -> None:
+        await store.set("large", b"x" * 101, 60)
+        await store.set("over", b"x", 0)
+        await store.set("soon over", b"x", 0.05)
+        assert await store.get("soon over") == b"x"
+        await asyncio.sleep(0.1)
+        for key in ("large", "over", "soon over"):
+            assert await store.get(key) is None
+        assert store.failures == 0
+
+    use(store, work)
+
+
+def test_memory_drops_what_nobody_asks_for() -> None:
+    async def work() -> None:
+        store = MemoryStore(max_entries=3)
+        for key in "abc":
+            await store.set(key, b"x", 60)
+        assert await store.get("a") == b"x"
+        await store.set("d", b"x", 60)
+        assert [key for key in "abcd" if await store.get(key)] == ["a", "c", "d"]
+
+    asyncio.run(work())
+
+
+def test_memory_is_bounded_in_bytes() -> None:
+    async def work() -> None:
+        store = MemoryStore(max_bytes=10_000)
+        for number in range(100):
+            await store.set(f"{number:02}", b"x" * 1000, 60)
+            assert store.bytes <= 10_000
+        assert len(store) == 7
+        assert await store.get("99") is not None
+        await store.set("whole", b"x" * 10_000, 60)
+        assert await store.get("whole") is None
+        assert len(store) == 7
+        for number in range(100):
+            await store.delete(f"{number:02}")
+        assert (len(store), store.bytes) == (0, 0)
+
+    asyncio.run(work())
+
+
+def test_a_time_to_live_starts_again_with_each_write() -> None:
+    now = 0.0
+
+    async def work() -> None:
+        nonlocal now
+        store = MemoryStore(clock=lambda: now)
+        await store.set("a", b"1", 10)
+        now = 9
+        await store.set("a", b"2", 10)
+        now = 18.9
+        assert await store.get("a") == b"2"
+        now = 19
+        assert await store.get("a") is None
+        assert store.bytes == 0
+
+    asyncio.run(work())
+
+
+def test_a_larger_value_that_replaces_one_is_not_mistaken_for_it() -> None:
+    async def work() -> None:
+        store = MemoryStore(max_entry_bytes=5)
+        await store.set("a", b"old", 60)
+        await store.set("a", b"too large", 60)
+        assert await store.get("a") is None
+
+    asyncio.run(work())
+
+
+def test_disk_drops_the_oldest(tmp_path: Path) -> None:
+    store = DiskStore(tmp_path, max_entries=3)
+
+    async def work() -> None:
+        for key in "abcde":
+            await store.set(key, b"x", 60)
+        assert [key for key in "abcde" if await store.get(key)] == ["c", "d", "e"]
+
+    use(store, work)
+
+
+def test_disk_outlives_the_process_and_is_nobody_elses(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    first = DiskStore(folder)
+    use(first, lambda: first.set("a", b"x" * 100_000, 60))  # large enough for a file of its own
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    again = DiskStore(folder)
+
+    async def work() -> None:
+        assert await again.get("a") == b"x" * 100_000
+
+    use(again, work)
+
+
+class Trap:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path(TRAP),))
+
+
+TRAP = ""
+
+
+def test_nothing_in_the_folder_is_unpickled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    diskcache = pytest.importorskip("diskcache")
+    sprung = tmp_path / "sprung"
+    monkeypatch.setitem(globals(), "TRAP", str(sprung))
+    folder = tmp_path / "cache"
+    with diskcache.Cache(str(folder)) as other:
+        other.set("a", Trap())
+        other.set(("a", "tuple"), b"x")
+        other.set("text", "no bytes")
+    assert not sprung.exists()
+    store = DiskStore(folder, max_entries=2)
+
+    async def work() -> None:
+        assert await store.get("a") is None
+        assert await store.get("text") is None
+        assert store.failures == 1
+        for key in "bcde":  # what others wrote makes room like the rest
+            await store.set(key, b"fine", 60)
+        assert [key for key in "abcde" if await store.get(key)] == ["d", "e"]
+        assert store.failures == 1
+
+    use(store, work)
+    with diskcache.Cache(str(folder)) as other:
+        assert len(other) == 2
+        assert not sprung.exists()
+        other.set("a", Trap())
+        other.get("a")
+    assert sprung.exists()  # the trap is a good one
+
+
+def test_a_folder_that_cannot_be_used_is_an_error_at_start(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("no folder")
+    with pytest.raises(ConfigError, match=r"cache\.path: .*file' cannot be used"):
+        DiskStore(file)
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "cache.db").write_bytes(b"no database, but long enough to look like one" * 100)
+    with pytest.raises(ConfigError, match=r"cache\.path: .*broken' cannot be used"):
+        DiskStore(broken)
+
+
+def test_a_database_that_is_locked_is_a_miss(tmp_path: Path) -> None:
+    store = DiskStore(tmp_path)
+
+    async def work() -> None:
+        await store.set("a", b"1", 60)
+        other = sqlite3.connect(tmp_path / "cache.db", isolation_level=None)
+        other.execute("BEGIN EXCLUSIVE")
+        start = time.monotonic()
+        await store.set("a", b"2", 60)
+        assert time.monotonic() - start < 20 * WAIT_S
+        assert store.failures == 1
+        other.execute("ROLLBACK")
+        other.close()
+
+    use(store, work)
+
+
+def test_redis_keys_expire_and_have_a_prefix(redis_one: Server) -> None:
+    import redis
+
+    store = RedisStore(redis_one.url, "mine:")
+    use(store, lambda: store.set("a", b"x", 60))
+    with redis.Redis.from_url(redis_one.url) as client:
+        assert client.get("mine:a") == b"x"
+        assert 0 < client.ttl("mine:a") <= 60
+
+
+def test_a_redis_that_is_away_is_a_miss_and_comes_back(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("thriftroute.serve.cache.backends.RETRY_S", 0.05)
+    with redis_server() as server:
+        store = RedisStore(server.url, "t:")
+
+        async def work() -> None:
+            await asyncio.gather(*(store.set(str(i), b"x", 60) for i in range(10)))
+            assert await store.get("0") == b"x"
+            server.stop()
+            for _ in range(3):
+                assert await store.get("0") is None
+                await store.set("0", b"x", 60)
+            assert store.failures >= 1
+            server.start()
+            await asyncio.sleep(0.1)
+            await asyncio.gather(*(store.set(str(i), b"y", 60) for i in range(10)))
+            await store.set("0", b"y", 60)
+            assert await store.get("0") == b"y"
+
+        use(store, work)
+    said = [record.message for record in caplog.records if record.name.endswith("backends")]
+    assert said == [
+        "Redis is away (ConnectionError): nothing is found until it is back",
+        "Redis is back",
+    ]
+
+
+def test_a_redis_that_hangs_holds_nobody_up_for_long() -> None:
+    with redis_server() as server:
+        store = RedisStore(server.url, "t:")
+
+        async def work() -> None:
+            for name in "abc":
+                await store.set(name, name.encode(), 60)
+            server.pause()
+            start = time.monotonic()
+            found = await asyncio.gather(*(store.get(name) for name in "abc" * 10))
+            first = time.monotonic() - start
+            assert found == [None] * 30
+            # Each waits WAIT_S at most, and all at once: one after another it would be 30 times.
+            assert first < 20 * WAIT_S
+            failed = store.failures
+            assert [await store.get(name) for name in "abc" * 10] == [None] * 30
+            assert store.failures == failed  # not even tried
+            server.resume()
+
+        use(store, work)
+
+
+def test_an_answer_that_came_too_late_is_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("thriftroute.serve.cache.backends.RETRY_S", 0.0)
+    with redis_server() as server:
+        store = RedisStore(server.url, "t:")
+
+        async def work() -> None:
+            names = [str(i) for i in range(20)]
+            await asyncio.gather(*(store.set(name, name.encode(), 60) for name in names))
+            for _ in range(3):
+                server.pause()
+                tasks = [asyncio.create_task(store.get(name)) for name in names]
+                await asyncio.sleep(0.01)
+                for task in tasks[::2]:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                server.resume()
+                for name in names:
+                    assert await store.get(name) in {name.encode(), None}
+            await asyncio.sleep(0.05)
+            assert [await store.get(name) for name in names] == [n.encode() for n in names]
+
+        use(store, work)
+
+
+def test_a_redis_that_refuses_an_operation_is_not_away(redis_one: Server) -> None:
+    import redis
+
+    with redis.Redis.from_url(redis_one.url) as client:
+        client.lpush("t:list", "no text")
+    store = RedisStore(redis_one.url, "t:")
+
+    async def work() -> None:
+        assert await store.get("list") is None
+        assert store.failures == 1
+        await store.set("a", b"x", 60)
+        assert await store.get("a") == b"x"
+
+    use(store, work)
+
+
+def test_sessions_outlive_a_redis_that_goes_away() -> None:
+    with redis_server() as server:
+        store = make_store(config(redis_url=server.url), "session")
+
+        async def work() -> None:
+            await store.set("a", b"x", 60)
+            server.stop()
+            assert await store.get("a") == b"x"
+            await store.set("b", b"y", 60)
+            assert await store.get("b") == b"y"
+            assert store.failures >= 1
+
+        use(store, work)
+
+
+def test_another_processs_word_counts_before_ones_own() -> None:
+    async def work() -> None:
+        shared = MemoryStore()
+        one, other = (LayeredStore(shared, MemoryStore()) for _ in range(2))
+        await one.set("a", b"weak", 60)
+        await other.set("a", b"strong", 60)
+        assert await one.get("a") == b"strong"
+        await one.delete("a")
+        assert await one.get("a") is None
+
+    asyncio.run(work())
+
+
+def config(**fields: Any) -> Config:
+    models = [{"name": "strong"}, {"name": "weak"}]
+    return Config.model_validate({"models": models, "strong": "strong", "weak": "weak", **fields})
+
+
+def test_the_config_says_which_store(tmp_path: Path) -> None:
+    assert make_store(config(), "cache") is None
+    assert isinstance(make_store(config(), "session"), MemoryStore)
+    memory = make_store(config(cache={"backend": "memory", "max_entries": 1}), "cache")
+    assert isinstance(memory, MemoryStore)
+
+    async def work() -> None:
+        for key in "ab":
+            await memory.set(key, b"x", 60)
+        assert len(memory) == 1
+
+    use(memory, work)
+    disk = make_store(config(cache={"backend": "disk", "path": str(tmp_path)}), "cache")
+    assert isinstance(disk, DiskStore)
+    use(disk, lambda: disk.set("a", b"x", 60))
+    url = f"redis://127.0.0.1:{free_port()}"
+    shared = make_store(config(cache={"backend": "redis"}, redis_url=url), "cache")
+    assert isinstance(shared, RedisStore)
+    use(shared, lambda: shared.set("a", b"x", 60))
+
+
+def test_a_cache_in_redis_needs_an_address() -> None:
+    with pytest.raises(ConfigError, match="needs redis_url"):
+        make_store(config(cache={"backend": "redis"}), "cache")
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost:6379", "http://:pass-word@host", "redis://:pass-word@host:pass-word/0"]
+)
+def test_an_address_that_is_none_is_an_error_without_its_password(url: str) -> None:
+    with pytest.raises(ConfigError, match="redis_url: no address") as caught:
+        RedisStore(url, "t:")
+    assert "pass-word" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
