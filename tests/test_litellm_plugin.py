@@ -2,14 +2,17 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable, Coroutine, Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from thriftroute.router.completion import load_litellm
 from thriftroute.router.errors import ConfigError, RoutingError, ThresholdError
+from thriftroute.router.routers import CHECKPOINTS
 from thriftroute.router.stub import StubProvider
 
 load_litellm()  # before the plugin imports it: silent, and without a look at the network
@@ -294,3 +297,35 @@ def test_a_wrong_name_is_the_clients_mistake(make_hook: Callable[..., Hook]) -> 
         with pytest.raises(load_litellm().BadRequestError) as caught:
             run_hook(make_hook(), {"model": name, "messages": HARD})
         assert caught.value.status_code == 400  # what the proxy answers with
+
+
+def blocks(kind: str) -> list[str]:
+    guide = Path(__file__).parent.parent / "docs" / "litellm.md"
+    return re.findall(rf"^```{kind}\n(.*?)^```", guide.read_text(encoding="utf-8"), re.M | re.S)
+
+
+def test_the_guides_examples_run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(CHECKPOINTS.parent)
+    names: dict[str, Any] = {}
+    try:
+        for block in blocks("python"):
+            exec(compile(block, "docs/litellm.md", "exec"), names)
+    finally:
+        names["provider"].close()
+    assert "Answer of " in capsys.readouterr().out
+    assert {"classifier", "ladder", "hook"} <= set(names)
+    names["classifier"].close()
+    names["hook"].controller.close()
+
+
+def test_the_guides_proxy_entry_is_the_one_that_python_makes(classifier: Classifier) -> None:
+    first, second = (yaml.safe_load(block) for block in blocks("yaml"))
+    *models, entry = first["model_list"]
+    assert models == second["model_list"]
+    made = classifier.entry(entry["model_name"], strong="large", weak="small")
+    config = made["litellm_params"]["complexity_router_config"]
+    config["classifier_plugin"] = "thriftroute.integrations.litellm_plugin.classifier"
+    assert entry == made
+    assert second["litellm_settings"] == {"callbacks": ["routing.hook"]}
