@@ -125,9 +125,9 @@ class Metrics:
         model = self._name(record.model)
         self.requests.labels(model, record.choice or "none", record.cache, record.status).inc()
         tier = record.tier or "none"
-        if record.cost > 0:
+        if record.cost >= 0:
             self.cost.labels(model, tier).inc(record.cost)
-        if record.strong_cost > 0:
+        if record.strong_cost >= 0:
             self.strong_cost.labels(model, tier).inc(record.strong_cost)
         for kind in ("prompt", "completion", "cached", "reasoning"):
             count = getattr(record, f"{kind}_tokens")

@@ -5,8 +5,8 @@ Names follow OpenTelemetry's conventions for generative AI; no text of a prompt,
 error message is in them. Needs the extra `otel`.
 """
 
+import threading
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -144,12 +144,16 @@ class Tracing:
             call.end(end_time=start)
 
     def close(self, timeout: float = 5.0) -> None:
-        """Send what waits, for about `timeout` seconds at most, and stop."""
+        """Send what waits, for `timeout` seconds at most, and stop."""
         provider, self._provider = self._provider, None
-        if provider is not None:
-            with suppress(Exception):  # a collector that is away must not hold up the end
-                provider.force_flush(round(timeout * 1000))
-            provider.shutdown()
+        if provider is None:
+            return
+        # Its own shutdown waits for a collector that is away for as long as it has spans.
+        thread = threading.Thread(
+            target=provider.shutdown, name="thriftroute-tracing-close", daemon=True
+        )
+        thread.start()
+        thread.join(timeout)
 
 
 def traces_url(endpoint: str) -> str:

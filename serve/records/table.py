@@ -3,7 +3,6 @@
 SQLite (in WAL mode) or PostgreSQL (psycopg 3). Reading from it is `stats`', writing `writer`'s.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from contextlib import suppress
@@ -267,13 +266,12 @@ def _clean(value: Any) -> Any:
         if value.isascii() and "\0" not in value:
             return value
         return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
     if isinstance(value, Mapping):
         return {str(_clean(key)): _clean(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_clean(item) for item in value]
-    if value is None or isinstance(value, (bool, int)):
-        return value
-    json_text = json.dumps(value, default=str)
-    return _clean(json.loads(json_text))
+    return _clean(str(value))

@@ -64,7 +64,8 @@ class Recorder:
     @property
     def pending(self) -> int:
         """Rows that wait to be written."""
-        return len(self._queue) + len(self._batch)
+        with self._lock:  # rows on their way from the queue to the batch are in neither
+            return self._waiting()
 
     @property
     def dropped(self) -> int:
@@ -113,7 +114,7 @@ class Recorder:
             if self._closed:
                 self._dropped += 1
                 return
-            if self._queue and self.pending >= self.settings.queue:
+            if self._queue and self._waiting() >= self.settings.queue:
                 self._queue.popleft()
                 self._dropped += 1
             self._queue.append(record)
@@ -139,7 +140,7 @@ class Recorder:
         else:
             stuck = False
         with self._lock:
-            lost = self.pending
+            lost = self._waiting()
             self._closed = True
             self._queue.clear()
             self._batch = []
@@ -239,6 +240,9 @@ class Recorder:
             raise RefusedError(
                 503, "records_unavailable", "the database of decisions cannot be reached just now"
             ) from None
+
+    def _waiting(self) -> int:
+        return len(self._queue) + len(self._batch)
 
     # The thread.
 

@@ -1,0 +1,43 @@
+"""A record, its hashes and its row."""
+
+import math
+
+import pytest
+from thriftroute.serve.records import Record, hash_prompt, hash_session
+from thriftroute.serve.records.table import decisions, latency_step, step_seconds, to_row
+
+
+def test_a_hash_tells_prompts_apart_and_not_the_order_of_their_keys() -> None:
+    first = hash_prompt([{"role": "user", "content": "Grüße"}])
+    assert first == hash_prompt([{"content": "Grüße", "role": "user"}])
+    assert first != hash_prompt([{"role": "user", "content": "Grüsse"}])
+    assert first != hash_prompt([{"role": "system", "content": "Grüße"}])
+    assert len(first) == 64
+    assert len(hash_prompt([{"role": "user", "content": "half a pair \ud83d"}])) == 64
+
+
+def test_a_session_is_hashed_with_its_tenant() -> None:
+    assert hash_session("a", "s") == hash_session("a", "s")
+    assert hash_session("a", "s") != hash_session("b", "s")
+    assert hash_session("ab", "c") != hash_session("a", "bc")
+
+
+def test_fallbacks_are_changes_of_model_not_retries() -> None:
+    def of(*models: str) -> int:
+        return Record(id="d", time=0, attempts=[{"model": name} for name in models]).fallbacks
+
+    assert [of(), of("a"), of("a", "a"), of("a", "b"), of("a", "a", "b", "c")] == [0, 0, 0, 1, 2]
+
+
+def test_a_row_has_a_value_for_every_column() -> None:
+    assert set(to_row(Record(id="d", time=0.0))) == {column.name for column in decisions.c}
+
+
+@pytest.mark.parametrize("seconds", [1e-4, 0.003, 0.25, 1.0, 7.7, 600.0, 1e5])
+def test_a_latency_step_is_within_two_and_a_half_percent(seconds: float) -> None:
+    assert step_seconds(latency_step(seconds)) == pytest.approx(seconds, rel=0.025)
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, math.inf])
+def test_an_odd_latency_has_a_step_too(seconds: float) -> None:
+    assert 1e-5 < step_seconds(latency_step(seconds)) < 2e6

@@ -1,0 +1,442 @@
+"""The recorder: what is kept, what is dropped, what the end of a process takes along."""
+
+import logging
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, select, update
+from thriftroute.router.errors import ConfigError
+from thriftroute.serve.errors import RefusedError
+from thriftroute.serve.records import Record, Recorder
+from thriftroute.serve.records.table import create_schema, decisions, meta, open_engine
+from thriftroute.serve.settings import RecordSettings
+from thriftroute.tests.servers import Server, postgres_server
+
+NOW = 1_700_000_000.0
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'decisions.db'}"
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Server]:
+    with postgres_server() as server:
+        yield server
+
+
+def record(name: str, **fields: object) -> Record:
+    return Record(**{"id": name, "time": NOW, **fields})  # type: ignore[arg-type]
+
+
+def recorder(url: str | None, **fields: object) -> Recorder:
+    return Recorder(RecordSettings.model_validate({"url": url, "flush_s": 0.02, **fields}))
+
+
+def ids(url: str) -> set[str]:
+    engine = open_engine(url)
+    with engine.connect() as connection:
+        found = set(connection.execute(select(decisions.c.id)).scalars())
+    engine.dispose()
+    return found
+
+
+def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.01)
+
+
+def test_what_is_put_is_written_within_the_flush_time_and_read_back_whole(url: str) -> None:
+    kept = record(
+        "d1",
+        tenant="acme",
+        key="alice",
+        tier="pro",
+        requested="auto",
+        model="weak",
+        strong=False,
+        choice="weak",
+        router="mf",
+        score=0.25,
+        threshold=0.5,
+        reason="score 0.25 < 0.5",
+        steps=[["rules", "none"], ["score", "0.25"]],
+        attempts=[{"model": "weak", "status": 200, "usage": {"prompt_tokens": 3}}],
+        task="chat",
+        stream=True,
+        prompt_tokens=3,
+        completion_tokens=4,
+        cost=0.5,
+        strong_cost=1.5,
+        latency_s=0.3,
+        ttft_s=0.1,
+        prompt="Grüße 😀",
+    )
+    writer = recorder(url)
+    writer.start()
+    writer.put(kept)
+    until(lambda: writer.written == 1)
+    assert writer.one("d1") == kept.to_dict()
+    assert writer.one("d1", tenant="other") is None
+    assert writer.one("d2") is None
+    assert (writer.pending, writer.dropped, writer.healthy) == (0, 0, True)
+    assert writer.close() == 0
+
+
+def test_close_writes_all_that_waits_and_what_comes_later_is_counted_as_lost(url: str) -> None:
+    writer = recorder(url, flush_s=60)
+    writer.start()
+    for i in range(1234):
+        writer.put(record(f"d{i}"))
+    assert writer.close() == 0
+    assert len(ids(url)) == 1234
+    writer.put(record("late"))
+    assert writer.dropped == 1
+    assert writer.close() == 0
+
+
+def test_a_full_queue_drops_the_oldest_and_counts_them(url: str) -> None:
+    writer = recorder(url, queue=5)
+    for i in range(8):
+        writer.put(record(f"d{i}"))
+    assert (writer.pending, writer.dropped) == (5, 3)
+    writer.start()
+    assert writer.close() == 0
+    assert ids(url) == {"d3", "d4", "d5", "d6", "d7"}
+
+
+def test_a_row_that_is_there_is_not_written_twice(url: str) -> None:
+    for _ in range(2):
+        writer = recorder(url)
+        writer.start()
+        writer.put(record("d1", cost=1.0))
+        writer.put(record("d1", cost=1.0))
+        assert writer.close() == 0
+    assert ids(url) == {"d1"}
+
+
+def test_a_row_that_the_database_refuses_takes_no_other_with_it(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = recorder(url, flush_s=60)
+    writer.start()
+    for name, tokens in (("d1", 1), ("huge", 2**70), ("d2", 2)):
+        writer.put(record(name, prompt_tokens=tokens, prompt="a secret"))
+    assert writer.close() == 0
+    assert ids(url) == {"d1", "d2"}
+    assert writer.dropped == 1
+    assert "huge" in caplog.text
+    assert "a secret" not in caplog.text
+
+
+def test_two_workers_write_to_one_file_at_once(url: str) -> None:
+    writers = [recorder(url) for _ in range(3)]
+    threads = [threading.Thread(target=writer.start) for writer in writers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i in range(1500):
+        writers[i % 3].put(record(f"d{i}"))
+    assert [writer.close(timeout=30) for writer in writers] == [0, 0, 0]
+    assert len(ids(url)) == 1500
+
+
+def test_feedback_is_kept_whether_the_row_is_written_or_waits(url: str) -> None:
+    writer = recorder(url, flush_s=60)
+    writer.start()
+    writer.put(record("d1", tenant="acme"))
+    assert writer.feedback("d1", "good", "well done")  # it waits
+    assert writer.close() == 0
+
+    writer = recorder(url)
+    writer.start()
+    found = writer.one("d1")
+    assert found is not None
+    assert (found["feedback"], found["feedback_comment"]) == (1.0, "well done")
+    assert writer.feedback("d1", 0.25, tenant="acme")  # a later word replaces it
+    found = writer.one("d1")
+    assert found is not None
+    assert (found["feedback"], found["feedback_comment"]) == (0.25, None)
+    assert found["feedback_time"] > NOW
+    assert not writer.feedback("d1", "bad", tenant="other")
+    assert not writer.feedback("unknown", "bad")
+    found = writer.one("d1")
+    assert found is not None and found["feedback"] == 0.25
+    writer.close()
+
+
+@pytest.mark.parametrize("value", ["great", 1.5, -0.1, float("nan"), True, None])
+def test_feedback_that_is_none_is_refused(url: str, value: object) -> None:
+    writer = recorder(url)
+    with pytest.raises(RefusedError, match="'good', 'bad' or a number") as caught:
+        writer.feedback("d1", value)  # type: ignore[arg-type]
+    assert caught.value.status == 400
+    writer.close()
+
+
+def test_old_rows_are_deleted_and_no_others(url: str) -> None:
+    writer = recorder(url, keep_days=7)
+    writer.start()
+    now = time.time()
+    for days in range(14):
+        writer.put(record(f"d{days}", time=now - days * 86_400 - 60))
+    until(lambda: writer.written == 14)
+    assert writer.prune() == 7 or len(ids(url)) == 7  # the thread may have been first
+    assert ids(url) == {f"d{days}" for days in range(7)}
+    assert writer.prune(now + 7 * 86_400) == 7
+    writer.close()
+
+
+def test_nothing_is_kept_without_a_url() -> None:
+    writer = recorder(None)
+    writer.start()
+    writer.put(record("d1"))
+    assert writer.recent() == []
+    assert writer.one("d1") is None
+    assert not writer.feedback("d1", "good")
+    assert list(writer.export()) == []
+    assert writer.stats(by="model")["totals"]["requests"] == 0
+    assert (writer.pending, writer.dropped, writer.close()) == (0, 0, 0)
+
+
+def test_a_database_in_memory_serves_all_threads() -> None:
+    writer = recorder("sqlite://")
+    writer.start()
+    writer.put(record("d1"))
+    until(lambda: writer.written == 1)
+    assert [row["id"] for row in writer.recent()] == ["d1"]
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (
+            "sqlite:////nowhere/at/all/x.db",
+            "cannot write decisions to sqlite:.*folder",
+        ),
+        ("mysql://user:hidden@host/db", "expected a database of sqlite or postgresql, got 'mysql'"),
+        ("not a url, hidden", "expected a database URL"),
+    ],
+)
+def test_a_url_that_cannot_be_used_stops_the_start(bad: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        recorder(bad).start()
+    assert "hidden" not in str(caught.value)
+
+
+def test_a_file_that_is_no_database_stops_the_start(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no database at all " * 100)
+    writer = recorder(f"sqlite:///{tmp_path / 'notes.txt'}")
+    with pytest.raises(ConfigError, match="not a database"):
+        writer.start()
+    writer.close()
+
+
+def test_a_table_of_a_newer_version_is_left_alone(url: str) -> None:
+    engine = open_engine(url)
+    create_schema(engine)
+    with engine.begin() as connection:
+        connection.execute(update(meta).values(value="99"))
+    engine.dispose()
+    writer = recorder(url)
+    with pytest.raises(ConfigError, match="of version 99, this thriftroute knows up to 1"):
+        writer.start()
+    writer.close()
+
+
+KILLED = """
+import sys
+from thriftroute.serve.records import Record, Recorder
+from thriftroute.serve.settings import RecordSettings
+
+recorder = Recorder(RecordSettings(url=sys.argv[1], flush_s=0.02))
+recorder.start()
+for i in range(1_000_000):
+    recorder.put(Record(id=f"d{i}", time=float(i)))
+    print(i + 1, recorder.pending, flush=True)
+"""
+
+
+def test_kill_9_loses_no_more_than_what_was_pending(url: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, url], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    with process, process.stdout as lines:
+        for line in lines:
+            put, pending = map(int, line.split())
+            if put - pending >= 1000:
+                break
+        process.kill()
+        # What it said between our decision and its end counts too.
+        for line in lines:
+            if line.endswith("\n"):
+                put, pending = map(int, line.split())
+    assert process.returncode == -signal.SIGKILL
+    kept = ids(url)
+    assert len(kept) >= put - pending
+    assert kept == {f"d{i}" for i in range(len(kept))}  # the newest are lost, none in between
+
+
+ENDED = """
+import sys
+from thriftroute.serve.records import Record, Recorder
+from thriftroute.serve.settings import RecordSettings
+
+recorder = Recorder(RecordSettings(url=sys.argv[1], flush_s=60))
+recorder.start()
+for i in range(700):
+    recorder.put(Record(id=f"d{i}", time=float(i)))
+"""
+
+SERVED = """
+import contextlib
+import sys
+import uvicorn
+from starlette.applications import Starlette
+from thriftroute.serve.records import Record, Recorder
+from thriftroute.serve.settings import RecordSettings
+
+recorder = Recorder(RecordSettings(url=sys.argv[1], flush_s=60))
+
+@contextlib.asynccontextmanager
+async def lifespan(app):
+    recorder.start()
+    for i in range(700):
+        recorder.put(Record(id=f"d{i}", time=float(i)))
+    print("ready", flush=True)
+    yield
+    recorder.close()
+
+uvicorn.run(Starlette(lifespan=lifespan), port=0, log_level="error")
+"""
+
+
+def test_the_end_of_the_interpreter_writes_all_that_waits(url: str) -> None:
+    subprocess.run([sys.executable, "-c", ENDED, url], check=True)
+    assert len(ids(url)) == 700
+
+
+def test_sigterm_of_a_server_writes_all_that_waits(url: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVED, url], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    with process, process.stdout as lines:
+        assert lines.readline() == "ready\n"
+        process.terminate()
+        process.wait(30)
+    assert len(ids(url)) == 700
+
+
+def test_postgresql_away_and_back_loses_nothing(
+    postgres: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = recorder(postgres.url)
+    writer.start()
+    for i in range(10):
+        writer.put(record(f"pg{i}"))
+    until(lambda: writer.written == 10)
+
+    postgres.kill()
+    try:
+        for i in range(10, 800):
+            writer.put(record(f"pg{i}"))
+        until(lambda: not writer.healthy)
+        assert writer.pending >= 790 - 500
+        with pytest.raises(RefusedError, match="cannot be reached") as caught:
+            writer.recent()
+        assert caught.value.status == 503
+    finally:
+        postgres.start()
+    until(lambda: writer.written == 800)
+    assert writer.healthy
+    assert writer.close() == 0
+    assert {f"pg{i}" for i in range(800)} <= ids(postgres.url)
+    assert writer.dropped == 0
+    assert caplog.text.count("decisions wait for") == 1  # once, not at every try
+    assert caplog.text.count("written again") == 1
+
+
+def test_a_start_without_postgresql_waits_for_it_and_shows_no_password(
+    postgres: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    postgres.stop()
+    try:
+        writer = recorder(postgres.url.replace("@", ":hidden@", 1))
+        writer.start()
+        writer.put(record("early"))
+        assert not writer.healthy
+        assert "decisions wait for" in caplog.text
+    finally:
+        postgres.start()
+    until(lambda: writer.written == 1)
+    assert writer.close() == 0
+    assert "hidden" not in caplog.text
+
+
+def test_closing_without_a_database_ends_in_time_and_says_what_is_lost(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    writer = recorder("postgresql://nobody:hidden@127.0.0.1:1/none")
+    writer.start()
+    for i in range(7):
+        writer.put(record(f"d{i}"))
+    assert writer.close(timeout=0.3) == 7
+    assert writer.dropped == 7
+    assert "7 decisions were not written" in caplog.text
+    assert "hidden" not in caplog.text
+
+
+def test_postgresql_takes_text_that_it_would_refuse_and_workers_that_start_at_once(
+    postgres: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    writers = [recorder(postgres.url) for _ in range(4)]
+    threads = [threading.Thread(target=writer.start) for writer in writers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    odd = record(
+        "odd",
+        tenant="nul\0" + "ü" * 5000,
+        task="half \ud800",
+        model="m" * 5000,
+        key="k" * 5000,
+        choice="c" * 5000,
+        tier="t" * 5000,
+        score=float("nan"),
+        cost=float("inf"),
+        attempts=[{"model": "\0", "seconds": float("inf")}],
+        answer="\0" * 50_000,
+    )
+    writers[0].put(odd)
+    until(lambda: writers[0].written == 1)
+    found = writers[1].one("odd")
+    assert found is not None
+    assert found["tenant"].startswith("nul\ufffdü")
+    assert len(found["tenant"].encode()) <= 256
+    assert (found["task"], found["score"], found["cost"]) == ("half ?", None, 0)
+    assert found["attempts"] == [{"model": "\ufffd", "seconds": None}]
+    assert len(found["answer"]) == 32_000
+    assert writers[2].feedback("odd", "bad", "\0")
+    engine = open_engine(postgres.url)
+    with engine.connect() as connection:
+        rated = select(func.count()).where(decisions.c.feedback == 0)
+        assert connection.execute(rated).scalar() == 1
+    engine.dispose()
+    for writer in writers:
+        assert writer.close() == 0
+    assert not caplog.records
