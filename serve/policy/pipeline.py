@@ -107,7 +107,7 @@ class Pipeline:
         if self._sensitivity.active:
             steps.append(Step("sensitivity", verdict.outcome))
         picked, allowed = self._pick(asked, target, rule, verdict.allowed, held, steps)
-        steps.append(Step(picked.choice, picked.reason))
+        steps.append(Step("choice", f"{picked.model}: {picked.reason}"))
         return self._finish(asked, picked, allowed, steps, mask=verdict.mask)
 
     def narrowed(self, plan: Plan, asked: Asked) -> Plan:
@@ -315,7 +315,7 @@ class Pipeline:
                     model, f"{picked.model!r} costs more than ${most:.6g}: the cheapest"
                 )
                 choice, reason = replaced.choice, replaced.reason
-                steps.append(Step("max_cost", reason))
+                steps.append(Step("max_cost", f"{model}: {reason}"))
             allowed = fits
         others = self._in_order(asked, allowed, (model,)) if self._config.calls.fallbacks else []
         return Plan(

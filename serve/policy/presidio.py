@@ -57,6 +57,7 @@ def _recognizers() -> dict[str, list[Any]]:
     presidio: Any = require_extra("presidio_analyzer", "presidio")
     base = presidio.PatternRecognizer
     found: dict[str, list[Any]] = {}
+    made: Any
     for made in vars(presidio.predefined_recognizers).values():
         if not inspect.isclass(made) or not issubclass(made, base) or made is base:
             continue

@@ -27,18 +27,23 @@ _PATTERNS: Mapping[Signal, re.Pattern[str]] = {
         r"```|\bdef \w{1,80}\(|\bclass \w{1,80}[:({]|\bfunction \w{0,80}\(|#include\s?[<\"]"
         r"|\bimport \w{1,80}(?:;|$)|\bfrom [\w.]{1,80} import\b|\bpublic (?:static|class|void)\b"
         r"|\bconsole\.log\(|\bprint\(|\bSELECT\b.{1,200}\bFROM\b|</(?:div|p|html|body|span)>"
-        r"|Traceback \(most recent|\b(?:python|javascript|typescript|java|rust|golang|c\+\+|c#|sql"
-        r"|bash|regex)\b.{0,40}\b(?:code|function|script|query|class|program|method|error|snippet)\b"
+        r"|Traceback \(most recent|(?<!\w)O\((?:1|n|log|m)|(?<!\w)(?:c\+\+|c#|html|css)(?![\w+#])"
+        r"|\b(?:python|javascript|typescript|java|rust|golang|sql|bash|php|ruby)\b.{0,40}\b(?:code"
+        r"|functions?|scripts?|quer(?:y|ies)|class(?:es)?|programs?|methods?|errors?|snippets?)\b"
         r"|\b(?:code|function|script|query|class|program|method|snippet)\b.{0,40}\b(?:in|with|using)"
-        r" (?:python|javascript|typescript|java|rust|golang|go|c\+\+|c#|c|sql|bash|php|ruby)(?!\w)"
-        r"|\b(?:debug|refactor|compile|unit tests?|stack trace|source code|pull request)\b",
+        r" (?:python|javascript|typescript|java|rust|golang|go|c|sql|bash|php|ruby)\b"
+        r"|\b(?:implement|write|code|develop|build|fix|optimi[sz]e)\b.{0,40}\b(?:function|algorithm"
+        r"|(?:computer )?program|script that|source code|api|regular expression|regex|sql)\b"
+        r"|\b(?:debug|refactor|compile|unit tests?|stack trace|source code|pull request"
+        r"|data structures?|time complexity|space complexity)\b",
         re.IGNORECASE | re.MULTILINE,
     ),
     "maths": re.compile(
         r"\\(?:frac|sum|int|sqrt|lim|prod|begin\{(?:equation|align|matrix))|\$[^$\n]{1,200}[\\^_=]"
         r"|\d\s{0,3}[+*/^×÷=]\s{0,3}\d|\b[a-z]\s{0,3}[\^=]\s{0,3}[-+]?\d|\d\s{0,3}[a-z]\s{0,3}[-+=]"
         r"\s{0,3}\d|[∫∑√∂≤≥≠∞π]|\b(?:integrals?|derivatives?|differentiate|equations?|theorem|lemma"
-        r"|polynomials?|eigenvalues?|matrix|matrices|logarithm|algebra|calculus|geometry|modulo"
+        r"|polynomials?|inequalit(?:y|ies)|remainder when"
+        r"|area of (?:a|the)|eigenvalues?|matrix|matrices|logarithm|algebra|calculus|geometry|modulo"
         r"|probability (?:of|that)|prime numbers?|square root|standard deviation|solve for"
         r"|prove that|least common multiple|greatest common divisor)\b",
         re.IGNORECASE,
