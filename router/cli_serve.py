@@ -112,7 +112,9 @@ def show_prices(
     with error_lines():
         registry = Registry.build(pool_of(list(dict.fromkeys(names))))
     if as_json:
-        _print_json([as_dict(registry, model) for model in registry.values()])
+        # Nothing is strong or weak here.
+        found = [as_dict(registry, model) for model in registry.values()]
+        _print_json([{k: v for k, v in model.items() if k != "side"} for model in found])
         return
     for model in registry.values():
         typer.echo(

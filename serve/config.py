@@ -29,6 +29,10 @@ _FLAGS: dict[Loc, str] = {
     ("models", 1, "price"): "--weak-price",
     ("models", 0, "api_base"): "--api-base",
     ("models", 0, "api_key"): "--api-key",
+    ("models", 1, "api_base"): "--api-base",
+    ("models", 1, "api_key"): "--api-key",
+    ("strong",): "--strong-model",
+    ("weak",): "--weak-model",
     ("router", "name"): "--router",
     ("router", "threshold"): "--threshold",
     ("router", "strong_share"): "--strong-share",
@@ -163,7 +167,9 @@ def _validated(document: Document) -> tuple[Config | None, list[Problem]]:
             # A list counts as empty where none of its entries is valid: theirs are the errors.
             inside = {e["loc"][:end] for e in errors for end in range(len(e["loc"]))}
             errors = [e for e in errors if e["type"] != "too_short" or e["loc"] not in inside]
-            return None, [_problem(dict(e), document) for e in errors]
+            # The first at each place: what is wrong with a key makes its value wrong too.
+            first = {p.loc: p for p in reversed([_problem(dict(e), document) for e in errors])}
+            return None, list(reversed(first.values()))
         return config, list(_booleans(config, data, ()))
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+from yaml.reader import ReaderError
 
 Loc = tuple[str | int, ...]  # ("models", 1, "price")
 
@@ -48,14 +49,20 @@ class Document:
 def read(text: str, environ: Mapping[str, str]) -> Document:
     """The document in `text`; what is wrong with it is in its `problems`, nothing is raised."""
     document = Document()
-    loader = yaml.SafeLoader(text)
+    try:
+        loader = yaml.SafeLoader(text)
+    except ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        code = f"U+{int(error.character):04X}"
+        document.problems.append(Problem((), f"not YAML: the character {code}", line))
+        return document
     try:
         node = loader.get_single_node()
         if node is not None:
             document.data = _Reader(loader, document, environ).value(node, ())
     except yaml.MarkedYAMLError as error:
         document.problems.append(_syntax(error))
-    except yaml.YAMLError as error:  # such as a character that YAML forbids
+    except yaml.YAMLError as error:
         document.problems.append(Problem((), " ".join(str(error).split())))
     except RecursionError:
         document.problems.append(Problem((), "nested too deep to be a config"))
