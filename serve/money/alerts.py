@@ -41,6 +41,7 @@ class Alerts:
         self.sent = 0
         self.failed = 0
         self._webhook = webhook
+        self._host = _host(webhook)
         self._at = tuple(sorted(at))
         self._tries = tries
         self._backoff_s = backoff_s
@@ -118,9 +119,15 @@ class Alerts:
             if answer.status_code not in (408, 429) and answer.status_code < 500:
                 break  # the same POST would be refused again
         self.failed += 1
-        # Only the host: paths of webhooks are often secret.
-        host = urlsplit(self._webhook).hostname
-        logger.error("budget alert not delivered to %s: %s", host, problem)
+        logger.error("budget alert not delivered to %s: %s", self._host, problem)
+
+
+def _host(webhook: str | None) -> str:
+    """What logs may show: paths of webhooks are often secret."""
+    try:
+        return urlsplit(webhook or "").hostname or "the webhook"
+    except ValueError:
+        return "the webhook"
 
 
 def alert(budget: Budget, share: float, spent: int) -> dict[str, Any]:

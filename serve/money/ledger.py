@@ -23,6 +23,7 @@ from .counters import Hold, Level, MemoryCounters, RedisCounters, Refused, Taken
 
 PATIENCE_S = 0.2  # a request waits no longer than this for Redis, and only until it is known away
 PROBE_S = 0.5  # between looks whether Redis is back
+CONNECTIONS = 8  # to Redis, a worker; a command takes well below a millisecond
 LEASE_S = 3600.0  # of a reservation whose process died; longer than any request takes
 
 logger = logging.getLogger(__name__)
@@ -287,26 +288,33 @@ class Ledger:
         self.degraded = True
         self.outages += 1
         self._local = MemoryCounters(self._lease_s)
-        logger.warning(
-            "Redis does not answer (%s: %s): budgets are counted in this process until it does",
-            type(error).__name__,
-            str(error)[:200],
-        )
-        self._recovery = asyncio.get_running_loop().create_task(self._recover())
+        self._recovery = asyncio.get_running_loop().create_task(self._recover(error))
 
-    async def _recover(self) -> None:
+    async def _recover(self, cause: BaseException) -> None:
+        """Merge as soon as Redis answers. The first look is at once: a process that was itself held
+        up sees timeouts too, and such a blink is not worth a line in the log."""
         assert self._remote is not None
-        while self.degraded:
-            await asyncio.sleep(PROBE_S)
+        said = False
+        while True:
             try:
                 async with asyncio.timeout(PATIENCE_S):
                     await self._remote.probe()
                 while self.pending:
                     await self._merge()
+                break
             except _failures():
-                continue
-            self.degraded = False
-        logger.warning("Redis answers again: what was spent meanwhile is merged")
+                if not said:
+                    said = True
+                    logger.warning(
+                        "Redis does not answer (%s: %s): budgets are counted in this process "
+                        "until it does",
+                        type(cause).__name__,
+                        str(cause)[:200],
+                    )
+            await asyncio.sleep(PROBE_S)
+        self.degraded = False
+        if said:
+            logger.warning("Redis answers again: what was spent meanwhile is merged")
 
     def _tidy(self, now: float) -> None:
         """Once a day: forget what is known of windows that are over."""
@@ -330,16 +338,20 @@ def _client(url: str) -> Any:
     Raises MissingExtraError without redis, and ValueError for a URL that it does not understand.
     """
     require_extra("redis.asyncio", "serve")
-    from redis.asyncio import Redis
+    from redis.asyncio import BlockingConnectionPool, Redis
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
 
-    return Redis.from_url(
+    # Few connections, that requests wait for in turn: a burst need not open one each.
+    pool = BlockingConnectionPool.from_url(
         url,
+        max_connections=CONNECTIONS,
+        timeout=None,
         socket_timeout=PATIENCE_S,
         socket_connect_timeout=PATIENCE_S,
         retry=Retry(NoBackoff(), 0),
     )
+    return Redis.from_pool(pool)
 
 
 def _failures() -> tuple[type[BaseException], ...]:

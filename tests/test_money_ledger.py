@@ -1,0 +1,604 @@
+"""Budgets hold: in parallel, between processes, and while Redis comes and goes."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import random
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("redis")
+pytest.importorskip("pydantic")
+pytest.importorskip("httpx")
+
+import redis
+from thriftroute.serve.errors import RefusedError
+from thriftroute.serve.money import ledger as ledgers
+from thriftroute.serve.money.ledger import Ledger, Reservation, make_ledger
+from thriftroute.serve.request import Principal
+from thriftroute.serve.settings import BudgetSettings, Config, ModelSettings, TierSettings
+from thriftroute.tests.servers import Server, redis_server
+
+ACME = Principal(key="k1", tenant="acme", tier="pro")
+NOON = 1_795_348_800.0  # 2026-11-22, 12:00 UTC
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = NOON
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture(scope="module")
+def shared_redis() -> Iterator[Server]:
+    with redis_server() as server:
+        yield server
+
+
+@pytest.fixture
+def own_redis() -> Iterator[Server]:
+    with redis_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["memory", "redis"])
+def url(request: pytest.FixtureRequest) -> str | None:
+    """Where a ledger counts: every test that takes this runs on both."""
+    if request.param == "memory":
+        return None
+    server: Server = request.getfixturevalue("shared_redis")
+    with redis.Redis.from_url(server.url) as client:
+        client.flushall()
+    return server.url
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Set how long a request waits for Redis. Long unless a test is about just that: on a machine
+    under load a healthy Redis may take its time."""
+
+    def wait(seconds: float) -> None:
+        monkeypatch.setattr(ledgers, "PATIENCE_S", seconds)
+
+    assert ledgers.PATIENCE_S < 0.25, "the bound that users are promised"
+    wait(20.0)
+    return wait
+
+
+@contextlib.asynccontextmanager
+async def opened(url: str | None, **options: Any) -> AsyncIterator[Ledger]:
+    ledger = Ledger(url, **options)
+    try:
+        yield ledger
+    finally:
+        await ledger.close()
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(main)
+
+
+def tier(*budgets: BudgetSettings, **fields: Any) -> TierSettings:
+    return TierSettings(budgets=budgets, **fields)
+
+
+async def refused(ask: Awaitable[Reservation]) -> RefusedError:
+    with pytest.raises(RefusedError) as caught:
+        await ask
+    assert (caught.value.status, caught.value.code) == (429, "budget_exceeded")
+    return caught.value
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end, "it never came to be"
+        await asyncio.sleep(0.02)
+
+
+async def spent(ledger: Ledger) -> list[tuple[float, float]]:
+    """(spent, held) of all budgets."""
+    return [(row["spent"], row["held"]) for row in await ledger.state()]
+
+
+def test_what_is_reserved_is_held_and_what_is_settled_is_spent(url: str | None) -> None:
+    async def main() -> None:
+        async with opened(url, clock=Clock()) as ledger:
+            pro = tier(BudgetSettings(usd=1.0), BudgetSettings(tokens=1000, scope="key"))
+            first = await ledger.reserve(ACME, pro, usd=0.4, tokens=300)
+            second = await ledger.reserve(ACME, pro, usd=0.2, tokens=100)
+            assert (first.level, second.level) == ("open", "open")
+            assert sorted(await spent(ledger)) == [(0, pytest.approx(0.6)), (0, 400)]
+            await ledger.settle(first, 0.25, 250)
+            await ledger.release(second)
+            assert sorted(await spent(ledger)) == [(pytest.approx(0.25), 0), (250, 0)]
+
+    run(main())
+
+
+def test_a_reservation_ends_once(url: str | None) -> None:
+    async def main() -> None:
+        async with opened(url, clock=Clock()) as ledger:
+            pro = tier(BudgetSettings(usd=1.0))
+            one = await ledger.reserve(ACME, pro, usd=0.4, tokens=0)
+            await asyncio.gather(*(ledger.settle(one, 0.25, 0) for _ in range(5)))
+            await ledger.release(one)
+            assert await spent(ledger) == [(0.25, 0)]
+
+    run(main())
+
+
+def test_without_a_tier_nothing_is_counted(url: str | None) -> None:
+    async def main() -> None:
+        async with opened(url) as ledger:
+            free = await ledger.reserve(Principal(), None, usd=1e6, tokens=10**9)
+            assert free.level == "open"
+            await ledger.settle(free, 1e6, 10**9)
+            assert await ledger.state() == []
+
+    run(main())
+
+
+def test_the_soft_share_leaves_only_the_weak_model_and_the_limit_nobody(url: str | None) -> None:
+    async def main() -> None:
+        async with opened(url, clock=Clock()) as ledger:
+            pro = tier(BudgetSettings(usd=1.0, soft=0.8))
+
+            def ask(usd: float, weak: float) -> Awaitable[Reservation]:
+                return ledger.reserve(ACME, pro, usd=usd, tokens=0, weak_usd=weak)
+
+            first = await ask(0.8, 0.08)
+            assert first.level == "open"
+            await ledger.settle(first, 0.8, 0)
+            soft = await ask(0.1, 0.01)
+            assert soft.level == "soft", "the soft share is reached"
+            assert await spent(ledger) == [(0.8, 0.01)], "only the weak model's cost is held"
+            await ledger.settle(soft, 0.15, 0)
+            error = await refused(ask(5.0, 0.06))
+            assert "$0.05 left, less than the $0.06" in str(error)
+            assert error.headers["retry-after"] == str(12 * 3600)
+            assert (await ask(5.0, 0.05)).level == "soft"
+            assert (await ask(0.0, 0.0)).level == "soft", "what costs nothing fits in any budget"
+
+    run(main())
+
+
+def test_a_request_too_dear_for_what_is_left_goes_to_the_weak_model(url: str | None) -> None:
+    async def main() -> None:
+        async with opened(url, clock=Clock()) as ledger:
+            pro = tier(BudgetSettings(usd=1.0, soft=0.8))
+            early = await ledger.reserve(ACME, pro, usd=1.5, tokens=0, weak_usd=0.1)
+            assert early.level == "soft"
+            hard = tier(BudgetSettings(usd=1.0, soft=None, scope="key"))
+            await refused(ledger.reserve(ACME, hard, usd=1.5, tokens=0, weak_usd=0.1))
+
+    run(main())
+
+
+def test_all_budgets_of_a_request_are_taken_or_none(url: str | None) -> None:
+    async def main() -> None:
+        async with opened(url, clock=Clock()) as ledger:
+            pro = tier(
+                BudgetSettings(usd=1.0, scope="key", soft=None),
+                BudgetSettings(usd=1.5, scope="tenant", per="month", soft=None),
+            )
+            other = Principal(key="k2", tenant="acme", tier="pro")
+            await ledger.reserve(ACME, pro, usd=0.9, tokens=0)
+            error = await refused(ledger.reserve(other, pro, usd=0.9, tokens=0))
+            assert "tenant 'acme'" in str(error)
+            rows = {row["name"]: row["held"] for row in await ledger.state()}
+            assert rows.get("k2", 0) == 0, "nothing is left behind in the key's own budget"
+            assert rows["acme"] == pytest.approx(0.9)
+            elsewhere = Principal(key="k3", tenant="other", tier="pro")
+            assert (await ledger.reserve(elsewhere, pro, usd=0.9, tokens=0)).level == "open"
+
+    run(main())
+
+
+def test_a_new_day_starts_anew_and_late_settlements_count_for_the_old(url: str | None) -> None:
+    async def main() -> None:
+        clock = Clock()
+        async with opened(url, clock=clock) as ledger:
+            pro = tier(BudgetSettings(tokens=100, soft=None))
+            late = await ledger.reserve(ACME, pro, usd=0, tokens=100)
+            error = await refused(ledger.reserve(ACME, pro, usd=0, tokens=1))
+            assert "2026-11-23T00:00:00Z" in str(error)
+            clock.now += 12 * 3600
+            assert await ledger.state() == []
+            new = await ledger.reserve(ACME, pro, usd=0, tokens=60)
+            await ledger.settle(late, 0.0, 100)
+            await ledger.settle(new, 0.0, 50)
+            assert await spent(ledger) == [(50, 0)]
+
+    run(main())
+
+
+def test_holds_of_a_process_that_died_lapse(url: str | None) -> None:
+    async def main() -> None:
+        clock = Clock()
+        pro = tier(BudgetSettings(tokens=100, soft=None, per="month"))
+        async with opened(url, clock=clock, lease_s=600) as ledger:
+            lost = await ledger.reserve(ACME, pro, usd=0, tokens=100)
+            clock.now += 500
+            await refused(ledger.reserve(ACME, pro, usd=0, tokens=1))
+            clock.now += 220
+            found = await ledger.reserve(ACME, pro, usd=0, tokens=90)
+            # It was only slow, not dead: what it used counts, and the other's hold stays whole.
+            await ledger.settle(lost, 0.0, 5)
+            assert await spent(ledger) == [(5, 90)]
+            await ledger.settle(found, 0.0, 90)
+            assert await spent(ledger) == [(95, 0)]
+
+    run(main())
+
+
+def test_a_changed_limit_applies_at_once_and_is_shown(url: str | None) -> None:
+    async def main() -> None:
+        async with opened(url, clock=Clock()) as ledger:
+            await ledger.reserve(ACME, tier(BudgetSettings(tokens=100)), usd=0, tokens=80)
+            more = tier(BudgetSettings(tokens=1000))
+            assert (await ledger.reserve(ACME, more, usd=0, tokens=80)).level == "open"
+            (row,) = await ledger.state()
+            assert (row["limit"], row["held"]) == (1000, 160)
+
+    run(main())
+
+
+def test_the_tier_table(url: str | None) -> None:
+    """free: 50K tokens a day, weak only; pro: USD a month, weak from 80 %; enterprise: no limit."""
+    tiers = {
+        "free": tier(BudgetSettings(tokens=50_000, scope="key"), weak_only=True),
+        "pro": tier(BudgetSettings(usd=20.0, per="month")),
+        "enterprise": tier(),
+    }
+
+    async def main() -> None:
+        async with opened(url, clock=Clock()) as ledger:
+            answered = dict.fromkeys(tiers, 0)
+            for name, settings in tiers.items():
+                who = Principal(key=f"{name}-key", tenant=f"{name}-tenant", tier=name)
+                for _ in range(30):
+                    try:
+                        one = await ledger.reserve(who, settings, usd=1.0, tokens=5000)
+                    except RefusedError:
+                        continue
+                    answered[name] += 1
+                    await ledger.settle(one, 1.0, 5000)
+            assert answered == {"free": 10, "pro": 20, "enterprise": 30}
+            rows = {row["tier"]: row for row in await ledger.state()}
+            assert set(rows) == {"free", "pro"}
+            assert rows["free"]["resets_at"] == "2026-11-23T00:00:00Z"
+            assert rows["pro"]["resets_at"] == "2026-12-01T00:00:00Z"
+
+    run(main())
+
+
+def test_parallel_requests_overspend_by_no_more_than_those_in_flight(url: str | None) -> None:
+    """Each costs up to half more than was reserved for it: nobody knows an answer's length."""
+    rng = random.Random(7)
+    excess, used, in_flight, most = 0, 0, 0, 0
+    admitted = 0
+
+    async def main() -> None:
+        async with opened(url, clock=Clock()) as ledger:
+            pro = tier(BudgetSettings(tokens=10_000, soft=None))
+            gate = asyncio.Semaphore(40)
+
+            async def one() -> None:
+                nonlocal excess, used, in_flight, most, admitted
+                async with gate:
+                    with contextlib.suppress(RefusedError):
+                        held = await ledger.reserve(ACME, pro, usd=0, tokens=100)
+                        in_flight, admitted = in_flight + 1, admitted + 1
+                        most = max(most, in_flight)
+                        await asyncio.sleep(rng.random() / 200)
+                        tokens = rng.randint(50, 150)
+                        used += tokens
+                        await ledger.settle(held, 0.0, tokens)
+                        in_flight -= 1
+
+            await asyncio.gather(*(one() for _ in range(400)))
+            ((total, left),) = await spent(ledger)
+            assert (total, left) == (used, 0), "every settlement counts, once"
+            assert 10_000 - 100 < total <= 10_000 + 50 * most
+            assert most > 10, "the test must run in parallel to mean anything"
+            assert admitted < 400
+            await refused(ledger.reserve(ACME, pro, usd=0, tokens=100))
+
+    run(main())
+
+
+WORKER = """
+import asyncio, json, random, sys
+from thriftroute.serve.errors import RefusedError
+from thriftroute.serve.money import ledger as ledgers
+from thriftroute.serve.money.ledger import Ledger
+from thriftroute.serve.request import Principal
+from thriftroute.serve.settings import BudgetSettings, TierSettings
+
+ledgers.PATIENCE_S = 20.0
+url, seed = sys.argv[1], int(sys.argv[2])
+rng = random.Random(seed)
+who = Principal(key=f"k{seed}", tenant="acme", tier="pro")
+pro = TierSettings(budgets=(
+    BudgetSettings(usd=2.0, soft=None, per="month"),
+    BudgetSettings(tokens=10**9, scope="key", soft=None),
+))
+out = {"spent": 0, "admitted": 0, "refused": 0, "most": 0}
+
+async def main():
+    ledger = Ledger(url)
+    gate, flying = asyncio.Semaphore(25), 0
+    async def one():
+        nonlocal flying
+        async with gate:
+            try:
+                held = await ledger.reserve(who, pro, usd=0.01, tokens=100)
+            except RefusedError:
+                out["refused"] += 1
+                return
+            flying += 1
+            out["most"] = max(out["most"], flying)
+            out["admitted"] += 1
+            await asyncio.sleep(rng.random() / 100)
+            micro = rng.randint(5_000, 15_000)
+            out["spent"] += micro
+            await ledger.settle(held, micro / 1e6, 100)
+            flying -= 1
+    await asyncio.gather(*(one() for _ in range(150)))
+    out["outages"] = ledger.outages
+    await ledger.close()
+
+print("ready", flush=True)
+sys.stdin.readline()
+asyncio.run(main())
+print(json.dumps(out))
+"""
+
+
+def test_processes_that_share_redis_overspend_by_no_more_than_those_in_flight(
+    shared_redis: Server,
+) -> None:
+    with redis.Redis.from_url(shared_redis.url) as client:
+        client.flushall()
+    command = [sys.executable, "-W", "error", "-c", WORKER, shared_redis.url]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    workers = [subprocess.Popen([*command, str(seed)], **pipes) for seed in range(3)]
+    try:
+        for worker in workers:
+            assert worker.stdout is not None
+            assert worker.stdout.readline() == "ready\n"
+        for worker in workers:  # all at once
+            assert worker.stdin is not None
+            worker.stdin.write("go\n")
+            worker.stdin.flush()
+        results = [json.loads(worker.communicate(timeout=60)[0]) for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.communicate()
+    total = sum(each["spent"] for each in results) / 1e6
+    in_flight = sum(each["most"] for each in results)
+    assert all(each["outages"] == 0 for each in results), "Redis was there all the time"
+    assert all(each["refused"] and each["admitted"] for each in results)
+    assert 2.0 - 0.01 < total <= 2.0 + 0.005 * in_flight
+
+    async def main() -> None:
+        async with opened(shared_redis.url) as ledger:
+            rows = {(row["scope"], row["name"]): row for row in await ledger.state()}
+            assert rows["tenant", "acme"]["spent"] == pytest.approx(total, abs=1e-9)
+            assert rows["tenant", "acme"]["held"] == 0
+            for seed, each in enumerate(results):
+                assert rows["key", f"k{seed}"]["spent"] == 100 * each["admitted"]
+
+    run(main())
+
+
+def test_counters_expire_and_share_one_slot_of_a_cluster(shared_redis: Server) -> None:
+    async def main() -> None:
+        async with opened(shared_redis.url) as ledger:
+            pro = tier(BudgetSettings(usd=1.0), BudgetSettings(tokens=10, scope="key", per="month"))
+            one = await ledger.reserve(ACME, pro, usd=0.1, tokens=1)
+            await ledger.settle(one, 0.1, 1)
+            assert ledger.pending == 0
+
+    with redis.Redis.from_url(shared_redis.url) as client:
+        client.flushall()
+        run(main())
+        keys = [key.decode() for key in client.keys("*")]
+        assert len(keys) == 4
+        assert all(key.startswith("{thriftroute}:") for key in keys)
+        forever = [key for key in keys if client.ttl(key) < 0]
+        assert forever == ["{thriftroute}:budgets"], "whose entries are removed by their age"
+
+
+def test_two_workers_see_each_other(shared_redis: Server) -> None:
+    async def main() -> None:
+        pro = tier(BudgetSettings(tokens=100, soft=None))
+        who = Principal(tenant="two", tier="pro")
+        async with opened(shared_redis.url) as a, opened(shared_redis.url) as b:
+            held = await a.reserve(who, pro, usd=0, tokens=100)
+            await refused(b.reserve(who, pro, usd=0, tokens=1))
+            await a.release(held)
+            await b.reserve(who, pro, usd=0, tokens=100)
+
+    run(main())
+
+
+@pytest.mark.parametrize("how", ["stop", "kill", "pause"])
+def test_redis_away_is_no_failure_and_what_was_spent_is_merged_once(
+    how: str,
+    own_redis: Server,
+    patience: Callable[[float], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    patience(1.0)
+
+    async def main() -> None:
+        pro = tier(BudgetSettings(tokens=1000, soft=None))
+        async with opened(own_redis.url) as ledger, opened(own_redis.url) as other:
+            for _ in range(4):
+                one = await ledger.reserve(ACME, pro, usd=0, tokens=100)
+                await ledger.settle(one, 0.0, 100)
+            before = await ledger.reserve(ACME, pro, usd=0, tokens=100)
+            getattr(own_redis, how)()
+            many = [ledger.reserve(ACME, pro, usd=0, tokens=100) for _ in range(3)]
+            held = await asyncio.gather(*many)
+            await asyncio.gather(*(ledger.settle(each, 0.0, 90) for each in held))
+            await ledger.settle(before, 0.0, 50)
+            assert ledger.degraded
+            assert (ledger.outages, ledger.degraded_requests) == (1, 3)
+            # 400 known, 270 and 50 spent since: the limit holds without Redis too.
+            error = await refused(ledger.reserve(ACME, pro, usd=0, tokens=300))
+            assert "280 tokens left" in str(error)
+            bridging = await ledger.reserve(ACME, pro, usd=0, tokens=100)
+            await until(lambda: "does not answer" in caplog.text)
+            own_redis.resume() if how == "pause" else own_redis.start()
+            await until(lambda: not ledger.degraded)
+            assert ledger.pending == 0
+            await ledger.settle(bridging, 0.0, 60)
+            assert await spent(ledger) == [(780, 0)]
+            # A server that came back empty is raised to what was known of it.
+            await refused(other.reserve(ACME, pro, usd=0, tokens=221))
+            assert (await other.reserve(ACME, pro, usd=0, tokens=220)).level == "open"
+
+    with caplog.at_level(logging.WARNING):
+        run(main())
+    said = [record.message for record in caplog.records if record.name.startswith("thriftroute")]
+    assert len(said) == 2, said
+    assert "budgets are counted in this process" in said[0]
+    assert "answers again" in said[1]
+
+
+def test_no_request_waits_for_redis_longer_than_its_patience(
+    own_redis: Server, patience: Callable[[float], None]
+) -> None:
+    """With none at all, the server is away at once, and the request is counted here."""
+    patience(1e-6)
+
+    async def main() -> None:
+        pro = tier(BudgetSettings(tokens=1000))
+        async with opened(own_redis.url) as ledger:
+            one = await ledger.reserve(ACME, pro, usd=0, tokens=100)
+            await ledger.settle(one, 0.0, 100)
+            assert ledger.degraded
+            assert await spent(ledger) == [(100, 0)]
+            patience(20.0)
+
+    run(main())
+
+
+def test_an_outage_takes_no_memory_a_request(own_redis: Server) -> None:
+    async def main() -> None:
+        pro = tier(BudgetSettings(tokens=10**6))
+        async with opened(own_redis.url) as ledger:
+            own_redis.stop()
+            for _ in range(200):
+                one = await ledger.reserve(ACME, pro, usd=0, tokens=10)
+                await ledger.settle(one, 0.0, 10)
+            assert ledger.pending <= 2
+            own_redis.start()
+            await until(lambda: not ledger.degraded)
+            assert await spent(ledger) == [(2000, 0)]
+
+    run(main())
+
+
+def test_a_redis_that_takes_no_writes_is_away(own_redis: Server) -> None:
+    async def main() -> None:
+        pro = tier(BudgetSettings(tokens=1000))
+        async with opened(own_redis.url) as ledger:
+            with redis.Redis.from_url(own_redis.url) as client:
+                client.config_set("maxmemory", 1)
+                one = await ledger.reserve(ACME, pro, usd=0, tokens=100)
+                await ledger.settle(one, 0.0, 100)
+                await asyncio.sleep(3 * ledgers.PROBE_S)
+                assert ledger.degraded
+                assert ledger.outages == 1, "it answers pings, and is not taken for healthy"
+                client.config_set("maxmemory", 0)
+            await until(lambda: not ledger.degraded)
+            assert await spent(ledger) == [(100, 0)]
+
+    run(main())
+
+
+def test_a_client_that_leaves_is_charged_and_holds_nothing(url: str | None) -> None:
+    async def main() -> None:
+        pro = tier(BudgetSettings(tokens=1000))
+        async with opened(url) as ledger:
+            held = await ledger.reserve(ACME, pro, usd=0, tokens=100)
+            leaving = asyncio.create_task(ledger.settle(held, 0.0, 70))
+            await asyncio.sleep(0)
+            leaving.cancel()
+            # One that leaves while its reservation is on its way, at each moment of that.
+            for turns in range(8):
+                asking = asyncio.create_task(ledger.reserve(ACME, pro, usd=0, tokens=100))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                asking.cancel()
+                done = (await asyncio.gather(asking, return_exceptions=True))[0]
+                if isinstance(done, Reservation):
+                    await ledger.release(done)
+
+            async def settled() -> bool:
+                return await spent(ledger) == [(70, 0)]
+
+            end = time.monotonic() + 5
+            while not await settled():
+                assert time.monotonic() < end, await spent(ledger)
+                await asyncio.sleep(0.02)
+
+    run(main())
+
+
+def test_settlements_still_reach_redis_when_the_server_ends(own_redis: Server) -> None:
+    async def main() -> None:
+        pro = tier(BudgetSettings(tokens=1000))
+        ledger = Ledger(own_redis.url)
+        held = await ledger.reserve(ACME, pro, usd=0, tokens=100)
+        own_redis.stop()
+        await ledger.settle(held, 0.0, 70)
+        own_redis.start()
+        await ledger.close()  # before any look whether Redis is back
+        async with opened(own_redis.url) as after:
+            await after.reserve(ACME, pro, usd=0, tokens=1)
+            assert await spent(after) == [(70, 1)]
+
+    run(main())
+
+
+def test_what_never_reaches_redis_is_said(
+    own_redis: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        ledger = Ledger(own_redis.url)
+        held = await ledger.reserve(ACME, tier(BudgetSettings(tokens=9)), usd=0, tokens=1)
+        own_redis.stop()
+        await ledger.settle(held, 0.0, 1)
+        await ledger.close()
+
+    run(main())
+    assert "1 settlements never reached Redis" in caplog.text
+
+
+def test_a_config_makes_its_ledger(own_redis: Server) -> None:
+    model = ModelSettings(name="m")
+    config = Config(models=(model,), strong="m", weak="m", redis_url=own_redis.url)
+
+    async def main() -> None:
+        ledger = make_ledger(config)
+        await ledger.reserve(ACME, tier(BudgetSettings(tokens=9)), usd=0, tokens=1)
+        assert not ledger.degraded
+        await ledger.close()
+
+    run(main())
+    with redis.Redis.from_url(own_redis.url) as client:
+        assert client.keys("{thriftroute}:b:*")
