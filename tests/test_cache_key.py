@@ -173,10 +173,8 @@ def test_a_bucket_holds_what_differs_only_in_the_last_text() -> None:
         near("What is a cat?", system="be rude"),
         near("What is a cat?", temperature=0.2),
         near("What is a cat?", tenant="other"),
-        near("What is 1 cat?"),
     ):
         assert apart not in {None, one}
-    assert near("add 17 and 71") != near("add 71 and 17")
     assert one != cache_key(asked([{"role": "user", "content": ""}]), POOL, plan())
 
 

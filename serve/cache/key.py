@@ -16,7 +16,6 @@ schema's properties in the order in which it reads them. In messages it does not
 
 import hashlib
 import json
-import re
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -39,7 +38,6 @@ _IGNORED = frozenset(
         "user",
     }
 )
-_NUMBER = re.compile(r"\d+")
 
 
 def cache_key(asked: Asked, pool: Sequence[str], plan: Plan) -> str:
@@ -53,7 +51,7 @@ def cache_key(asked: Asked, pool: Sequence[str], plan: Plan) -> str:
 
 def semantic_bucket(asked: Asked, pool: Sequence[str], plan: Plan) -> str | None:
     """SHA-256 of the same but for `asked.text`: requests of one bucket differ at most in what the
-    user wrote last, and in that not by a number, since no encoder keeps 17 well apart from 71.
+    user wrote last.
 
     None where the last message is no user's text, as in the middle of tool calls.
     """
@@ -63,8 +61,7 @@ def semantic_bucket(asked: Asked, pool: Sequence[str], plan: Plan) -> str | None
     if not text.strip() or text != asked.text:  # text that stands elsewhere would be compared
         return None
     messages = [*asked.messages[:-1], blanked]
-    numbers = " ".join(_NUMBER.findall(text))
-    return _digest(asked, messages, pool, plan, f"semantic {numbers}")
+    return _digest(asked, messages, pool, plan, "semantic")
 
 
 def model_id(model: Model) -> str:
