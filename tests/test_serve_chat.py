@@ -226,9 +226,9 @@ def test_records_hold_text_only_where_it_is_turned_on(tmp_path: Path, text: bool
 
 def test_every_step_of_a_decision_is_in_its_record(tmp_path: Path) -> None:
     path = tmp_path / "r.db"
-    with StubProvider() as provider:
-        with serving(pool(provider.url, records={"url": f"sqlite:///{path}"})) as server:
-            answer = ask(server, "auto", metadata={"task": "chat", "session": "s-1"})
+    records = {"url": f"sqlite:///{path}"}
+    with StubProvider() as provider, serving(pool(provider.url, records=records)) as server:
+        answer = ask(server, "auto", metadata={"task": "chat", "session": "s-1"})
     (row,) = rows(path)
     assert row["id"] == answer.headers["x-thriftroute-decision-id"]
     assert row["score"] == pytest.approx(float(answer.headers["x-thriftroute-score"]), abs=1e-5)
