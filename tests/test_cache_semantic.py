@@ -220,7 +220,7 @@ NOT_THE_SAME = [
     ("你好吗", "再见"),
 ]
 THE_SAME = [
-    ("What is the capital of France?", "what is the capital of france"),
+    ("What is the capital of France?", "what is  the capital of france?"),
     ("How do I reverse a string in Python?", "How can I reverse a string in Python?"),
     ("Why is the sky blue?", "Why is the sky blue"),
     ("How to install docker on ubuntu", "How do I install Docker on Ubuntu?"),

@@ -4,9 +4,10 @@ Only what is whole is kept: every choice asked for, each ended by the model itse
 "content_filter" are not), none empty. What a store gives back is checked before it is used.
 """
 
+import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 _ENDED = frozenset({"stop", "tool_calls", "function_call"})
@@ -52,7 +53,8 @@ def _is_whole(choice: Mapping[str, Any]) -> bool:
 def pack(kept: Kept) -> bytes | None:
     """JSON in UTF-8, or None for what JSON cannot hold."""
     try:
-        text = json.dumps(asdict(kept), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        fields = {f.name: getattr(kept, f.name) for f in dataclasses.fields(kept)}
+        text = json.dumps(fields, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError):
         return None
     return text.encode("utf-8", "surrogatepass")

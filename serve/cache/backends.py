@@ -89,8 +89,8 @@ class _Guard:
 class DiskStore:
     """In a folder, which several processes may share; work is done in a thread of its own.
 
-    Past `max_entries` or `max_bytes` (sizes of small values, which lie in the database, do not
-    count) the oldest are dropped. Raises ConfigError where the folder cannot be used.
+    Past `max_entries` or `max_bytes` the oldest are dropped. Raises ConfigError where the folder
+    cannot be used.
     """
 
     def __init__(
