@@ -23,6 +23,7 @@ from ..router.errors import ConfigError, DataError
 FORMAT = 1
 MOST_BYTES = 64 * 1024 * 1024
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+_EXAMPLE = "sample_spec"  # an entry that explains the others
 _PRICES = ("input_cost_per_token", "output_cost_per_token", "cache_read_input_token_cost")
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,12 @@ def refresh(url: str | None = None, *, timeout_s: float = 30.0) -> Refreshed:
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
         raise ConfigError(f"--url {address!r}: expected https://")
     models = _checked(_download(address, timeout_s), address)
-    installed: Mapping[str, Any] = litellm.model_cost
+    # Names that start with ours were registered by a registry in this process.
+    installed = {
+        key: entry
+        for key, entry in litellm.model_cost.items()
+        if key != _EXAMPLE and not key.startswith("thriftroute/")
+    }
     path = map_path()
     result = Refreshed(
         path=str(path),
@@ -73,12 +79,9 @@ def refresh(url: str | None = None, *, timeout_s: float = 30.0) -> Refreshed:
         fetched_at=datetime.now(UTC).isoformat(timespec="seconds"),
         litellm=metadata.version("litellm"),
         models=len(models),
-        changed=sum(
-            k in installed and _price(installed[k]) != _price(v) for k, v in models.items()
-        ),
+        changed=sum(k in installed and rates(installed[k]) != rates(v) for k, v in models.items()),
         added=sum(key not in installed for key in models),
-        # Names that start with ours were registered by a registry in this process.
-        removed=sum(k not in models and not k.startswith("thriftroute/") for k in installed),
+        removed=sum(key not in models for key in installed),
     )
     head = {"format": FORMAT, **{k: v for k, v in result.to_dict().items() if k != "path"}}
     _write(path, {**head, "entries": models})
@@ -98,6 +101,11 @@ def load() -> Mapping[str, Mapping[str, Any]]:
     """
     found = _read()
     return {} if found is None else found[1]
+
+
+def rates(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """All that an entry of a map says about prices."""
+    return {name: rate for name, rate in entry.items() if "cost" in name or "pricing" in name}
 
 
 def reset() -> bool:
@@ -172,7 +180,7 @@ def _checked(body: bytes, url: str) -> dict[str, dict[str, Any]]:
         raise DataError(f"not the whole map: it has only {len(found):,} entries", path=url)
     entries: dict[str, dict[str, Any]] = {}
     for key, entry in found.items():
-        if not isinstance(entry, dict) or key == "sample_spec":
+        if not isinstance(entry, dict) or key == _EXAMPLE:
             continue
         for name in _PRICES:
             price = entry.get(name)
@@ -192,10 +200,6 @@ def _checked(body: bytes, url: str) -> dict[str, dict[str, Any]]:
 def _is_price(value: object) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and math.isfinite(value) and value >= 0  # type: ignore[arg-type, operator]
-
-
-def _price(entry: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(entry.get(name) for name in _PRICES)
 
 
 def _version(text: str) -> tuple[int, ...]:

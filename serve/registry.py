@@ -222,7 +222,7 @@ def _own_price(settings: ModelSettings) -> dict[str, float]:
 
 def _cost_key(litellm: ModuleType, name: str, key: str, entry: Mapping[str, Any]) -> str:
     """The map's own key where LiteLLM's cost functions price it by that, else one of our own."""
-    same = _rates(litellm.model_cost.get(key, {})) == _rates(entry)
+    same = prices.rates(litellm.model_cost.get(key, {})) == prices.rates(entry)
     if same and entry.get("litellm_provider") not in _ASKS_OTHERS:
         try:
             if sum(litellm.cost_per_token(model=key, prompt_tokens=PER, completion_tokens=PER)) > 0:
@@ -230,10 +230,6 @@ def _cost_key(litellm: ModuleType, name: str, key: str, entry: Mapping[str, Any]
         except Exception as error:  # noqa: BLE001 - whatever it is, the other way stays
             logger.debug("LiteLLM cannot price %s by its name: %s", key, type(error).__name__)
     return _register(litellm, name, entry)
-
-
-def _rates(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: rate for name, rate in entry.items() if "cost" in name or "pricing" in name}
 
 
 def _register(litellm: ModuleType, name: str, entry: Mapping[str, Any]) -> str:
