@@ -209,7 +209,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         try:
             body = json.loads(raw)
-            name, _ = str(body["model"]), body["messages"]
+            name, _, choices = str(body["model"]), body["messages"], int(body.get("n") or 1)
         except (ValueError, TypeError, KeyError):
             self._error(400, "expected a JSON object with model and messages")
             return
@@ -220,11 +220,11 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if not wait(self.connection, provider.delay_s + fault.hang_s, provider.closing):
                 raise ConnectionAbortedError
-            self._complete(name, body, fault)
+            self._complete(name, body, choices, fault)
         except ConnectionError:  # the client's doing; the stub's own cuts raise nothing
             provider.hung_up(name)
 
-    def _complete(self, model: str, body: Mapping[str, Any], fault: Fault) -> None:
+    def _complete(self, model: str, body: Mapping[str, Any], choices: int, fault: Fault) -> None:
         if fault.drop:
             reset(self.connection)
             return
@@ -238,16 +238,24 @@ class _Handler(BaseHTTPRequestHandler):
         message, reason = _answer(model, body)
         message, reason = dict(fault.message or message), fault.finish or reason
         head = {"id": "chatcmpl-stub", "created": int(time.time()), "model": model, **fault.extra}
-        usage = _usage(body["messages"], message, int(body.get("n") or 1))
+        usage = _usage(body["messages"], message, choices)
         usage = {k: v for k, v in {**usage, **fault.usage}.items() if v is not None}
         if body.get("stream"):
-            self._stream(body, head, message, reason, usage, fault)
+            head["object"] = "chat.completion.chunk"
+            pieces = [
+                {**head, "choices": [{"index": index, "delta": delta, "finish_reason": finish}]}
+                for delta, finish in _deltas(message, reason)
+                for index in range(choices)
+            ]
+            if (body.get("stream_options") or {}).get("include_usage") and usage:
+                pieces.append({**head, "choices": [], "usage": usage})
+            self._stream(pieces, fault)
             return
-        choices = [
+        each = [
             {"index": index, "message": message, "finish_reason": reason, "logprobs": None}
-            for index in range(int(body.get("n") or 1))
+            for index in range(choices)
         ]
-        whole = {**head, "object": "chat.completion", "choices": choices, "usage": usage}
+        whole = {**head, "object": "chat.completion", "choices": each, "usage": usage}
         data = json.dumps(whole).encode()
         if fault.cut is None:
             self._send(200, data, fault.headers)
@@ -257,25 +265,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
         reset(self.connection)
 
-    def _stream(
-        self,
-        body: Mapping[str, Any],
-        head: dict[str, Any],
-        message: Mapping[str, Any],
-        reason: str,
-        usage: Mapping[str, Any],
-        fault: Fault,
-    ) -> None:
+    def _stream(self, pieces: Sequence[Mapping[str, Any]], fault: Fault) -> None:
         provider = self.server.provider
         self._head(200, "text/event-stream", {"Transfer-Encoding": "chunked", **fault.headers})
-        head["object"] = "chat.completion.chunk"
-        pieces = [
-            {**head, "choices": [{"index": index, "delta": delta, "finish_reason": finish}]}
-            for delta, finish in _deltas(message, reason)
-            for index in range(int(body.get("n") or 1))
-        ]
-        if (body.get("stream_options") or {}).get("include_usage") and usage:
-            pieces.append({**head, "choices": [], "usage": usage})
         for count, piece in enumerate(pieces):
             if count == fault.cut:
                 break

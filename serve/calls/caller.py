@@ -11,7 +11,6 @@ import os
 import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from ...router.completion import _prepare as prepare
@@ -20,6 +19,8 @@ from ..errors import RefusedError
 from ..registry import Model
 from ..settings import CallSettings, Config
 from . import wire
+from .answer import Answer
+from .cascade import cascade as run_cascade
 from .failures import (
     Attempt,
     Verdict,
@@ -34,6 +35,8 @@ from .failures import (
 from .health import Health
 from .stream import CutError, Stream
 
+__all__ = ["Answer", "Caller"]
+
 logger = logging.getLogger(__name__)
 
 _BACKOFF_S = 0.2  # before the first retry; doubled for each further one
@@ -42,26 +45,6 @@ _LONGEST_WAIT_S = 2.0  # who asks for more is left alone, and the next model is 
 
 class BadAnswerError(Exception):
     """A provider's answer with status 200 that is no completion."""
-
-
-@dataclass(slots=True)
-class Answer:
-    """`response`, an OpenAI `chat.completion` dict, or `chunks`, a stream whose first piece is
-    there already: exactly one of them. `model` is who answered; `cascade` says that a cascade
-    was run. The stream must be iterated to its end, or closed."""
-
-    model: str
-    response: dict[str, Any] | None = None
-    chunks: Stream | None = None
-    cascade: bool = False
-    earlier: tuple[Attempt, ...] = field(default=())
-    last: Attempt | None = None
-
-    @property
-    def attempts(self) -> tuple[Attempt, ...]:
-        """Every call that was made, in order; a stream's own has its usage once it has ended."""
-        last = self.last if self.chunks is None else self.chunks.attempt
-        return self.earlier if last is None else (*self.earlier, last)
 
 
 class Caller:
@@ -80,6 +63,7 @@ class Caller:
                 logger_.setLevel(logging.CRITICAL)
         self._with_tools = prepare({"tools": [{}]})[1]
         self._providers = {name: self._provider(model) for name, model in models.items()}
+        self._left_out = {name: self._unsupported(model) for name, model in models.items()}
         self._params = {name: self._own(name, model) for name, model in models.items()}
         self._secrets = {s for model in models.values() for s in secrets_of(model.params)}
 
@@ -91,12 +75,29 @@ class Caller:
         """Seconds that a model takes to answer, as a moving average; None before it has."""
         return self._health.latency(model)
 
-    async def call(self, models: Sequence[str], body: Mapping[str, Any], *, stream: bool) -> Answer:
+    async def call(
+        self,
+        models: Sequence[str],
+        body: Mapping[str, Any],
+        *,
+        stream: bool,
+        cascade: bool = True,
+    ) -> Answer:
         """The answer of the first of `models` that gives one to the client's `body`.
 
-        Raises UpstreamError, a RefusedError, where none does or where the request is wrong.
+        A cascade is run where the settings say so, the first of `models` is the weak one and the
+        strong one is among the others; not with `cascade` False, for a client that names its model.
+        Raises UpstreamError, a RefusedError, where none answers or the request is wrong.
         """
+        settings, strong, models = self._settings.cascade, self._config.strong, tuple(models)
+        fits = models[:1] == (self._config.weak,) and strong in models[1:]
+        if cascade and settings.enabled and fits and models[0] not in self._health.cooling():
+            return await run_cascade(self._ordered, settings, models, strong, body, stream=stream)
         return await self._ordered(models, body, stream=stream)
+
+    async def close(self) -> None:
+        """Close the connections that LiteLLM keeps, of all of this process."""
+        await self._litellm.close_litellm_async_clients()
 
     async def _ordered(
         self,
@@ -105,46 +106,57 @@ class Caller:
         *,
         stream: bool,
         attempts: Sequence[Attempt] = (),
+        within_s: float | None = None,
     ) -> Answer:
+        """One model after the other. `within_s` bounds it all; to pass it is no model's failure."""
         made = list(attempts)
+        clock = asyncio.get_running_loop().time
+        deadline = None if within_s is None else clock() + within_s
         window: int | None = None
         waits: list[float] = []
         error: Exception | None = None
+        tried = False  # whether any model had a fair chance
         for name in self._health.order(models):
             if window is not None and not self._larger(name, window):
                 continue
             for turn in range(self._settings.retries + 1):
+                left = None if deadline is None else deadline - clock()
                 start = time.perf_counter()
                 try:
-                    answer = await self._once(name, body, stream=stream)
+                    answer = await self._once(name, body, stream=stream, within_s=left)
                 except Exception as caught:  # noqa: BLE001 - judged below, and told if none answers
                     error = caught
                 else:
-                    answer.earlier = tuple(made)
+                    answer.made = (*made, *answer.made)
                     return answer
                 seconds = time.perf_counter() - start
                 made.append(Attempt(name, status_of(error), name_of(error), seconds))
+                if deadline is not None and clock() >= deadline:
+                    raise all_failed(made, None) from None
                 what = self._judge(name, error, seconds)
                 if what is Verdict.STOP:
                     raise refused(made, error, self._secrets) from None
                 if what is Verdict.WINDOW:
                     window = self._models[name].context_window or 0
+                tried = tried or what in {Verdict.RETRY, Verdict.NEXT}
                 wait = retry_after(error)
                 if wait is not None:
                     waits.append(wait)
                 if what is not Verdict.RETRY or turn == self._settings.retries:
                     break
-                pause = wait if wait is not None else _BACKOFF_S * 2**turn * random.uniform(0.5, 1)  # noqa: S311
+                pause = _BACKOFF_S * 2**turn * random.uniform(0.5, 1) if wait is None else wait  # noqa: S311
                 if pause > _LONGEST_WAIT_S:
                     break
                 await asyncio.sleep(pause)
         if error is None:
             raise RefusedError(500, "no_model", "the plan names no model")
-        if window is not None and verdict(error) is Verdict.WINDOW:
+        if not tried:
             raise refused(made, error, self._secrets) from None
         raise all_failed(made, min(waits, default=None)) from None
 
-    async def _once(self, name: str, body: Mapping[str, Any], *, stream: bool) -> Answer:
+    async def _once(
+        self, name: str, body: Mapping[str, Any], *, stream: bool, within_s: float | None
+    ) -> Answer:
         """One call of one model. Raises what LiteLLM raises, TimeoutError, or what is wrong."""
         params = self._params[name]
         request = wire.keywords(
@@ -152,32 +164,34 @@ class Caller:
             self._models[name].litellm_model,
             params,
             stream=stream,
-            openai=self._providers[name] == "openai",
+            as_given=self._providers[name] in wire.OPENAI_API,
+            left_out=self._left_out[name],
         )
         if body.get("tools"):
             request.update(self._with_tools)
         start = time.perf_counter()
-        limit = float(params["timeout"])
-        if not stream:
-            async with asyncio.timeout(limit):
-                response = wire.completion(await self._litellm.acompletion(**request))
-            if not response["choices"]:
-                raise BadAnswerError("no choices")
-            seconds = time.perf_counter() - start
-            self._health.succeeded(name, seconds)
-            last = Attempt(name, 200, None, seconds, response["usage"])
-            return Answer(name, response=response, last=last)
-        async with asyncio.timeout(min(limit, self._settings.first_token_timeout_s)):
+        total = float(params["timeout"])
+        limit = min(total, self._settings.first_token_timeout_s) if stream else total
+        async with asyncio.timeout(limit if within_s is None else min(limit, within_s)):
             source = await self._litellm.acompletion(**request)
-            tell = bool((body.get("stream_options") or {}).get("include_usage"))
-            chunks = Stream(source, name, self._health, tell_usage=tell, limit_s=limit)
-            chunks.waited_s = time.perf_counter() - start
-            try:
-                await chunks.open()
-            except BaseException:
-                await chunks.aclose()
-                raise
-        return Answer(name, chunks=chunks)
+            if stream:
+                tell = wire.wants_usage(body)
+                chunks = Stream(source, name, self._health, tell_usage=tell, limit_s=total)
+                chunks.waited_s = time.perf_counter() - start
+                try:
+                    await chunks.open()
+                except BaseException:
+                    await chunks.aclose()
+                    raise
+                return Answer(name, chunks=chunks)
+        response = wire.completion(source)
+        if not response["choices"]:
+            raise BadAnswerError("no choices")
+        seconds = time.perf_counter() - start
+        self._health.succeeded(name, seconds)
+        return Answer(
+            name, response=response, made=(Attempt(name, 200, None, seconds, response["usage"]),)
+        )
 
     def _judge(self, name: str, error: Exception, seconds: float) -> Verdict:
         what = Verdict.RETRY if isinstance(error, BadAnswerError | CutError) else verdict(error)
@@ -197,7 +211,7 @@ class Caller:
         params = dict(model.params)
         params.setdefault("timeout", self._settings.timeout_s)
         if (
-            self._providers[name] == "openai"
+            self._providers[name] in wire.OPENAI_API
             and params.get("api_base")
             and not params.get("api_key")
             and not os.environ.get("OPENAI_API_KEY")
@@ -218,3 +232,11 @@ class Caller:
             )
         except self._litellm.exceptions.BadRequestError:
             return ""
+
+    def _unsupported(self, model: Model) -> frozenset[str]:
+        """What may be left out of a request to this model, since its provider does not take it."""
+        provider = self._providers[model.name]
+        if provider in wire.OPENAI_API:
+            return frozenset()
+        known = self._litellm.get_supported_openai_params(model.litellm_model, provider) or ()
+        return wire.HINTS - set(known)

@@ -57,7 +57,8 @@ class Attempt:
 
 
 class UpstreamError(RefusedError):
-    """No model answered, or one says that the request is wrong. `attempts` as far as they went.
+    """No model answered, or one says that the request is wrong (`final`: no other was or should
+    be asked). `attempts` as far as they went; what has usage has to be paid.
 
     Its text names models and causes only and may be written down. `detail`, what the provider said
     of the client's own request, is for that client alone: it may quote the prompt.
@@ -71,8 +72,10 @@ class UpstreamError(RefusedError):
         *,
         attempts: Sequence[Attempt] = (),
         detail: str | None = None,
+        final: bool = False,
         headers: Mapping[str, str] | None = None,
     ) -> None:
+        self.final = final
         self.attempts = tuple(attempts)
         self.detail = detail
         super().__init__(status, code, message, headers=headers)
@@ -102,7 +105,8 @@ def name_of(error: BaseException) -> str:
         return "Timeout"
     if status_of(error) is None and any(_is(cause, *_UNANSWERED) for cause in _causes(error)):
         return "ConnectionError"
-    return type(error).__name__
+    inner = getattr(error, "original_exception", None)  # LiteLLM's name for a stream that broke
+    return type(inner if isinstance(inner, Exception) else error).__name__
 
 
 def verdict(error: BaseException) -> Verdict:
@@ -111,7 +115,7 @@ def verdict(error: BaseException) -> Verdict:
         return Verdict.NEXT  # to wait as long again for the same model is no help
     if _is(error, "ContextWindowExceededError"):
         return Verdict.WINDOW
-    if _is(error, "UnsupportedParamsError"):
+    if _is(error, "UnsupportedParamsError") or _untranslatable(error):
         return Verdict.UNFIT
     # Whatever has no status was no answer to the request: never the client's fault.
     status = status_of(error) or 500
@@ -135,35 +139,39 @@ def retry_after(error: BaseException) -> float | None:
     return None
 
 
-def refused(attempts: Sequence[Attempt], error: BaseException, secrets: Iterable[str]) -> Exception:
-    """The answer to a request that a model called wrong: its own words, without keys."""
-    model = attempts[-1].model
-    policy = _is(error, "ContentPolicyViolationError")
-    window = _is(error, "ContextWindowExceededError")
-    if policy:
+def refused(
+    attempts: Sequence[Attempt], error: BaseException, secrets: Iterable[str]
+) -> UpstreamError:
+    """The answer to a request that models called wrong: the last one's own words, without keys."""
+    status = status_of(error) or 400
+    if _is(error, "ContentPolicyViolationError"):
         code, what = "content_policy_violation", "refused the prompt for its content"
-    elif window:
+    elif _is(error, "ContextWindowExceededError"):
         code, what = "context_length_exceeded", "has too small a context window for this prompt"
+    elif _is(error, "UnsupportedParamsError"):
+        code, what = "unsupported_parameter", "does not support a parameter of the request"
     else:
         code, what = "upstream_rejected", "rejected the request"
-    status = status_of(error) or 400
+    words: str | None = _own_words(error)
+    if _untranslatable(error):
+        code, what, words = "invalid_request", "cannot be sent a request of this shape", None
     return UpstreamError(
         status if 400 <= status < 500 else 400,
         code,
-        f"model {model!r} {what}",
+        f"model {attempts[-1].model!r} {what}",
         attempts=attempts,
-        detail=redact(_own_words(error), secrets),
+        detail=None if words is None else redact(words, secrets),
+        final=verdict(error) is Verdict.STOP,
     )
 
 
-def all_failed(attempts: Sequence[Attempt], wait_s: float | None) -> Exception:
+def all_failed(attempts: Sequence[Attempt], wait_s: float | None) -> UpstreamError:
     """The answer where no model was left to ask: 504, 429, 503 or 502, with each one's cause."""
     causes: dict[str, list[str]] = {}
     for attempt in attempts:
         causes.setdefault(attempt.model, []).append(_cause(attempt))
     told = "; ".join(f"{name}: {', '.join(dict.fromkeys(why))}" for name, why in causes.items())
-    last = {name: why[-1] for name, why in causes.items()}
-    kinds = {why.split(" (")[0] for why in last.values()}
+    kinds = {why[-1].split(" (")[0] for why in causes.values()}
     headers = {}
     if kinds == {"timed out"}:
         status, code = 504, "upstream_timeout"
@@ -196,6 +204,8 @@ def secrets_of(params: object, name: str = "") -> set[str]:
 
 
 def _cause(attempt: Attempt) -> str:
+    if attempt.status == 200:
+        return str(attempt.error)
     if attempt.status is not None:
         return f"HTTP {attempt.status} ({attempt.error})"
     return "timed out" if attempt.error == "Timeout" else str(attempt.error)
@@ -204,9 +214,21 @@ def _cause(attempt: Attempt) -> str:
 def _own_words(error: BaseException) -> str:
     """What the provider said, without the names that LiteLLM puts before it."""
     text = str(getattr(error, "message", None) or error)
+    for end in ("Traceback (most recent call last)", " To drop these, set"):  # LiteLLM's own
+        text = text.split(end, maxsplit=1)[0].strip()
     while (shorter := _PREFIX.sub("", text)) != text:
         text = shorter
     return text[:2000]
+
+
+def _untranslatable(error: BaseException) -> bool:
+    """Where LiteLLM itself stumbled over the request, as it does over messages that are no objects:
+    the provider was never asked. A broken answer it reports as an invalid response object."""
+    kinds = {type(cause) for cause in _causes(error)}
+    if not kinds & {AttributeError, TypeError, KeyError, IndexError}:
+        return False
+    asked = any(kind.__module__.split(".")[0] in {"httpx", "aiohttp", "openai"} for kind in kinds)
+    return not asked and "response object" not in str(error)
 
 
 def _timed_out(error: BaseException) -> bool:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
 
 from . import wire
@@ -112,10 +112,14 @@ class Stream:
             yield {**head, **kind, "choices": [], "usage": dict(self.usage)}
 
     def _is_cut(self) -> bool:
+        """At the end: whether something is missing. LiteLLM's wrapper ends one choice only."""
+        return not self._ended or (self._as_sent and self._ended < self._begun)
+
+    def _is_invented(self) -> bool:
+        """Whether the finish reason is the wrapper's own; the provider's it keeps in a field."""
         if self._as_sent:
-            return not self._begun or self._ended < self._begun
-        # LiteLLM's wrapper gives a cut stream a finish reason of its own; here it keeps the real.
-        return not self._ended or getattr(self._source, "received_finish_reason", "") is None
+            return False
+        return getattr(self._source, "received_finish_reason", "") is None
 
     async def _taken(self) -> Chunk | None:
         return self._held.pop(0) if self._held else await self._next()
@@ -132,6 +136,8 @@ class Stream:
             if part is None:
                 return None
             chunk = self._read(self._plain(part))
+            if self._ended and self._is_invented():
+                raise CutError("the stream ended without a finish reason")
             if chunk is not None:
                 return chunk
 
@@ -166,6 +172,33 @@ class Stream:
                     await result
             except Exception as error:  # noqa: BLE001 - it is to be closed; how it fails says nothing
                 logger.debug("closing a stream of %r: %s", self.model, type(error).__name__)
+
+
+class Replay:
+    """A whole answer as a stream: what `Stream` is to whoever reads it. Nothing to wait for."""
+
+    def __init__(
+        self, chunks: Iterable[Chunk], usage: Mapping[str, Any] | None, waited_s: float
+    ) -> None:
+        self.complete = False
+        self.error: str | None = None
+        self.text = ""
+        self.usage = usage
+        self.waited_s = waited_s
+        self.attempt: Attempt | None = None  # the call itself ended before
+        self._chunks = self._run(chunks)
+
+    def __aiter__(self) -> AsyncIterator[Chunk]:
+        return self._chunks
+
+    async def aclose(self) -> None:
+        """Say no more."""
+        await self._chunks.aclose()
+
+    async def _run(self, chunks: Iterable[Chunk]) -> AsyncGenerator[Chunk, None]:
+        for chunk in chunks:
+            yield chunk
+        self.complete = True
 
 
 def _says(choice: Mapping[str, Any]) -> bool:

@@ -5,7 +5,7 @@ a request's parameters. A client's body must never reach those: what is not a pa
 chat completions goes to the provider as `extra_body`, under the name that the client gave it.
 """
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Mapping
 from typing import Any, cast
 
 # Parameters of OpenAI's chat completions (and `thinking`, Anthropic's, which LiteLLM translates).
@@ -19,36 +19,67 @@ PARAMETERS = frozenset({
     "thinking", "web_search_options",
 })
 # fmt: on
+# Those that change no answer: a provider that does not take them can do without.
+HINTS = frozenset(
+    {
+        "metadata",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "user",
+    }
+)
+# LiteLLM's names for providers that speak OpenAI's API, whatever model they serve.
+OPENAI_API = frozenset(
+    {"openai", "custom_openai", "openai_like", "hosted_vllm", "litellm_proxy", "lm_studio"}
+)
 _OWN = frozenset({"model", "stream", "stream_options"})  # thriftroute says these itself
 
 
 def keywords(
-    body: Mapping[str, Any], model: str, params: Mapping[str, Any], *, stream: bool, openai: bool
+    body: Mapping[str, Any],
+    model: str,
+    params: Mapping[str, Any],
+    *,
+    stream: bool,
+    as_given: bool = False,
+    left_out: Collection[str] = (),
 ) -> dict[str, Any]:
     """Keywords of `litellm.acompletion` for a client's `body`.
 
     The client's parameters come before the model's own, `params`; what `params` has in
-    `extra_body` comes before the client's further names. `openai`: the provider speaks OpenAI's
-    API itself; then every parameter is sent as it is, also one that LiteLLM does not know for this
-    model.
+    `extra_body` comes before the client's further names. `as_given`: also parameters that LiteLLM
+    does not know for this model are sent; it refuses the request otherwise. `left_out`: names of
+    the body that are not sent.
     """
-    own = {name: value for name, value in body.items() if name in PARAMETERS and value is not None}
-    extra = {
-        name: value for name, value in body.items() if name not in PARAMETERS and name not in _OWN
-    }
+    given = {k: v for k, v in body.items() if k not in _OWN and k not in left_out}
+    own = {name: v for name, v in given.items() if name in PARAMETERS and v is not None}
+    extra = {name: v for name, v in given.items() if name not in PARAMETERS}
     extra.update(params.get("extra_body") or {})
     request: dict[str, Any] = {**params, **own, "model": model, "max_retries": 0, "num_retries": 0}
     request.pop("extra_body", None)
     if extra:
         request["extra_body"] = extra
-    if openai:
+    if as_given:
         allowed = params.get("allowed_openai_params") or ()
         request["allowed_openai_params"] = [*allowed, *(own.keys() - {"messages"})]
     if stream:
         request["stream"] = True
         # Without usage there is nothing to charge by; who did not ask for it does not get it.
-        request["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
+        request["stream_options"] = {**_stream_options(body), "include_usage": True}
     return request
+
+
+def wants_usage(body: Mapping[str, Any]) -> bool:
+    """Whether the client asked for usage in its stream."""
+    return _stream_options(body).get("include_usage") is True
+
+
+def _stream_options(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    options = body.get("stream_options")
+    return options if isinstance(options, Mapping) else {}
 
 
 def completion(response: Any) -> dict[str, Any]:
