@@ -1,0 +1,169 @@
+"""Whether an answer will do: the checks of a cascade.
+
+Each looks at every choice of a completion. They never raise: what cannot be judged passes.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+Check = Literal["empty", "refusal", "json", "schema"]
+
+_LONGEST_REFUSAL = 600  # characters; a longer answer that begins so goes on to answer
+_MOST_REFERENCES = 5_000  # followed in one schema; past it the answer is not judged
+_REFUSAL = re.compile(
+    r"""^\W*(?:(?:i['’]?m|i\s+am)\s+(?:very\s+|so\s+)?(?:sorry|afraid)\b.{0,80}?\b
+            (?:can['’]?t|cannot|can\s?not|won['’]?t|unable|not\s+able)
+        |(?:sorry|unfortunately|apologies)\b.{0,80}?\bi\b.{0,20}?
+            (?:can['’]?t|cannot|won['’]?t|['’]?m\s+unable|am\s+unable|am\s+not\s+able)
+        |i\s+(?:can['’]?t|cannot|won['’]?t|am\s+unable\s+to|am\s+not\s+able\s+to)\s+
+            (?:help|assist|comply|answer|provide|fulfil|do\s+that|support|participate|create|write)
+        |as\s+an\s+ai(?:\s+language)?(?:\s+model)?\b.{0,80}?\bi\s+(?:can['’]?t|cannot|am\s+unable))""",
+    re.IGNORECASE | re.VERBOSE | re.DOTALL,
+)
+
+
+def failed(
+    completion: Mapping[str, Any], body: Mapping[str, Any], checks: Sequence[Check]
+) -> Check | None:
+    """The first of `checks` that an answer to the client's `body` fails; None where it will do."""
+    choices = completion.get("choices") or ()
+    for check in checks:
+        if check == "empty" and not choices:
+            return check
+        try:
+            if any(_fails(check, choice, body) for choice in choices):
+                return check
+        except (AttributeError, TypeError):  # a body in no shape that a provider would take
+            continue
+    return None
+
+
+def is_slow(body: Mapping[str, Any], checks: Sequence[Check]) -> bool:
+    """True where judging may take long enough to want a thread."""
+    return "schema" in checks and bool(body.get("response_format") or body.get("tools"))
+
+
+def _fails(check: Check, choice: Mapping[str, Any], body: Mapping[str, Any]) -> bool:
+    message = choice.get("message") or {}
+    if check == "empty":
+        return _is_empty(message)
+    if check == "refusal":
+        return _is_refusal(choice, message)
+    wanted = list(_wanted(message, body))
+    if check == "json":
+        return any(_parsed(text) is _BROKEN for text, _ in wanted)
+    return any(schema is not None and not _conforms(text, schema) for text, schema in wanted)
+
+
+def _is_empty(message: Mapping[str, Any]) -> bool:
+    content = message.get("content")
+    said = content.strip() if isinstance(content, str) else content
+    return not said and not any(
+        message.get(name) for name in ("tool_calls", "function_call", "refusal", "audio", "images")
+    )
+
+
+def _is_refusal(choice: Mapping[str, Any], message: Mapping[str, Any]) -> bool:
+    if message.get("refusal") or choice.get("finish_reason") == "content_filter":
+        return True
+    content = message.get("content")
+    if not isinstance(content, str) or len(content) > _LONGEST_REFUSAL:
+        return False
+    return _REFUSAL.match(content) is not None
+
+
+def _wanted(
+    message: Mapping[str, Any], body: Mapping[str, Any]
+) -> Iterator[tuple[str, Mapping[str, Any] | bool | None]]:
+    """(text that should be JSON, its schema or None): the arguments of calls, else the content."""
+    calls = [call.get("function") or {} for call in message.get("tool_calls") or ()]
+    if message.get("function_call"):
+        calls.append(message["function_call"])
+    tools = [tool.get("function") or {} for tool in body.get("tools") or ()]
+    schemas = {
+        tool.get("name"): tool.get("parameters")
+        for tool in [*tools, *(body.get("functions") or ())]
+    }
+    for call in calls:
+        # Without arguments some providers send no text at all.
+        yield call.get("arguments") or "{}", schemas.get(call.get("name"))
+    wanted = body.get("response_format") or {}
+    if calls or message.get("refusal") or wanted.get("type") not in {"json_object", "json_schema"}:
+        return
+    schema = (wanted.get("json_schema") or {}).get("schema")
+    if schema is None and wanted.get("type") == "json_object":
+        schema = {"type": "object"}
+    yield message.get("content") or "", schema
+
+
+_BROKEN = object()
+
+
+def _parsed(text: object) -> object:
+    try:
+        return json.loads(text) if isinstance(text, str) else _BROKEN
+    except (ValueError, RecursionError):
+        return _BROKEN
+
+
+def _conforms(text: str, schema: object) -> bool:
+    """False where `text` is no JSON or breaks the schema; a schema that is none judges nothing."""
+    value = _parsed(text)
+    if value is _BROKEN:
+        return False
+    if not isinstance(schema, Mapping | bool):
+        return True
+    from jsonschema.exceptions import ValidationError  # type: ignore[import-untyped]
+
+    try:
+        _validator(schema).validate(value)
+    except ValidationError:
+        return False
+    # A client's schema may be wrong, endless, or refer to what is not there.
+    except Exception:  # noqa: BLE001
+        return True
+    return True
+
+
+class _TooManyError(Exception):
+    """More references than anybody's schema needs."""
+
+
+def _validator(schema: Mapping[str, Any] | bool) -> Any:
+    """Of JSON Schema 2020-12, safe for a client's schema: it fetches nothing (an empty registry),
+    runs no patterns (a regular expression can take hours), and follows a limited number of
+    references."""
+    from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+    from jsonschema.validators import extend  # type: ignore[import-untyped]
+    from referencing import Registry
+
+    known = dict(Draft202012Validator.VALIDATORS)
+    followed = 0
+
+    def counted(inner: Any) -> Any:
+        def follow(*arguments: Any) -> Any:
+            nonlocal followed
+            followed += 1
+            if followed > _MOST_REFERENCES:
+                raise _TooManyError
+            return inner(*arguments)
+
+        return follow
+
+    def without_patterns(inner: Any) -> Any:
+        def check(validator: Any, value: Any, instance: Any, own: Any) -> Any:
+            return () if "patternProperties" in own else inner(validator, value, instance, own)
+
+        return check
+
+    def nothing(*_: Any) -> tuple[()]:
+        return ()
+
+    changed = {"pattern": nothing, "patternProperties": nothing}
+    changed |= {name: counted(known[name]) for name in ("$ref", "$dynamicRef")}
+    unknown = ("additionalProperties", "unevaluatedProperties")
+    changed |= {name: without_patterns(known[name]) for name in unknown}
+    made = extend(Draft202012Validator, changed)
+    return made(schema, registry=Registry())
