@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from ...router.errors import ConfigError
 from ...router.text import as_conversation
 from ..errors import RefusedError
 from ..registry import Model
@@ -32,7 +33,7 @@ _PHONE = re.compile(
     r"(?<![\w.+/-])(?:"
     r"(?:\+|00)[1-9](?:[ ./()-]{0,2}\d){7,14}"  # +49 (30) 1234-567
     r"|(?:\([2-9]\d{2}\) ?|[2-9]\d{2}[ .-])[2-9]\d{2}[ .-]\d{4}"  # (212) 555-0123
-    r"|\(?0[1-9]\d{0,4}\)?[ /-](?:[ /-]?\d){4,12}"  # 030 1234567, 020 7946 0958
+    r"|(?:0[1-9]\d{0,4}|\(0[1-9]\d{0,4}\))[ /-](?:[ /-]?\d){4,12}"  # 030 1234567, 020 7946 0958
     r")(?!\w|[.-]\d)"
 )
 _DATE = re.compile(r"\d{1,2}[ ./-]\d{1,2}[ ./-]\d{4}(?!\d)")
@@ -47,7 +48,8 @@ _KEY = re.compile(
     r"|gh[pousr]_\w{30,}|github_pat_\w{22,}|glpat-[\w-]{20,}|xox[abeoprs]-[\w-]{10,}"
     r"|AIza[\w-]{35}|hf_[A-Za-z]{30,}|npm_\w{30,}|gsk_\w{30,}|xai-\w{30,}"
     r"|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8,}"
-    r"|-----BEGIN (?:[A-Z]{1,12} ){0,3}PRIVATE KEY-----[\sA-Za-z0-9+/=:,-]{0,20000}"
+    r"|-----BEGIN (?:[A-Z]{1,12} ){0,3}PRIVATE KEY-----(?:[^-]|-(?!-)){0,20000}"
+    r"(?:-----END (?:[A-Z]{1,12} ){0,3}PRIVATE KEY-----)?"
     r")"
 )
 
@@ -71,7 +73,7 @@ class Detector(Protocol):
 class RegexDetector:
     """The built-in patterns and a config's own, those of the kinds that are wanted.
 
-    Raises ConfigError for an own pattern that does not compile.
+    Raises ConfigError for a kind that is neither, or an own pattern that does not compile.
     """
 
     def __init__(self, kinds: Iterable[str], patterns: Mapping[str, str]) -> None:
@@ -80,8 +82,13 @@ class RegexDetector:
             if kind in patterns:
                 own = OwnPattern(f"sensitivity.patterns.{kind}", patterns[kind])
                 self._find[kind] = own.spans
-            else:
+            elif kind in _BUILT_IN:
                 self._find[kind] = _BUILT_IN[kind]
+            else:
+                raise ConfigError(
+                    f"sensitivity.actions: unknown kind {kind!r}; expected one of "
+                    f"{', '.join((*_BUILT_IN, *patterns))}, or give it a pattern"
+                )
 
     def find(self, text: str, /) -> Iterable[Found]:
         """All pieces of the wanted kinds."""

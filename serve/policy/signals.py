@@ -43,7 +43,7 @@ _PATTERNS: Mapping[Signal, re.Pattern[str]] = {
         r"|\d\s{0,3}[+*/^×÷=]\s{0,3}\d|\b[a-z]\s{0,3}[\^=]\s{0,3}[-+]?\d|\d\s{0,3}[a-z]\s{0,3}[-+=]"
         r"\s{0,3}\d|[∫∑√∂≤≥≠∞π]|\b(?:integrals?|derivatives?|differentiate|equations?|theorem|lemma"
         r"|polynomials?|inequalit(?:y|ies)|remainder when"
-        r"|area of (?:a|the)|eigenvalues?|matrix|matrices|logarithm|algebra|calculus|geometry|modulo"
+        r"|area of (?:a|the)|eigenvalues?|matri(?:x|ces)|logarithm|algebra|calculus|geometry|modulo"
         r"|probability (?:of|that)|prime numbers?|square root|standard deviation|solve for"
         r"|prove that|least common multiple|greatest common divisor)\b",
         re.IGNORECASE,

@@ -1,0 +1,179 @@
+from typing import Any
+
+import pytest
+from thriftroute.router.errors import ConfigError
+from thriftroute.serve.errors import RefusedError
+from thriftroute.serve.policy.sensitivity import RegexDetector, Sensitivity, passes_luhn
+from thriftroute.serve.settings import KINDS, SensitivitySettings
+from thriftroute.tests.asking import asked, model
+
+MODELS = {
+    m.name: m for m in (model("open"), model("safe", tags=["secure"]), model("eu", tags=["eu"]))
+}
+DETECTOR = RegexDetector(KINDS, {})
+
+
+def sensitivity(**settings: Any) -> Sensitivity:
+    return Sensitivity(SensitivitySettings.model_validate(settings))
+
+
+def pieces(text: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for piece in DETECTOR.find(text):
+        found.setdefault(piece.kind, []).append(text[piece.start : piece.end])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("email", "bob@example.com"),
+        ("email", "first.last+tag@mail.example.co.uk"),
+        ("email", "jürgen@müller.de"),
+        ("phone", "+49 30 1234567"),
+        ("phone", "+44 (0)20 7946 0958"),
+        ("phone", "+1-212-555-0123"),
+        ("phone", "(212) 555-0123"),
+        ("phone", "212-555-0123"),
+        ("phone", "020 7946 0958"),
+        ("phone", "0171/2345678"),
+        ("card", "4111 1111 1111 1111"),
+        ("card", "5500-0000-0000-0004"),
+        ("card", "378282246310005"),
+        ("card", "3782 822463 10005"),
+        ("card", "4111111111111111"),
+        ("key", "sk-proj-abcdefghijklmnopqrstuvwxyz012345"),
+        ("key", "AKIAIOSFODNN7EXAMPLE"),
+        ("key", "ghp_" + "a1B2" * 9),
+        ("key", "xoxb-1234567890-abcdef"),
+        ("key", "AIza" + "a-1_B" * 7),
+        ("key", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N"),
+        ("key", "-----BEGIN RSA PRIVATE KEY-----\nMIIEow\nIBAAK=\n-----END RSA PRIVATE KEY-----"),
+    ],
+)
+def test_pieces_that_are_found_whole(kind: str, text: str) -> None:
+    assert pieces(f"Here: {text}, as you asked.") == {kind: [text]}
+    assert pieces(f"({text})")[kind] == [text]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "at 3 @ noon, see @handle and user@localhost",
+        "on 01-02-2024 or 01.02.2024, from 2019-2020",
+        "4111 1111 1111 1112",  # fails Luhn's check
+        "the numbers 1000000 2000000 3000000 and 3.14159265358979",
+        "commit 4111111111111111111111111111111111111111",
+        "version 1.2.3.4, IP 192.168.100.200, ISBN 978-3-16-148410-0",
+        "ask-me-anything-about-the-long-road, task_live_now, sk-short",
+        "f(0 1 2 3) + [0, 1, 2]",
+    ],
+)
+def test_what_looks_alike_is_left_alone(text: str) -> None:
+    assert pieces(text) == {}
+
+
+@pytest.mark.parametrize("piece", ["a", "1", "1 ", "+1", "0/", "a@", "a@a.", "eyJa.", "sk-", "4 1"])
+def test_long_texts_of_any_kind_come_to_an_end(piece: str) -> None:
+    text = (piece * 100_000)[:100_000]
+    assert pieces(f"{text} bob@example.com")["email"][-1] == "bob@example.com"
+
+
+def test_luhn() -> None:
+    assert passes_luhn("4111-1111-1111-1111")
+    assert passes_luhn("79927398713")  # the standard's own example
+    assert not passes_luhn("79927398710")
+
+
+def test_all_messages_are_looked_at() -> None:
+    call = {"id": "1", "function": {"name": "mail", "arguments": '{"to": "bob@example.com"}'}}
+    histories: list[list[dict[str, Any]]] = [
+        [{"role": "system", "content": "You work for bob@example.com"}],
+        [{"role": "assistant", "content": None, "tool_calls": [call]}],
+        [{"role": "user", "content": [{"type": "text", "text": "bob@example.com"}]}],
+    ]
+    judge = sensitivity(actions={"email": "mask"})
+    for history in histories:
+        request = asked("thanks", messages=[*history, {"role": "user", "content": "thanks"}])
+        assert judge.judge(request, ["open"], MODELS).kinds == ("email",)
+
+
+def test_without_actions_nothing_is_looked_for() -> None:
+    judge = sensitivity()
+    verdict = judge.judge(asked("bob@example.com"), ["open"], MODELS)
+    assert (judge.active, verdict.kinds, verdict.mask) == (False, (), False)
+    assert judge.mask("bob@example.com") == "bob@example.com"
+
+
+def test_mask_leaves_the_models_and_asks_for_masked_records() -> None:
+    judge = sensitivity(actions={"email": "mask", "card": "mask"})
+    verdict = judge.judge(asked("I am bob@example.com"), ["open", "safe"], MODELS)
+    assert (verdict.allowed, verdict.mask) == (("open", "safe"), True)
+    assert verdict.outcome == "email: masked in records"
+    clean = judge.judge(asked("hello"), ["open"], MODELS)
+    assert (clean.mask, clean.outcome) == (False, "nothing found")
+
+
+def test_secure_leaves_the_models_with_the_tag() -> None:
+    judge = sensitivity(actions={"phone": "secure", "email": "mask"})
+    verdict = judge.judge(asked("call +49 30 1234567"), ["open", "safe", "eu"], MODELS)
+    assert (verdict.allowed, verdict.mask) == (("safe",), True)
+    own = sensitivity(actions={"phone": "secure"}, tag="eu")
+    assert own.judge(asked("call +49 30 1234567"), ["open", "safe", "eu"], MODELS).allowed == (
+        "eu",
+    )
+
+
+def test_secure_without_such_a_model_is_refused() -> None:
+    judge = sensitivity(actions={"phone": "secure"})
+    with pytest.raises(
+        RefusedError, match=r"sensitive data \(phone\), which only models tagged"
+    ) as e:
+        judge.judge(asked("call +49 30 1234567"), ["open", "eu"], MODELS)
+    assert (e.value.status, e.value.code) == (400, "no_secure_model")
+    assert "1234567" not in str(e.value)
+
+
+def test_block_wins_over_the_others_and_names_only_what_is_blocked() -> None:
+    judge = sensitivity(actions={"card": "block", "email": "secure"})
+    with pytest.raises(RefusedError, match="must not be sent to a model: card;") as e:
+        judge.judge(asked("bob@example.com 4111111111111111"), ["open", "safe"], MODELS)
+    assert (e.value.status, e.value.code) == (400, "sensitive_data")
+    assert "4111" not in str(e.value)
+
+
+def test_own_patterns_are_further_kinds() -> None:
+    judge = sensitivity(actions={"order": "block"}, patterns={"order": r"ACME-\d{4}"})
+    with pytest.raises(RefusedError, match="order"):
+        judge.judge(asked("about ACME-1234"), ["open"], MODELS)
+    assert judge.mask("about ACME-1234.") == "about [order]."
+
+
+def test_an_own_pattern_that_takes_too_long_counts_as_found() -> None:
+    judge = sensitivity(actions={"slow": "block"}, patterns={"slow": "(x+x+)+y"})
+    with pytest.raises(RefusedError, match="slow"):
+        judge.judge(asked("x" * 100_000), ["open"], MODELS)
+
+
+def test_an_own_pattern_that_does_not_compile_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"sensitivity\.patterns\.bad"):
+        sensitivity(actions={"bad": "mask"}, patterns={"bad": "["})
+
+
+def test_a_kind_that_nobody_tells_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"sensitivity\.actions: unknown kind 'e-mail'"):
+        sensitivity(actions={"e-mail": "mask"})
+
+
+def test_mask_replaces_every_piece_of_the_configured_kinds() -> None:
+    judge = sensitivity(actions={"email": "mask", "card": "block"})
+    text = "bob@example.com and eve@example.com pay 4111 1111 1111 1111; call +49 30 1234567"
+    assert judge.mask(text) == "[email] and [email] pay [card]; call +49 30 1234567"
+
+
+def test_pieces_that_overlap_are_masked_once_and_whole() -> None:
+    judge = sensitivity(
+        actions={"first": "mask", "second": "mask", "inner": "mask"},
+        patterns={"first": "abcd", "second": "cdef", "inner": "bc"},
+    )
+    assert judge.mask("1abcdef2") == "1[first]2"
