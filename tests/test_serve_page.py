@@ -1,0 +1,179 @@
+import base64
+import contextlib
+import hashlib
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from thriftroute.router.stub import StubProvider
+from thriftroute.serve.admin import PAGE, content_security_policy
+from thriftroute.serve.auth import digest
+from thriftroute.serve.records.record import Record
+from thriftroute.tests.serving import pool, serving
+
+TEXT = PAGE.read_text(encoding="utf-8")
+HOSTILE = '<img src=x onerror="document.title=1"><script>document.title=2</script>'
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+
+
+def part(tag: str) -> str:
+    (found,) = re.findall(rf"<{tag}>(.*?)</{tag}>", TEXT, re.S)
+    return str(found)
+
+
+def test_the_policy_allows_this_script_and_this_style_and_nothing_else() -> None:
+    policy = dict(item.split(" ", 1) for item in content_security_policy(TEXT).split("; "))
+    for tag in ("script", "style"):
+        hashed = base64.b64encode(hashlib.sha256(part(tag).encode()).digest()).decode()
+        assert policy[f"{tag}-src"] == f"'sha256-{hashed}'"
+    assert policy["default-src"] == "'none'"
+    assert policy["connect-src"] == "'self'"
+    assert "unsafe" not in content_security_policy(TEXT)
+
+
+def test_nothing_comes_from_outside() -> None:
+    namespaces = TEXT.replace("http://www.w3.org/2000/svg", "")
+    assert not re.findall(r"(?:https?:)?//[\w.]", re.sub(r"(?m)^\s*//.*$| // .*$", "", namespaces))
+    assert not re.findall(
+        r"@import|url\(|<link(?! rel=\"icon\" href=\"data:,\")|<iframe|<img", TEXT
+    )
+
+
+def test_data_never_becomes_markup_or_code() -> None:
+    script = part("script")
+    for word in (
+        "innerHTML",
+        "outerHTML",
+        "insertAdjacentHTML",
+        "document.write",
+        "eval(",
+        "srcdoc",
+    ):
+        assert word not in script
+    body = TEXT[TEXT.index("<body>") :].replace(script, "")
+    assert not re.findall(r"\son\w+=|\sstyle=|javascript:", body)
+
+
+def test_every_element_that_the_script_looks_for_is_there() -> None:
+    ids = set(re.findall(r'\sid="([\w-]+)"', TEXT))
+    wanted = set(re.findall(r'\$\("([\w-]+)"\)', part("script")))
+    assert wanted <= ids
+    assert len(wanted) > 15
+
+
+def drawn(url: str, folder: Path, *, width: int = 1280) -> str:
+    """The page as a headless browser has drawn it, as HTML."""
+    if BROWSER is None:
+        pytest.skip("no Chromium is installed: the page is not drawn")
+    command = [
+        *(BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"),
+        *("--no-first-run", "--disable-background-networking", "--disable-component-update"),
+        *("--disable-sync", f"--user-data-dir={folder}", f"--window-size={width},900"),
+        *("--virtual-time-budget=4000", "--dump-dom", url),
+    ]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except subprocess.TimeoutExpired:
+        pytest.skip("Chromium did not draw the page within a minute on this machine")
+    assert done.returncode == 0, done.stderr[-500:]
+    return done.stdout
+
+
+def text_of(html: str, id: str) -> str:
+    """The text within the element of that id, up to the next section."""
+    rest = html[html.index(f'id="{id}"') :]
+    return " ".join(re.sub(r"<[^>]*>", " ", rest[: rest.index("</section>")]).split())
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[StubProvider]:
+    with StubProvider() as stub:
+        yield stub
+
+
+def records(n: int, **more: Any) -> Iterator[Record]:
+    for i in range(n):
+        strong = i % 4 == 0
+        yield Record(
+            **{
+                "id": f"decision-{i}",
+                "time": time.time() - 600 * i,
+                "requested": "auto",
+                "model": "strong" if strong else "weak",
+                "strong": strong,
+                "choice": "strong" if strong else "weak",
+                "score": 0.75 if strong else 0.25,
+                "threshold": 0.5,
+                "reason": f"reason {i}",
+                "router": "mf",
+                "cost": 0.04 if strong else 0.01,
+                "strong_cost": 0.04,
+                "latency_s": 0.5,
+                "feedback": 1.0 if i == 1 else None,
+                **more,
+            }
+        )
+
+
+@contextlib.contextmanager
+def filled(provider: StubProvider, folder: Path, rows: Iterator[Record]) -> Iterator[str]:
+    url = f"sqlite:///{folder / 'decisions.db'}"
+    with serving(pool(provider.url, records={"url": url, "flush_s": 0.02})) as running:
+        for row in rows:
+            running.state.recorder.put(row)
+        while running.state.recorder.pending:
+            time.sleep(0.01)
+        yield running.url
+
+
+def test_a_browser_draws_spend_models_and_decisions(provider: StubProvider, tmp_path: Path) -> None:
+    with filled(provider, tmp_path, records(20)) as url:
+        html = drawn(url, tmp_path / "browser")
+    tiles = html[html.index('id="tiles"') : html.index("</dl>")]
+    values = re.findall(r'class="value">([^<]*)<', tiles)
+    # 5 strong answers at $0.04 and 15 weak ones at $0.01, instead of 20 at $0.04; latencies are
+    # kept in steps of 5%.
+    assert values == ["$0.35", "$0.45", "25.0%", "505 ms", "20", "0"]
+    assert "strong 5 100.0% 0 505 ms $0.20 $0 weak 15 0.0%" in text_of(html, "groups")
+    assert "$10.00 $20.00" in text_of(html, "models")
+    decisions = text_of(html, "decisions")
+    assert "reason 0" in decisions
+    assert "reason 19" in decisions
+    assert html.count('aria-pressed="true"') == 1
+    assert '<section id="gate" class="card" hidden' in html
+    assert "<rect" in html
+
+
+def test_hostile_text_stays_text(provider: StubProvider, tmp_path: Path) -> None:
+    named = dict.fromkeys(("tenant", "key", "tier", "model", "reason", "error", "task"), HOSTILE)
+    rows = records(3, **named, requested=HOSTILE, choice=HOSTILE, steps=[[HOSTILE, HOSTILE]])
+    with filled(provider, tmp_path, rows) as url:
+        html = drawn(url, tmp_path / "browser")
+    assert "<title>thriftroute</title>" in html
+    assert "<img" not in html
+    assert html.count("<script>") == 1
+    assert html.count("&lt;img src=x onerror=") >= 9
+
+
+def test_an_empty_server_says_so(provider: StubProvider, tmp_path: Path) -> None:
+    with filled(provider, tmp_path, records(0)) as url:
+        html = drawn(url, tmp_path / "browser", width=500)
+    assert "No decisions yet." in text_of(html, "decisions")
+    assert "No requests in this period yet." in text_of(html, "chart")
+    assert "NaN" not in html.replace(part("script"), "")
+
+
+def test_a_server_with_keys_asks_for_one(provider: StubProvider, tmp_path: Path) -> None:
+    settings = pool(provider.url, server={"admin_sha256": digest("sk-root")})
+    with serving(settings) as running:
+        html = drawn(running.url, tmp_path / "browser")
+    assert '<section id="gate" class="card"><' in html.replace("\n", "").replace("  ", "")
+    assert '<div id="board" hidden' in html
+    assert "to whoever has its admin key" in html
