@@ -33,12 +33,17 @@ def test_windows_are_days_and_months_in_utc(now: str, per: str, name: str, end: 
     assert window_of(at(now), per) == (name, at(end))
 
 
-@given(st.floats(0, 4e9), st.sampled_from(["day", "month"]))
+@given(st.floats(1e9, 4e9), st.sampled_from(["day", "month"]))
 def test_a_window_holds_its_moment_and_ends_where_the_next_begins(now: float, per: str) -> None:
     name, end = window_of(now, per)
     assert now < end
     assert window_of(end - 1, per)[0] == name
     assert window_of(end, per)[0] != name
+    settings = TierSettings(budgets=(BudgetSettings(tokens=1, per=per),))
+    (budget,) = budgets_of(Principal(tier="t"), settings, now)
+    assert budget.since <= now
+    assert window_of(budget.since, per)[0] == name
+    assert window_of(budget.since - 1, per)[0] != name
 
 
 def test_money_is_counted_in_whole_nano_dollars_rounded_up() -> None:

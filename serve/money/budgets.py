@@ -45,6 +45,12 @@ class Budget:
         names = (self.tier, self.scope, self.name, self.per, self.unit, self.window)
         return ":".join(quote(name, safe="") for name in names)
 
+    @property
+    def since(self) -> float:
+        """When the window began, in seconds since 1970."""
+        day = self.window if self.per == "day" else f"{self.window}-01"
+        return datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()
+
     def amount(self, usd: float, tokens: int) -> int:
         """What a request counts against this budget. Rounded up: nothing priced counts as 0."""
         return nano(usd) if self.unit == "usd" else max(0, tokens)

@@ -6,6 +6,7 @@ than a limit only by what they cost more than was reserved for them.
 
 import asyncio
 import contextlib
+import functools
 import logging
 import math
 import time
@@ -14,16 +15,17 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ...router.errors import require_extra
 from ..request import Principal
 from ..settings import Config, TierSettings
 from .alerts import Alerts
 from .budgets import Budget, budgets_of, refusal
-from .counters import Hold, Level, MemoryCounters, RedisCounters, Refused, Taken, Totals
+from .counters import Hold, Level, MemoryCounters, Refused, Taken, Totals
+from .history import Stats, spent_before
+from .redis_counters import RedisCounters, connect, failures
 
 PATIENCE_S = 0.2  # a request waits no longer than this for Redis, and only until it is known away
 PROBE_S = 0.5  # between looks whether Redis is back
-CONNECTIONS = 8  # to Redis, a worker; a command takes well below a millisecond
+HISTORY_S = 2.0  # the first request of a budget waits no longer for what was spent before
 LEASE_S = 3600.0  # of a reservation whose process died; longer than any request takes
 
 logger = logging.getLogger(__name__)
@@ -49,6 +51,9 @@ class Ledger:
     Meanwhile each worker holds the limits alone. `degraded` is True then; `outages` counts how
     often that began, `degraded_requests` the reservations made without Redis, `pending` the
     settlements that wait for it.
+
+    Without Redis a restart would forget what was spent. `history` (Budget -> spent, in its unit;
+    called in a thread, once a budget) is asked for windows that began before this process.
     """
 
     def __init__(
@@ -56,6 +61,7 @@ class Ledger:
         redis_url: str | None = None,
         *,
         alerts: Alerts | None = None,
+        history: Callable[[Budget], int] | None = None,
         lease_s: float = LEASE_S,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -66,13 +72,18 @@ class Ledger:
         self._lease_s = lease_s
         self._clock = clock
         self._local = MemoryCounters(lease_s)
-        self._client = None if redis_url is None else _client(redis_url)
+        self._client = None if redis_url is None else connect(redis_url, PATIENCE_S)
         self._remote = None if self._client is None else RedisCounters(self._client, lease_s)
         self._seen: dict[str, tuple[int, int]] = {}  # counter -> (spent as Redis said, window end)
         self._pending: dict[str, tuple[Hold, tuple[int, ...]]] = {}  # id of a hold -> its end
         self._batches: dict[tuple[str, ...], tuple[Hold, tuple[int, ...]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._recovery: asyncio.Task[None] | None = None
+        self._history = history
+        self._began = clock()
+        self._recalled: dict[
+            str, tuple[asyncio.Task[None], int]
+        ] = {}  # counter -> (.., window end)
         self._day = ""
 
     @property
@@ -142,7 +153,7 @@ class Ledger:
                 # Not on a request's path, and longer than one look at a counter.
                 async with asyncio.timeout(10 * PATIENCE_S):
                     rows = await self._remote.state(now, limit)
-            except _failures() as error:
+            except failures() as error:
                 self._lost(error)
         if rows is None:
             rows = await self._local.state(now, limit)
@@ -156,7 +167,7 @@ class Ledger:
                 await self._recovery
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self.pending:
-            with contextlib.suppress(*_failures()):
+            with contextlib.suppress(*failures()):
                 await self._merge()
         if self.pending:
             logger.error("%d settlements never reached Redis", self.pending)
@@ -174,15 +185,16 @@ class Ledger:
         now: float,
     ) -> Taken | Refused:
         self._tidy(now)
-        seen = self._known(budgets)
         if self._remote is None:
-            return await self._local.take(id, budgets, full, weak, now, seen)
+            await self._recall(budgets)
+            return await self._local.take(id, budgets, full, weak, now, self._known(budgets))
+        seen = self._known(budgets)
         asked = not self.degraded
         if asked:
             try:
                 async with asyncio.timeout(PATIENCE_S):
                     result = await self._remote.take(id, budgets, full, weak, now, seen)
-            except _failures() as error:
+            except failures() as error:
                 self._lost(error)
             except asyncio.CancelledError:
                 self._keep(self._end_unknown(id, budgets))
@@ -200,6 +212,35 @@ class Ledger:
             self._keep(self._end_unknown(id, budgets))
             return result
         return replace(result, hold=replace(result.hold, shared=True))
+
+    async def _recall(self, budgets: Sequence[Budget]) -> None:
+        """Before a budget is first counted against: what the records say of its window."""
+        if self._history is None:
+            return
+        waiting = []
+        for budget in budgets:
+            if budget.since < self._began and budget.key not in self._recalled:
+                self._recalled[budget.key] = (self._keep(self._look_up(budget)), budget.resets_at)
+            task, _ = self._recalled.get(budget.key, (None, 0))
+            if task is not None and not task.done():
+                waiting.append(task)
+        if waiting:
+            await asyncio.wait(waiting)
+
+    async def _look_up(self, budget: Budget) -> None:
+        assert self._history is not None
+        try:
+            async with asyncio.timeout(HISTORY_S):
+                spent = await asyncio.to_thread(self._history, budget)
+        except Exception as error:  # noqa: BLE001 - a database that is away must not stop requests
+            logger.warning(
+                "the budget of %s %r counts from 0, because the records cannot be read: %s",
+                budget.scope,
+                budget.name,
+                type(error).__name__,
+            )
+        else:
+            self._seen[budget.key] = (spent, budget.resets_at)
 
     async def _end_unknown(self, id: str, budgets: Sequence[Budget]) -> None:
         """End what Redis may hold for a request that does not go on."""
@@ -219,7 +260,7 @@ class Ledger:
                 try:
                     async with asyncio.timeout(PATIENCE_S):
                         totals = await self._deliver(hold, spent, now)
-                except _failures() as error:
+                except failures() as error:
                     self._lost(error)
         if totals is None:
             totals = await self._local.settle(hold, spent, now, self._known(hold.budgets))
@@ -258,7 +299,7 @@ class Ledger:
 
     async def _claim(self, budget: Budget, mark: str) -> bool:
         if self._remote is not None and not self.degraded:
-            with contextlib.suppress(*_failures()):
+            with contextlib.suppress(*failures()):
                 async with asyncio.timeout(10 * PATIENCE_S):
                     return await self._remote.claim(budget, mark)
         return await self._local.claim(budget, mark)
@@ -302,7 +343,7 @@ class Ledger:
                 while self.pending:
                     await self._merge()
                 break
-            except _failures():
+            except failures():
                 if not said:
                     said = True
                     logger.warning(
@@ -322,40 +363,16 @@ class Ledger:
         if day != self._day:
             self._day = day
             self._seen = {key: each for key, each in self._seen.items() if each[1] > now}
+            self._recalled = {key: each for key, each in self._recalled.items() if each[1] > now}
             if self.alerts is not None:
                 self.alerts.forget(now)
 
 
-def make_ledger(config: Config) -> Ledger:
-    """The ledger that a configuration asks for. Connects to nothing yet."""
-    alerts = Alerts(config.alerts.webhook, config.alerts.at)
-    return Ledger(config.redis_url, alerts=alerts)
+def make_ledger(config: Config, stats: Stats | None = None) -> Ledger:
+    """The ledger that a configuration asks for. Connects to nothing yet.
 
-
-def _client(url: str) -> Any:
-    """Redis without retries of its own: a command that was perhaps executed is ours to judge.
-
-    Raises MissingExtraError without redis, and ValueError for a URL that it does not understand.
+    stats: `Recorder.stats`, from which a ledger without Redis learns what was spent before.
     """
-    require_extra("redis.asyncio", "serve")
-    from redis.asyncio import BlockingConnectionPool, Redis
-    from redis.asyncio.retry import Retry
-    from redis.backoff import NoBackoff
-
-    # Few connections, that requests wait for in turn: a burst need not open one each.
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=CONNECTIONS,
-        timeout=None,
-        socket_timeout=PATIENCE_S,
-        socket_connect_timeout=PATIENCE_S,
-        retry=Retry(NoBackoff(), 0),
-    )
-    return Redis.from_pool(pool)
-
-
-def _failures() -> tuple[type[BaseException], ...]:
-    """What a Redis that is away, hung or being started raises."""
-    from redis.exceptions import RedisError
-
-    return (RedisError, OSError, TimeoutError)
+    alerts = Alerts(config.alerts.webhook, config.alerts.at)
+    history = None if stats is None else functools.partial(spent_before, stats)
+    return Ledger(config.redis_url, alerts=alerts, history=history)
