@@ -105,7 +105,7 @@ def test_the_error_for_a_model_that_the_request_names() -> None:
 
 
 def test_an_error_names_eight_models_at_most() -> None:
-    pool = tuple(model(f"m{i}") for i in range(11)) + (SMALL,)
+    pool = (*(model(f"m{i}") for i in range(11)), SMALL)
     message = str(refusal(found(asked(needs=["vision"]), pool=pool)))
     assert "m7 (" in message
     assert "m8" not in message
