@@ -540,6 +540,53 @@ def test_redis_away_is_no_failure_and_what_was_spent_is_merged_once(
     assert "answers again" in said[1]
 
 
+def test_under_load_an_outage_loses_nothing_and_charges_nothing_twice(
+    patience: Callable[[float], None],
+) -> None:
+    """Hung, stopped and started again while two workers are busy: what was in doubt counts once."""
+    used = 0
+    patience(0.15)
+
+    async def main(server: Server) -> None:
+        nonlocal used
+        pro = tier(BudgetSettings(tokens=10**9), BudgetSettings(usd=10**6, scope="key"))
+        async with opened(server.url) as a, opened(server.url) as b:
+            done = False
+
+            async def client(ledger: Ledger, seed: int) -> None:
+                nonlocal used
+                rng = random.Random(seed)
+                while not done:
+                    held = await ledger.reserve(ACME, pro, usd=0.01, tokens=100)
+                    await asyncio.sleep(rng.random() / 50)
+                    tokens = rng.randint(1, 150)
+                    used += tokens
+                    await ledger.settle(held, tokens / 1000, tokens)
+
+            clients = [asyncio.create_task(client([a, b][i % 2], i)) for i in range(12)]
+            await asyncio.sleep(0.2)
+            for away, back in ((server.pause, server.resume), (server.stop, server.start)):
+                await asyncio.to_thread(away)
+                await until(lambda: a.degraded and b.degraded)
+                await asyncio.sleep(0.2)
+                await asyncio.to_thread(back)
+                await until(lambda: not (a.degraded or b.degraded))
+                await asyncio.sleep(0.1)
+            done = True
+            await asyncio.gather(*clients)
+            await until(lambda: a.pending == b.pending == 0)
+            patience(20.0)
+            rows = {row["scope"]: row for row in await a.state()}
+            assert (rows["tenant"]["spent"], rows["tenant"]["held"]) == (used, 0)
+            assert rows["key"]["spent"] == pytest.approx(used / 1000, abs=1e-6)
+            assert rows["key"]["held"] == 0
+            assert min(a.degraded_requests, b.degraded_requests) > 5
+
+    with redis_server(keeps=True) as server:
+        run(main(server))
+    assert used > 1000
+
+
 def test_no_request_waits_for_redis_longer_than_its_patience(
     own_redis: Server, patience: Callable[[float], None]
 ) -> None:
