@@ -142,7 +142,10 @@ class DiskStore:
 
     async def close(self) -> None:
         """See `Store`."""
-        await self._run(self._cache.close)
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(WAIT_S):
+                await loop.run_in_executor(self._thread, self._cache.close)
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _set(self, key: str, value: bytes, ttl_s: float) -> None:
@@ -228,4 +231,5 @@ class RedisStore:
     async def close(self) -> None:
         """See `Store`."""
         with contextlib.suppress(Exception):
-            await self._redis.aclose()
+            async with asyncio.timeout(WAIT_S):
+                await self._redis.aclose()
