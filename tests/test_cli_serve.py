@@ -1,0 +1,222 @@
+"""The commands around the server: what they print and write, and every mistake with them."""
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from thriftroute.router.cli import app
+from thriftroute.router.completion import load_litellm
+from thriftroute.serve.auth import principal
+from thriftroute.serve.config import load_config
+from thriftroute.serve.template import TEMPLATE
+from typer.testing import CliRunner, Result
+
+POOL = """\
+models:
+  - name: gpt-4o
+    api_key: hunter2
+  - name: "[red]own"
+    model: openai/own
+    price: {input: 0.1, output: 0.3}
+    context_window: 32768
+    tags: [secure, eu]
+strong: gpt-4o
+weak: "[red]own"
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the commands run; the user's cache is in it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "120")
+    return tmp_path
+
+
+def run(*args: str) -> Result:
+    return CliRunner().invoke(app, list(args))
+
+
+def ok(*args: str) -> str:
+    result = run(*args)
+    assert result.exit_code == 0, (result.output, result.exception)
+    return str(result.stdout)
+
+
+def fails(status: int, *args: str) -> list[str]:
+    """The lines on stderr, each of which begins with 'error:'."""
+    result = run(*args)
+    assert result.exit_code == status, (result.output, result.exception)
+    lines = result.stderr.strip().splitlines()
+    assert lines
+    assert all(line.startswith("error: ") for line in lines)
+    return [line.removeprefix("error: ") for line in lines]
+
+
+def test_init_writes_a_config_that_loads() -> None:
+    assert "thriftroute models --config thriftroute.yaml" in ok("init")
+    assert load_config(Path("thriftroute.yaml"), {}).strong == "gpt-4o"
+    assert fails(2, "init") == ["thriftroute.yaml is there already; --force replaces it"]
+    Path("thriftroute.yaml").write_text("mine", encoding="utf-8")
+    ok("init", "--force")
+    assert Path("thriftroute.yaml").read_text(encoding="utf-8") == TEMPLATE
+
+
+def test_init_elsewhere() -> None:
+    assert ok("init", "--out", "-") == TEMPLATE
+    assert not Path("-").exists()
+    ok("init", "--out", "other.yaml")
+    assert Path("other.yaml").is_file()
+    assert fails(1, "init", "--out", "no/such/folder.yaml") == [
+        "no/such/folder.yaml: No such file or directory"
+    ]
+
+
+def test_models_as_a_table() -> None:
+    Path("thriftroute.yaml").write_text(POOL, encoding="utf-8")
+    printed = ok("models")
+    rows = {
+        line.split()[0]: " ".join(line.split()) for line in printed.splitlines() if line.strip()
+    }
+    price = load_litellm().model_cost["gpt-4o"]["input_cost_per_token"] * 1e6
+    assert f"gpt-4o (strong) {price:g} " in rows["gpt-4o"]
+    assert rows["gpt-4o"].endswith("- litellm")
+    assert "[red]own (weak) 0.1 0.3 32,768 " in rows["[red]own"]
+    assert "eu secure price config, rest" in rows["[red]own"]
+    assert "USD per million tokens" in printed
+    assert "hunter2" not in printed
+
+
+def test_models_as_json() -> None:
+    Path("other.yaml").write_text(POOL, encoding="utf-8")
+    printed = ok("models", "--config", "other.yaml", "--json")
+    first, second = json.loads(printed)
+    assert (first["name"], first["side"], first["sources"]["price"]) == (
+        "gpt-4o",
+        "strong",
+        "litellm",
+    )
+    assert second == {
+        "name": "[red]own",
+        "model": "openai/own",
+        "side": "weak",
+        "price": {"input": 0.1, "output": 0.3, "cached_input": 0.1},
+        "context_window": 32768,
+        "max_output_tokens": None,
+        "capabilities": ["json_schema", "reasoning", "tools", "vision"],
+        "tags": ["eu", "secure"],
+        "bundle_model": None,
+        "sources": {"price": "config", "context_window": "config", "capabilities": "assumed"},
+    }
+    assert "hunter2" not in printed
+
+
+def test_each_error_of_a_config_has_its_line() -> None:
+    text = POOL.replace("32768", "x").replace("0.3", "-1")
+    Path("thriftroute.yaml").write_text(text, encoding="utf-8")
+    assert fails(2, "models") == [
+        "thriftroute.yaml:6: models[1].price.output: expected a number >= 0, got -1",
+        "thriftroute.yaml:7: models[1].context_window: expected a whole number >= 1, got 'x'",
+    ]
+    (missing,) = fails(2, "models", "--config", "none.yaml")
+    assert "there is no such file; `thriftroute init --out none.yaml` writes one" in missing
+
+
+def test_models_without_a_price_are_an_error() -> None:
+    text = POOL.replace("    price: {input: 0.1, output: 0.3}\n", "")
+    Path("thriftroute.yaml").write_text(text, encoding="utf-8")
+    (line,) = fails(2, "models")
+    assert line.startswith("models[1] ([red]own): LiteLLM's map does not know 'openai/own'")
+
+
+def test_prices_of_models() -> None:
+    entry = load_litellm().model_cost["gpt-4o"]
+    expected = f"gpt-4o: {entry['input_cost_per_token'] * 1e6:g} in, "
+    assert ok("prices", "show", "gpt-4o", "gpt-4o").startswith(expected)
+    (found,) = json.loads(ok("prices", "show", "gpt-4o", "--json"))
+    assert found["price"]["output"] == pytest.approx(entry["output_cost_per_token"] * 1e6)
+    assert "side" not in found
+    assert "does not know 'nope'" in fails(2, "prices", "show", "nope")[0]
+
+
+def test_the_map_in_use(folder: Path) -> None:
+    assert "installed with LiteLLM" in ok("prices", "show")
+    assert json.loads(ok("prices", "show", "--json")) is None
+    assert ok("prices", "reset") == "there is no downloaded map\n"
+    copy = folder / "cache" / "thriftroute" / "prices.json"
+    copy.parent.mkdir(parents=True)
+    head = {
+        "format": 1, "url": "https://example.com/map", "fetched_at": "2026-11-22T12:00:00+00:00",
+        "litellm": "99", "models": 1, "changed": 0, "added": 1, "removed": 0,
+    }  # fmt: skip
+    entry = {"input_cost_per_token": 1e-6, "output_cost_per_token": 2e-6}
+    copy.write_text(json.dumps({**head, "entries": {"brand-new": entry}}), encoding="utf-8")
+    printed = ok("prices", "show")
+    assert f"in use: {copy}, 1 models, from https://example.com/map at 2026-11-22" in printed
+    assert json.loads(ok("prices", "show", "--json"))["litellm"] == "99"
+    assert ok("prices", "show", "brand-new") == (
+        "brand-new: 1 in, 2 out, 1 cached in, USD per million tokens (refreshed)\n"
+    )
+    assert ok("prices", "reset") == f"deleted {copy}\n"
+    assert not copy.exists()
+
+
+def test_a_refresh_that_fails() -> None:
+    (line,) = fails(1, "prices", "refresh", "--url", "http://127.0.0.1:1/map.json")
+    assert line.startswith("http://127.0.0.1:1/map.json: ConnectError")
+    (line,) = fails(2, "prices", "refresh", "--url", "http://example.com/map.json")
+    assert line == "--url 'http://example.com/map.json': expected https://"
+
+
+def test_a_new_key_is_printed_once_and_opens_the_server() -> None:
+    printed = ok("keys", "new", "--name", "no", "--tenant", "acme", "--tier", "pro", "--admin")
+    key, _, block = printed.partition("\n")
+    assert re.fullmatch(r"tr-[\w-]{43}", key)
+    assert key not in block
+    settings = yaml.safe_load(block)["keys"][0]
+    assert settings == {
+        "name": "no",
+        "sha256": hashlib.sha256(key.encode()).hexdigest(),
+        "tenant": "acme",
+        "tier": "pro",
+        "admin": True,
+    }
+    Path("thriftroute.yaml").write_text(f"{POOL}tiers: {{pro: {{}}}}\n{block}", encoding="utf-8")
+    who = principal({"authorization": f"Bearer {key}"}, load_config(Path("thriftroute.yaml"), {}))
+    assert (who.key, who.tenant, who.tier, who.admin) == ("no", "acme", "pro", True)
+
+
+def test_keys_differ_and_are_json_for_programs() -> None:
+    first, second = (json.loads(ok("keys", "new", "--name", "a", "--json")) for _ in range(2))
+    assert first["key"] != second["key"]
+    assert set(first["settings"]) == {"name", "sha256"}
+
+
+def test_a_key_needs_a_name() -> None:
+    (line,) = fails(2, "keys", "new", "--name", "")
+    assert line == "--name: string should have at least 1 character"
+    assert "Missing option '--name'" in run("keys", "new").output
+
+
+def test_serving_without_the_extra_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    (line,) = fails(1, "serve", "--strong-model", "gpt-4o", "--weak-model", "gpt-4o-mini")
+    assert line == "'uvicorn' is not installed; run: pip install 'thriftroute[serve]'"
+
+
+def test_the_command_line_stays_light() -> None:
+    code = "import json, sys, thriftroute.router.cli; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    loaded = {name.split(".")[0] for name in json.loads(done.stdout)}
+    assert loaded.isdisjoint({"pydantic", "starlette", "uvicorn", "sqlalchemy", "yaml", "httpx"})
+
+
+@pytest.mark.parametrize("command", [["init"], ["models"], ["prices", "refresh"], ["keys", "new"]])
+def test_help_shows_an_example(command: list[str]) -> None:
+    assert f"Example: thriftroute {' '.join(command)}" in ok(*command, "--help")
