@@ -136,10 +136,10 @@ STRONG, WEAK = model("strong", 10.0), model("weak", 1.0)
 
 def pipeline(
     models: Sequence[Model] = (STRONG, WEAK),
-    router: Router | None = None,
+    by: Router | None = None,
     fastest: Any = None,
     **more: Any,
 ) -> Pipeline:
-    """A pipeline over `models`, by default with a router that says 0 to everything."""
+    """A pipeline over `models`, scored `by` a router that by default says 0 to everything."""
     pool = Pool({m.name: m for m in models})
-    return Pipeline(config(models, **more), pool, router or Scores(), fastest=fastest)
+    return Pipeline(config(models, **more), pool, by or Scores(), fastest=fastest)
