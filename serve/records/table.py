@@ -1,4 +1,4 @@
-"""Where decisions are kept: the table, its version, and how a record becomes a row of it.
+"""Where decisions are kept: the tables, their version, and how a record becomes a row of it.
 
 SQLite (in WAL mode) or PostgreSQL (psycopg 3). Reading from it is `stats`', writing `writer`'s.
 """
@@ -102,13 +102,38 @@ decisions = Table(
     Column("latency_step", Integer, nullable=False),
 )
 
+# Sums by day (UTC) and by each name of a dimension, kept along with the rows: a report of months
+# reads some thousands of these, and they stay when old decisions are deleted.
+daily = Table(
+    "thriftroute_daily",
+    _metadata,
+    Column("day", Integer, primary_key=True),  # since the epoch
+    Column("dimension", Text, primary_key=True),
+    Column("name", Text, primary_key=True),  # "" where there is none
+    Column("requests", BigInteger, nullable=False),
+    Column("errors", BigInteger, nullable=False),
+    Column("answered", BigInteger, nullable=False),
+    Column("strong", BigInteger, nullable=False),
+    Column("known", BigInteger, nullable=False),
+    Column("cache_hits", BigInteger, nullable=False),
+    Column("fallbacks", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger, nullable=False),
+    Column("cost", Float(53), nullable=False),
+    Column("strong_cost", Float(53), nullable=False),
+    Column("overhead", Float(53), nullable=False),
+    Column("timed", BigInteger, nullable=False),
+)
+
 DERIVED = frozenset({"fallbacks", "latency_step"})
 _NAMES = frozenset(
     {"id", "tenant", "key", "tier", "requested", "model", "choice", "task", "router"}
 )
 
-# All that a report reads, in the order of time: a month of a million rows is summed from the index
-# alone, without their texts. Feedback is not in it, so that a vote rewrites no index entry.
+# All that a report reads, in the order of time: rows are summed from the index alone, without their
+# texts. Feedback is not in it, so that a vote rewrites no index entry.
 _REPORTED = [
     *("tenant", "key", "tier", "model", "strong", "choice", "task", "status", "cache"),
     *("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens"),
@@ -200,7 +225,7 @@ def create_schema(engine: Engine) -> None:
     with engine.begin() as connection:
         if backend == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-        for table in (meta, decisions):
+        for table in (meta, decisions, daily):
             connection.execute(CreateTable(table, if_not_exists=True))
         connection.execute(CreateIndex(_indexes[backend], if_not_exists=True))
         version = {"name": "records", "value": str(VERSION)}
@@ -262,16 +287,18 @@ def from_row(row: RowMapping) -> dict[str, Any]:
 
 
 def _clean(value: Any) -> Any:
-    if isinstance(value, str):
-        if value.isascii() and "\0" not in value:
-            return value
-        return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if value is None or isinstance(value, (bool, int, float)):
+    if value is None or isinstance(value, (bool, int)):
         return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(_clean(key)): _clean(item) for key, item in value.items()}
+        return {_clean_text(str(key)): _clean(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_clean(item) for item in value]
-    return _clean(str(value))
+    return _clean_text(str(value))
+
+
+def _clean_text(value: str) -> str:
+    if value.isascii() and "\0" not in value:
+        return value
+    return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()

@@ -9,15 +9,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Engine, delete, select, update
+from sqlalchemy import Engine, delete, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from ...router.errors import ConfigError
 from ..errors import RefusedError
 from ..settings import RecordSettings
 from . import stats as reports
+from .daily import insert
 from .record import Record
-from .table import create_schema, decisions, insert_new, is_away, open_engine, shown, to_row
+from .table import create_schema, decisions, is_away, open_engine, shown, to_row
 
 BATCH = 500  # rows a transaction
 PRUNE_EVERY_S = 3600.0
@@ -283,7 +284,7 @@ class Recorder:
                 create_schema(self.engine)
                 self._schema = True
             with self.engine.begin() as connection:
-                _insert(connection, self._batch)
+                insert(connection, [to_row(record) for record in self._batch])
             self._done(len(self._batch))
         except Exception as error:  # noqa: BLE001 - the thread must live, whatever the driver raises
             if is_away(error) or isinstance(error, ConfigError):
@@ -297,7 +298,7 @@ class Recorder:
         while self._batch:
             try:
                 with self.engine.begin() as connection:
-                    _insert(connection, self._batch[:1])
+                    insert(connection, [to_row(self._batch[0])])
                 self._done(1)
             except Exception as error:  # noqa: BLE001 - as above
                 if is_away(error):
@@ -334,7 +335,9 @@ class Recorder:
             _log.warning("old decisions stay for now: %s", _cause(error))
 
     def prune(self, now: float | None = None) -> int:
-        """Delete what is older than `keep_days`; how many rows. It happens hourly by itself."""
+        """Delete decisions older than `keep_days`; how many. It happens hourly by itself.
+
+        What they add up to stays, a sum a day."""
         total, count = 0, PRUNE_BATCH
         while count == PRUNE_BATCH:
             count = self._prune_some(time.time() if now is None else now)
@@ -351,10 +354,6 @@ class Recorder:
         old = old.limit(PRUNE_BATCH).with_for_update(skip_locked=True)
         with self.engine.begin() as connection:
             return connection.execute(delete(decisions).where(decisions.c.id.in_(old))).rowcount
-
-
-def _insert(connection: Connection, records: list[Record]) -> None:
-    connection.execute(insert_new(connection, decisions), [to_row(record) for record in records])
 
 
 def _cause(error: Exception) -> str:
