@@ -33,6 +33,13 @@ def _models(config: Config) -> Found:
                 f"{model.name!r} means the router; give another name (and this one as `model`)",
             )
         yield from _url(("models", i, "api_base"), model.api_base, "http", "https")
+        if model.context_window is not None and (model.max_output_tokens or 0) > (
+            model.context_window
+        ):
+            yield (
+                ("models", i, "max_output_tokens"),
+                f"more than context_window, {model.context_window}, which holds the prompt too",
+            )
         for key in ("model", "api_base", "api_key", "messages", "stream", "tools"):
             if key in model.params:
                 where = "beside `params`" if key in type(model).model_fields else "in the request"
@@ -156,7 +163,12 @@ def _stores(config: Config) -> Found:
     yield from _url(("alerts", "webhook"), config.alerts.webhook, "http", "https")
     if config.records.url is not None:
         yield from _url(
-            ("records", "url"), config.records.url, "sqlite", "postgresql", "postgresql+psycopg"
+            ("records", "url"),
+            config.records.url,
+            "sqlite",
+            "postgresql",
+            "postgresql+psycopg",
+            "postgres",
         )
 
 

@@ -140,14 +140,14 @@ cache:
 
 # A row a decision: prices, tokens, reasons, never text unless `text` is true.
 records:
-  url: ${DATABASE_URL:-sqlite:///thriftroute.db}  # or postgresql+psycopg://...; null: none
+  url: sqlite:///thriftroute.db  # or postgresql://user:${PGPASSWORD}@host/database; null: none
   #text: false
   #queue: 10000               # rows waiting to be written; past it the oldest are dropped
   #flush_s: 1
   #keep_days: 90
 
 # Several servers or workers share budgets, sessions and cache through Redis.
-redis_url: ${REDIS_URL:-}
+#redis_url: redis://127.0.0.1:6379/0
 
 #alerts:
   #webhook: https://hooks.example.com/spend

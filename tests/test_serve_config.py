@@ -176,6 +176,10 @@ def test_parts_that_do_not_fit_each_other(tmp_path: Path, more: str, expected: s
             "models: [{name: a, params: {stream: true}}]\nstrong: a\nweak: a",
             "models[0].params.stream: this belongs in the request",
         ),
+        (
+            "models: [{name: a, context_window: 9, max_output_tokens: 10}]\nstrong: a\nweak: a",
+            "models[0].max_output_tokens: more than context_window, 9, which holds the prompt too",
+        ),
         ("models: [a]\nstrong: a\nweak: a", "1: models[0]: expected a mapping with name, model"),
         ("models: [{name: a}]\nstrong: a", "1: weak: missing; expected text"),
     ],

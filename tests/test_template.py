@@ -43,6 +43,8 @@ def test_it_works_as_it_stands_without_a_key_at_hand(
     assert all("api_key" not in model.params for model in registry.values())
     assert config.records.url == "sqlite:///thriftroute.db"
     assert config.redis_url is None
+    # A variable of another program's, such as DATABASE_URL, must not lead to its database.
+    assert set(re.findall(r"\$\{(\w+):", TEMPLATE)) == {"NAME", "OPENAI_API_KEY"}
 
 
 def test_with_everything_on_it_is_a_config_too(tmp_path: Path) -> None:
