@@ -562,6 +562,7 @@ def test_under_load_an_outage_loses_nothing_and_charges_nothing_twice(
                     tokens = rng.randint(1, 150)
                     used += tokens
                     await ledger.settle(held, tokens / 1000, tokens)
+                    await asyncio.sleep(rng.random() / 50)
 
             clients = [asyncio.create_task(client([a, b][i % 2], i)) for i in range(12)]
             await asyncio.sleep(0.2)
@@ -643,11 +644,14 @@ def test_a_client_that_leaves_is_charged_and_holds_nothing(url: str | None) -> N
     async def main() -> None:
         pro = tier(BudgetSettings(tokens=1000))
         async with opened(url) as ledger:
-            held = await ledger.reserve(ACME, pro, usd=0, tokens=100)
-            leaving = asyncio.create_task(ledger.settle(held, 0.0, 70))
+            # While the settlement is on its way; more of them than there are connections to Redis.
+            held = [await ledger.reserve(ACME, pro, usd=0, tokens=10) for _ in range(20)]
+            leaving = [asyncio.create_task(ledger.settle(each, 0.0, 4)) for each in held]
             await asyncio.sleep(0)
-            leaving.cancel()
-            # One that leaves while its reservation is on its way, at each moment of that.
+            for each in leaving:
+                each.cancel()
+            await asyncio.gather(*leaving, return_exceptions=True)
+            # While the reservation is, at each moment of that.
             for turns in range(8):
                 asking = asyncio.create_task(ledger.reserve(ACME, pro, usd=0, tokens=100))
                 for _ in range(turns):
@@ -658,7 +662,7 @@ def test_a_client_that_leaves_is_charged_and_holds_nothing(url: str | None) -> N
                     await ledger.release(done)
 
             async def settled() -> bool:
-                return await spent(ledger) == [(70, 0)]
+                return await spent(ledger) == [(80, 0)]
 
             end = time.monotonic() + 5
             while not await settled():
