@@ -220,7 +220,7 @@ def test_sensitive_data_goes_to_no_model_that_may_not_see_it() -> None:
     planner = pipeline(
         (STRONG, SAFE, WEAK),
         sensitivity=SECURE,
-        rules=RULES[:1] + [{"name": "mails", "when": {"keywords": ["mail"]}, "model": "strong"}],
+        rules=[*RULES[:1], {"name": "mails", "when": {"keywords": ["mail"]}, "model": "strong"}],
     )
     plan = planner.plan(asked("mail bob@example.com"))
     assert plan.models == ("safe",)

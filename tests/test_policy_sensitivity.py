@@ -1,3 +1,4 @@
+import json
 from typing import Any
 
 import pytest
@@ -177,3 +178,30 @@ def test_pieces_that_overlap_are_masked_once_and_whole() -> None:
         patterns={"first": "abcd", "second": "cdef", "inner": "bc"},
     )
     assert judge.mask("1abcdef2") == "1[first]2"
+
+
+@pytest.mark.parametrize("text", ["bob@example.com", "212-555-0123", "4111 1111 1111 1111"])
+def test_the_start_of_a_line_in_written_json(text: str) -> None:
+    (found,) = pieces(json.dumps({"body": f"Dear all,\n{text}\nBye"})).values()
+    assert found == [text]
+
+
+def test_messages_are_masked_part_by_part() -> None:
+    judge = sensitivity(actions={"phone": "mask", "email": "mask"})
+    messages = [
+        {"role": "user", "content": "call\n212-555-0123"},
+        {"role": "user", "content": [{"type": "text", "text": "bob@example.com"}, {"n": 1}]},
+        {"role": "assistant", "content": None, "tool_calls": [{"function": {"arguments": "{}"}}]},
+    ]
+    assert judge.masked(messages) == [
+        {"role": "user", "content": "call\n[phone]"},
+        {"role": "user", "content": [{"type": "text", "text": "[email]"}, {"n": 1}]},
+        messages[2],
+    ]
+
+
+def test_what_is_nested_too_deep_is_left_out() -> None:
+    value: Any = "bob@example.com"
+    for _ in range(900):
+        value = [value]
+    assert "bob" not in json.dumps(sensitivity(actions={"email": "mask"}).masked(value))

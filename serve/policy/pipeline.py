@@ -18,7 +18,7 @@ operator decides for all:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from ...router.controller import PREFIX, parse_model_name
 from ...router.errors import ConfigError, RoutingError, ThresholdError, UnknownRouterError
@@ -151,8 +151,13 @@ class Pipeline:
         )
 
     def mask(self, text: str) -> str:
-        """A text as records and logs may hold it where the plan says `mask`."""
+        """A text as records and logs may hold it where the plan says `mask`; of JSON, its parts."""
         return self._sensitivity.mask(text)
+
+    def masked(self, messages: Sequence[Any]) -> list[Any]:
+        """Messages, or any other JSON list, as records and logs may hold them; see `mask`."""
+        found: list[Any] = self._sensitivity.masked(list(messages))
+        return found
 
     def _target(self, model: str) -> Target:
         """Raises RefusedError: 404 for a name that means nothing here, 400 for a bad threshold."""

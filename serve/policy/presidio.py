@@ -57,10 +57,12 @@ def _recognizers() -> dict[str, list[Any]]:
     presidio: Any = require_extra("presidio_analyzer", "presidio")
     base = presidio.PatternRecognizer
     found: dict[str, list[Any]] = {}
-    made: Any
-    for made in vars(presidio.predefined_recognizers).values():
-        if not inspect.isclass(made) or not issubclass(made, base) or made is base:
-            continue
+    classes: list[Any] = [
+        made
+        for made in vars(presidio.predefined_recognizers).values()
+        if inspect.isclass(made) and issubclass(made, base) and made is not base
+    ]
+    for made in classes:
         recognizer = made()
         checks = made.validate_result is not base.validate_result
         if not checks and max(pattern.score for pattern in recognizer.patterns) < SURE:

@@ -12,7 +12,7 @@ the config's tag, `mask` keeps the text out of records and logs. Whatever is fou
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from ...router.errors import ConfigError
 from ...router.text import as_conversation
@@ -23,14 +23,23 @@ from ..settings import SensitivitySettings
 from .patterns import OwnPattern
 
 Span = tuple[int, int]
+_DEEPEST = 50  # levels of JSON
 
 # Each begins where no longer match can have begun and repeats within bounds, so that a text of any
-# kind takes time in proportion to its length.
+# kind takes time in proportion to its length. In the arguments of tool calls, which are JSON in a
+# string, a line's start is the letter of an escape: `_start` looks behind it.
+
+
+def _start(before: str) -> str:
+    """A match starts here: after none of the characters `before`, or after an escape."""
+    return rf"(?:(?<![{before}])(?!(?<=\\)[nrt])|(?<=\\[nrt]))"
+
+
 _EMAIL = re.compile(
-    r"(?<![\w.%+-])[\w.%+-]{1,64}@(?:[^\W_](?:[\w-]{0,62})\.){1,8}[^\W\d_]{2,24}(?![\w-])"
+    _start(r"\w.%+-") + r"[\w.%+-]{1,64}@(?:[^\W_](?:[\w-]{0,62})\.){1,8}[^\W\d_]{2,24}(?![\w-])"
 )
 _PHONE = re.compile(
-    r"(?<![\w.+/-])(?:"
+    _start(r"\w.+/-") + r"(?:"
     r"(?:\+|00)[1-9](?:[ ./()-]{0,2}\d){7,14}"  # +49 (30) 1234-567
     r"|(?:\([2-9]\d{2}\) ?|[2-9]\d{2}[ .-])[2-9]\d{2}[ .-]\d{4}"  # (212) 555-0123
     r"|(?:0[1-9]\d{0,4}|\(0[1-9]\d{0,4}\))[ /-](?:[ /-]?\d){4,12}"  # 030 1234567, 020 7946 0958
@@ -39,11 +48,11 @@ _PHONE = re.compile(
 _DATE = re.compile(r"\d{1,2}[ ./-]\d{1,2}[ ./-]\d{4}(?!\d)")
 # As issuers make them (13 to 19 digits by their first one), in one piece or in groups.
 _CARD = re.compile(
-    r"(?<![\w.-])(?:4\d{12}(?:\d{3}){0,2}|[25]\d{15}|3\d{13,15}|6\d{15,18}"
+    _start(r"\w.-") + r"(?:4\d{12}(?:\d{3}){0,2}|[25]\d{15}|3\d{13,15}|6\d{15,18}"
     r"|[2-6]\d{3}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{3})?|3\d{3}([ -])\d{6}\2\d{4,5})(?![\w-])"
 )
 _KEY = re.compile(
-    r"(?<![\w-])(?:"
+    _start(r"\w-") + r"(?:"
     r"sk-[\w-]{20,}|[srp]k_(?:live|test)_\w{16,}|(?:AKIA|ASIA)[0-9A-Z]{16}(?!\w)"
     r"|gh[pousr]_\w{30,}|github_pat_\w{22,}|glpat-[\w-]{20,}|xox[abeoprs]-[\w-]{10,}"
     r"|AIza[\w-]{35}|hf_[A-Za-z]{30,}|npm_\w{30,}|gsk_\w{30,}|xai-\w{30,}"
@@ -167,6 +176,22 @@ class Sensitivity:
                 param="messages",
             )
         return Verdict(kinds, secure, True, f"{named}: only models tagged {tag!r}")
+
+    def masked(self, value: Any, depth: int = 0) -> Any:
+        """JSON such as a list of messages, with all text in it masked; names of keys stay.
+
+        To be called before the JSON is written: in written JSON the escapes hide where things
+        start. What is nested too deep to be text of a conversation is left out.
+        """
+        if isinstance(value, str):
+            return self.mask(value)
+        if isinstance(value, Mapping | list | tuple):
+            if depth == _DEEPEST:
+                return None
+            if isinstance(value, Mapping):
+                return {key: self.masked(part, depth + 1) for key, part in value.items()}
+            return [self.masked(part, depth + 1) for part in value]
+        return value
 
     def mask(self, text: str) -> str:
         """`text` with every piece of the configured kinds replaced by its kind, as "[email]"."""
