@@ -343,7 +343,7 @@ class Ledger:
                 while self.pending:
                     await self._merge()
                 break
-            except failures():
+            except Exception:  # noqa: BLE001 - whatever it is, the next look may find it gone
                 if not said:
                     said = True
                     logger.warning(
