@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 import yaml
 from pydantic import BaseModel
+from thriftroute.router.routers import Router, load_router
 from thriftroute.router.stub import StubProvider
 from thriftroute.serve import settings
 from thriftroute.serve.admin import admin_routes
-from thriftroute.serve.asked import OPTIONS
+from thriftroute.serve.asked import OPTIONS, read_request
 from thriftroute.serve.config import load_config
+from thriftroute.serve.policy.pipeline import Pipeline
 from thriftroute.serve.registry import Registry
+from thriftroute.serve.request import Options, Principal
 from thriftroute.tests.serving import serving
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,13 +44,23 @@ def file_of(section: str, folder: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def router() -> Router:
+    return load_router("mf")
+
+
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda text: text.split(":", 1)[0])
-def test_a_section_is_read_and_its_models_have_prices(section: str, tmp_path: Path) -> None:
+def test_a_section_is_read_and_decides(section: str, tmp_path: Path, router: Router) -> None:
     config = load_config(file_of(section, tmp_path), ENVIRON)
-    assert set(Registry.build(config).models) == {model.name for model in config.models}
-    # What is shown is meant: no key of the section fell away.
-    for key in yaml.safe_load(section):
-        assert key in type(config).model_fields
+    registry = Registry.build(config)
+    assert set(registry.models) == {model.name for model in config.models}
+    body = {"model": "auto", "messages": [{"role": "user", "content": "What is 2+2?"}]}
+    asked = read_request(
+        body, Options(), Principal(), id="1", expected_output=10, count=lambda messages, tools: 10
+    )
+    plan = Pipeline(config, registry, router).plan(asked)
+    assert set(plan.models) <= set(registry.models)
+    assert not plan.reason.startswith("scoring failed")
 
 
 def names_of(kind: type[BaseModel]) -> set[str]:
