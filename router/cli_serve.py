@@ -1,4 +1,4 @@
-"""Commands around the server: `init`, `models`, `prices`, `keys`."""
+"""Commands around the server: `serve`, `init`, `models`, `prices`, `keys`."""
 
 import contextlib
 import json
@@ -23,10 +23,70 @@ keys = typer.Typer(help="Clients' API keys.", no_args_is_help=True)
 
 def add_commands(app: typer.Typer) -> None:
     """Put the commands of this module on `app`."""
+    app.command()(serve)
     app.command()(init)
     app.command()(models)
     app.add_typer(prices, name="prices")
     app.add_typer(keys, name="keys")
+
+
+def serve(
+    config: Annotated[
+        Path | None, typer.Option("--config", help="thriftroute.yaml; or the flags below.")
+    ] = None,
+    strong_model: Annotated[
+        str | None, typer.Option("--strong-model", help="The strong model, as LiteLLM names it.")
+    ] = None,
+    weak_model: Annotated[
+        str | None, typer.Option("--weak-model", help="The weak model, as LiteLLM names it.")
+    ] = None,
+    router: Annotated[
+        str | None, typer.Option("--router", help="mf, bert, random or a bundle's folder.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option("--threshold", help="Strong where score >= threshold, 0 to 1.")
+    ] = None,
+    strong_price: Annotated[
+        str | None, typer.Option("--strong-price", help="IN,OUT in USD per million tokens.")
+    ] = None,
+    weak_price: Annotated[
+        str | None, typer.Option("--weak-price", help="IN,OUT, where LiteLLM knows no price.")
+    ] = None,
+    api_base: Annotated[
+        str | None, typer.Option("--api-base", help="Where both models are called.")
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option("--api-key", help="For both models; better in the provider's own variable."),
+    ] = None,
+    host: Annotated[str | None, typer.Option("--host", help="Address to listen on.")] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Processes; they share through Redis.")
+    ] = None,
+) -> None:
+    """Serve an OpenAI-compatible API that routes between models, until a signal.
+
+    Example: thriftroute serve --config thriftroute.yaml
+    """
+    require_extra("uvicorn", "serve")
+    from ..serve.command import run_serve, settled
+
+    flags = {
+        "strong_model": strong_model,
+        "weak_model": weak_model,
+        "router": router,
+        "threshold": threshold,
+        "strong_price": strong_price,
+        "weak_price": weak_price,
+        "api_base": api_base,
+        "api_key": api_key,
+    }
+    with error_lines():
+        settings = settled(config, flags, host=host, port=port, workers=workers)
+        run_serve(settings)
 
 
 def init(
@@ -51,7 +111,6 @@ def models(config: ConfigOption = CONFIG, as_json: JsonOption = False) -> None:
 
     Example: thriftroute models --config thriftroute.yaml --json
     """
-    require_extra("pydantic", "serve")
     from ..serve.config import load_config
     from ..serve.registry import Registry
     from ..serve.show import as_dict, show
@@ -75,7 +134,6 @@ def refresh_prices(
 
     Example: thriftroute prices refresh
     """
-    require_extra("httpx", "serve")
     from ..serve.prices import refresh
 
     done = refresh(url)
@@ -99,7 +157,6 @@ def show_prices(
 
     Example: thriftroute prices show gpt-4o anthropic/claude-sonnet-4-5
     """
-    require_extra("pydantic", "serve")
     from ..serve import prices as stored
 
     if not names:
@@ -130,7 +187,6 @@ def reset_prices() -> None:
 
     Example: thriftroute prices reset
     """
-    require_extra("pydantic", "serve")
     from ..serve.prices import map_path, reset
 
     typer.echo(f"deleted {map_path()}" if reset() else "there is no downloaded map")
@@ -152,7 +208,6 @@ def new_key(
 
     Example: thriftroute keys new --name alice --tenant acme --tier pro
     """
-    require_extra("pydantic", "serve")
     import secrets
 
     import yaml

@@ -40,17 +40,18 @@ def create_app(config: Config, *, metrics_folder: Path | None = None) -> Starlet
     chat = Chat(state)
 
     @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Any]]:
         try:
             await state.start()
-            yield
+            # What `limits.BoundedProtocol` goes by, which sees connections and no settings.
+            yield {"read_timeout_s": config.server.read_timeout_s}
         finally:
             await chat.finish()
             await state.close()
 
     routes = [
-        Route("/v1/chat/completions", _Completions(chat), methods=["POST"]),
-        Route("/chat/completions", _Completions(chat), methods=["POST"]),
+        Route("/v1/chat/completions", _Completions(chat, config), methods=["POST"]),
+        Route("/chat/completions", _Completions(chat, config), methods=["POST"]),
         *_reading(state),
         *admin_routes(state),
     ]
@@ -71,11 +72,14 @@ def create_app(config: Config, *, metrics_folder: Path | None = None) -> Starlet
 class _Completions:
     """POST /v1/chat/completions. An ASGI application, since it watches for the client leaving."""
 
-    def __init__(self, chat: Chat) -> None:
+    def __init__(self, chat: Chat, config: Config) -> None:
         self._chat = chat
+        self._config = config
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
+        # Before the body is read: who has no key makes the server hold nothing.
+        principal_of(request.headers, self._config)
         try:
             raw = await request.body()
         except ClientDisconnect:

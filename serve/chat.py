@@ -63,6 +63,7 @@ class _Exchange:
     cache: CacheState = "off"
     key: str | None = None
     bucket: str | None = None
+    meant: str | None = None  # the model that `key` was made for
     cost: float = 0.0
     strong_cost: float = 0.0
     usage: Usage = field(default_factory=lambda: Usage(0, 0))
@@ -175,11 +176,11 @@ class Chat:
         assert plan is not None
         if state.cache is None:
             return None
-        if not asked.options.cache:
+        if plan.mask or not asked.options.cache:  # what is sensitive is not kept anywhere
             exchange.cache = "bypass"
             return None
         exchange.cache = "miss"
-        exchange.key = cache_key(asked, state.model_set, plan)
+        exchange.key, exchange.meant = cache_key(asked, state.model_set, plan), plan.models[0]
         kept = unpack(await state.cache.get(exchange.key), exchange.key)
         kind: CacheState = "hit"
         if kept is None and state.semantic is not None:
@@ -288,6 +289,11 @@ class Chat:
             return
         if exchange.cache != "miss" or exchange.status != 200 or exchange.model is None:
             return
+        # The key stands for the plan's first choice. Another model's answer (a fallback's, or a
+        # weak one's that a budget forced) must not be what is found under it later.
+        cascaded = exchange.answer is not None and exchange.answer.cascade
+        if exchange.model != exchange.meant and not cascaded:
+            return
         if not is_complete(completion, asked.choices):
             return
         data = pack(Kept(exchange.key, exchange.model, completion, exchange.cost, time.time()))
@@ -310,6 +316,7 @@ class Chat:
             tier=who.tier,
             requested=asked.model,
             model=exchange.model,
+            strong=None if exchange.model is None else exchange.model == self._state.config.strong,
             task=asked.options.task,
             stream=asked.stream,
             status=exchange.status,

@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from rich.console import Console
 
 from ..router.errors import ConfigError
 from .app import create_app
-from .config import load_config
+from .config import check, config_from_flags, load_config
 from .limits import BoundedProtocol
 from .settings import Config
 
 # How a worker process learns its configuration: it is started with nothing but a module's name.
+DEFAULT = Path("thriftroute.yaml")
 CONFIG_VARIABLE = "THRIFTROUTE_SERVE_CONFIG"
 METRICS_VARIABLE = "THRIFTROUTE_SERVE_METRICS"
 
@@ -28,13 +30,14 @@ def run_serve(config: Config) -> None:
     Raises ConfigError (also for an address that is taken), UnknownRouterError, BundleError.
     """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    # At INFO it prints every address that is called, a webhook's secret path among them.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     server = config.server
     bound = _bind(server.host, server.port)
     try:
         # Made here even for several workers, each of which makes its own: what is wrong with the
         # configuration is to be said once, and before anything answers.
         if server.workers > 1:
-            _check_fleet(config)
             os.environ[CONFIG_VARIABLE] = config.model_dump_json()
             os.environ[METRICS_VARIABLE] = tempfile.mkdtemp(prefix="thriftroute-metrics-")
         app = create_app(config)
@@ -72,9 +75,35 @@ def worker() -> object:
     return create_app(config, metrics_folder=Path(os.environ[METRICS_VARIABLE]))
 
 
-def read_config(path: Path) -> Config:
-    """`config.load_config`, here so that the command imports one module."""
-    return load_config(path)
+def settled(config: Path | None, flags: Mapping[str, Any], **server: Any) -> Config:
+    """The configuration of a file or of flags; `server`'s host, port and workers win over both.
+
+    flags: keywords of `config.config_from_flags`, None where a flag was not given. Without a file
+    or models, thriftroute.yaml of this folder. Raises ConfigError.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    own = {name: value for name, value in server.items() if value is not None}
+    if config is None and not given and DEFAULT.is_file():
+        config = DEFAULT
+    if config is None:
+        if "strong_model" not in given or "weak_model" not in given:
+            raise ConfigError(
+                "nothing to serve: give --config FILE (`thriftroute init` writes one), or both "
+                "--strong-model and --weak-model"
+            )
+        return config_from_flags(**given, **own)
+    if given:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ConfigError(
+            f"{names}: set in {config} instead; beside --config there are only "
+            "--host, --port and --workers"
+        )
+    read = load_config(config)
+    if not own:
+        return read
+    changed = read.model_copy(update={"server": read.server.model_copy(update=own)})
+    check(changed)
+    return changed
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -91,14 +120,6 @@ def _bind(host: str, port: int) -> socket.socket:
         ) from error
     bound.set_inheritable(True)
     return bound
-
-
-def _check_fleet(config: Config) -> None:
-    """Workers share nothing but what lies outside of them."""
-    if config.redis_url is None and any(tier.budgets for tier in config.tiers.values()):
-        raise ConfigError(
-            "server.workers: several workers share budgets through Redis; set redis_url, or 1"
-        )
 
 
 def _announce(config: Config, bound: socket.socket) -> None:

@@ -8,15 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
 from ..router.completion import load_litellm
 from ..router.errors import ConfigError
 from ..router.routers import BundleRouter, Router, load_router
 from ..router.text import Conversation
 from .cache.key import model_id
-from .cache.semantic import SemanticIndex
+from .cache.semantic import SemanticIndex, bundle_embedder
 from .cache.sessions import Sessions
 from .cache.store import Store, make_store
 from .calls.caller import Caller
@@ -61,13 +58,14 @@ class State:
         self.pipeline = Pipeline(config, self.registry, self.router, fastest=self.caller.latency)
         self.recorder = Recorder(config.records)
         self.metrics.watch(self.recorder)
-        self.ledger: Ledger = make_ledger(config)
+        self.ledger: Ledger = make_ledger(config, self.recorder.stats)
         self.cache: Store | None = make_store(config, "cache")
         self._session_store: Store = make_store(config, "session")
         self.sessions = Sessions(self._session_store, config)
         self.semantic = self._semantic()
         self.tracing = Tracing(config.otel_endpoint)
-        self.model_set = tuple(model_id(model) for model in self.registry.models.values())
+        pool = sorted(self.registry.models.items())
+        self.model_set = tuple(model_id(model) for _, model in pool)
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="thriftroute")
         self._encoding = load_litellm().token_counter
         self.ready = False
@@ -129,8 +127,5 @@ class State:
                 f"{self.config.router.name!r} has none"
             )
 
-        def embed(text: str) -> npt.NDArray[np.float32]:
-            found: npt.NDArray[np.float32] = router.scorer.embeddings([text], workers=1)[0]
-            return found
-
+        embed = bundle_embedder(router.scorer)
         return SemanticIndex(embed, settings.semantic.similarity, settings.max_entries)
