@@ -3,8 +3,16 @@
 import math
 
 import pytest
+from sqlalchemy.exc import IntegrityError
 from thriftroute.serve.records import Record, hash_prompt, hash_session
-from thriftroute.serve.records.table import decisions, latency_step, step_seconds, to_row
+from thriftroute.serve.records.table import (
+    create_schema,
+    decisions,
+    latency_step,
+    open_engine,
+    step_seconds,
+    to_row,
+)
 
 
 def test_a_hash_tells_prompts_apart_and_not_the_order_of_their_keys() -> None:
@@ -41,3 +49,14 @@ def test_a_latency_step_is_within_two_and_a_half_percent(seconds: float) -> None
 @pytest.mark.parametrize("seconds", [0.0, -1.0, math.inf])
 def test_an_odd_latency_has_a_step_too(seconds: float) -> None:
     assert 1e-5 < step_seconds(latency_step(seconds)) < 2e6
+
+
+def test_an_error_of_the_database_shows_no_row() -> None:
+    engine = open_engine("sqlite://")
+    create_schema(engine)
+    rows = [to_row(Record(id="d", time=0.0, prompt="a secret"))] * 2
+    with pytest.raises(IntegrityError) as caught, engine.begin() as connection:
+        connection.execute(decisions.insert(), rows)
+    assert "secret" not in str(caught.value)
+    engine.dispose()
+    assert open_engine("postgresql://u:p@host/db").hide_parameters

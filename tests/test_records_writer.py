@@ -48,6 +48,12 @@ def ids(url: str) -> set[str]:
     return found
 
 
+def drop_tables(url: str) -> None:
+    engine = open_engine(url)
+    decisions.metadata.drop_all(engine)
+    engine.dispose()
+
+
 def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
@@ -149,6 +155,19 @@ def test_two_workers_write_to_one_file_at_once(url: str) -> None:
         writers[i % 3].put(record(f"d{i}"))
     assert [writer.close(timeout=30) for writer in writers] == [0, 0, 0]
     assert len(ids(url)) == 1500
+
+
+def test_tables_that_somebody_dropped_are_made_again(url: str) -> None:
+    writer = recorder(url)
+    writer.start()
+    writer.put(record("d1"))
+    until(lambda: writer.written == 1)
+    drop_tables(url)
+    writer.put(record("d2"))
+    until(lambda: writer.written == 2)
+    assert ids(url) == {"d2"}
+    assert writer.healthy
+    writer.close()
 
 
 def test_feedback_is_kept_whether_the_row_is_written_or_waits(url: str) -> None:
@@ -396,6 +415,7 @@ def test_closing_without_a_database_ends_in_time_and_says_what_is_lost(
     assert writer.close(timeout=0.3) == 7
     assert writer.dropped == 7
     assert "7 decisions were not written" in caplog.text
+    assert caplog.text.count("decisions wait for") == 1  # of three tries at least
     assert "hidden" not in caplog.text
 
 
@@ -403,7 +423,8 @@ def test_postgresql_takes_text_that_it_would_refuse_and_workers_that_start_at_on
     postgres: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    writers = [recorder(postgres.url) for _ in range(4)]
+    drop_tables(postgres.url)
+    writers = [recorder(postgres.url) for _ in range(8)]
     threads = [threading.Thread(target=writer.start) for writer in writers]
     for thread in threads:
         thread.start()

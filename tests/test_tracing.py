@@ -201,4 +201,5 @@ def test_a_collector_that_hangs_does_not_hold_up_the_end(collector: Collector) -
     tracing.observe(RECORD)
     tracing.close(timeout=0.2)  # the answer comes only after the test
     assert not tracing.on
-    assert not collector.answer.is_set()
+    # It goes on trying behind our back, which ends with the process.
+    assert "thriftroute-tracing-close" in {thread.name for thread in threading.enumerate()}

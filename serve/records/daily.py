@@ -29,11 +29,14 @@ def insert(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
     sums: dict[tuple[int, str, str], dict[str, float]] = {}
     for id in new:
         row = by_id[id]
-        day, parts = int(row["time"] // DAY), row_sums(row)
+        day = int(row["time"] // DAY)
+        parts = [(name, part) for name, part in row_sums(row).items() if part]
         for dimension in (ALL, *DIMENSIONS):
             value = "" if dimension == ALL or row[dimension] is None else str(row[dimension])
-            group = sums.setdefault((day, dimension, value), dict.fromkeys(SUMS, 0))
-            for name, part in parts.items():
+            group = sums.get((day, dimension, value))
+            if group is None:
+                group = sums[day, dimension, value] = dict.fromkeys(SUMS, 0)
+            for name, part in parts:
                 group[name] += part
     if not sums:
         return

@@ -287,14 +287,16 @@ def from_row(row: RowMapping) -> dict[str, Any]:
 
 
 def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return _clean_text(value)
     if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {_clean_text(str(key)): _clean(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_clean(item) for item in value]
+    if isinstance(value, Mapping):
+        return {_clean_text(str(key)): _clean(item) for key, item in value.items()}
     return _clean_text(str(value))
 
 
