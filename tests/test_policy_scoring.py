@@ -4,8 +4,8 @@ from typing import Any
 import numpy as np
 import pytest
 from thriftroute.router.errors import ConfigError
-from thriftroute.router.routers import BundleRouter, Router
-from thriftroute.router.threshold import ThresholdTable, apply_calibration
+from thriftroute.router.routers import BundleRouter, Router, load_router
+from thriftroute.router.threshold import ThresholdTable
 from thriftroute.serve.errors import RefusedError
 from thriftroute.serve.policy.scoring import Scoring
 from thriftroute.serve.registry import Model
@@ -107,43 +107,54 @@ def test_a_configured_share_without_a_table_is_an_error_at_the_start() -> None:
         scoring(Scores(), strong_share=0.5, threshold=None)
 
 
-def test_qualities_of_the_models_that_the_bundle_knows(tiny_bundle: Any) -> None:
-    router = BundleRouter(tiny_bundle)
-    request = asked("prove the hard theorem")
-    found, problem = scoring(router, POOL, strategy="pool").qualities(request)
-    (encoding,) = router.scorer.encode_all(["prove the hard theorem"])
-    assert problem == ""
-    assert found == pytest.approx(
-        {
-            "strong-1": encoding.quality[0],
-            "weak-1": encoding.quality[1],
-            "mine": encoding.quality[2],
-        }
-    )
+def test_places_of_the_models_that_the_bundle_knows(tiny_bundle: Any) -> None:
+    """In the tiny graph only the first quality moves: all others stand with the weak one."""
+    found = scoring(BundleRouter(tiny_bundle), POOL, strategy="pool")
+    assert found.places == pytest.approx({"strong-1": 0.0, "mine": 1.0, "weak-1": 1.0})
+    assert found.losses(0.4) == pytest.approx({"strong-1": 0.0, "mine": 0.4, "weak-1": 0.4})
 
 
 def test_the_pair_is_the_bundles_own_where_its_names_are_others(tiny_bundle: Any) -> None:
-    found, _ = scoring(BundleRouter(tiny_bundle), strategy="pool").qualities(asked("hard"))
-    assert set(found) == {"strong", "weak"}
-    assert found["strong"] > found["weak"]
-
-
-def test_no_text_has_no_qualities(tiny_bundle: Any) -> None:
     found = scoring(BundleRouter(tiny_bundle), strategy="pool")
-    assert found.qualities(asked("  ")) == ({}, "no text to score")
-    broken = asked("x", messages=[{"role": "user", "content": 3}])
-    qualities, problem = found.qualities(broken)
-    assert qualities == {}
-    assert problem.startswith("scoring failed: DataError")
+    assert found.places == pytest.approx({"strong": 0.0, "weak": 1.0})
 
 
-def test_loss_is_what_the_better_model_wins_above_an_equal_one(make_bundle: BundleMaker) -> None:
-    calibration = {"method": "platt", "a": 2.0, "b": -1.0}
-    found = scoring(BundleRouter(make_bundle(calibration=calibration)), strategy="pool")
-    expected = apply_calibration([0.5, 0.0], calibration)
-    assert found.loss(0.5) == pytest.approx(expected[0] - expected[1])
-    assert found.loss(0.0) == 0.0
-    assert found.loss(3.0) > found.loss(1.0) > 0.0
+def test_places_are_along_the_bundles_own_pair() -> None:
+    """Of the box's bundle, whose general models stand for their tiers."""
+    pool = (
+        model("strong"),
+        model("gpt-4o"),
+        model("gemma-2-9b-it"),
+        model("gpt-3.5-turbo-0125"),
+        model("weak"),
+    )
+    places = scoring(load_router("mf"), pool, strategy="pool").places
+    assert places["strong"] == pytest.approx(0.0)
+    assert places["weak"] == pytest.approx(1.0)
+    assert places["gpt-4o"] < places["gemma-2-9b-it"] < places["gpt-3.5-turbo-0125"]
+
+
+def test_only_a_pool_has_places(tiny_bundle: Any) -> None:
+    found = scoring(BundleRouter(tiny_bundle))
+    assert (found.places, found.losses(0.5)) == ({}, {})
+
+
+def test_a_pool_whose_weak_model_is_rated_above_the_strong_one_is_told(
+    tiny_bundle: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = (model("a", bundle_model="weak-1"), model("b", bundle_model="strong-1"))
+    with caplog.at_level(logging.WARNING):
+        scoring(BundleRouter(tiny_bundle), pool[::-1], strategy="pool")
+    assert caplog.text == ""
+    with caplog.at_level(logging.WARNING):
+        scoring(BundleRouter(tiny_bundle), pool, strategy="pool")
+    assert "rates the weak model 'b' no worse than the strong one 'a'" in caplog.text
+
+
+def test_a_bundle_that_does_not_tell_its_own_pair_apart(make_bundle: BundleMaker) -> None:
+    bundle = make_bundle(strong="other-1", weak="weak-1")
+    with pytest.raises(ConfigError, match="does not tell its own strong and weak model apart"):
+        scoring(BundleRouter(bundle), strategy="pool")
 
 
 def test_a_pool_needs_a_bundle_that_knows_its_models(tiny_bundle: Any) -> None:

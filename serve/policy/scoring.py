@@ -19,6 +19,18 @@ from ..registry import Model
 from ..request import Asked
 from ..settings import Config
 
+# Of many kinds and from easy to hard: what models are told apart by.
+_PROBES = (
+    "Hi!",
+    "What is the capital of France?",
+    "Rewrite this sentence more politely: Send me the file.",
+    "A train leaves at 9:40 and travels 210 km at 84 km/h. When does it arrive?",
+    "Write a function that merges two sorted lists, and explain its complexity.",
+    "Which of these is a noble gas? A) oxygen B) argon C) nitrogen D) chlorine",
+    "Summarize the causes of the First World War in three paragraphs.",
+    "Prove that there are infinitely many prime numbers congruent to 3 modulo 4.",
+)
+
 logger = logging.getLogger(__name__)
 
 
@@ -42,7 +54,7 @@ class Scoring:
                 "router.threshold, or save a table into its bundle with `thriftroute calibrate`"
             )
         pool = config.router.strategy == "pool"
-        self._columns = self._pool_columns(config, models) if pool else {}
+        self.places = self._places(config, models) if pool else {}
 
     def threshold_for(self, share: float) -> tuple[float, str]:
         """(threshold, where it is from) for a share of strong calls in [0, 1].
@@ -74,36 +86,15 @@ class Scoring:
         except RoutingError as error:
             return None, self._failed(str(error))
 
-    def qualities(self, asked: Asked) -> tuple[dict[str, float], str]:
-        """(quality of each model that the bundle knows, in logits; "") or ({}, what went wrong).
+    def losses(self, score: float) -> dict[str, float]:
+        """What each model that the bundle knows is expected to lose against the strong one.
 
-        Only for the strategy `pool`. Qualities tell models apart for one prompt; their level means
-        nothing: see `loss`.
+        As a probability: that the strong model's answer to a prompt of that score is preferred.
+        For the bundle's own weak model that is the score; a model that stands halfway between weak
+        and strong loses half of it, one that is better than the strong one less than nothing.
+        Empty but for the strategy `pool`.
         """
-        if self._scorer is None:
-            return {}, "the router tells no qualities"
-        try:
-            conversation = self._conversation(asked)
-            if conversation.is_blank:
-                return {}, "no text to score"
-            (encoding,) = self._scorer.encode_all([conversation], workers=1)
-        except Exception as error:  # noqa: BLE001 - as in `score`
-            return {}, self._failed(place(error))
-        found = {name: float(encoding.quality[at]) for name, at in self._columns.items()}
-        if not np.all(np.isfinite(list(found.values()))):
-            return {}, self._failed("the router returned a quality that is no finite number")
-        return found, ""
-
-    def loss(self, gap: float) -> float:
-        """What is lost by a model whose quality lies `gap` logits below the best one's.
-
-        As a probability: c(gap) - c(0), c being the bundle's calibration, which makes P(the better
-        one's answer is preferred) of a gap. c(0) is how often that happens to an equal model.
-        """
-        if self._scorer is None:
-            raise ConfigError(f"router {self.name!r} is no bundle, so it tells no losses")
-        better, equal = (float(self._scorer.calibrated(x)) for x in (gap, 0.0))
-        return max(better - equal, 0.0)
+        return {name: place * score for name, place in self.places.items()}
 
     def _conversation(self, asked: Asked) -> Conversation:
         """What of the messages the router gets to see, by `router.context`."""
@@ -123,17 +114,48 @@ class Scoring:
         tables = self._scorer.bundle.manifest.thresholds if self._scorer is not None else {}
         return ThresholdTable.from_dict(list(tables.values())[-1]) if tables else None
 
-    def _pool_columns(self, config: Config, models: Mapping[str, Model]) -> dict[str, int]:
-        """Pool model -> its column of the bundle's qualities; those unknown to it are left out.
+    def _places(self, config: Config, models: Mapping[str, Model]) -> dict[str, float]:
+        """Where each model stands from the bundle's strong one, 0, to its weak one, 1.
 
-        A model's column is its `bundle_model`'s, else that of its own name, else, for the strong
-        and the weak model, that of the bundle's own pair.
+        With q the qualities, s and w the strong and the weak model, the place of m is the least
+        squares solution of q_s - q_m = place * (q_s - q_w) over the probes. Qualities say by how
+        much models differ on a prompt, up to a constant that differs from bundle to bundle, so
+        that a gap alone says nothing of who wins: the pair's score does. Models unknown to the
+        bundle are left out.
         """
         if self._scorer is None:
             raise ConfigError(
                 "router.strategy: 'pool' needs a bundle, whose qualities tell models apart; router "
                 f"{self.name!r} is none"
             )
+        columns = self._columns(config, models)
+        quality = np.array([e.quality for e in self._scorer.encode_all(_PROBES, workers=1)], float)
+        known = self._scorer.bundle.manifest.models
+        strong = quality[:, known.index(self._scorer.strong)]
+        gap = strong - quality[:, known.index(self._scorer.weak)]
+        size = float(gap @ gap)
+        if not np.isfinite(size) or size < 1e-12:
+            raise ConfigError(
+                f"router.strategy: the bundle of router {self.name!r} does not tell its own strong "
+                "and weak model apart; use strategy 'pair'"
+            )
+        places = {n: float((strong - quality[:, at]) @ gap) / size for n, at in columns.items()}
+        if places.get(config.strong, 0.0) >= places.get(config.weak, 1.0):
+            logger.warning(
+                "router.strategy 'pool': the bundle rates the weak model %r no worse than the "
+                "strong one %r",
+                config.weak,
+                config.strong,
+            )
+        return places
+
+    def _columns(self, config: Config, models: Mapping[str, Model]) -> dict[str, int]:
+        """Pool model -> its column of the bundle's qualities; those unknown to it are left out.
+
+        A model's column is its `bundle_model`'s, else that of its own name, else, for the strong
+        and the weak model, that of the bundle's own pair.
+        """
+        assert self._scorer is not None
         known = list(self._scorer.bundle.manifest.models)
         pair = {config.strong: self._scorer.strong, config.weak: self._scorer.weak}
         columns: dict[str, int] = {}

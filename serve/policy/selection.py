@@ -108,24 +108,24 @@ class Selection:
     def pool(self, asked: Asked, allowed: Sequence[str]) -> Picked:
         """The cheapest model that loses at most `router.tolerance` against the best.
 
-        Loss: see `Scoring.loss`. Models that the bundle does not know take no part.
+        Loss: see `Scoring.losses`. Models that the bundle does not know take no part.
         """
-        found, problem = self._scoring.qualities(asked)
-        if problem:
+        score, problem = self._scoring.score(asked)
+        if score is None:
             return self._unscored(asked, allowed, problem, None)
-        qualities = {name: quality for name, quality in found.items() if name in allowed}
-        if not qualities:
-            return self._cheapest(asked, allowed, "the bundle knows none that can take it")
-        best = max(qualities, key=lambda name: qualities[name])
-        losses = {n: self._scoring.loss(qualities[best] - q) for n, q in qualities.items()}
+        losses = {n: loss for n, loss in self._scoring.losses(score).items() if n in allowed}
+        if not losses:
+            picked = self._cheapest(asked, allowed, "the bundle knows none that can take it")
+            return replace(picked, score=score, router=self._scoring.name)
+        best = min(losses, key=lambda name: losses[name])
         tolerance = self._config.router.tolerance
-        fine = [name for name, loss in losses.items() if loss <= tolerance]
+        fine = [name for name, loss in losses.items() if loss - losses[best] <= tolerance]
         model = by_price(fine, self._models, asked)[0]
         reason = (
-            f"cheapest of {len(fine)} within {tolerance:.3g} of the best, {best!r}: loses "
-            f"{losses[model]:.3g}"
+            f"score {score:.6g}: cheapest of {len(fine)} within {tolerance:.3g} of the best, "
+            f"{best!r}; loses {losses[model] - losses[best]:.3g}"
         )
-        return Picked(model, "pool", reason, router=self._scoring.name)
+        return Picked(model, "pool", reason, score, router=self._scoring.name)
 
     def priority(self, asked: Asked, allowed: Sequence[str], wish: Priority) -> Picked:
         """cost: the weak model; quality: the strong one; speed: the fastest so far.
