@@ -6,10 +6,12 @@ own retries hide what they cost. See `health` for cooldowns, `failures` for what
 """
 
 import asyncio
+import importlib
 import logging
 import os
 import random
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -48,7 +50,7 @@ class BadAnswerError(Exception):
 
 
 class Caller:
-    """For one event loop. Loads LiteLLM, which takes seconds, when it is made."""
+    """For one event loop. Loads LiteLLM, which takes seconds, when it is made; no network."""
 
     def __init__(self, config: Config, models: Mapping[str, Model]) -> None:
         self._config = config
@@ -56,14 +58,16 @@ class Caller:
         self._models = models
         self._health = Health(self._settings.failures_to_cool, self._settings.cooldown_s)
         self._litellm = load_litellm()
-        # LiteLLM logs prompts and provider's answers with its errors; ours name neither.
-        for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
-            logger_ = logging.getLogger(name)
-            if logger_.level == logging.NOTSET:
-                logger_.setLevel(logging.CRITICAL)
+        if "LITELLM_LOG" not in os.environ:  # else its user wants to see what it logs: prompts too
+            for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
+                logging.getLogger(name).setLevel(logging.CRITICAL)
+        self._warm()
         self._with_tools = prepare({"tools": [{}]})[1]
         self._providers = {name: self._provider(model) for name, model in models.items()}
-        self._left_out = {name: self._unsupported(model) for name, model in models.items()}
+        self._left_out: dict[str, frozenset[str]] = {}
+        self._beside: dict[str, frozenset[str]] = {}
+        for name, model in models.items():
+            self._beside[name], self._left_out[name] = self._unsupported(model)
         self._params = {name: self._own(name, model) for name, model in models.items()}
         self._secrets = {s for model in models.values() for s in secrets_of(model.params)}
 
@@ -96,8 +100,10 @@ class Caller:
         return await self._ordered(models, body, stream=stream)
 
     async def close(self) -> None:
-        """Close the connections that LiteLLM keeps, of all of this process."""
+        """Close the connections that LiteLLM keeps, of all of this process, and forget them: it
+        finds them again by the address of the event loop, which the next loop may have."""
         await self._litellm.close_litellm_async_clients()
+        self._litellm.in_memory_llm_clients_cache.flush_cache()
 
     async def _ordered(
         self,
@@ -164,7 +170,7 @@ class Caller:
             self._models[name].litellm_model,
             params,
             stream=stream,
-            as_given=self._providers[name] in wire.OPENAI_API,
+            beside=self._beside[name],
             left_out=self._left_out[name],
         )
         if body.get("tools"):
@@ -192,6 +198,17 @@ class Caller:
         return Answer(
             name, response=response, made=(Attempt(name, 200, None, seconds, response["usage"]),)
         )
+
+    def _warm(self) -> None:
+        """Load what LiteLLM otherwise loads at its first call, a second in which no loop turns."""
+        importlib.import_module("openai.resources.chat.completions")
+        prompt = [{"role": "user", "content": "hi"}]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about a type of LiteLLM's own, once
+            for _ in self._litellm.completion(
+                model="openai/gpt-4o", messages=prompt, mock_response="hi", stream=True
+            ):
+                pass
 
     def _judge(self, name: str, error: Exception, seconds: float) -> Verdict:
         what = Verdict.RETRY if isinstance(error, BadAnswerError | CutError) else verdict(error)
@@ -233,10 +250,21 @@ class Caller:
         except self._litellm.exceptions.BadRequestError:
             return ""
 
-    def _unsupported(self, model: Model) -> frozenset[str]:
-        """What may be left out of a request to this model, since its provider does not take it."""
+    def _unsupported(self, model: Model) -> tuple[frozenset[str], frozenset[str]]:
+        """(what is sent past LiteLLM, what is left out): parameters that it would refuse.
+
+        A server that speaks OpenAI's API, with a model that LiteLLM does not know, gets all that
+        the client says. Other providers are not sent what changes no answer.
+        """
         provider = self._providers[model.name]
-        if provider in wire.OPENAI_API:
-            return frozenset()
-        known = self._litellm.get_supported_openai_params(model.litellm_model, provider) or ()
-        return wire.HINTS - set(known)
+        listed = self._litellm.get_supported_openai_params(model.litellm_model, provider) or ()
+        supported = {"messages", *listed}
+        if provider in wire.OPENAI_API and not self._is_known(model):
+            return wire.PARAMETERS - supported, frozenset()
+        return frozenset(), wire.HINTS - supported
+
+    def _is_known(self, model: Model) -> bool:
+        name = model.litellm_model
+        return (
+            name in self._litellm.model_cost or name.split("/", 1)[-1] in self._litellm.model_cost
+        )

@@ -11,7 +11,7 @@ from ..errors import RefusedError
 _HIDDEN = "[hidden]"
 _SECRET_NAME = re.compile(r"key|token|secret|password|credential|authorization", re.IGNORECASE)
 _SECRET_TEXT = re.compile(
-    r"\b(?:sk|pk|rk|gsk|xai|hf|AIza|AKIA)[-_A-Za-z0-9*]{12,}|(?<=Bearer )\S+", re.IGNORECASE
+    r"\b(?:sk|pk|rk|gsk|xai|hf|AIza|AKIA)[-_A-Za-z0-9*]{12,}|(?<=Bearer )[^\s,;\"']+", re.IGNORECASE
 )
 _TRANSIENT = frozenset({408, 409, 425, 429})
 _PROVIDER = frozenset({401, 402, 403, 404, 405})
@@ -103,6 +103,8 @@ def name_of(error: BaseException) -> str:
     """A word for the error, for records: a class name; "Timeout" for every way to be late."""
     if _timed_out(error):
         return "Timeout"
+    if _untranslatable(error):
+        return "RequestShape"
     if status_of(error) is None and any(_is(cause, *_UNANSWERED) for cause in _causes(error)):
         return "ConnectionError"
     inner = getattr(error, "original_exception", None)  # LiteLLM's name for a stream that broke
@@ -118,7 +120,7 @@ def verdict(error: BaseException) -> Verdict:
     if _is(error, "UnsupportedParamsError") or _untranslatable(error):
         return Verdict.UNFIT
     # Whatever has no status was no answer to the request: never the client's fault.
-    status = status_of(error) or 500
+    status = 500 if _is_masked(error) else status_of(error) or 500
     if status in _TRANSIENT or status >= 500:
         return Verdict.RETRY
     if status in _PROVIDER:
@@ -223,12 +225,16 @@ def _own_words(error: BaseException) -> str:
 
 def _untranslatable(error: BaseException) -> bool:
     """Where LiteLLM itself stumbled over the request, as it does over messages that are no objects:
-    the provider was never asked. A broken answer it reports as an invalid response object."""
-    kinds = {type(cause) for cause in _causes(error)}
-    if not kinds & {AttributeError, TypeError, KeyError, IndexError}:
+    the provider was never asked. Over an answer it stumbles inside the provider's own error."""
+    if not _is(error, "APIConnectionError"):
         return False
-    asked = any(kind.__module__.split(".")[0] in {"httpx", "aiohttp", "openai"} for kind in kinds)
-    return not asked and "response object" not in str(error)
+    cause = error.__cause__ or error.__context__
+    return type(cause) in {AttributeError, TypeError, KeyError, IndexError}
+
+
+def _is_masked(error: BaseException) -> bool:
+    """An error in an answer of status 200: LiteLLM makes a 422 of it where it names no code."""
+    return any(type(cause) is Exception for cause in _causes(error))
 
 
 def _timed_out(error: BaseException) -> bool:

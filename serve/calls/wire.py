@@ -44,27 +44,24 @@ def keywords(
     params: Mapping[str, Any],
     *,
     stream: bool,
-    as_given: bool = False,
+    beside: Collection[str] = (),
     left_out: Collection[str] = (),
 ) -> dict[str, Any]:
     """Keywords of `litellm.acompletion` for a client's `body`.
 
     The client's parameters come before the model's own, `params`; what `params` has in
-    `extra_body` comes before the client's further names. `as_given`: also parameters that LiteLLM
-    does not know for this model are sent; it refuses the request otherwise. `left_out`: names of
-    the body that are not sent.
+    `extra_body` comes before the client's further names. `beside`: parameters that go to the
+    provider past LiteLLM, which would refuse them. `left_out`: names that are not sent.
     """
     given = {k: v for k, v in body.items() if k not in _OWN and k not in left_out}
-    own = {name: v for name, v in given.items() if name in PARAMETERS and v is not None}
-    extra = {name: v for name, v in given.items() if name not in PARAMETERS}
+    known = PARAMETERS.difference(beside)
+    own = {name: value for name, value in given.items() if name in known and value is not None}
+    extra = {name: value for name, value in given.items() if name not in known}
     extra.update(params.get("extra_body") or {})
     request: dict[str, Any] = {**params, **own, "model": model, "max_retries": 0, "num_retries": 0}
     request.pop("extra_body", None)
     if extra:
         request["extra_body"] = extra
-    if as_given:
-        allowed = params.get("allowed_openai_params") or ()
-        request["allowed_openai_params"] = [*allowed, *(own.keys() - {"messages"})]
     if stream:
         request["stream"] = True
         # Without usage there is nothing to charge by; who did not ask for it does not get it.
