@@ -1,0 +1,225 @@
+"""A fleet as it is run: the command, two workers, Redis, PostgreSQL, and everything going wrong."""
+
+import contextlib
+import json
+import os
+import random
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from thriftroute.router.stub import StubProvider
+from thriftroute.router.stub_faults import Fault
+from thriftroute.tests.servers import postgres_server, redis_server
+from thriftroute.tests.serving import pool
+
+COMMAND = [sys.executable, "-c", "from thriftroute.router.cli import main; main()", "serve"]
+
+
+class Running:
+    """The server's process; `url` is where it said that it serves."""
+
+    def __init__(self, process: subprocess.Popen[str], url: str, said: list[str]) -> None:
+        self.process, self.url, self.said = process, url, said
+
+    def ask(self, prompt: str, **more: Any) -> httpx.Response:
+        body = {"model": "router-mf-1.0", "messages": [{"role": "user", "content": prompt}], **more}
+        return httpx.post(f"{self.url}/v1/chat/completions", json=body, timeout=60.0)
+
+
+@contextlib.contextmanager
+def started(folder: Path, settings: dict[str, Any]) -> Iterator[Running]:
+    """`thriftroute serve --config`, until the block ends; killed where it does not end itself."""
+    config = folder / "thriftroute.yaml"
+    config.write_text(json.dumps(settings), encoding="utf-8")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    process = subprocess.Popen(
+        [*COMMAND, "--config", str(config)], stderr=subprocess.PIPE, text=True, env=environment
+    )
+    assert process.stderr is not None
+    said: list[str] = []
+    first = process.stderr.readline()
+    # Read on, or a full pipe would stop the server.
+    reader = threading.Thread(target=lambda: said.extend(process.stderr or ()), daemon=True)
+    reader.start()
+    try:
+        found = re.search(r"(http://\S+)/v1", first)
+        assert found, first + "".join(said)
+        running = Running(process, found.group(1), said)
+        for _ in range(600):
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"{running.url}/ready", timeout=5.0).status_code == 200:
+                    break
+            assert process.poll() is None, "".join(said)
+            time.sleep(0.1)
+        yield running
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        reader.join(10)
+        process.stderr.close()
+
+
+def streamed_text(answer: httpx.Response) -> str:
+    lines = [line.removeprefix("data: ") for line in answer.text.split("\n\n") if line]
+    assert lines.pop() == "[DONE]", answer.text
+    chunks = [json.loads(line) for line in lines]
+    assert not any("error" in chunk for chunk in chunks), answer.text
+    return "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks if c["choices"])
+
+
+def test_nothing_is_lost_and_nothing_charged_twice_whatever_fails(tmp_path: Path) -> None:
+    """The weak model fails in every way there is, Redis and PostgreSQL go and come back: every
+    request is answered, has one record, and its tokens are in the budget once."""
+    sqlalchemy = pytest.importorskip("sqlalchemy")
+    n = 240
+    draw = random.Random(0)
+    kinds = [
+        Fault(),
+        Fault(status=500),
+        Fault(status=429),
+        Fault(drop=True),
+        Fault(raw="{not json"),
+        Fault(cut=0),
+        Fault(hang_s=30.0),
+    ]
+    weights = [60, 10, 8, 8, 6, 6, 2]
+    with StubProvider() as provider, redis_server(keeps=True) as redis, postgres_server() as pg:
+        provider.fail(*draw.choices(kinds, weights, k=n), model="weak")
+        settings = pool(
+            provider.url,
+            redis_url=redis.url,
+            records={"url": pg.url, "flush_s": 0.1},
+            tiers={"all": {"budgets": [{"tokens": 10_000_000, "per": "month"}]}},
+            default_tier="all",
+            calls={"retries": 0, "timeout_s": 2.0, "first_token_timeout_s": 2.0, "cooldown_s": 0.2},
+            server={"port": 0, "workers": 2},
+        )
+        with started(tmp_path, settings) as running:
+            done = 0
+            lock = threading.Lock()
+
+            def one(index: int) -> None:
+                nonlocal done
+                stream = index % 2 == 0
+                answer = running.ask(f"Request {index}", stream=stream)
+                assert answer.status_code == 200, answer.text
+                text = (
+                    streamed_text(answer)
+                    if stream
+                    else answer.json()["choices"][0]["message"]["content"]
+                )
+                assert text in {"Answer of weak.", "Answer of strong."}
+                with lock:
+                    done += 1
+
+            def disturb() -> None:
+                for at, act in (
+                    (n // 8, redis.stop),
+                    (n // 4, pg.stop),
+                    (n // 2, redis.start),
+                    (3 * n // 4, pg.start),
+                ):
+                    while done < at:
+                        time.sleep(0.02)
+                    act()
+
+            with ThreadPoolExecutor(13) as threads:
+                trouble = threads.submit(disturb)
+                for future in [threads.submit(one, index) for index in range(n)]:
+                    future.result()
+                trouble.result()
+            deadline = time.monotonic() + 30
+            while True:
+                ready = [httpx.get(f"{running.url}/ready").json() for _ in range(8)]
+                if not any(r["budgets_degraded"] or r["records_pending"] for r in ready):
+                    break
+                assert time.monotonic() < deadline, ready
+                time.sleep(0.2)
+            budgets = httpx.get(f"{running.url}/stats").json()["budgets"]
+        engine = sqlalchemy.create_engine(pg.url)
+        with engine.connect() as connection:
+            rows = [
+                dict(row._mapping)
+                for row in connection.execute(
+                    sqlalchemy.text("SELECT * FROM thriftroute_decisions")
+                )
+            ]
+        engine.dispose()
+    assert len(rows) == len({row["id"] for row in rows}) == n
+    assert {row["status"] for row in rows} == {200}
+    assert {row["model"] for row in rows} == {"weak", "strong"}
+    tokens = sum(row["prompt_tokens"] + row["completion_tokens"] for row in rows)
+    (budget,) = [b for b in budgets if b["unit"] == "tokens"]
+    assert budget["spent"] == tokens
+    asked_strong = sum(request.body["model"] == "strong" for request in provider.requests)
+    assert asked_strong == sum(row["model"] == "strong" for row in rows)
+
+
+def test_parallel_requests_of_two_workers_never_overspend(tmp_path: Path) -> None:
+    with StubProvider(delay_s=0.05) as provider, redis_server() as redis:
+        settings = pool(
+            provider.url,
+            redis_url=redis.url,
+            tiers={"all": {"budgets": [{"tokens": 800, "soft": None}]}},
+            default_tier="all",
+            server={"port": 0, "workers": 2},
+        )
+        with started(tmp_path, settings) as running:
+            with ThreadPoolExecutor(16) as threads:
+                codes = list(
+                    threads.map(lambda i: running.ask(f"{i}", max_tokens=20).status_code, range(80))
+                )
+            (budget,) = httpx.get(f"{running.url}/stats").json()["budgets"]
+    assert set(codes) == {200, 429}
+    assert 0 < budget["spent"] <= 800
+    assert len(provider.requests) == codes.count(200)
+
+
+def test_sigterm_lets_running_requests_end_and_keeps_their_records(tmp_path: Path) -> None:
+    path = tmp_path / "records.db"
+    with StubProvider(delay_s=1.5) as provider:
+        settings = pool(provider.url, records={"url": f"sqlite:///{path}", "flush_s": 60.0})
+        with started(tmp_path, settings) as running, ThreadPoolExecutor(4) as threads:
+            asked = [threads.submit(running.ask, f"{index}") for index in range(4)]
+            while len(provider.requests) < 4:
+                time.sleep(0.02)
+            running.process.send_signal(signal.SIGTERM)
+            answers = [future.result() for future in asked]
+            assert [answer.status_code for answer in answers] == [200] * 4
+            running.process.wait(30)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        ids = {row[0] for row in connection.execute("SELECT id FROM thriftroute_decisions")}
+    assert ids == {answer.headers["x-thriftroute-decision-id"] for answer in answers}
+
+
+def test_a_port_in_use_and_a_bad_config_end_with_a_sentence(tmp_path: Path) -> None:
+    with StubProvider() as provider:
+        port = int(provider.url.split(":")[2].split("/")[0])
+        config = tmp_path / "c.yaml"
+        config.write_text(json.dumps(pool(provider.url, server={"port": port})))
+        taken = subprocess.run(
+            [*COMMAND, "--config", str(config)], check=False, capture_output=True, text=True
+        )
+        assert taken.returncode == 2
+        assert f"cannot listen on 127.0.0.1:{port}" in taken.stderr
+        config.write_text("models:\n  - name: a\n    prize: 3\nstrong: a\nweak: a\n")
+        wrong = subprocess.run(
+            [*COMMAND, "--config", str(config)], check=False, capture_output=True, text=True
+        )
+    assert wrong.returncode == 2
+    assert "c.yaml:3: models[0].prize" in wrong.stderr
+    assert "Traceback" not in taken.stderr + wrong.stderr
