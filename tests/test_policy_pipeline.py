@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -57,6 +59,7 @@ def test_every_step_is_told_in_order() -> None:
     ]
     assert plan.mask
     assert planner.mask("write to bob@example.com") == "write to [email]"
+    assert planner.masked([{"content": "to bob@example.com"}]) == [{"content": "to [email]"}]
     assert "bob" not in json.dumps(plan.to_dict())
 
 
@@ -295,12 +298,15 @@ def test_priorities_go_before_the_strategy() -> None:
 
 def test_a_pool_and_bands_answer_unless_a_threshold_is_asked_for(tiny_bundle: Any) -> None:
     bands = [{"name": "low", "model": "tiny", "below": 0.5}, {"name": "high", "model": "mid"}]
-    banded = pipeline(FIVE, Scores(0.4), router={"strategy": "bands", "bands": bands})
+    banded_by = {"strategy": "bands", "bands": bands}
+    banded = pipeline(FIVE, Scores(0.4), router=banded_by)
     assert banded.plan(asked()).choice == "band"
     assert banded.plan(asked(model="router-mf-0.3")).choice == "strong"
     pooled = pipeline(FIVE, BundleRouter(tiny_bundle), router={"strategy": "pool"})
     assert pooled.plan(asked("hello is easy")).choice == "pool"
     assert pooled.plan(asked("hello is easy", threshold=0.9)).choice == "weak"
+    tiered = pipeline(FIVE, Scores(0.4), router=banded_by, tiers={"pro": {"threshold": 0.3}})
+    assert tiered.plan(asked(tier="pro")).choice == "strong"
     assert pooled.plan(asked("hello is easy", priority="quality")).choice == "strong"
 
 
@@ -332,7 +338,9 @@ def test_max_cost_or_the_cheapest_that_fits() -> None:
 
 def test_max_cost_replaces_neither_a_named_model_nor_one_in_tool_calls() -> None:
     planner = pipeline(FIVE, HALF, max_cost_action="cheapest")
-    assert refused(planner, asked(model="strong", max_cost=0.001)).code == "max_cost"
+    error = refused(planner, asked(model="strong", max_cost=0.001))
+    assert error.code == "max_cost"
+    assert "cheapest" not in str(error)
     assert refused(planner, in_tool_calls(max_cost=0.001), held="strong").code == "max_cost"
 
 
@@ -409,3 +417,17 @@ def test_many_threads_plan_alike(tiny_bundle: Any) -> None:
 def test_a_config_that_does_not_fit_the_pool(more: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         Pipeline(config((STRONG, WEAK), **more), Pool({"strong": STRONG, "weak": WEAK}), HALF)
+
+
+def test_a_quality_that_is_not_set_up_is_refused() -> None:
+    error = refused(pipeline(router={"quality": {"low": 0.1}}), asked(quality="high"))
+    assert (error.status, error.code) == (400, "no_such_quality")
+
+
+def test_optional_libraries_are_loaded_only_where_the_config_needs_them() -> None:
+    code = (
+        "import sys, thriftroute.serve.policy.pipeline\n"
+        "print(sorted({'py3langid', 'presidio_analyzer', 'litellm'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

@@ -10,10 +10,12 @@ operator decides for all:
 2. A plain model of the pool is called itself, or refused: nothing else answers in its place.
 3. Tool calls stay on their model; then a rule's model; then a session stays on its own.
 4. A threshold makes it the pair's decision: a rule's, else the one in "router-<name>-<threshold>",
-   else `threshold`, `strong_share` or `quality` of the request; then its `priority`.
-5. What is left goes by `router.strategy`; for the pair by the tier's threshold, else the config's.
+   else `threshold`, `strong_share` or `quality` of the request; then its `priority`; then the
+   tier's threshold.
+5. What is left goes by `router.strategy`, for the pair with the config's threshold.
 
-"strong" is chosen by the score of the conversation that `router.context` says.
+A plan is made of what the request says and of what is known before it is sent: what has been spent
+is the ledger's, and `narrowed` follows from that.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ...router.controller import PREFIX, parse_model_name
-from ...router.errors import ConfigError, RoutingError, ThresholdError, UnknownRouterError
+from ...router.errors import ConfigError, RoutingError, ThresholdError
 from ...router.routers import Router
 from ...router.threshold import validate_threshold
 from ..errors import RefusedError
@@ -174,8 +176,6 @@ class Pipeline:
                 )
             except ThresholdError as error:
                 raise RefusedError(400, "invalid_threshold", str(error), param="model") from None
-            except UnknownRouterError as error:
-                raise RefusedError(404, "model_not_found", str(error), param="model") from None
             except RoutingError as error:
                 raise RefusedError(404, "model_not_found", str(error), param="model") from None
         raise RefusedError(
@@ -251,12 +251,16 @@ class Pipeline:
             return self._selection.pair(asked, allowed, *wanted)
         if asked.options.priority is not None:
             return self._selection.priority(asked, allowed, asked.options.priority)
+        tier = self._tier(asked)
+        if tier is not None and tier.threshold is not None:
+            source = f"of tier {asked.principal.tier!r}"
+            return self._selection.pair(asked, allowed, tier.threshold, source)
         strategy = self._config.router.strategy
         if strategy == "pool":
             return self._selection.pool(asked, allowed)
         if strategy == "bands":
             return self._selection.bands(asked, allowed)
-        return self._selection.pair(asked, allowed, *self._default_threshold(asked))
+        return self._selection.pair(asked, allowed, *self._default_threshold())
 
     def _threshold(
         self, asked: Asked, target: Target, rule: Rule | None
@@ -285,10 +289,8 @@ class Pipeline:
             return threshold, f"quality {options.quality}: {source}"
         return None
 
-    def _default_threshold(self, asked: Asked) -> tuple[float, str]:
-        tier, settings = self._tier(asked), self._config.router
-        if tier is not None and tier.threshold is not None:
-            return tier.threshold, f"of tier {asked.principal.tier!r}"
+    def _default_threshold(self) -> tuple[float, str]:
+        settings = self._config.router
         if settings.threshold is not None:
             return settings.threshold, ""
         if settings.strong_share is not None:
@@ -347,13 +349,13 @@ class Pipeline:
         if fits and self._config.max_cost_action == "cheapest" and picked.choice != "direct":
             return cheapest
         dear, least = (cost(self._models[name], asked) for name in (picked.model, cheapest))
+        other = f"; the cheapest that can take it, {cheapest!r}, may cost ${least:.6g}"
         raise RefusedError(
             400,
             "max_cost",
             f"{picked.model!r} may cost ${dear:.6g} for {asked.prompt_tokens} tokens of prompt and "
-            f"up to {asked.output_tokens * asked.choices} of answer, max_cost is ${most:.6g}; the "
-            f"cheapest that can take it, {cheapest!r}, may cost ${least:.6g}: raise max_cost or "
-            "lower max_tokens",
+            f"up to {asked.output_tokens * asked.choices} of answer, max_cost is ${most:.6g}"
+            f"{other if cheapest != picked.model else ''}: raise max_cost or lower max_tokens",
             param="max_cost",
         )
 
