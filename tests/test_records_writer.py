@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
 from thriftroute.router.errors import ConfigError
 from thriftroute.serve.errors import RefusedError
 from thriftroute.serve.records import Record, Recorder
@@ -417,6 +417,22 @@ def test_closing_without_a_database_ends_in_time_and_says_what_is_lost(
     assert "7 decisions were not written" in caplog.text
     assert caplog.text.count("decisions wait for") == 1  # of three tries at least
     assert "hidden" not in caplog.text
+
+
+def test_a_postgresql_that_hangs_holds_up_neither_put_nor_the_end(postgres: Server) -> None:
+    writer = recorder(postgres.url)
+    writer.start()
+    writer.put(record("before"))
+    until(lambda: writer.written == 1)
+    engine = open_engine(postgres.url)
+    with engine.begin() as connection:
+        connection.execute(text("LOCK TABLE thriftroute_decisions IN EXCLUSIVE MODE"))
+        for i in range(1000):
+            writer.put(record(f"hung{i}"))
+        assert writer.pending == 1000
+        assert writer.close(timeout=0.3) == 1000
+    engine.dispose()
+    until(lambda: "thriftroute-records" not in {t.name for t in threading.enumerate()})
 
 
 def test_postgresql_takes_text_that_it_would_refuse_and_workers_that_start_at_once(

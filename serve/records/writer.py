@@ -248,6 +248,13 @@ class Recorder:
     # The thread.
 
     def _run(self) -> None:
+        try:
+            self._write_on()
+        finally:
+            if self._closed and self.engine is not None:  # `close` went on without this thread
+                self.engine.dispose()
+
+    def _write_on(self) -> None:
         wait = BACKOFF_S[0]
         while True:
             if not self._batch and not self._queue:
