@@ -2,6 +2,7 @@
 before and after the first piece, late, closed."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,8 +16,10 @@ from thriftroute.tests.callers import HELLO, POOL, make_caller, make_model, make
 
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
 Chunk = dict[str, Any]
-# A model of `own` is read through OpenAI's client, one of `hosted_vllm` through LiteLLM's wrapper.
+# Pieces of "openai" are read as OpenAI's client gives them, others through LiteLLM's wrapper.
 WAYS = ["openai", "hosted_vllm"]
+# The wrapper (LiteLLM 1.106) reads every attribute of each piece, pydantic's old ones among them.
+pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_:DeprecationWarning")
 
 
 @pytest.fixture
@@ -27,7 +30,7 @@ def provider() -> Iterator[StubProvider]:
 
 @pytest.fixture(params=WAYS)
 def caller(provider: StubProvider, request: pytest.FixtureRequest) -> Caller:
-    return make_caller(make_pool(provider.url, request.param), first_token_timeout_s=1)
+    return make_caller(make_pool(provider.url, request.param), first_token_timeout_s=2)
 
 
 def read(caller: Caller, *models: str, **body: Any) -> tuple[Answer, list[Chunk]]:
@@ -176,7 +179,7 @@ def test_a_stream_that_breaks_off_counts_as_a_failure(provider: StubProvider) ->
 
 
 def test_the_whole_of_a_stream_has_a_limit_too(provider: StubProvider) -> None:
-    caller = make_caller(make_pool(provider.url), timeout_s=0.8)
+    caller = make_caller(make_pool(provider.url), timeout_s=1.2)
     provider.fail(Fault(pause_s=0.3))
     answer, chunks = read(caller)
     assert chunks[-1]["error"]["code"] == "upstream_stream_broken"
@@ -184,14 +187,19 @@ def test_the_whole_of_a_stream_has_a_limit_too(provider: StubProvider) -> None:
 
 
 def test_a_client_that_reads_slowly_costs_the_provider_no_time(caller: Caller) -> None:
-    async def slowly() -> float:
+    async def slowly() -> tuple[float, float, float]:
+        slept, clock = 0.0, time.perf_counter
+        start = clock()
         answer = await caller.call(POOL, {"messages": HELLO}, stream=True)
         assert answer.chunks is not None
         async for _ in answer.chunks:
-            await asyncio.sleep(0.2)
-        return answer.chunks.waited_s
+            before = clock()
+            await asyncio.sleep(0.05)
+            slept += clock() - before
+        return answer.chunks.waited_s, slept, clock() - start
 
-    assert run(caller, slowly()) < 1.0  # of at least 1.0 that reading took
+    waited, slept, whole = run(caller, slowly())
+    assert waited + slept <= whole
 
 
 def test_a_stream_of_nothing_but_its_end_is_an_answer(

@@ -10,9 +10,11 @@ from urllib.parse import urlsplit
 
 import pytest
 from thriftroute.router.stub import StubProvider
+from thriftroute.router.stub_faults import Fault
 
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
 HELLO = [{"role": "user", "content": "hello there"}]
+PATH = "/v1/chat/completions"
 
 
 @pytest.fixture
@@ -172,3 +174,107 @@ def test_can_be_started_again_on_a_chosen_port() -> None:
     with StubProvider(port=port) as second:
         assert urlsplit(second.url).port == port
         assert complete(second)["model"] == "m"
+
+
+def test_faults_are_used_up_in_order_a_models_own_first(provider: StubProvider) -> None:
+    provider.fail(Fault(status=500), Fault(status=429, error="slow down"))
+    provider.fail(Fault(status=418), model="b")
+    provider.always(Fault(status=503), model="b")
+
+    def status(model: str) -> int:
+        return ask(provider, PATH, {"model": model, "messages": HELLO})[0]
+
+    assert [status(model) for model in ("b", "a", "b", "b", "a")] == [418, 500, 429, 503, 200]
+    provider.always(None, model="b")
+    assert status("b") == 200
+    provider.always(Fault(status=502))
+    assert status("a") == 502
+
+
+def test_an_error_has_the_message_and_headers_that_it_is_told(provider: StubProvider) -> None:
+    provider.fail(Fault(status=429, error="slow down", headers={"Retry-After": "3"}))
+    connection = http.client.HTTPConnection(urlsplit(provider.url).netloc, timeout=10)
+    try:
+        connection.request("POST", PATH, json.dumps({"model": "m", "messages": HELLO}))
+        answer = connection.getresponse()
+        assert answer.headers["Retry-After"] == "3"
+        assert json.loads(answer.read())["error"] == {
+            "message": "slow down",
+            "type": "rate_limit_error",
+            "param": None,
+            "code": None,
+        }
+    finally:
+        connection.close()
+
+
+def test_an_answer_can_be_told_word_for_word(provider: StubProvider) -> None:
+    message = {"role": "assistant", "content": None, "refusal": "No."}
+    provider.fail(
+        Fault(
+            message=message,
+            finish="content_filter",
+            usage={"prompt_tokens_details": {"cached_tokens": 2}, "total_tokens": None},
+            extra={"system_fingerprint": "fp"},
+        )
+    )
+    answer = complete(provider)
+    assert answer["choices"][0]["message"] == message
+    assert answer["choices"][0]["finish_reason"] == "content_filter"
+    assert answer["usage"]["prompt_tokens_details"] == {"cached_tokens": 2}
+    assert "total_tokens" not in answer["usage"]
+    assert answer["system_fingerprint"] == "fp"
+
+
+def test_n_choices(provider: StubProvider) -> None:
+    answer = complete(provider, n=2)
+    assert [choice["index"] for choice in answer["choices"]] == [0, 1]
+    one = complete(provider)["usage"]["completion_tokens"]
+    assert answer["usage"]["completion_tokens"] == 2 * one
+    chunks = events(provider, n=2)
+    ends = [c["choices"][0]["index"] for c in chunks if c["choices"][0]["finish_reason"]]
+    assert ends == [0, 1]
+    assert ask(provider, PATH, {"model": "m", "messages": HELLO, "n": "two"})[0] == 400
+
+
+def test_a_broken_body_comes_as_it_is_told(provider: StubProvider) -> None:
+    provider.fail(Fault(raw="{broken"))
+    status, kind, text = ask(provider, PATH, {"model": "m", "messages": HELLO})
+    assert (status, kind, text) == (200, "application/json", "{broken")
+
+
+@pytest.mark.parametrize("fault", [Fault(drop=True), Fault(cut=0)])
+def test_a_connection_is_reset_before_or_in_an_answer(provider: StubProvider, fault: Fault) -> None:
+    provider.fail(fault)
+    with pytest.raises((ConnectionError, http.client.HTTPException)):
+        complete(provider)
+    assert provider.disconnects == []  # that was the stub's own doing
+
+
+def test_a_stream_is_cut_loudly_or_quietly_or_ends_in_an_event(provider: StubProvider) -> None:
+    request = {"model": "m", "messages": HELLO, "stream": True}
+    provider.fail(Fault(cut=2))
+    with pytest.raises((ConnectionError, http.client.HTTPException)):
+        ask(provider, PATH, request)
+    provider.fail(Fault(cut=2, quiet=True), Fault(cut=2, event="oops"), Fault(cut=99))
+    quiet = ask(provider, PATH, request)[2]
+    assert quiet.count("data: ") == 2
+    told = ask(provider, PATH, request)[2]
+    assert told.count("data: ") == 3
+    assert told.endswith("data: oops\n\n")
+    assert ask(provider, PATH, request)[2].endswith("data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("fault", [Fault(hang_s=3600), Fault(pause_s=3600)])
+def test_it_notices_that_a_client_hangs_up(provider: StubProvider, fault: Fault) -> None:
+    provider.fail(fault)
+    connection = http.client.HTTPConnection(urlsplit(provider.url).netloc, timeout=10)
+    body = json.dumps({"model": "m", "messages": HELLO, "stream": True})
+    connection.request("POST", PATH, body)
+    while not provider.requests:
+        time.sleep(0.001)
+    assert provider.disconnects == []
+    connection.close()
+    while not provider.disconnects:
+        time.sleep(0.001)
+    assert provider.disconnects == ["m"]
