@@ -1,9 +1,10 @@
-"""Commands around the server: `serve`, `init`, `models`, `prices`, `keys`."""
+"""Commands around the server: `serve`, `init`, `models`, `prices`, `keys`, `records`."""
 
 import contextlib
 import json
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +20,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for progra
 
 prices = typer.Typer(help="The map of prices: a newer one by command.", no_args_is_help=True)
 keys = typer.Typer(help="Clients' API keys.", no_args_is_help=True)
+records = typer.Typer(help="The decisions that a server has written down.", no_args_is_help=True)
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -28,6 +30,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command()(models)
     app.add_typer(prices, name="prices")
     app.add_typer(keys, name="keys")
+    app.add_typer(records, name="records")
 
 
 def serve(
@@ -233,6 +236,50 @@ def new_key(
     typer.echo(f"{key}\n")
     typer.echo("# The key is shown this once. Put this into thriftroute.yaml:")
     typer.echo(yaml.safe_dump({"keys": [settings]}, sort_keys=False, allow_unicode=True), nl=False)
+
+
+@records.command("export")
+def export_records(
+    out: Annotated[Path, typer.Option("--out", help="A JSONL file; '-' prints.")],
+    config: ConfigOption = CONFIG,
+    url: Annotated[
+        str | None, typer.Option("--url", help="The database, instead of the config's.")
+    ] = None,
+    since: Annotated[
+        datetime | None, typer.Option("--since", help="From this moment on, UTC.")
+    ] = None,
+    until: Annotated[datetime | None, typer.Option("--until", help="Before it, UTC.")] = None,
+    rated: Annotated[bool, typer.Option("--rated", help="Only those with feedback.")] = False,
+) -> None:
+    """Write the decisions, one JSON object a line: what came, what was chosen, and feedback.
+
+    Example: thriftroute records export --since 2026-01-01 --out decisions.jsonl
+    """
+    require_extra("sqlalchemy", "serve")
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from ..serve.config import load_config
+    from ..serve.records.stats import export_jsonl
+
+    with error_lines():
+        found = url or load_config(config).records.url
+    if found is None:
+        raise ConfigError(f"{config}: records.url is not set: nothing is written down")
+    start, end = (None if d is None else d.replace(tzinfo=UTC).timestamp() for d in (since, until))
+    target = Path(f"{out}.part")
+    try:
+        if str(out) == "-":
+            export_jsonl(found, sys.stdout, since=start, until=end, rated=rated)
+            return
+        with target.open("w", encoding="utf-8") as file:
+            count = export_jsonl(found, file, since=start, until=end, rated=rated)
+        target.replace(out)  # whole or not at all
+    except SQLAlchemyError as error:
+        cause = str(getattr(error, "orig", None) or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"the records cannot be read: {cause}") from None
+    finally:
+        target.unlink(missing_ok=True)
+    typer.echo(f"wrote {count:,} decisions to {out}", err=True)
 
 
 @contextlib.contextmanager

@@ -275,7 +275,7 @@ class Controller:
             values = router.scores([conversation])
         except Exception as error:  # noqa: BLE001 - whatever it is, the request goes out
             # Not the error's own message: it may quote the prompt.
-            return None, self.on_error, f"scoring failed: {_place(error)}"
+            return None, self.on_error, f"scoring failed: {place_of(error)}"
         try:
             score = float(checked_scores(values, 1)[0])
         except RoutingError as error:
@@ -353,7 +353,7 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _place(error: Exception) -> str:
+def place_of(error: Exception) -> str:
     """The error's class and where it was raised."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" in {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""

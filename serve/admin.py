@@ -85,7 +85,7 @@ class _Views:
         by = query.pop("by", None) or None
         filters = _filters(query)
         recorder = self._state.recorder
-        report = await self._state.in_thread(
+        report = await self._state.in_reports(
             lambda: recorder.stats(since, by, until=until, filters=filters)
         )
         records = {"pending": recorder.pending, "dropped": recorder.dropped}
@@ -112,13 +112,13 @@ class _Views:
         }
         filters |= _filters(query)
         recorder = self._state.recorder
-        rows = await self._state.in_thread(lambda: recorder.recent(min(int(limit), 1000), filters))
+        rows = await self._state.in_reports(lambda: recorder.recent(min(int(limit), 1000), filters))
         return JSONResponse({"decisions": rows})
 
     async def decision(self, request: Request) -> Response:
         self._admin(request)
         id = request.path_params["id"]
-        row = await self._state.in_thread(lambda: self._state.recorder.one(id))
+        row = await self._state.in_reports(lambda: self._state.recorder.one(id))
         if row is None:
             raise _no_decision(id)
         return JSONResponse(row)
@@ -140,7 +140,7 @@ class _Views:
         if not isinstance(comment, str | None):
             raise _wrong("comment", "expected text")
         recorder = self._state.recorder
-        found = await self._state.in_thread(
+        found = await self._state.in_reports(
             lambda: recorder.feedback(id, value, comment, tenant=tenant)  # type: ignore[arg-type]
         )
         if not found:
@@ -192,7 +192,7 @@ class _Views:
         state = self._state
         state.metrics.set_budgets(await state.ledger.state(), degraded=state.ledger.degraded)
         accept = request.headers.get("accept")
-        content, kind = await state.in_thread(lambda: state.metrics.render(accept))
+        content, kind = await state.in_reports(lambda: state.metrics.render(accept))
         return Response(content, headers={"content-type": kind})
 
     def _admin(self, request: Request) -> Principal:

@@ -166,7 +166,8 @@ class Chat:
             who, tier, usd=usd, tokens=tokens, weak_usd=weak_usd
         )
         if exchange.reservation.level == "soft":
-            plan = state.pipeline.narrowed(plan, asked)
+            wide = plan
+            plan = await state.in_thread(lambda: state.pipeline.narrowed(wide, asked))
             exchange.plan = plan
         return plan
 
@@ -348,20 +349,24 @@ class Chat:
         return record
 
     def _add_text(self, record: Record, exchange: _Exchange) -> None:
-        texts = [json.dumps(exchange.asked.messages, ensure_ascii=False), None]
-        if exchange.completion is not None:
-            texts[1] = json.dumps(exchange.completion.get("choices"), ensure_ascii=False)
-        # Without a plan nobody knows yet what is sensitive: then it is masked too.
-        if exchange.plan is None or exchange.plan.mask:
-            texts = [None if t is None else self._state.pipeline.mask(t) for t in texts]
-        record.prompt, record.answer = texts
+        messages: Any = exchange.asked.messages
+        completion = exchange.completion or {}
+        choices = completion.get("choices") or ()
+        said: Any = [choice["message"] for choice in choices if choice.get("message")]
+        # An answer may hold what its prompt did not: masked wherever anything is to be masked.
+        if self._state.config.sensitivity.actions:
+            messages = self._state.pipeline.masked(messages)
+            said = self._state.pipeline.masked(said)
+        record.prompt = json.dumps(messages, ensure_ascii=False)
+        record.answer = json.dumps(said, ensure_ascii=False) if said else None
 
     def _headers(self, exchange: _Exchange) -> dict[str, str]:
         """Which model answered and why. The cost only where it is known before the answer goes."""
         plan = exchange.plan
         values: dict[str, object] = {"decision-id": exchange.asked.id, "cache": exchange.cache}
         if plan is not None:
-            values["model"] = exchange.model or plan.models[0]
+            if exchange.model is not None:
+                values["model"] = exchange.model
             values["choice"], values["reason"] = plan.choice, plan.reason
             if plan.score is not None:
                 values["score"] = f"{plan.score:.6g}"

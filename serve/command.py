@@ -1,5 +1,6 @@
 """What `thriftroute serve` does: check everything, say where it listens, serve until a signal."""
 
+import contextlib
 import logging
 import os
 import socket
@@ -18,10 +19,10 @@ from .config import check, config_from_flags, load_config
 from .limits import BoundedProtocol
 from .settings import Config
 
-# How a worker process learns its configuration: it is started with nothing but a module's name.
 DEFAULT = Path("thriftroute.yaml")
-CONFIG_VARIABLE = "THRIFTROUTE_SERVE_CONFIG"
-METRICS_VARIABLE = "THRIFTROUTE_SERVE_METRICS"
+# How a worker process learns its configuration: it is started with nothing but a module's name.
+FOLDER_VARIABLE = "THRIFTROUTE_SERVE_FOLDER"
+CONFIG = "config.json"
 
 
 def run_serve(config: Config) -> None:
@@ -33,13 +34,14 @@ def run_serve(config: Config) -> None:
     # At INFO it prints every address that is called, a webhook's secret path among them.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     server = config.server
-    bound = _bind(server.host, server.port)
-    try:
+    with contextlib.ExitStack() as kept:
+        bound = kept.enter_context(contextlib.closing(_bind(server.host, server.port)))
         # Made here even for several workers, each of which makes its own: what is wrong with the
         # configuration is to be said once, and before anything answers.
         if server.workers > 1:
-            os.environ[CONFIG_VARIABLE] = config.model_dump_json()
-            os.environ[METRICS_VARIABLE] = tempfile.mkdtemp(prefix="thriftroute-metrics-")
+            folder = kept.enter_context(tempfile.TemporaryDirectory(prefix="thriftroute-"))
+            os.environ[FOLDER_VARIABLE] = folder  # for this user's eyes only: keys are in it
+            Path(folder, CONFIG).write_text(config.model_dump_json(), encoding="utf-8")
         app = create_app(config)
         _announce(config, bound)
         common: dict[str, Any] = {
@@ -65,14 +67,13 @@ def run_serve(config: Config) -> None:
         running.run(sockets=[bound])
         if not running.started:
             raise ConfigError("the server could not start; its log says why")
-    finally:
-        bound.close()
 
 
 def worker() -> object:
     """The application of one worker process."""
-    config = Config.model_validate_json(os.environ[CONFIG_VARIABLE])
-    return create_app(config, metrics_folder=Path(os.environ[METRICS_VARIABLE]))
+    folder = Path(os.environ[FOLDER_VARIABLE])
+    config = Config.model_validate_json((folder / CONFIG).read_text(encoding="utf-8"))
+    return create_app(config, metrics_folder=folder / "metrics")
 
 
 def settled(config: Path | None, flags: Mapping[str, Any], **server: Any) -> Config:

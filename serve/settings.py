@@ -71,7 +71,7 @@ class RouterSettings(Settings):
     on_error: Literal["strong", "weak"] = "strong"
     threads: Count = 1
     strategy: Literal["pair", "pool", "bands"] = "pair"
-    tolerance: Share = 0.05  # pool: how far below the best predicted quality is good enough
+    tolerance: Share = 0.1  # pool: how far below the best predicted quality is good enough
     bands: tuple[Band, ...] = ()
     quality: dict[Literal["low", "medium", "high"], Share] = {
         "low": 0.2,

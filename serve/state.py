@@ -30,6 +30,7 @@ T = TypeVar("T")
 # Past this many characters a prompt is counted by its length: exact counting takes milliseconds
 # a thousand tokens, and no decision hangs on the last per cent of a very long prompt.
 COUNTED_CHARACTERS = 100_000
+FLUSH_S = 10.0  # for the last records, where the database is away
 CHARACTERS_A_TOKEN = 3  # on the safe side of 4: too many tokens refuse late, too few fail upstream
 
 
@@ -67,12 +68,14 @@ class State:
         pool = sorted(self.registry.models.items())
         self.model_set = tuple(model_id(model) for _, model in pool)
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="thriftroute")
+        # Reports wait for a database, which may hang: no decision is to wait behind them.
+        self._reports = ThreadPoolExecutor(4, thread_name_prefix="thriftroute-reports")
         self._encoding = load_litellm().token_counter
         self.ready = False
 
     async def start(self) -> None:
         """Raises ConfigError where a database cannot be used at all."""
-        await self.in_thread(self.recorder.start)
+        await self.in_reports(self.recorder.start)
         # The first count and the first score load files; no client is to wait for them.
         await self.in_thread(lambda: self.count_tokens([{"role": "user", "content": "hi"}], None))
         await self.in_thread(lambda: self.router.scores([Conversation("", "", "hi")]))
@@ -88,14 +91,20 @@ class State:
         if self.cache is not None:
             parts.append(self.cache.close)
         await asyncio.gather(*(part() for part in parts), return_exceptions=True)
-        await self.in_thread(lambda: self.recorder.close(self.config.server.shutdown_s))
-        await self.in_thread(self.tracing.close)
+        patience = min(FLUSH_S, self.config.server.shutdown_s)
+        await self.in_reports(lambda: self.recorder.close(patience))
+        await self.in_reports(self.tracing.close)
         self._pool.shutdown()
+        self._reports.shutdown()
         getattr(self.router, "close", lambda: None)()
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """`work()` beside the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    async def in_reports(self, work: Callable[[], T]) -> T:
+        """`work()` that asks the database, beside the event loop and beside the decisions."""
+        return await asyncio.get_running_loop().run_in_executor(self._reports, work)
 
     def count_tokens(
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None

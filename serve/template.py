@@ -52,7 +52,7 @@ router:
   #context: conversation     # what is scored: last (message), conversation or full
   #on_error: strong          # who answers where scoring fails: strong or weak
   #threads: 1                # of one scoring run
-  #tolerance: 0.05           # strategy pool: how far below the best is good enough
+  #tolerance: 0.1            # strategy pool: how far below the best is good enough
   #quality: {low: 0.2, medium: 0.5, high: 0.8}  # strong shares that a request's `quality` means
   #strategy: pair            # pair, pool (the cheapest that is good enough) or bands:
   # bands:                   # scores up to `below` go to `model`, the last band takes the rest

@@ -220,3 +220,28 @@ def test_the_command_line_stays_light() -> None:
 @pytest.mark.parametrize("command", [["init"], ["models"], ["prices", "refresh"], ["keys", "new"]])
 def test_help_shows_an_example(command: list[str]) -> None:
     assert f"Example: thriftroute {' '.join(command)}" in ok(*command, "--help")
+
+
+def test_records_are_exported_whole_or_not_at_all(tmp_path: Path) -> None:
+    from thriftroute.serve.records import Record, Recorder
+    from thriftroute.serve.settings import RecordSettings
+
+    url = f"sqlite:///{tmp_path}/records.db"
+    recorder = Recorder(RecordSettings(url=url))
+    recorder.start()
+    for index in range(3):
+        recorder.put(Record(id=f"{index}", time=1_700_000_000.0 + index, model="weak"))
+    recorder.close()
+    out = tmp_path / "out.jsonl"
+    done = CliRunner().invoke(app, ["records", "export", "--url", url, "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert "wrote 3 decisions" in done.output
+    assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == ["0", "1", "2"]
+    later = ["--since", "2030-01-01", "--out", "-"]
+    assert CliRunner().invoke(app, ["records", "export", "--url", url, *later]).stdout == ""
+    missing = f"sqlite:///{tmp_path}/none/records.db"
+    failed = CliRunner().invoke(app, ["records", "export", "--url", missing, "--out", str(out)])
+    assert failed.exit_code != 0
+    assert "records cannot be read" in str(failed.output) + str(failed.exception)
+    assert len(out.read_text().splitlines()) == 3
+    assert list(tmp_path.glob("*.part")) == []

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ...router.controller import _place as place
+from ...router.controller import place_of as place
 from ...router.errors import ConfigError, RoutingError
 from ...router.routers import BundleRouter, Router, checked_scores
 from ...router.text import Conversation, as_conversation
