@@ -95,6 +95,15 @@ def test_an_answer_is_openais_json_with_all_that_the_provider_said(
     assert json.loads(json.dumps(attempt.to_dict()))["usage"] == told
 
 
+def test_usage_that_nobody_counted_is_none(provider: StubProvider, caller: Caller) -> None:
+    nothing = dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"))
+    provider.fail(Fault(usage=nothing))
+    answer = call(caller)
+    assert answer.attempts[-1].usage is None
+    assert answer.text == "Answer of weak."
+    assert sorted(call(caller, tools=TOOLS).text) == sorted("f{}")
+
+
 def test_tools_are_called_and_n_choices_given(caller: Caller) -> None:
     answer = call(caller, tools=TOOLS, n=2)
     assert answer.response is not None
@@ -311,6 +320,17 @@ def test_parameters_reach_the_provider_as_they_are(provider: StubProvider, calle
     }
     call(caller, **given, temperature=None)
     assert provider.requests[0].body == {"model": "weak", "messages": HELLO, **given}
+
+
+def test_a_model_that_litellm_knows_gets_hints_and_what_litellm_says_it_takes(
+    provider: StubProvider,
+) -> None:
+    known = make_model("weak", provider.url, litellm_model="openai/gpt-4o-mini")
+    caller = make_caller({"weak": known})
+    hints = {"metadata": {"a": "b"}, "user": "u", "store": True}
+    call(caller, "weak", **hints)
+    assert provider.requests[0].body == {"model": "gpt-4o-mini", "messages": HELLO, **hints}
+    assert refused(caller, "weak", verbosity="low").code == "unsupported_parameter"
 
 
 def test_other_providers_get_no_hints_that_they_do_not_take(provider: StubProvider) -> None:

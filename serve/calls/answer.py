@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .failures import Attempt
-from .stream import Replay, Stream
+from .stream import Replay, Stream, words
 
 
 @dataclass(slots=True)
@@ -27,3 +27,12 @@ class Answer:
         """
         last = None if self.chunks is None else self.chunks.attempt
         return self.made if last is None else (*self.made, last)
+
+    @property
+    def text(self) -> str:
+        """What was said so far, for an estimate where the provider did not count: of a stream what
+        has come, of all choices, arguments of calls included."""
+        if self.chunks is not None:
+            return self.chunks.text
+        choices = (self.response or {}).get("choices") or ()
+        return "".join(word for c in choices for word in words(c.get("message") or {}))

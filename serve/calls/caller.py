@@ -127,6 +127,8 @@ class Caller:
                 continue
             for turn in range(self._settings.retries + 1):
                 left = None if deadline is None else deadline - clock()
+                if left is not None and left <= 0:
+                    raise all_failed(made, None) from None
                 start = time.perf_counter()
                 try:
                     answer = await self._once(name, body, stream=stream, within_s=left)
@@ -138,7 +140,7 @@ class Caller:
                 seconds = time.perf_counter() - start
                 made.append(Attempt(name, status_of(error), name_of(error), seconds))
                 if deadline is not None and clock() >= deadline:
-                    raise all_failed(made, None) from None
+                    continue
                 what = self._judge(name, error, seconds)
                 if what is Verdict.STOP:
                     raise refused(made, error, self._secrets) from None
@@ -195,9 +197,10 @@ class Caller:
             raise BadAnswerError("no choices")
         seconds = time.perf_counter() - start
         self._health.succeeded(name, seconds)
-        return Answer(
-            name, response=response, made=(Attempt(name, 200, None, seconds, response["usage"]),)
-        )
+        # Where the provider counts nothing, LiteLLM says that it was nothing.
+        usage = response["usage"] if any(response["usage"].values()) else None
+        made = Attempt(name, 200, None, seconds, usage)
+        return Answer(name, response=response, made=(made,))
 
     def _warm(self) -> None:
         """Load what LiteLLM otherwise loads at its first call, a second in which no loop turns."""
@@ -253,15 +256,16 @@ class Caller:
     def _unsupported(self, model: Model) -> tuple[frozenset[str], frozenset[str]]:
         """(what is sent past LiteLLM, what is left out): parameters that it would refuse.
 
-        A server that speaks OpenAI's API, with a model that LiteLLM does not know, gets all that
-        the client says. Other providers are not sent what changes no answer.
+        A server that speaks OpenAI's API gets all that changes no answer, and where LiteLLM does
+        not know its model, all else too. Other providers are not sent what changes no answer.
         """
         provider = self._providers[model.name]
         listed = self._litellm.get_supported_openai_params(model.litellm_model, provider) or ()
         supported = {"messages", *listed}
-        if provider in wire.OPENAI_API and not self._is_known(model):
-            return wire.PARAMETERS - supported, frozenset()
-        return frozenset(), wire.HINTS - supported
+        if provider not in wire.OPENAI_API:
+            return frozenset(), wire.HINTS - supported
+        past = wire.HINTS if self._is_known(model) else wire.PARAMETERS
+        return past - supported, frozenset()
 
     def _is_known(self, model: Model) -> bool:
         name = model.litellm_model

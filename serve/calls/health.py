@@ -1,8 +1,7 @@
 """Which models fail at present, and how long each takes. One process's own view.
 
-LiteLLM's Router has cooldowns too, but by share of failures a minute, not for a provider that
-cannot be reached, and with none left it answers nothing; and it costs as much a call again as
-everything else that the server does. This is what was needed of it.
+LiteLLM's Router (1.106) has cooldowns too, but counts failures by the minute instead of in a row,
+none of a provider that cannot be reached, and refuses requests while all models cool down.
 """
 
 import time

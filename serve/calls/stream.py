@@ -152,7 +152,7 @@ class Stream:
             self._begun.add(index)
             if choice.get("finish_reason") is not None:
                 self._ended.add(index)
-            self._said.extend(_words(choice.get("delta") or {}))
+            self._said.extend(words(choice.get("delta") or {}))
         return chunk if any(c.get("delta") or c.get("finish_reason") for c in choices) else None
 
     async def _release(self) -> None:
@@ -209,7 +209,8 @@ def _says(choice: Mapping[str, Any]) -> bool:
     )
 
 
-def _words(delta: Mapping[str, Any]) -> list[str]:
+def words(delta: Mapping[str, Any]) -> list[str]:
+    """What a message, or a piece of one, says: content, reasoning, names and arguments of calls."""
     said = [v for k, v in delta.items() if k != "role" and isinstance(v, str)]
     for call in delta.get("tool_calls") or ():
         function = call.get("function") or {}
