@@ -41,6 +41,7 @@ from rich.table import Table
 
 SAMPLES = Path(__file__).resolve().parent.parent / "data" / "samples" / "prompts.jsonl"
 ROUND_S = 4.0
+KEY = "sk-" + "0123456789abcdef" * 2
 TARGETS = {("routed", "direct"): (15.0, 40.0), ("plain", "sdk"): (3.0, None)}
 ANSWER = {
     "id": "chatcmpl-1",
@@ -76,7 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 async def _measure(options: argparse.Namespace) -> dict[str, Any]:
     console = Console(stderr=True)
-    prompts = [json.loads(line)["prompt"] for line in SAMPLES.read_text("utf-8").splitlines()]
+    rows = [json.loads(line) for line in SAMPLES.read_text("utf-8").splitlines()]
+    prompts = [row["prompt"] for row in rows if isinstance(row.get("prompt"), str)]
     ports = {name: _free_port() for name in ("stub", "server", "proxy")}
     base = f"http://127.0.0.1:{ports['stub']}/v1"
     result: dict[str, Any] = {"rate": options.rate, "prompts": len(prompts)}
@@ -192,7 +194,7 @@ async def _ask(
         assert answer.choices[0].message.content == "Yes."
         return
     body = {"model": model, "messages": messages}
-    headers = {"authorization": "Bearer sk-bench"}
+    headers = {"authorization": f"Bearer {KEY}"}
     async with session.post(url, json=body, headers=headers) as response:
         found = await response.json()
         if response.status != 200 or found["choices"][0]["message"]["content"] != "Yes.":
@@ -262,7 +264,11 @@ def _proxy(folder: Path, base: str, port: int, command: str) -> list[str]:
 
 
 def _start(command: list[str]) -> subprocess.Popen[bytes]:
-    quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
+    quiet = {
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_LOG": "ERROR",
+        "LITELLM_MASTER_KEY": KEY,  # the proxy does not start without one
+    }
     return subprocess.Popen(
         command,
         stdout=subprocess.DEVNULL,

@@ -43,13 +43,13 @@ def _import_litellm() -> ModuleType:
 
 def complete(request: Mapping[str, Any]) -> Any:
     """`litellm.completion(**request)`: a ModelResponse, or a stream wrapper with `stream=True`."""
-    litellm, internal = _prepare(request)
+    litellm, internal = prepare(request)
     return litellm.completion(**request, **internal)
 
 
 async def acomplete(request: Mapping[str, Any]) -> Any:
     """`await litellm.acompletion(**request)`; imports happen in a thread, never on the loop."""
-    litellm, internal = await asyncio.to_thread(_prepare, request)
+    litellm, internal = await asyncio.to_thread(prepare, request)
     return await litellm.acompletion(**request, **internal)
 
 
@@ -67,7 +67,7 @@ def decision_of(response: object) -> Decision | None:
     return decision if isinstance(decision, Decision) else None
 
 
-def _prepare(request: Mapping[str, Any]) -> tuple[ModuleType, dict[str, Any]]:
+def prepare(request: Mapping[str, Any]) -> tuple[ModuleType, dict[str, Any]]:
     """LiteLLM, and what it must be given so that it can make this request as it is installed."""
     litellm = load_litellm()
     if request.get("tools") and _is_broken(_GATEWAY):

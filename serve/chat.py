@@ -30,6 +30,7 @@ from .state import State
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
+SHORT_BYTES = 4096
 CLIENT_LEFT = 499  # as nginx counts it; no client ever sees it
 
 
@@ -91,8 +92,9 @@ class Chat:
         body = read_body(raw)
         options, tenant = read_options(body.get("metadata"), headers)
         who = principal_of(headers, state.config, tenant=tenant)
-        asked = await state.in_thread(
-            lambda: read_request(
+
+        def read() -> Asked:
+            return read_request(
                 body,
                 options,
                 who,
@@ -100,7 +102,9 @@ class Chat:
                 expected_output=state.config.expected_output_tokens,
                 count=state.count_tokens,
             )
-        )
+
+        # A short prompt is counted sooner than a thread is woken.
+        asked = read() if len(raw) < SHORT_BYTES else await state.in_thread(read)
         exchange = _Exchange(started, asked, headers)
         with state.metrics.in_flight.track_inprogress():
             try:
@@ -136,7 +140,9 @@ class Chat:
         plan = await self._reserve(exchange)
         called = time.perf_counter()
         try:
-            answer = await state.caller.call(plan.models, asked.body, stream=asked.stream)
+            answer = await state.caller.call(
+                plan.models, asked.body, stream=asked.stream, cascade=plan.choice != "direct"
+            )
         except UpstreamError as error:
             exchange.failed = tuple(error.attempts)
             raise
@@ -255,16 +261,17 @@ class Chat:
             exchange.usage = usage_of(exchange.completion) or exchange.usage
             exchange.strong_cost = cost_of(strong, exchange.usage)
             return
-        if answer is None:
-            return
-        for attempt in answer.attempts:
+        attempts = exchange.failed if answer is None else answer.attempts
+        for attempt in attempts:
             usage = usage_of(attempt.usage)
-            if usage is None and attempt.model == answer.model and answer.chunks is not None:
-                usage = await self._estimated(exchange, answer.chunks.text)
+            if usage is None and answer is not None and attempt is attempts[-1]:
+                usage = await self._estimated(exchange, answer.text)
             if usage is not None:
                 exchange.cost += cost_of(registry.models[attempt.model], usage)
                 exchange.used_tokens += usage.total_tokens
                 exchange.usage = usage
+        if answer is None:
+            return
         exchange.strong_cost = cost_of(strong, exchange.usage)
 
     async def _estimated(self, exchange: _Exchange, said: str) -> Usage | None:

@@ -85,6 +85,7 @@ class State:
         """Flush and close, each part even where another fails."""
         self.ready = False
         parts: list[Callable[[], Any]] = [
+            self.caller.close,
             self.ledger.close,
             self._session_store.close,
         ]

@@ -315,3 +315,26 @@ def test_a_request_past_max_cost_is_refused_with_the_price() -> None:
         assert answer.json()["error"]["code"] == "max_cost"
         cheap = ask(server, "auto", max_tokens=10, metadata={"max_cost": "0.5"})
         assert cheap.status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_cascade_asks_strong_after_a_bad_weak_answer_and_charges_both(
+    tmp_path: Path, stream: bool
+) -> None:
+    path = tmp_path / "r.db"
+    settings = {
+        "records": {"url": f"sqlite:///{path}"},
+        "calls": {"fallbacks": False, "cascade": {"enabled": True, "checks": ["json"]}},
+    }
+    with StubProvider() as provider:
+        provider.fail(Fault(message={"role": "assistant", "content": "no {json"}), model="weak")
+        with serving(pool(provider.url, **settings)) as server:
+            form = {"response_format": {"type": "json_object"}, "stream": stream}
+            first, second = (ask(server, "router-mf-1.0", **form) for _ in range(2))
+    assert json.loads(text_of(first)) == {"model": "strong"}
+    assert json.loads(text_of(second)) == {"model": "weak"}
+    both, weak = rows(path)
+    assert (both["model"], weak["model"]) == ("strong", "weak")
+    models = [attempt["model"] for attempt in json.loads(both["attempts"])]
+    assert models == ["weak", "strong"]
+    assert both["cost"] > both["strong_cost"] > weak["cost"] > 0

@@ -324,7 +324,10 @@ class Pipeline:
                 choice, reason = replaced.choice, replaced.reason
                 steps.append(Step("max_cost", f"{model}: {reason}"))
             allowed = fits
-        others = self._in_order(asked, allowed, (model,)) if self._config.calls.fallbacks else []
+        calls, strong = self._config.calls, self._config.strong
+        others = self._in_order(asked, allowed, (model,)) if calls.fallbacks else []
+        if calls.cascade.enabled and not others and model == self._config.weak:
+            others = [strong] if strong in allowed and strong != model else []  # its second step
         return Plan(
             (model, *others),
             choice,
