@@ -39,6 +39,14 @@ def create_app(config: Config, *, metrics_folder: Path | None = None) -> Starlet
     state = State(config, metrics_folder=metrics_folder)
     chat = Chat(state)
 
+    def count(status: int) -> None:
+        state.metrics.refusals.labels(str(status)).inc()
+
+    def refused(request: Request, error: Exception) -> Response:
+        answer = _refused(request, error)
+        count(answer.status_code)
+        return answer
+
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Any]]:
         try:
@@ -58,9 +66,9 @@ def create_app(config: Config, *, metrics_folder: Path | None = None) -> Starlet
     app = Starlette(
         routes=routes,
         lifespan=lifespan,
-        middleware=[Middleware(Limits, settings=config.server)],
+        middleware=[Middleware(Limits, settings=config.server, on_refusal=count)],
         exception_handlers={
-            RefusedError: _refused,
+            RefusedError: refused,
             HTTPException: _no_route,
             Exception: _unexpected,
         },
@@ -89,11 +97,7 @@ class _Completions:
             while (await receive())["type"] != "http.disconnect":
                 pass
 
-        try:
-            answer = await until_left(self._chat.answer(raw, request.headers), left)
-        except RefusedError as error:
-            await _refused(request, error)(scope, receive, send)
-            return
+        answer = await until_left(self._chat.answer(raw, request.headers), left)
         if answer is None:
             return
         if isinstance(answer, Reply):

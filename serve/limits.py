@@ -6,7 +6,7 @@ connection and send no request, endless headers, clients that stop reading an an
 """
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -37,7 +37,8 @@ class Limits:
     A body is read no earlier than the application asks for it. Past a limit `receive` raises
     RefusedError: 413 (with or without a content-length), 408. Where the application lets it pass,
     it is answered here. More than `max_concurrency` requests at once: 429 with Retry-After, from
-    here. `in_flight` counts the requests in work, until the last byte of their answers.
+    here. `in_flight` counts the requests in work, until the last byte of their answers;
+    `on_refusal` is told the status of each refusal that is answered here.
 
     Headers that the application sets itself are left as they are.
     """
@@ -48,8 +49,10 @@ class Limits:
         settings: ServerSettings,
         *,
         unlimited: Collection[str] = UNLIMITED,
+        on_refusal: Callable[[int], None] | None = None,
     ) -> None:
         self.app = app
+        self._on_refusal = on_refusal
         self.settings = settings
         self.unlimited = frozenset(unlimited)
         self.in_flight = 0
@@ -64,7 +67,7 @@ class Limits:
         if scope["path"] in self.unlimited:
             await self._answer(scope, body, sender)
         elif self.in_flight >= self.settings.max_concurrency:
-            await sender.refuse(scope, self._overloaded())
+            await self._refuse(scope, sender, self._overloaded())
         else:
             self.in_flight += 1
             try:
@@ -78,7 +81,12 @@ class Limits:
         except RefusedError as error:
             if sender.started:
                 raise
-            await sender.refuse(scope, error)
+            await self._refuse(scope, sender, error)
+
+    async def _refuse(self, scope: Scope, sender: "_Sender", error: RefusedError) -> None:
+        if self._on_refusal is not None:
+            self._on_refusal(error.status)
+        await sender.refuse(scope, error)
 
     def _overloaded(self) -> RefusedError:
         return RefusedError(

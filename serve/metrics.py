@@ -100,6 +100,7 @@ class Metrics:
         self.fallbacks = counter(
             "fallbacks", "Calls that went on to another model", "from_model", "to_model"
         )
+        self.refusals = counter("refusals", "Requests refused, by HTTP status", "status")
         self.in_flight = gauge("in_flight", "Requests in work")
         self.pending = gauge("records_pending", "Decisions that wait for the database")
         self.dropped = counter("records_dropped", "Decisions lost: queue full, or row refused")

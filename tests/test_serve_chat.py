@@ -338,3 +338,17 @@ def test_a_cascade_asks_strong_after_a_bad_weak_answer_and_charges_both(
     models = [attempt["model"] for attempt in json.loads(both["attempts"])]
     assert models == ["weak", "strong"]
     assert both["cost"] > both["strong_cost"] > weak["cost"] > 0
+
+
+def test_refusals_are_counted_by_status() -> None:
+    settings = {"server": {"port": 0, "max_concurrency": 1, "max_body_bytes": 2000}}
+    with StubProvider() as provider, serving(pool(provider.url, **settings)) as server:
+        provider.always(Fault(hang_s=1.0))
+        with ThreadPoolExecutor(2) as threads:
+            codes = sorted(threads.map(lambda _: ask(server).status_code, range(2)))
+        assert codes == [200, 429]
+        assert ask(server, "nobody").status_code == 404
+        assert ask(server, messages=[{"role": "user", "content": "x" * 3000}]).status_code == 413
+        text = httpx.get(f"{server.url}/metrics").text
+    for status in (404, 413, 429):
+        assert f'thriftroute_refusals_total{{status="{status}"}} 1.0' in text

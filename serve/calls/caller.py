@@ -15,8 +15,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...router.completion import prepare
-from ...router.completion import load_litellm
+from ...router.completion import load_litellm, prepare
 from ..errors import RefusedError
 from ..registry import Model
 from ..settings import CallSettings, Config
