@@ -6,6 +6,7 @@ gets) or in headers `x-thriftroute-<name>`, which win. Everything else in the bo
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -35,14 +36,25 @@ _OFF = {"0", "false", "no", "off", "bypass", "no-cache", "no-store"}
 _ON = {"1", "true", "yes", "on", "use"}
 _LONGEST = 500  # characters of an option; a session's name is no place for a book
 MOST_CHOICES = 128
+MOST_PARTS = 10_000  # messages and parts of their contents: each costs everybody's time
+DEEPEST = 100  # levels of JSON; past some hundreds nothing could write it again
+# Half of a pair that stands for one character: JSON may escape it, UTF-8 has no bytes for it.
+_SURROGATES = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
 
 TokenCounter = Callable[[Sequence[Mapping[str, Any]], Sequence[Any] | None], int]
 
 
 def read_body(raw: bytes) -> dict[str, Any]:
-    """The JSON object of a request's body. Raises RefusedError (400) for anything else."""
+    """The JSON object of a request's body, as it can be written again: halves of surrogate pairs
+    become U+FFFD. Raises RefusedError (400) for anything else, NaN and infinite numbers included.
+    """
     try:
-        body = json.loads(raw)
+        body = json.loads(raw, parse_constant=_no_number, parse_float=_finite)
+        if _SURROGATES.search(raw):
+            written = json.dumps(body, ensure_ascii=False).encode("utf-16-le", "surrogatepass")
+            body = json.loads(written.decode("utf-16-le", "replace"))
+    except RefusedError:
+        raise
     # RecursionError: nested a thousand levels deep. ValueError covers bytes that are no UTF-8.
     except (ValueError, RecursionError) as error:
         place = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
@@ -91,7 +103,7 @@ def read_options(metadata: object, headers: Mapping[str, str]) -> tuple[Options,
             return None
         try:
             found = math.nan if isinstance(value, bool) else float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             found = math.nan
         if not 0 <= found <= most:  # false for NaN too
             upper = "0 or more" if most == math.inf else f"from 0 to {most:g}"
@@ -155,6 +167,10 @@ def read_request(
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise _wrong("messages", "expected a list of at least one message")
+    if len(messages) + sum(map(_parts, messages)) > MOST_PARTS:
+        raise _wrong("messages", f"more than {MOST_PARTS} messages and parts of their contents")
+    if _too_deep(body):
+        raise RefusedError(400, "invalid_request", f"JSON of more than {DEEPEST} levels")
     for index, message in enumerate(messages):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise _wrong(f"messages[{index}]", "expected an object with a role")
@@ -163,6 +179,9 @@ def read_request(
     stream = body.get("stream")
     if not isinstance(stream, bool | None):
         raise _wrong("stream", f"expected true or false, got {_kind(stream)}")
+    stream_options = body.get("stream_options")
+    if not isinstance(stream_options, dict | None):
+        raise _wrong("stream_options", f"expected an object, got {_kind(stream_options)}")
     try:
         text = as_conversation(messages).last
     except ThriftrouteError as error:
@@ -208,6 +227,36 @@ def _needs(body: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> fr
     if body.get("reasoning_effort") not in (None, "none"):
         found.add(reasoning)
     return frozenset(found)
+
+
+def _parts(message: object) -> int:
+    content = message.get("content") if isinstance(message, dict) else None
+    return len(content) if isinstance(content, list) else 0
+
+
+def _too_deep(value: object) -> bool:
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [
+            part
+            for each in level
+            for part in (each.values() if isinstance(each, dict) else each)
+            if isinstance(part, dict | list)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _finite(digits: str) -> float:
+    found = float(digits)
+    return found if math.isfinite(found) else _no_number(digits)
+
+
+def _no_number(word: str) -> float:
+    raise RefusedError(
+        400, "invalid_json", f"the body is no JSON: {word[:20]} is no number that JSON can hold"
+    )
 
 
 def _whole(value: object, param: str, most: int) -> int:

@@ -19,6 +19,7 @@ from .cache.answers import Assembler, Kept, is_complete, pack, replay, unpack
 from .cache.key import cache_key, semantic_bucket
 from .calls.caller import Answer
 from .calls.failures import Attempt, UpstreamError
+from .calls.wire import wants_usage
 from .errors import RefusedError
 from .money.cost import Usage, cost_of, usage_of
 from .money.ledger import Reservation
@@ -151,7 +152,10 @@ class Chat:
         exchange.answer, exchange.model = answer, answer.model
         if answer.chunks is not None:
             exchange.ttft_s = time.perf_counter() - exchange.started
-            return Stream(self._streamed(exchange, answer), self._headers(exchange))
+            chunks = self._streamed(exchange, answer)
+            # Up to its first `yield`: a generator that never ran would not close the exchange.
+            await anext(chunks)
+            return Stream(chunks, self._headers(exchange))
         exchange.completion = answer.response
         await self._close(exchange)
         return Reply(exchange.completion or {}, self._headers(exchange))
@@ -205,7 +209,7 @@ class Chat:
         await self._close(exchange)
         if not asked.stream:
             return Reply(completion, self._headers(exchange))
-        wants = bool((asked.body.get("stream_options") or {}).get("include_usage"))
+        wants = wants_usage(asked.body)
 
         async def chunks() -> AsyncIterator[dict[str, Any]]:
             for chunk in replay(completion, wants):
@@ -218,6 +222,7 @@ class Chat:
         assert answer.chunks is not None
         assembler = Assembler()
         try:
+            yield {}  # for `_answered` alone
             async for chunk in answer.chunks:
                 assembler.add(chunk)
                 yield chunk
@@ -232,23 +237,33 @@ class Chat:
             exchange.upstream_s = answer.chunks.waited_s
             self._close_later(exchange)
 
-    def _close_later(self, exchange: _Exchange) -> None:
-        task = asyncio.create_task(self._close(exchange))
+    def _close_later(self, exchange: _Exchange) -> asyncio.Task[None] | None:
+        """Close it in a task of its own, once: a client that leaves meanwhile cancels nothing."""
+        if exchange.closed:
+            return None
+        exchange.closed = True
+        task = asyncio.create_task(self._conclude(exchange))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+        return task
 
     async def _close(self, exchange: _Exchange) -> None:
-        """Price, settle, keep, record. Once; nothing in it may fail the request."""
-        if exchange.closed:
-            return
-        exchange.closed = True
+        task = self._close_later(exchange)
+        if task is not None:
+            await asyncio.shield(task)
+
+    async def _conclude(self, exchange: _Exchange) -> None:
+        """Price, settle, keep, record. Nothing in it may fail the request."""
         state = self._state
         for step in (self._price, self._settle, self._remember, self._keep):
             try:
                 await step(exchange)
             except Exception:  # the answer is there: bookkeeping must not take it away
                 logger.exception("request %s: %s failed", exchange.asked.id, step.__name__[1:])
-        record = self._record(exchange)
+        if state.config.records.text:  # to be masked, which takes patterns their time
+            record = await state.in_thread(lambda: self._record(exchange))
+        else:
+            record = self._record(exchange)
         state.metrics.observe(record)
         state.tracing.observe(record, exchange.headers)
         state.recorder.put(record)
@@ -265,6 +280,8 @@ class Chat:
         for attempt in attempts:
             usage = usage_of(attempt.usage)
             if usage is None and answer is not None and attempt is attempts[-1]:
+                if attempt.model != answer.model:
+                    continue  # it failed after a cascade's weak answer, which was given then
                 usage = await self._estimated(exchange, answer.text)
             if usage is not None:
                 exchange.cost += cost_of(registry.models[attempt.model], usage)

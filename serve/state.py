@@ -31,6 +31,7 @@ T = TypeVar("T")
 # a thousand tokens, and no decision hangs on the last per cent of a very long prompt.
 COUNTED_CHARACTERS = 100_000
 FLUSH_S = 10.0  # for the last records, where the database is away
+IMAGE_TOKENS = 250  # as LiteLLM's default
 CHARACTERS_A_TOKEN = 3  # on the safe side of 4: too many tokens refuse late, too few fail upstream
 
 
@@ -111,7 +112,7 @@ class State:
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None
     ) -> int:
         """About how many tokens a prompt has, by LiteLLM's general tokenizer; never raises."""
-        size = sum(len(str(message.get("content") or "")) for message in messages)
+        size = sum(_characters(message.get("content")) for message in messages)
         if size > COUNTED_CHARACTERS:
             return size // CHARACTERS_A_TOKEN
         try:
@@ -139,3 +140,15 @@ class State:
 
         embed = bundle_embedder(router.scorer)
         return SemanticIndex(embed, settings.semantic.similarity, settings.max_entries)
+
+
+def _characters(content: object) -> int:
+    """Of a message's text; an image or a file, which is longer by far, counts as its usual tokens:
+    models do not read its base64."""
+    if isinstance(content, str):
+        return len(content)
+    total = 0
+    for part in content if isinstance(content, list) else ():
+        text = part.get("text") if isinstance(part, Mapping) else part
+        total += len(text) if isinstance(text, str) else IMAGE_TOKENS * CHARACTERS_A_TOKEN
+    return total
