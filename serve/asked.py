@@ -234,8 +234,8 @@ def _parts(message: object) -> int:
     return len(content) if isinstance(content, list) else 0
 
 
-def _too_deep(value: object) -> bool:
-    level = [value]
+def _too_deep(body: Mapping[str, Any]) -> bool:
+    level: list[Any] = [body]
     for _ in range(DEEPEST):
         level = [
             part
