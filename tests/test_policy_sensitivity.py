@@ -3,8 +3,9 @@ from typing import Any
 
 import pytest
 from thriftroute.router.errors import ConfigError
+from thriftroute.router.personal import passes_luhn
 from thriftroute.serve.errors import RefusedError
-from thriftroute.serve.policy.sensitivity import RegexDetector, Sensitivity, passes_luhn
+from thriftroute.serve.policy.sensitivity import RegexDetector, Sensitivity
 from thriftroute.serve.settings import KINDS, SensitivitySettings
 from thriftroute.tests.asking import asked, model
 

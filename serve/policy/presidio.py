@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ...router.errors import ConfigError, require_extra
+from ...router.personal import Found
 from ..settings import KINDS
-from .sensitivity import Found, RegexDetector
+from .sensitivity import RegexDetector
 
 SURE = 0.4  # Presidio's own score; below it a pattern alone says too little
 _FETCHING = frozenset({"EMAIL_ADDRESS", "URL"})
