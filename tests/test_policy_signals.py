@@ -3,7 +3,8 @@ import sys
 import pytest
 from thriftroute.eval.languages import load_multilingual
 from thriftroute.router.errors import ConfigError, MissingExtraError
-from thriftroute.serve.policy.signals import SIGNALS, Languages, has_signal
+from thriftroute.router.languages import Languages
+from thriftroute.serve.policy.signals import SIGNALS, has_signal
 
 
 @pytest.mark.parametrize(

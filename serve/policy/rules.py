@@ -3,10 +3,11 @@
 import re
 from collections.abc import Iterable, Iterator
 
+from ...router.languages import Languages
 from ..request import Asked
 from ..settings import Config, Rule, When
 from .patterns import OwnPattern
-from .signals import Languages, has_signal
+from .signals import has_signal
 
 
 class Facts:

@@ -1,4 +1,4 @@
-"""What a prompt's text says about itself: code, maths, a comparison, its language.
+"""What a prompt's text says about itself: code, maths, a comparison.
 
 Patterns, for English words and for notation that is the same everywhere. They are meant for rules
 and err on the side of silence: a single brace is no code, a single number no maths. Each runs in
@@ -6,22 +6,10 @@ time proportional to the text: nothing in them repeats without a bound and somet
 """
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal
-
-from ...router.errors import ConfigError, require_extra
+from collections.abc import Mapping
+from typing import Literal
 
 Signal = Literal["code", "maths", "comparison"]
-LANGUAGE_CHARS = 2000  # of a text's start, enough to tell its language
-LANGUAGE_SURE = 0.3  # below this probability no language is named
-# fmt: off
-COMMON = (
-    "en", "de", "fr", "es", "it", "pt", "nl", "pl", "cs", "sk", "sv", "da", "no", "fi", "hu", "ro",
-    "bg", "el", "ru", "uk", "tr", "ar", "he", "fa", "hi", "bn", "ta", "te", "ur", "th", "vi", "id",
-    "ms", "ko", "ja", "zh",
-)
-# fmt: on
-
 _PATTERNS: Mapping[Signal, re.Pattern[str]] = {
     "code": re.compile(
         r"```|\bdef \w{1,80}\(|\bclass \w{1,80}[:({]|\bfunction \w{0,80}\(|#include\s?[<\"]"
@@ -63,34 +51,3 @@ SIGNALS: tuple[Signal, ...] = tuple(_PATTERNS)
 def has_signal(signal: Signal, text: str) -> bool:
     """Whether the text shows that signal."""
     return _PATTERNS[signal].search(text) is not None
-
-
-class Languages:
-    """Tells the language of a text: one of `COMMON` or of `further`, as ISO 639-1 codes.
-
-    Rare languages are candidates only where a rule names them: a short prompt in a common one
-    would too often pass for theirs. Safe to share between threads.
-
-    Raises ConfigError for a code that the library does not know, MissingExtraError without the
-    extra `serve`.
-    """
-
-    def __init__(self, further: Iterable[str] = ()) -> None:
-        langid: Any = require_extra("py3langid.langid", "serve")
-        # Its model is an archive of plain arrays: nothing is unpickled.
-        self._identifier = langid.LanguageIdentifier.from_model_file(
-            langid.MODEL_FILE, norm_probs=True
-        )
-        known = self._identifier.labels
-        wrong = sorted(set(further) - set(known))
-        if wrong:
-            raise ConfigError(
-                f"languages: unknown {', '.join(map(repr, wrong))}; expected ISO 639-1 codes, such "
-                f"as 'de': {', '.join(sorted(known))}"
-            )
-        self._identifier.set_languages(sorted({*COMMON, *further}))
-
-    def of(self, text: str) -> str | None:
-        """The language of `text`, judged by its start; None where that cannot be told."""
-        code, probability = self._identifier.classify(text[:LANGUAGE_CHARS])
-        return str(code) if probability >= LANGUAGE_SURE else None
