@@ -11,7 +11,7 @@ import httpx
 import pytest
 from thriftroute.router.stub import StubProvider
 from thriftroute.router.stub_faults import Fault
-from thriftroute.serve.asked import DEEPEST, MOST_PARTS, read_body
+from thriftroute.serve.asked import DEEPEST, MOST_OBJECTS, MOST_PARTS, read_body
 from thriftroute.serve.chat import Chat, Stream
 from thriftroute.serve.errors import RefusedError
 from thriftroute.serve.settings import Config
@@ -120,6 +120,7 @@ def test_json_nested_deeper_than_it_could_be_sent_on_is_refused(server: Serving)
         raw = b'{"messages":[{"role":"user","content":"x"}],"zz":%s1%s}'
         answer = post(server, raw % (b"[" * depth, b"]" * depth))
         assert answer.status_code == 400
+    assert post(server, {"messages": USER, "tools": [{}] * MOST_OBJECTS}).status_code == 400
     raw = b'{"messages":[{"role":"user","content":"x"}],"zz":%s1%s}'
     assert post(server, raw % (b"[" * 90, b"]" * 90)).status_code == 200
 
