@@ -1,0 +1,110 @@
+"""An experiment's arms against each other, by sessions, with intervals that may be looked at any day.
+
+The unit is what was drawn into an arm: a session (a request without one is its own), or a tenant.
+Requests of one unit are alike, so the error of a mean over requests comes from the sums of units
+(delta method for a ratio of sums; Deng, Knoblich, Lu 2018, arXiv 1803.06336), and the interval of
+a difference is an asymptotic confidence sequence (`sequential.asymptotic_radius`).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .sequential import asymptotic_radius
+
+CONTROL, TREATMENT = "control", "treatment"
+LEAST = 30  # units an arm, for a normal limit to mean anything
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Of one arm and metric, over its units: x is the unit's sum of the metric, d its number of
+    requests that have it."""
+
+    units: int
+    x: float
+    d: float
+    xx: float
+    xd: float
+    dd: float
+
+    @property
+    def mean(self) -> float | None:
+        """Sum of x over sum of d; None where nothing was counted."""
+        return self.x / self.d if self.d > 0 else None
+
+    def variance(self) -> float:
+        """Of `mean`, by the delta method; infinite for fewer than two units."""
+        if self.units < 2 or self.d <= 0:
+            return math.inf
+        mean = self.x / self.d
+        squares = max(0.0, self.xx - 2 * mean * self.xd + mean * mean * self.dd)
+        return self.units / (self.units - 1) * squares / self.d**2
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Treatment minus control, with its interval; None where an arm has fewer than 30 units."""
+
+    metric: str
+    control: float | None
+    treatment: float | None
+    difference: float | None
+    interval: tuple[float, float] | None
+    differs: bool
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """`units` and `requests` by arm."""
+
+    name: str
+    alpha: float
+    units: Mapping[str, int]
+    requests: Mapping[str, int]
+    differences: Sequence[Difference]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON, the differences by metric."""
+        found = asdict(self)
+        found["metrics"] = {item.pop("metric"): item for item in found.pop("differences")}
+        return found
+
+
+def compare(name: str, arms: Mapping[str, Mapping[str, Any]], *, alpha: float = 0.05) -> Experiment:
+    """arms: "control" and "treatment", each {"units", "requests", "metrics": {name: Sums}}; one
+    that has no requests yet may be missing. alpha: of each metric's interval by itself."""
+    empty: Mapping[str, Any] = {"units": 0, "requests": 0, "metrics": {}}
+    sides = [arms.get(side, empty) for side in (CONTROL, TREATMENT)]
+    names = list(dict.fromkeys(metric for side in sides for metric in side["metrics"]))
+    none = Sums(0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    return Experiment(
+        name,
+        alpha,
+        {side: arm["units"] for side, arm in zip((CONTROL, TREATMENT), sides, strict=True)},
+        {side: arm["requests"] for side, arm in zip((CONTROL, TREATMENT), sides, strict=True)},
+        [
+            difference(metric, *(side["metrics"].get(metric, none) for side in sides), alpha)
+            for metric in names
+        ],
+    )
+
+
+def difference(metric: str, control: Sums, treatment: Sums, alpha: float) -> Difference:
+    """One metric's means, their difference, and whether the interval leaves out 0."""
+    a, b = control.mean, treatment.mean
+    interval = None
+    if a is not None and b is not None and min(control.units, treatment.units) >= LEAST:
+        error = math.sqrt(control.variance() + treatment.variance())
+        radius = error * asymptotic_radius(control.units + treatment.units, alpha)
+        interval = (b - a - radius, b - a + radius)
+    return Difference(
+        metric,
+        a,
+        b,
+        None if a is None or b is None else b - a,
+        interval,
+        # Where no request differs from another there is no error, and nothing to conclude.
+        interval is not None and interval[0] < interval[1] and not interval[0] <= 0 <= interval[1],
+    )
