@@ -1,0 +1,447 @@
+"""A threshold with a promise that holds for future prompts, at a stated confidence.
+
+    found = guaranteed(scores, strong, weak, min_quality=0.95, confidence=0.9)
+    found.threshold, found.strong_pct, found.feasible
+
+The threshold that looks best on n labelled prompts breaks its promise on about every second draw of
+n prompts: it was chosen because it looked good there. Here thresholds are tested one after another,
+from the safest on (always strong; for a budget always weak), each at the full level, and the last
+one before the first that fails is taken. To break the promise, the first threshold in this fixed
+order that does not keep it would have to pass, and that happens with probability at most
+1 - confidence, at every n. Source: fixed-sequence testing in Learn then Test, Angelopoulos, Bates,
+Candes, Jordan and Lei 2021, arXiv 2110.01052, section 2.3; conformal risk control (arXiv
+2208.02814) promises a mean over draws only, not a confidence. The tests themselves: `means`.
+
+What it rests on: the labelled prompts are independent draws of the traffic (or weighted to be), the
+router has not learned from them, and the target was not chosen by looking at the answer. Which
+thresholds are tested depends on no label: every one that tells two of the n scores apart is, which
+is the same as to test all numbers from 0 to 1 in order, since nothing changes between two scores.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..eval.metrics import check_rewards
+from ..router.errors import CalibrationError
+from ..router.threshold import achievable, check_scores
+from . import promises
+from .means import LARGEST_BET, METHODS, MeanTest
+from .promises import Floats, Maker, Promise
+
+# Up to so many prompts every threshold is tested; beyond, those on a lattice that no data chose.
+EVERY_THRESHOLD = 5_000
+LATTICE = 10_000
+# Thresholds tested at once: few enough that little is computed past the first that fails.
+BLOCK = 64
+# Labels that would do are estimated for this share of calls to the other side, at this power.
+USEFUL_SHARE = 0.1
+POWER = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Guarantee:
+    """A threshold, what is promised of it, and what it looks like on the n labelled prompts.
+
+    `promise` is min_quality, min_gap, max_regret or max_cost, `target` its number, `confidence` the
+    probability with which it holds. `feasible` says that routing has been shown to keep it; else
+    `threshold` is the safest one (always strong, for a budget always weak), `message` says why, and
+    `needed_n` about how many labels would do in all, None where no number would by these data.
+
+    `quality` (mean reward of the mix over that of strong), `gap` (part of the gap recovered),
+    `regret` (mean reward below always strong), `cost` (mean of a request) and `saving` (part of the
+    cost of always strong) are estimates on the same prompts, None where undefined or unknown.
+    `quality_bound`, `gap_bound`, `regret_bound`, `cost_bound` are what holds with `confidence`:
+    that of the promise alone, the others are None.
+    """
+
+    promise: promises.Name
+    target: float
+    confidence: float
+    threshold: float
+    strong_pct: float
+    n: int
+    feasible: bool
+    needed_n: int | None
+    quality: float | None
+    quality_bound: float | None
+    gap: float | None
+    gap_bound: float | None
+    regret: float | None
+    regret_bound: float | None
+    cost: float | None
+    cost_bound: float | None
+    saving: float | None
+    method: str
+    seed: int
+    message: str
+    assumptions: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-able dict."""
+        return {**asdict(self), "assumptions": list(self.assumptions)}
+
+
+def guaranteed(
+    scores: npt.ArrayLike,
+    strong: npt.ArrayLike | None,
+    weak: npt.ArrayLike | None,
+    *,
+    min_quality: float | None = None,
+    min_gap: float | None = None,
+    max_regret: float | None = None,
+    max_cost: float | None = None,
+    confidence: float = 0.9,
+    strong_cost: npt.ArrayLike | None = None,
+    weak_cost: npt.ArrayLike | None = None,
+    cost_cap: float | None = None,
+    weights: npt.ArrayLike | None = None,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    method: str = "betting",
+    seed: int = 0,
+) -> Guarantee:
+    """The least use of strong that keeps one promise with `confidence`; for a budget the most.
+
+    `scores` float64[n] in [0, 1]; `strong`, `weak` float64[n], rewards of either answer within
+    `bounds`, None only for a budget. Exactly one of `min_quality` in (0, 1], `min_gap` in (0, 1],
+    `max_regret` (>= 0, in units of the reward) and `max_cost` (> 0, mean of a request, in the unit
+    of the costs). `strong_cost`, `weak_cost` float64[n] >= 0: needed for a budget, otherwise for
+    the estimates alone. `cost_cap`: no request costs more; by default twice the dearest of these,
+    which is then an assumption. `weights` float64[n] > 0: one over the probability with which a
+    prompt was sampled, up to a factor; the largest must not be exceeded by prompts unseen.
+    `method`: a name in `means.METHODS`. `seed`: of the order in which the draws are taken; choose
+    it before you look.
+
+    Raises CalibrationError or EvaluationError for anything that does not fit this.
+    """
+    array = check_scores(scores)
+    _check_confidence(confidence)
+    test = _method(method)
+    rewards = _rewards(array, strong, weak, bounds)
+    costs = _costs(array, strong_cost, weak_cost)
+    weight = _weights(array, weights)
+    make, target, assumptions = _promise(
+        rewards,
+        costs,
+        {
+            "min_quality": min_quality,
+            "min_gap": min_gap,
+            "max_regret": max_regret,
+            "max_cost": max_cost,
+        },
+        bounds,
+        cost_cap,
+    )
+    order = np.random.default_rng(seed).permutation(array.size)
+    sequence = _Sequence(array[order], make(target), weight[order], order, test, 1 - confidence)
+    thresholds = sequence.thresholds
+    passed = sequence.passed()
+    # Nothing passed: the safest threshold is what is left.
+    at = float(thresholds[max(passed - 1, 0)])
+    useful = passed > 1 or (passed == 1 and not sequence.promise.holds_at_start)
+    bound: float | None = None
+    if passed == thresholds.size and useful:
+        bound = sequence.tightened(make, at)
+    elif useful:
+        bound = target
+    elif sequence.promise.holds_at_start:
+        bound = {"min_quality": 1.0, "max_regret": 0.0}[sequence.promise.name]
+    needed = None if useful else sequence.needed()
+    return _result(
+        array,
+        at,
+        rewards,
+        costs,
+        weight,
+        sequence.promise,
+        bound,
+        useful,
+        needed,
+        confidence=confidence,
+        method=method,
+        seed=seed,
+        assumptions=assumptions,
+    )
+
+
+class _Sequence:
+    """The thresholds in their order, from the safest, and the tests of them.
+
+    All columns are in the order of the draws; `weight` has a maximum of 1.
+    """
+
+    def __init__(
+        self,
+        scores: Floats,
+        promise: Promise,
+        weight: Floats,
+        order: npt.NDArray[np.intp],
+        test: MeanTest,
+        level: float,
+    ) -> None:
+        self.scores = scores
+        self.promise = promise
+        self.weight = weight
+        self.order = order
+        self.test = test
+        self.level = level
+        self.thresholds = _thresholds(scores, from_strong=promise.from_strong)
+
+    def values(self, thresholds: Floats, promise: Promise | None = None) -> Floats:
+        """The variable of the promise, weighted: float64[n, m], rows in the order of the draws."""
+        of = self.promise if promise is None else promise
+        calls = self.scores[:, None] >= thresholds[None, :]
+        columns = np.where(calls, of.above[self.order, None], of.below[self.order, None])
+        weighted: Floats = columns * self.weight[:, None]
+        return weighted
+
+    def passed(self) -> int:
+        """How many thresholds, from the first on, keep the promise before one is not shown to."""
+        low, high = min(self.promise.low, 0.0), max(self.promise.high, 0.0)
+        count = int(self.promise.holds_at_start)
+        for block in _blocks(self.thresholds[count:]):
+            shown = self.test(self.values(block), low, high, self.level)
+            if not shown.all():
+                return count + int(np.argmin(shown))
+            count += block.size
+        return count
+
+    def tightened(self, make: Maker, threshold: float) -> float:
+        """The best target that the last threshold is shown to keep, all thresholds having passed.
+
+        The sequence goes on with harder targets for the same threshold, in steps of 0.005 (costs:
+        of a two-hundredth), until one fails; had a threshold failed, nothing would be left to
+        test with.
+        """
+        promise = self.promise
+        at = np.array([threshold])
+        if promise.name in ("min_quality", "min_gap"):
+            targets = promise.target + 0.005 * np.arange(1, 201)
+        elif promise.name == "max_regret":
+            targets = promise.target - 0.005 * (promise.high - promise.target) * np.arange(1, 201)
+        else:
+            targets = promise.target * (1 - 0.005 * np.arange(1, 200))
+        best = promise.target
+        for target in targets:
+            harder = make(float(target))
+            values = self.values(at, harder)
+            if not self.test(values, min(harder.low, 0), max(harder.high, 0), self.level)[0]:
+                break
+            best = float(target)
+        return best
+
+    def needed(self) -> int | None:
+        """About how many draws would show that a useful share of calls keeps the promise.
+
+        From mean and deviation at each threshold on the way there, as the central limit theorem has
+        it, and from how fast wealth can grow at the largest bet. None where, by these draws, some
+        threshold on the way does not keep the promise at all.
+        """
+        first = int(self.promise.holds_at_start)
+        calls = self.scores[:, None] >= self.thresholds[None, :]
+        moved = np.abs(calls.mean(axis=0) - float(self.promise.from_strong))
+        most = max(int(np.searchsorted(moved, USEFUL_SHARE)), first)
+        normal = NormalDist()
+        z = normal.inv_cdf(1 - self.level) + normal.inv_cdf(POWER)
+        needed = 0.0
+        for j in range(first, min(most + 1, self.thresholds.size)):
+            column = self.values(self.thresholds[j : j + 1])[:, 0]
+            mean = float(column.mean())
+            if mean <= 0:
+                break
+            growth = float(np.mean(np.log1p(LARGEST_BET * column / max(-self.promise.low, 1e-12))))
+            by_limit = (z * float(column.std()) / mean) ** 2
+            by_bet = -math.log(self.level) / growth if growth > 0 else 0.0
+            needed = max(needed, by_limit, by_bet)
+        if needed == 0:
+            return None
+        # At least some more than there are, since with these it was not shown.
+        return math.ceil(max(needed, 1.1 * self.scores.size, self.scores.size + 1))
+
+
+def _thresholds(scores: Floats, *, from_strong: bool) -> Floats:
+    """What is tested, in order: rising from always strong, or falling from always weak."""
+    if scores.size <= EVERY_THRESHOLD:
+        falling = achievable(scores)[0]
+    else:
+        lattice = np.arange(LATTICE + 1) / LATTICE
+        counts = np.searchsorted(np.sort(scores), lattice)
+        falling = lattice[np.unique(counts, return_index=True)[1]][::-1]
+    return falling[::-1].copy() if from_strong else falling
+
+
+def _blocks(thresholds: Floats) -> Iterator[Floats]:
+    for start in range(0, thresholds.size, BLOCK):
+        yield thresholds[start : start + BLOCK]
+
+
+def _result(
+    scores: Floats,
+    threshold: float,
+    rewards: tuple[Floats, Floats] | None,
+    costs: tuple[Floats, Floats] | None,
+    weight: Floats,
+    promise: Promise,
+    bound: float | None,
+    feasible: bool,
+    needed: int | None,
+    **rest: Any,
+) -> Guarantee:
+    calls = scores >= threshold
+
+    def mean(column: Floats) -> float:
+        return float(np.average(column, weights=weight))
+
+    quality = gap = regret = cost = saving = None
+    if rewards is not None:
+        high, low = mean(rewards[0]), mean(rewards[1])
+        mixed = mean(np.where(calls, *rewards))
+        regret = high - mixed
+        quality = mixed / high if high > 0 else None
+        gap = (mixed - low) / (high - low) if high > low else None
+    if costs is not None:
+        cost = mean(np.where(calls, *costs))
+        always = mean(costs[0])
+        saving = 1 - cost / always if always > 0 else None
+    bounds = dict.fromkeys(("min_quality", "min_gap", "max_regret", "max_cost"))
+    holds: dict[str, float | None] = {**bounds, promise.name: bound}
+    return Guarantee(
+        promise=promise.name,
+        target=promise.target,
+        threshold=threshold,
+        strong_pct=mean(calls.astype(np.float64)),
+        n=scores.size,
+        feasible=feasible,
+        needed_n=needed,
+        quality=quality,
+        quality_bound=holds["min_quality"],
+        gap=gap,
+        gap_bound=holds["min_gap"],
+        regret=regret,
+        regret_bound=holds["max_regret"],
+        cost=cost,
+        cost_bound=holds["max_cost"],
+        saving=saving,
+        message="" if feasible else _why(scores.size, needed),
+        **rest,
+    )
+
+
+def _why(n: int, needed: int | None) -> str:
+    if needed is None:
+        return (
+            f"infeasible at this n ({n:,}), and more labels would not do by what these show: "
+            "routing does not keep this promise; ask for less, or for a router that ranks better"
+        )
+    return f"infeasible at this n ({n:,}); about {needed - n:,} more labels would do"
+
+
+def _promise(
+    rewards: tuple[Floats, Floats] | None,
+    costs: tuple[Floats, Floats] | None,
+    asked: dict[str, float | None],
+    bounds: tuple[float, float],
+    cost_cap: float | None,
+) -> tuple[Maker, float, tuple[str, ...]]:
+    given = {name: value for name, value in asked.items() if value is not None}
+    if len(given) != 1:
+        raise CalibrationError(
+            f"give exactly one of {', '.join(asked)}, got {', '.join(given) or 'none'}"
+        )
+    [(name, value)] = given.items()
+    if isinstance(value, bool) or not math.isfinite(value):
+        raise CalibrationError(f"{name} {value!r} is no number")
+    target = float(value)
+    if name in ("min_quality", "min_gap") and not 0 < target <= 1:
+        raise CalibrationError(f"{name} {target:g} is no part of a whole: above 0, at most 1")
+    if name == "max_regret" and target < 0:
+        raise CalibrationError(f"max_regret {target:g} is below 0; give how much may be lost")
+    if name == "max_cost":
+        if target <= 0:
+            raise CalibrationError(f"max_cost {target:g} is no cost above 0")
+        if costs is None:
+            raise CalibrationError("max_cost needs the cost of every prompt on either model")
+        dearest = max(float(c.max()) for c in costs)
+        cap = 2 * dearest if cost_cap is None else float(cost_cap)
+        if not cap >= dearest:
+            raise CalibrationError(
+                f"cost_cap {cap:g} is below the dearest request, {dearest:g}; no request may cost "
+                "more than the cap"
+            )
+        assumed = f"no request costs more than {cap:.6g}, twice the dearest of these"
+        return promises.cost(*costs, cap), target, () if cost_cap is not None else (assumed,)
+    if rewards is None:
+        raise CalibrationError(f"{name} needs the rewards of both models")
+    make = {"min_quality": promises.quality, "min_gap": promises.gap}.get(name, promises.regret)
+    return make(*rewards, bounds), target, ()
+
+
+def _check_confidence(confidence: float) -> None:
+    if isinstance(confidence, bool) or not 0.5 <= confidence < 1:
+        raise CalibrationError(
+            f"confidence {confidence!r} is no probability from 0.5 to below 1, such as 0.9"
+        )
+
+
+def _method(name: str) -> MeanTest:
+    if name not in METHODS:
+        raise CalibrationError(f"unknown method {name!r}; available: {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def _rewards(
+    scores: Floats,
+    strong: npt.ArrayLike | None,
+    weak: npt.ArrayLike | None,
+    bounds: tuple[float, float],
+) -> tuple[Floats, Floats] | None:
+    if strong is None and weak is None:
+        return None
+    if strong is None or weak is None:
+        raise CalibrationError("give the rewards of both models, or for a budget of neither")
+    _, high, low = check_rewards(scores, strong, weak)
+    if not bounds[0] < bounds[1]:
+        raise CalibrationError(f"bounds {bounds} are no range: the first must be below the second")
+    for name, values in (("strong", high), ("weak", low)):
+        out = np.flatnonzero((values < bounds[0]) | (values > bounds[1]))
+        if out.size:
+            raise CalibrationError(
+                f"{name}[{int(out[0])}] is {values[out[0]]:g}, outside of the bounds {bounds[0]:g} "
+                f"to {bounds[1]:g}; give the range of the rewards as bounds"
+            )
+    return high, low
+
+
+def _costs(
+    scores: Floats, strong: npt.ArrayLike | None, weak: npt.ArrayLike | None
+) -> tuple[Floats, Floats] | None:
+    if strong is None and weak is None:
+        return None
+    if strong is None or weak is None:
+        raise CalibrationError("give the cost of both models, or of neither")
+    sides = []
+    for name, values in (("strong", strong), ("weak", weak)):
+        cost = np.asarray(values, dtype=np.float64)
+        if cost.shape != scores.shape or not np.all(np.isfinite(cost) & (cost >= 0)):
+            raise CalibrationError(
+                f"{name} costs must be {scores.size} finite numbers >= 0, got shape {cost.shape}"
+            )
+        sides.append(cost)
+    return sides[0], sides[1]
+
+
+def _weights(scores: Floats, weights: npt.ArrayLike | None) -> Floats:
+    if weights is None:
+        return np.ones(scores.size)
+    array = np.asarray(weights, dtype=np.float64)
+    if array.shape != scores.shape or not np.all(np.isfinite(array) & (array > 0)):
+        raise CalibrationError(
+            f"weights must be {scores.size} finite numbers above 0, got shape {array.shape}"
+        )
+    largest: Floats = array / array.max()
+    return largest
