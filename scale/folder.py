@@ -1,0 +1,190 @@
+"""The work folder of a run, beside its output file: what is done, so that a run can go on.
+
+    scores.parquet.work/
+      manifest.json     what the run is: inputs with their hashes, bundle, settings
+      chunks.jsonl      a line for each chunk that is done, appended and synced
+      parts/00000017.parquet, parts/00000017.rejects
+      centers.npy       where clusters were asked for
+
+A chunk counts as done where its line and its part are there, with the size that the line says: a
+run that was killed between the two does that chunk again. The folder goes when the file is whole.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..router.errors import ConfigError
+from .chunks import Input, Plan, plan
+from .output import whole_file
+
+FORMAT = 1
+PARTS = "parts"
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """One chunk that was scored: `rows` written to its part of `bytes`, `repeats` of them with a
+    prompt that this worker had just scored, `bad` rows left out, `problems` the first of these."""
+
+    chunk: int
+    rows: int
+    bytes: int
+    repeats: int
+    bad: int
+    problems: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """An open work folder: its path, the plan, and what is done of it, by chunk."""
+
+    path: Path
+    plan: Plan
+    done: dict[int, Done] = field(repr=False)
+    suffix: str
+
+    @property
+    def parts(self) -> Path:
+        """The folder of the parts."""
+        return self.path / PARTS
+
+    def part(self, chunk: int) -> Path:
+        """Where the part of a chunk is written."""
+        return part_path(self.parts, chunk, self.suffix)
+
+    def add(self, done: Done) -> None:
+        """Write down that a chunk is done."""
+        with (self.path / "chunks.jsonl").open("ab") as file:
+            file.write(json.dumps(asdict(done), ensure_ascii=False).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.done[done.chunk] = done
+
+    def remove(self) -> None:
+        """Delete the folder."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def part_path(parts: Path, chunk: int, suffix: str) -> Path:
+    """Where the part of a chunk is written, in the folder of the parts."""
+    return parts / f"{chunk:08d}{suffix}"
+
+
+@contextlib.contextmanager
+def open_work(
+    out: Path,
+    paths: Sequence[str | Path],
+    settings: Mapping[str, Any],
+    *,
+    chunk_rows: int,
+    chunk_bytes: int,
+) -> Iterator[Work]:
+    """The work folder of `out`, new or as an earlier run left it; no other run may have it open.
+
+    `settings`: all else that the rows of the output depend on. Raises ConfigError where the folder
+    is of a run with other settings or inputs, or in use; DataError (see `chunks.plan`).
+    """
+    path = out.with_name(f"{out.name}.work")
+    made = not path.exists()
+    path.mkdir(exist_ok=True)
+    try:
+        with (path / "lock").open("wb") as lock:
+            _lock(lock.fileno(), path)
+            yield _opened(path, paths, dict(settings), chunk_rows, chunk_bytes, out.suffix)
+    finally:
+        # Where nothing could begin, nothing is left behind.
+        if made and path.exists() and not (path / "manifest.json").exists():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _opened(
+    path: Path,
+    paths: Sequence[str | Path],
+    settings: dict[str, Any],
+    chunk_rows: int,
+    chunk_bytes: int,
+    suffix: str,
+) -> Work:
+    files = [str(Path(p).absolute()) for p in paths]
+    wanted = json.loads(
+        json.dumps(
+            {"format": FORMAT, "inputs": files, "chunk_rows": chunk_rows,
+             "chunk_bytes": chunk_bytes, **settings}
+        )
+    )  # fmt: skip
+    manifest = path / "manifest.json"
+    planned = plan(paths, chunk_rows=chunk_rows, chunk_bytes=chunk_bytes)
+    found = [asdict(i) for i in planned.inputs]
+    if manifest.exists():
+        _check_same(manifest, wanted, planned.inputs)
+        # What a killed run was writing.
+        for rest in (path / PARTS).glob("*.tmp"):
+            rest.unlink(missing_ok=True)
+    else:
+        (path / PARTS).mkdir(exist_ok=True)
+        with whole_file(manifest) as file:
+            text = json.dumps({**wanted, "files": found}, indent=2, ensure_ascii=False)
+            file.write(text.encode() + b"\n")
+    work = Work(path, planned, {}, suffix)
+    work.done.update(_journal(work))
+    return work
+
+
+def _check_same(manifest: Path, wanted: dict[str, Any], inputs: Sequence[Input]) -> None:
+    away = f"finish it as it was begun, or delete {manifest.parent} to begin anew"
+    try:
+        was = json.loads(manifest.read_bytes())
+        files = {entry["path"]: entry["sha256"] for entry in was.pop("files")}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigError(f"{manifest} is not what a run writes ({error}); {away}") from error
+    for key in sorted(wanted.keys() | was.keys()):
+        if was.get(key) != wanted.get(key):
+            raise ConfigError(
+                f"{manifest.parent} is of a run with another {key}: {was.get(key)!r}, now "
+                f"{wanted.get(key)!r}; {away}"
+            )
+    for now in inputs:
+        if files.get(now.path) != now.sha256:
+            raise ConfigError(
+                f"{now.path} has changed since the run in {manifest.parent} began; {away}"
+            )
+
+
+def _journal(work: Work) -> Iterator[tuple[int, Done]]:
+    journal = work.path / "chunks.jsonl"
+    if not journal.exists():
+        return
+    whole = 0
+    with journal.open("rb") as file:
+        for line in file:
+            try:
+                values = json.loads(line)
+                done = Done(**{**values, "problems": tuple(values["problems"])})
+            except (ValueError, TypeError, KeyError):
+                break  # torn: the machine went down in the middle of it
+            if not line.endswith(b"\n"):
+                break
+            whole += len(line)
+            part = work.part(done.chunk)
+            if part.exists() and part.stat().st_size == done.bytes:
+                yield done.chunk, done
+    if whole != journal.stat().st_size:
+        os.truncate(journal, whole)
+
+
+def _lock(handle: int, path: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows: one run at a time is the user's to see to
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConfigError(f"another run works in {path}; wait for it, or stop it") from None

@@ -1,0 +1,351 @@
+"""Score a log of any length into one file: `score_logs`.
+
+    summary = score_logs(["logs.jsonl"], "scores.parquet", router="mf", workers=2)
+
+Interrupted or killed, the same call goes on where it stopped. Memory does not grow with the log:
+each worker holds one chunk's results, this process the places of the chunks.
+"""
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..router.bundle import Bundle
+from ..router.errors import ConfigError, DataError, ThriftrouteError
+from ..router.routers import BUNDLED, CHECKPOINTS
+from ..router.text import validate_context
+from .chunks import CHUNK_BYTES, CHUNK_ROWS, Chunk, Plan, prompts_of
+from .clusters import fit, read_centers
+from .folder import Done, Work, open_work, part_path
+from .output import check_out, join_lines, join_parts, whole_file
+from .worker import Job, RowScorer, StoppedError, Worker
+
+# Chunks that wait for each worker, so that none waits for this process.
+_AHEAD = 2
+_SAMPLE_ROWS = 50  # of each cluster that is asked for, on average
+_SAMPLE_LEAST = 1000
+_SAMPLE_CHUNKS = 200
+
+Progress = Callable[["State"], None]
+
+
+class ScalingError(ThriftrouteError):
+    """A worker died. What is done is kept; the same run goes on from there."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How far a run is: lines of the log that are done (before this run: `earlier`) of `total`, and
+    seconds since this run began to score."""
+
+    done: int
+    earlier: int
+    total: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Lines a second in this run; 0 before the first chunk is done."""
+        return (self.done - self.earlier) / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that the rest will take at this rate; None before the first chunk is done."""
+        return (self.total - self.done) / self.rate if self.rate else None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a run did. `rows` are in the file, `repeats` of them were not scored again, `bad` were
+    left out, `resumed` rows were there from an earlier run; `seconds` is scoring in this run, in
+    which `rows_per_s` rows came out of it; `plan_s` and `join_s` are reading the inputs through
+    once and writing the one file."""
+
+    out: str
+    rows: int
+    repeats: int
+    bad: int
+    problems: tuple[str, ...]
+    chunks: int
+    resumed: int
+    workers: int
+    plan_s: float
+    seconds: float
+    join_s: float
+    rows_per_s: float
+
+
+def score_logs(
+    inputs: Sequence[str | Path],
+    out: str | Path,
+    *,
+    router: str = "mf",
+    strong: str | None = None,
+    weak: str | None = None,
+    context: str = "conversation",
+    workers: int = 1,
+    ray: str | None = None,
+    chunk_rows: int = CHUNK_ROWS,
+    chunk_bytes: int = CHUNK_BYTES,
+    embeddings: bool = False,
+    clusters: int | None = None,
+    centers: str | Path | None = None,
+    skip_bad: bool = False,
+    rejects: str | Path | None = None,
+    overwrite: bool = False,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Summary:
+    """Write {id, score, familiarity?, cluster?, embedding?} of each row of a log, in its order.
+
+    inputs: JSONL or Parquet with `id` and `prompt` or `messages` (`logs.schema.LogRow`). out: a
+    .parquet file, or any other name for JSONL. router: mf, bert, or a bundle's folder; strong,
+    weak: another pair of its models. workers: processes, of about 250 MB each; ray: the same on a
+    Ray cluster ("local" starts one). clusters: fit as many on a sample drawn with `seed` and write
+    their centres to `<out>.centers.npy`; centers: use those of such a file instead. embeddings:
+    float16, into Parquet only. skip_bad: leave bad rows out, and write where and why to `rejects`.
+
+    The work goes on in `<out>.work`, which is deleted when `out` is whole. Raises ConfigError (a
+    setting that does not fit, a folder of another run), DataError (a bad row: file, line, field),
+    BundleError, MissingExtraError, ScalingError.
+    """
+    out = Path(out).absolute()
+    _check(inputs, out, workers, chunk_rows, chunk_bytes, clusters, centers, overwrite)
+    if rejects is not None and not skip_bad:
+        raise ConfigError("a file of rejects is for bad rows that are skipped: ask for that too")
+    check_out(out, embeddings=embeddings)
+    bundle = Bundle.open(_folder(router))
+    given = None if centers is None else read_centers(Path(centers))
+    manifest = bundle.manifest
+    if not manifest.models:
+        raise ConfigError(f"{bundle} is an encoder, which embeds but cannot score; give a router")
+    settings: dict[str, Any] = {
+        "bundle": bundle.model_sha256,
+        "calibration": dict(manifest.calibration),
+        "strong": strong or manifest.strong,
+        "weak": weak or manifest.weak,
+        "context": validate_context(context),
+        "embeddings": embeddings,
+        "clusters": clusters if given is None else given.tolist(),
+        "seed": None if clusters is None else seed,
+        "skip_bad": skip_bad,
+    }
+    began = time.perf_counter()
+    with open_work(out, inputs, settings, chunk_rows=chunk_rows, chunk_bytes=chunk_bytes) as work:
+        plan_s = time.perf_counter() - began
+        job = Job(
+            bundle=str(bundle.path.absolute()),
+            strong=settings["strong"],
+            weak=settings["weak"],
+            context=context,
+            parts=str(work.parts),
+            suffix=out.suffix,
+            embeddings=embeddings,
+            centers=_centers(work, bundle, settings, given),
+            skip_bad=skip_bad,
+        )
+        earlier = {index: done.rows for index, done in work.done.items()}
+        began = time.perf_counter()
+        _score(work, job, workers, ray, progress)
+        seconds = time.perf_counter() - began
+        began = time.perf_counter()
+        _join(work, out, rejects, {**settings, "router": str(router)})
+        join_s = time.perf_counter() - began
+        done = list(work.done.values())
+        work.remove()
+    rows = sum(d.rows for d in done)
+    resumed = sum(earlier.values())
+    return Summary(
+        out=str(out),
+        rows=rows,
+        repeats=sum(d.repeats for d in done),
+        bad=sum(d.bad for d in done),
+        problems=tuple(p for d in sorted(done, key=lambda d: d.chunk) for p in d.problems)[:3],
+        chunks=len(done),
+        resumed=resumed,
+        workers=workers,
+        plan_s=round(plan_s, 3),
+        seconds=round(seconds, 3),
+        join_s=round(join_s, 3),
+        rows_per_s=round((rows - resumed) / seconds, 2) if rows > resumed else 0.0,
+    )
+
+
+def _check(
+    inputs: Sequence[str | Path],
+    out: Path,
+    workers: int,
+    chunk_rows: int,
+    chunk_bytes: int,
+    clusters: int | None,
+    centers: str | Path | None,
+    overwrite: bool,
+) -> None:
+    if isinstance(inputs, str | Path) or not inputs:
+        raise ConfigError("give a list of at least one file of a log")
+    numbers = {"workers": workers, "chunk_rows": chunk_rows, "chunk_bytes": chunk_bytes}
+    if clusters is not None:
+        numbers["clusters"] = clusters
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ConfigError(f"{name}: expected a whole number >= 1, got {value!r}")
+    if clusters is not None and centers is not None:
+        raise ConfigError("clusters are fitted or their centres are given, not both")
+    if out.exists() and not out.is_dir() and not overwrite:
+        raise ConfigError(f"{out} exists already; name another file, or overwrite it")
+    names = [Path(path).absolute() for path in inputs]
+    if len(set(names)) != len(names):
+        raise ConfigError("a file is given twice")
+    if out in names:
+        raise ConfigError(f"{out} is an input too")
+
+
+def _folder(router: str) -> Path:
+    if router in BUNDLED and not Path(router).exists():
+        return CHECKPOINTS / router
+    if router == "random":
+        raise ConfigError("router 'random' reads no prompt: there is nothing to score with")
+    return Path(router)
+
+
+def _centers(work: Work, bundle: Bundle, settings: dict[str, Any], given: Any) -> str | None:
+    """The file of cluster centres that the workers read; made once a run, and kept with it."""
+    path = work.path / "centers.npy"
+    if given is None and settings["clusters"] is None:
+        return None
+    if not path.exists():
+        if given is None:
+            given = _fitted(work.plan, bundle, settings)
+        with whole_file(path) as file:
+            np.save(file, given)
+    return str(path)
+
+
+def _fitted(plan: Plan, bundle: Bundle, settings: dict[str, Any]) -> Any:
+    """Centres fitted on rows drawn at random, out of chunks drawn at random."""
+    k: int = settings["clusters"]
+    rng = np.random.default_rng(settings["seed"])
+    rows = max(_SAMPLE_LEAST, _SAMPLE_ROWS * k)
+    count = min(len(plan.chunks), _SAMPLE_CHUNKS)
+    # In proportion to their lines, so that every line is as likely as another.
+    share = np.array([chunk.lines for chunk in plan.chunks]) / plan.lines
+    drawn = rng.choice(len(plan.chunks), count, replace=False, p=share)
+    prompts: list[Any] = []
+    for index in sorted(drawn.tolist()):
+        chunk = plan.chunks[index]
+        wanted = set(rng.choice(chunk.lines, min(chunk.lines, -(-rows // count)), replace=False))
+        prompts += [
+            row.prompt
+            for i, row in enumerate(prompts_of(chunk))
+            if i in wanted and not isinstance(row, DataError)
+        ]
+    scorer = RowScorer.load(bundle, context=settings["context"])
+    return fit(scorer.embeddings(prompts, workers=1), k, seed=settings["seed"])
+
+
+def _score(work: Work, job: Job, workers: int, ray: str | None, progress: Progress | None) -> None:
+    todo = [chunk for chunk in work.plan.chunks if chunk.index not in work.done]
+    lines = {chunk.index: chunk.lines for chunk in todo}
+    total = work.plan.lines
+    at = earlier = total - sum(lines.values())
+    began = time.perf_counter()
+    if not todo:
+        return
+    found: Generator[Done]
+    if ray is not None:
+        from .on_ray import done_by_ray
+
+        found = done_by_ray(job, todo, workers=workers, address=ray)
+    elif workers == 1:
+        worker = Worker(job)
+        found = (worker.do(chunk) for chunk in todo)
+    else:
+        found = _done_by_pool(job, todo, workers)
+    try:
+        for done in found:
+            work.add(done)
+            at += lines[done.chunk]
+            if progress:
+                progress(State(at, earlier, total, time.perf_counter() - began))
+    finally:
+        # Now, and not when the garbage collector comes by: workers write into the folder.
+        found.close()
+
+
+def _join(work: Work, out: Path, rejects: str | Path | None, about: dict[str, Any]) -> None:
+    parts = [work.part(chunk.index) for chunk in work.plan.chunks]
+    if rejects is not None:
+        join_lines((part_path(work.parts, c.index, ".rejects") for c in work.plan.chunks),
+                   Path(rejects).absolute())  # fmt: skip
+    centers = work.path / "centers.npy"
+    if centers.exists():
+        with whole_file(out.with_name(f"{out.name}.centers.npy")) as file:
+            file.write(centers.read_bytes())
+    names = ("router", "bundle", "strong", "weak", "context")
+    join_parts(parts, out, about={f"thriftroute.{name}": str(about[name]) for name in names})
+
+
+_WORKER: Worker | None = None
+
+
+def _begin(job: Job, stop: Any) -> None:
+    """A pool's process: Ctrl-C is for the process that started it, and it ends with that one."""
+    import signal
+
+    global _WORKER  # noqa: PLW0603  what a process of a pool keeps between calls has no other place
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _WORKER = Worker(job, stop.is_set)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _do(chunk: Chunk) -> Done | None:
+    assert _WORKER is not None
+    try:
+        return _WORKER.do(chunk)
+    except StoppedError:
+        return None
+
+
+def _done_by_pool(job: Job, chunks: Sequence[Chunk], workers: int) -> Generator[Done]:
+    # Not forked: onnxruntime's threads and locks would not survive it.
+    spawn = multiprocessing.get_context("spawn")
+    stop = spawn.Event()
+    todo = iter(chunks)
+    pool = ProcessPoolExecutor(
+        min(workers, len(chunks)), mp_context=spawn, initializer=_begin, initargs=(job, stop)
+    )
+    try:
+        running: set[Future[Done | None]] = set()
+        for chunk in todo:
+            running.add(pool.submit(_do, chunk))
+            if len(running) < workers * _AHEAD:
+                continue
+            ready, running = wait(running, return_when=FIRST_COMPLETED)
+            yield from (done for f in ready if (done := f.result()) is not None)
+        while running:
+            ready, running = wait(running, return_when=FIRST_COMPLETED)
+            yield from (done for f in ready if (done := f.result()) is not None)
+    except BrokenProcessPool as error:
+        raise ScalingError(
+            "a worker process died (out of memory?); what is done is kept: the same command goes "
+            "on from there, with fewer workers if memory is short"
+        ) from error
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
