@@ -1,0 +1,154 @@
+"""Calls of models in OpenTelemetry's JSON: OTLP spans and log records, and single spans.
+
+Read are the GenAI semantic conventions (`gen_ai.input.messages` and the older events and numbered
+attributes) and, where they differ, OpenInference's names. The events of one message each that
+some SDKs send as log records apart from their span are not joined.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .shapes import Object, body, first, text
+
+_OTHER = ("embeddings", "execute_tool", "create_agent", "invoke_agent", "retrieval")
+_NUMBERED = re.compile(
+    r"(?:gen_ai\.(?P<old>prompt|completion)|llm\.(?P<new>input|output)_messages)"
+    r"\.(?P<at>\d{1,6})(?:\.message)?\.(?P<what>role|content)"
+)
+_TURN = re.compile(r"gen_ai\.(system|user|assistant|tool)\.message")
+_ERROR = (2, "2", "STATUS_CODE_ERROR", "ERROR")
+
+
+def is_otel(record: Object) -> bool:
+    """Whether an entry is OTLP's JSON, or a span by itself."""
+    if set(record) & {"resourceSpans", "resourceLogs", "scopeSpans", "resource_spans"}:
+        return True
+    attributes = record.get("attributes")
+    span = {"spanId", "span_id", "context", "startTimeUnixNano"} & set(record)
+    return bool(span) and isinstance(attributes, Mapping | list)
+
+
+def calls(record: Object) -> Iterator[dict[str, Any]]:
+    """The calls of chat models in one entry, in fields that say nothing of OpenTelemetry.
+
+    Spans that are no such calls are not there at all: a trace is full of them.
+    """
+    for each in _entries(record):
+        found = _attributes(each.get("attributes"))
+        turns: list[dict[str, Any]] = []
+        for event in each.get("events") or ():
+            said = _attributes(event.get("attributes"))
+            name = text(event.get("name"))
+            if turn := _TURN.fullmatch(name):
+                turns.append({"role": turn[1], "content": said.get("content"), **_calls(said)})
+            elif name == "gen_ai.choice":
+                found["gen_ai.completion"] = said.get("message", said.get("content"))
+            else:
+                found |= said
+        call = _call(each, found, turns)
+        if call is not None:
+            yield call
+
+
+def _call(entry: Object, found: Mapping[str, Any], turns: list[Any]) -> dict[str, Any] | None:
+    if not any(name.startswith(("gen_ai.", "llm.")) for name in found):
+        return None
+    if found.get("gen_ai.operation.name") in _OTHER:
+        return None
+    kind = found.get("openinference.span.kind")
+    if kind is not None and str(kind).upper() != "LLM":
+        return None
+
+    def of(*names: str) -> Any:
+        return next((found[n] for n in names if found.get(n) not in (None, "", [])), None)
+
+    numbered = _numbered(found)
+    context = body(entry.get("context"))
+    ids = [
+        text(first(entry, *names) or first(context, *names))
+        for names in (("traceId", "trace_id"), ("spanId", "span_id"))
+    ]
+    status = body(entry.get("status"))
+    return {
+        "id": "-".join(filter(None, ids)),
+        "failed": first(status, "code", "status_code") in _ERROR or of("error.type") is not None,
+        "time": _moment(first(entry, "startTimeUnixNano", "start_time", "timeUnixNano")),
+        "system": of("gen_ai.system_instructions"),
+        "input": of("gen_ai.input.messages", "gen_ai.prompt")
+        or turns
+        or numbered["input"]
+        or of("input.value"),
+        "output": of("gen_ai.output.messages", "gen_ai.completion")
+        or numbered["output"]
+        or of("output.value"),
+        "model": of(
+            "gen_ai.request.model", "gen_ai.response.model", "llm.request.model", "llm.model_name"
+        ),
+        "tokens_in": of(
+            *("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "llm.token_count.prompt"),
+        ),
+        "tokens_out": of(
+            *("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens"),
+            "llm.token_count.completion",
+        ),
+        "cost": of("gen_ai.usage.cost", "llm.cost.total"),
+        "task": of("gen_ai.agent.name", "gen_ai.prompt.name"),
+        "session": of("gen_ai.conversation.id", "session.id"),
+        "tenant": of("tenant.id", "user.id", "enduser.id"),
+    }
+
+
+def _entries(record: Object) -> Iterator[Object]:
+    """The spans and log records of an entry, however deep they lie in it."""
+    groups = [
+        *("resourceSpans", "resource_spans", "scopeSpans", "scope_spans", "spans"),
+        *("resourceLogs", "resource_logs", "scopeLogs", "scope_logs", "logRecords", "log_records"),
+    ]
+    inner = [record[name] for name in groups if isinstance(record.get(name), list)]
+    if not inner:
+        yield record
+    for group in inner:
+        for each in group:
+            yield from _entries(body(each))
+
+
+def _attributes(value: object) -> dict[str, Any]:
+    """Attributes by name, from OTLP's list of keys and typed values or from a plain object."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    pairs = (body(each) for each in value) if isinstance(value, list) else ()
+    return {text(pair.get("key")): _value(pair.get("value")) for pair in pairs}
+
+
+def _value(typed: object) -> Any:
+    """What OTLP wraps in the name of its type; its JSON has 64-bit integers as text."""
+    wrapped = body(typed)
+    if "arrayValue" in wrapped:
+        return [_value(each) for each in body(wrapped["arrayValue"]).get("values") or ()]
+    if "kvlistValue" in wrapped:
+        return _attributes(body(wrapped["kvlistValue"]).get("values"))
+    return next(iter(wrapped.values()), None)
+
+
+def _numbered(found: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Messages from attributes such as `gen_ai.prompt.0.content`, in their order."""
+    turns: dict[str, dict[int, dict[str, Any]]] = {"input": {}, "output": {}}
+    for name, value in found.items():
+        if match := _NUMBERED.fullmatch(name):
+            side = "input" if match["old"] == "prompt" or match["new"] == "input" else "output"
+            default = "user" if side == "input" else "assistant"
+            turn = turns[side].setdefault(int(match["at"]), {"role": default, "content": None})
+            turn[match["what"]] = value
+    return {side: [said[at] for at in sorted(said)] for side, said in turns.items()}
+
+
+def _calls(said: Mapping[str, Any]) -> dict[str, Any]:
+    calls = said.get("tool_calls")
+    return {"tool_calls": calls} if isinstance(calls, list) and calls else {}
+
+
+def _moment(value: object) -> object:
+    """Seconds from OTLP's nanoseconds, which are text; anything else as it is."""
+    nanoseconds = isinstance(value, str) and value.isdigit()
+    return int(value) / 1e9 if nanoseconds else value  # type: ignore[call-overload]
