@@ -60,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--rate", type=float, default=50.0, help="requests a second")
     parser.add_argument("--rounds", type=int, default=8, help=f"of {ROUND_S:g} s each, a way")
+    parser.add_argument("--ways", default="direct,sdk,plain,routed,proxy", help="which of them")
     parser.add_argument("--sustain", type=int, default=0, help="requests of the endurance run")
     parser.add_argument("--litellm-proxy", help="the command `litellm` of a venv that has it")
     parser.add_argument("--json", action="store_true")
@@ -97,6 +98,8 @@ async def _measure(options: argparse.Namespace) -> dict[str, Any]:
                 processes["proxy"] = _start(command)
                 url = f"http://127.0.0.1:{ports['proxy']}/v1/chat/completions"
                 ways["proxy"] = (url, "strong")
+            wanted = options.ways.split(",")
+            ways = {name: way for name, way in ways.items() if name in wanted}
             for name, port in ports.items():
                 if name in processes:
                     await _wait(port, processes[name], name)
@@ -331,6 +334,8 @@ def _show(result: dict[str, Any], console: Console) -> None:
     console.print(table)
     pairs = [*TARGETS, *((("proxy", "direct"),) if "proxy" in ways else ())]
     for above, below in pairs:
+        if above not in ways or below not in ways:
+            continue
         p50, p99 = (ways[above][f"p{q}_ms"] - ways[below][f"p{q}_ms"] for q in (50, 99))
         goals = TARGETS.get((above, below))
         goal = "" if goals is None else f"  (goal p50 <= {goals[0]:g}"

@@ -114,11 +114,15 @@ async def _send_events(answer: Stream, send: Send) -> None:
     own = [(name.encode(), value.encode()) for name, value in answer.headers.items()]
     head = {"type": "http.response.start", "status": 200}
     await send({**head, "headers": [*_EVENT_STREAM, *_NO_BUFFER, *own]})
+    broken = False
     async for chunk in answer.chunks:
+        broken = broken or "error" in chunk
         data = json.dumps(chunk, ensure_ascii=False, separators=(",", ":"))
         body = f"data: {data}\n\n".encode("utf-8", "replace")
         await send({"type": "http.response.body", "body": body, "more_body": True})
-    await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False})
+    # [DONE] would tell clients that do not look at errors that they have it all.
+    end = b"" if broken else b"data: [DONE]\n\n"
+    await send({"type": "http.response.body", "body": end, "more_body": False})
 
 
 def _reading(state: State) -> list[Route]:

@@ -9,15 +9,16 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from ..router.controller import place_of
 from .asked import PREFIX, read_body, read_options, read_request
 from .auth import principal as principal_of
 from .cache.answers import Assembler, Kept, is_complete, pack, replay, unpack
 from .cache.key import cache_key, semantic_bucket
-from .calls.caller import Answer
+from .calls.caller import CANCELLED, Answer
 from .calls.failures import Attempt, UpstreamError
 from .calls.wire import wants_usage
 from .errors import RefusedError
@@ -73,6 +74,7 @@ class _Exchange:
     completion: dict[str, Any] | None = None
     upstream_s: float = 0.0
     ttft_s: float | None = None
+    latency_s: float = 0.0
     model: str | None = None
     status: int = 200
     error: str | None = None
@@ -107,23 +109,23 @@ class Chat:
         # A short prompt is counted sooner than a thread is woken.
         asked = read() if len(raw) < SHORT_BYTES else await state.in_thread(read)
         exchange = _Exchange(started, asked, headers)
-        with state.metrics.in_flight.track_inprogress():
-            try:
-                return await self._answered(exchange)
-            except RefusedError as error:
-                exchange.status, exchange.error = error.status, error.code
-                await self._close(exchange)
-                error.headers.update(self._headers(exchange))
-                raise
-            except asyncio.CancelledError:
-                exchange.status, exchange.error = CLIENT_LEFT, "client_left"
-                # The loop is cancelling this task: the money is settled in one of its own.
-                self._close_later(exchange)
-                raise
-            except Exception:
-                exchange.status, exchange.error = 500, "internal_error"
-                self._close_later(exchange)
-                raise
+        state.metrics.in_flight.inc()  # until it is closed, which is a stream's end
+        try:
+            return await self._answered(exchange)
+        except RefusedError as error:
+            exchange.status, exchange.error = error.status, error.code
+            await self._close(exchange)
+            error.headers.update(self._headers(exchange))
+            raise
+        except asyncio.CancelledError:
+            exchange.status, exchange.error = CLIENT_LEFT, "client_left"
+            # The loop is cancelling this task: the money is settled in one of its own.
+            self._close_later(exchange)
+            raise
+        except Exception:
+            exchange.status, exchange.error = 500, "internal_error"
+            self._close_later(exchange)
+            raise
 
     async def finish(self) -> None:
         """Wait for what is still to be settled."""
@@ -146,6 +148,9 @@ class Chat:
             )
         except UpstreamError as error:
             exchange.failed = tuple(error.attempts)
+            raise
+        except asyncio.CancelledError as error:
+            exchange.failed = tuple(getattr(error, "attempts", ()))
             raise
         finally:
             exchange.upstream_s = time.perf_counter() - called
@@ -172,6 +177,10 @@ class Chat:
             for name in (plan.models[0], state.config.weak)
         )
         tokens = asked.prompt_tokens + output
+        cascade = state.config.calls.cascade.enabled and plan.choice != "direct"
+        if cascade and plan.models[0] == state.config.weak and state.config.strong in plan.models:
+            strong = state.registry.models[state.config.strong]
+            usd, tokens = usd + strong.estimate(asked.prompt_tokens, output), 2 * tokens
         exchange.reservation = await state.ledger.reserve(
             who, tier, usd=usd, tokens=tokens, weak_usd=weak_usd
         )
@@ -242,7 +251,11 @@ class Chat:
         if exchange.closed:
             return None
         exchange.closed = True
-        task = asyncio.create_task(self._conclude(exchange))
+        self._state.metrics.in_flight.dec()
+        return self._start(self._conclude(exchange))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
         return task
@@ -253,20 +266,30 @@ class Chat:
             await asyncio.shield(task)
 
     async def _conclude(self, exchange: _Exchange) -> None:
-        """Price, settle, keep, record. Nothing in it may fail the request."""
-        state = self._state
+        """Price, settle, keep; then, with nobody waiting for it, record."""
         for step in (self._price, self._settle, self._remember, self._keep):
             try:
                 await step(exchange)
-            except Exception:  # the answer is there: bookkeeping must not take it away
-                logger.exception("request %s: %s failed", exchange.asked.id, step.__name__[1:])
-        if state.config.records.text:  # to be masked, which takes patterns their time
-            record = await state.in_thread(lambda: self._record(exchange))
-        else:
-            record = self._record(exchange)
-        state.metrics.observe(record)
-        state.tracing.observe(record, exchange.headers)
-        state.recorder.put(record)
+            # The answer is there: bookkeeping must not take it away.
+            except Exception as error:  # noqa: BLE001
+                what = step.__name__.removeprefix("_")
+                logger.error("request %s: %s: %s", exchange.asked.id, what, place_of(error))
+        exchange.latency_s = time.perf_counter() - exchange.started
+        self._start(self._tell(exchange))
+
+    async def _tell(self, exchange: _Exchange) -> None:
+        """One record: to the database, the metrics and the trace."""
+        state = self._state
+        try:
+            if state.config.records.text:  # to be masked, which takes patterns their time
+                record = await state.in_thread(lambda: self._record(exchange))
+            else:
+                record = self._record(exchange)
+            state.recorder.put(record)
+            state.metrics.observe(record)
+            state.tracing.observe(record, exchange.headers)
+        except Exception as error:  # noqa: BLE001
+            logger.error("request %s: record: %s", exchange.asked.id, place_of(error))
 
     async def _price(self, exchange: _Exchange) -> None:
         """Cost of every attempt whose usage is known; of a stream that was cut, by estimate."""
@@ -279,6 +302,8 @@ class Chat:
         attempts = exchange.failed if answer is None else answer.attempts
         for attempt in attempts:
             usage = usage_of(attempt.usage)
+            if attempt.error == CANCELLED:  # what it was given will be charged, if nothing else
+                usage = Usage(exchange.asked.prompt_tokens, 0, estimated=True)
             if usage is None and answer is not None and attempt is attempts[-1]:
                 if attempt.model != answer.model:
                     continue  # it failed after a cascade's weak answer, which was given then
@@ -332,10 +357,10 @@ class Chat:
     def _record(self, exchange: _Exchange) -> Record:
         asked, plan, answer = exchange.asked, exchange.plan, exchange.answer
         who, usage = asked.principal, exchange.usage
-        latency = time.perf_counter() - exchange.started
+        latency = exchange.latency_s
         record = Record(
             id=asked.id,
-            time=time.time() - latency,
+            time=time.time() - (time.perf_counter() - exchange.started),
             tenant=who.tenant,
             key=who.key,
             tier=who.tier,
@@ -363,7 +388,8 @@ class Chat:
         if asked.options.session is not None:
             record.session_hash = hash_session(who.tenant, asked.options.session)
         if plan is not None:
-            record.choice, record.router, record.reason = plan.choice, plan.router, plan.reason
+            record.choice, record.router = plan.choice, plan.router
+            record.reason = self._reason(exchange, plan)
             record.score, record.threshold = plan.score, plan.threshold
             record.steps = tuple((step.name, step.outcome) for step in plan.steps)
         attempts = exchange.failed if answer is None else answer.attempts
@@ -384,6 +410,14 @@ class Chat:
         record.prompt = json.dumps(messages, ensure_ascii=False)
         record.answer = json.dumps(said, ensure_ascii=False) if said else None
 
+    def _reason(self, exchange: _Exchange, plan: Plan) -> str:
+        """Why this model answered: the plan's reason, and what came between."""
+        if exchange.model is None or exchange.model == plan.models[0]:
+            return plan.reason
+        if exchange.answer is not None and exchange.answer.cascade:
+            return f"{plan.reason}; {plan.models[0]}'s answer would not do (cascade)"
+        return f"{plan.reason}; {plan.models[0]} did not answer (fallback)"
+
     def _headers(self, exchange: _Exchange) -> dict[str, str]:
         """Which model answered and why. The cost only where it is known before the answer goes."""
         plan = exchange.plan
@@ -391,7 +425,7 @@ class Chat:
         if plan is not None:
             if exchange.model is not None:
                 values["model"] = exchange.model
-            values["choice"], values["reason"] = plan.choice, plan.reason
+            values["choice"], values["reason"] = plan.choice, self._reason(exchange, plan)
             if plan.score is not None:
                 values["score"] = f"{plan.score:.6g}"
             if plan.threshold is not None:

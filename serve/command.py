@@ -1,6 +1,7 @@
 """What `thriftroute serve` does: check everything, say where it listens, serve until a signal."""
 
 import contextlib
+import gc
 import logging
 import os
 import socket
@@ -13,10 +14,12 @@ from typing import Any
 import uvicorn
 from rich.console import Console
 
+from ..router.controller import place_of
 from ..router.errors import ConfigError
 from .app import create_app
 from .config import check, config_from_flags, load_config
 from .limits import BoundedProtocol
+from .metrics import forget_worker
 from .settings import Config
 
 DEFAULT = Path("thriftroute.yaml")
@@ -33,6 +36,7 @@ def run_serve(config: Config) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     # At INFO it prints every address that is called, a webhook's secret path among them.
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    _guard_logs()
     server = config.server
     with contextlib.ExitStack() as kept:
         bound = kept.enter_context(contextlib.closing(_bind(server.host, server.port)))
@@ -43,6 +47,7 @@ def run_serve(config: Config) -> None:
             os.environ[FOLDER_VARIABLE] = folder  # for this user's eyes only: keys are in it
             Path(folder, CONFIG).write_text(config.model_dump_json(), encoding="utf-8")
         app = create_app(config)
+        _settle_memory()
         _announce(config, bound)
         common: dict[str, Any] = {
             "http": BoundedProtocol,
@@ -73,7 +78,39 @@ def worker() -> object:
     """The application of one worker process."""
     folder = Path(os.environ[FOLDER_VARIABLE])
     config = Config.model_validate_json((folder / CONFIG).read_text(encoding="utf-8"))
-    return create_app(config, metrics_folder=folder / "metrics")
+    _forget_the_dead(folder / "metrics")
+    _guard_logs()
+    app = create_app(config, metrics_folder=folder / "metrics")
+    _settle_memory()
+    return app
+
+
+def _forget_the_dead(metrics: Path) -> None:
+    """A worker is started anew where one has died: its gauges must not be counted on."""
+    for path in metrics.glob("gauge_live*_*.db"):
+        pid = path.stem.rsplit("_", 1)[1]
+        if pid.isdigit() and not Path("/proc", pid).exists() and Path("/proc/self").exists():
+            forget_worker(int(pid))
+
+
+def _guard_logs() -> None:
+    """uvicorn writes down what an application raises, text and all, which may quote a prompt."""
+
+    def without_text(record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, Exception):
+            record.msg, record.args = f"unexpected: {place_of(error)}", ()
+            record.exc_info = record.exc_text = None
+        return True
+
+    logging.getLogger("uvicorn.error").addFilter(without_text)
+
+
+def _settle_memory() -> None:
+    """What is loaded by now stays: millions of objects, LiteLLM's mostly, that the garbage
+    collector would else walk through every few seconds, a tenth of a second and more each time."""
+    gc.collect()
+    gc.freeze()
 
 
 def settled(config: Path | None, flags: Mapping[str, Any], **server: Any) -> Config:

@@ -114,6 +114,9 @@ def test_a_failing_model_is_replaced_also_in_a_stream(tmp_path: Path) -> None:
                 assert answer.status_code == 200
                 assert text_of(answer) == "Answer of strong."
                 assert answer.headers["x-thriftroute-model"] == "strong"
+                assert answer.headers["x-thriftroute-reason"].endswith(
+                    "; weak did not answer (fallback)"
+                )
     row = rows(path)[0]
     attempts = json.loads(row["attempts"]) if isinstance(row["attempts"], str) else row["attempts"]
     assert [attempt["model"] for attempt in attempts] == ["weak", "strong"]
@@ -187,7 +190,10 @@ def test_a_client_that_leaves_cancels_the_call_and_is_recorded(tmp_path: Path) -
                         timeout=httpx.Timeout(0.5, connect=5.0),
                     )
             until(lambda: len(provider.disconnects) == 2)
-    assert [(row["status"], row["error"]) for row in rows(path)] == [(499, "client_left")] * 2
+    left = rows(path)
+    assert [(row["status"], row["error"]) for row in left] == [(499, "client_left")] * 2
+    # The provider has read the prompt, and will charge for that much.
+    assert all(row["cost"] > 0 and row["completion_tokens"] == 0 for row in left)
 
 
 def test_a_stream_left_half_way_is_charged_by_what_was_said(tmp_path: Path) -> None:
@@ -333,6 +339,7 @@ def test_a_cascade_asks_strong_after_a_bad_weak_answer_and_charges_both(
             first, second = (ask(server, "router-mf-1.0", **form) for _ in range(2))
     assert json.loads(text_of(first)) == {"model": "strong"}
     assert json.loads(text_of(second)) == {"model": "weak"}
+    assert first.headers["x-thriftroute-reason"].endswith("'s answer would not do (cascade)")
     both, weak = rows(path)
     assert (both["model"], weak["model"]) == ("strong", "weak")
     models = [attempt["model"] for attempt in json.loads(both["attempts"])]
@@ -352,3 +359,73 @@ def test_refusals_are_counted_by_status() -> None:
         text = httpx.get(f"{server.url}/metrics").text
     for status in (404, 413, 429):
         assert f'thriftroute_refusals_total{{status="{status}"}} 1.0' in text
+
+
+def test_a_client_that_leaves_in_the_middle_of_a_cascade_is_charged_for_its_first_step(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "r.db"
+    settings = {
+        "records": {"url": f"sqlite:///{path}"},
+        "calls": {"cascade": {"enabled": True, "checks": ["json"]}},
+    }
+    with StubProvider() as provider:
+        provider.always(Fault(message={"role": "assistant", "content": "no {json"}), model="weak")
+        provider.always(Fault(hang_s=60), model="strong")
+        with serving(pool(provider.url, **settings)) as server:
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(
+                    f"{server.url}/v1/chat/completions",
+                    json={
+                        "model": "router-mf-1.0",
+                        "messages": HI,
+                        "response_format": {"type": "json_object"},
+                    },
+                    timeout=httpx.Timeout(1.0, connect=5.0),
+                )
+            until(lambda: len(provider.disconnects) == 1)
+    (row,) = rows(path)
+    attempts = json.loads(row["attempts"])
+    assert [attempt["model"] for attempt in attempts] == ["weak", "strong"]
+    assert attempts[0]["usage"]["completion_tokens"] > 0
+    assert row["cost"] > 0
+
+
+def test_a_cascade_keeps_within_max_cost() -> None:
+    settings = {"calls": {"cascade": {"enabled": True, "checks": ["json"]}}}
+    with StubProvider() as provider:
+        provider.always(Fault(message={"role": "assistant", "content": "no {json"}), model="weak")
+        with serving(pool(provider.url, **settings)) as server:
+            form = {"response_format": {"type": "json_object"}, "max_tokens": 100}
+            # Strong alone takes at most 20 USD a million of 100 tokens, and a little: .00203.
+            tight = ask(server, "router-mf-1.0", metadata={"max_cost": 0.0021}, **form)
+            loose = ask(server, "router-mf-1.0", metadata={"max_cost": 0.01}, **form)
+    assert tight.headers["x-thriftroute-model"] == "weak"
+    assert loose.headers["x-thriftroute-model"] == "strong"
+
+
+def test_a_stream_that_breaks_does_not_look_complete(tmp_path: Path) -> None:
+    path = tmp_path / "r.db"
+    with StubProvider() as provider:
+        provider.always(Fault(cut=2))
+        with serving(pool(provider.url, records={"url": f"sqlite:///{path}"})) as server:
+            answer = ask(server, stream=True)
+    assert answer.status_code == 200
+    last = [line for line in answer.text.split("\n\n") if line][-1]
+    assert "error" in json.loads(last.removeprefix("data: "))
+    (row,) = rows(path)
+    assert (row["status"], row["error"]) == (502, "stream_broken")
+
+
+def test_a_running_stream_is_in_flight() -> None:
+    with StubProvider() as provider, serving(pool(provider.url)) as server:
+        provider.always(Fault(pause_s=0.2))
+        body = {"model": "weak", "messages": HI, "stream": True}
+        gauge = server.state.metrics.in_flight
+        with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=body) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            assert gauge._value.get() == 1
+            for _ in lines:
+                pass
+        until(lambda: gauge._value.get() == 0)

@@ -40,6 +40,7 @@ __all__ = ["Answer", "Caller"]
 
 logger = logging.getLogger(__name__)
 
+CANCELLED = "CancelledError"  # the error of an attempt that was cut short by its client
 _BACKOFF_S = 0.2  # before the first retry; doubled for each further one
 _LONGEST_WAIT_S = 2.0  # who asks for more is left alone, and the next model is asked
 
@@ -90,6 +91,7 @@ class Caller:
 
         A cascade is run where the settings say so, the first of `models` is the weak one and the
         strong one is among the others; not with `cascade` False, for a client that names its model.
+        Where it is cancelled, the CancelledError has the `attempts`, the last of them cut short.
         Raises UpstreamError, a RefusedError, where none answers or the request is wrong.
         """
         settings, strong, models = self._settings.cascade, self._config.strong, tuple(models)
@@ -131,6 +133,12 @@ class Caller:
                 start = time.perf_counter()
                 try:
                     answer = await self._once(name, body, stream=stream, within_s=left)
+                except asyncio.CancelledError as cancelled:
+                    # The client has left; the providers will want their money all the same.
+                    seconds = time.perf_counter() - start
+                    cut = Attempt(name, None, CANCELLED, seconds)
+                    cancelled.attempts = (*made, cut)  # type: ignore[attr-defined]
+                    raise
                 except Exception as caught:  # noqa: BLE001 - judged below, and told if none answers
                     error = caught
                 else:

@@ -14,6 +14,9 @@ operator decides for all:
    tier's threshold.
 5. What is left goes by `router.strategy`, for the pair with the config's threshold.
 
+In shadow mode the strong model takes the place of whatever was decided, where it can take the
+request; a plain model of the pool is still called itself.
+
 A plan is made of what the request says and of what is known before it is sent: what has been spent
 is the ledger's, and `narrowed` follows from that.
 """
@@ -76,15 +79,28 @@ class Pipeline:
         self._sensitivity = Sensitivity(config.sensitivity)
         self._scoring = Scoring(config, self._models, router)
         self._selection = Selection(config, self._models, self._scoring, fastest)
+        self._held: tuple[float, str] | None = None
 
     @property
     def threshold(self) -> float | None:
         """The pair's threshold where neither request nor tier nor rule says one; None: there is
         none."""
+        if self._held is not None:
+            return self._held[0]
         settings = self._config.router
         if settings.threshold is None and settings.strong_share is not None:
             return self._scoring.threshold_for(settings.strong_share)[0]
         return settings.threshold
+
+    def hold(self, threshold: float, source: str) -> None:
+        """From now on this is the pair's threshold instead of the config's; source: said in
+        reasons."""
+        self._held = (validate_threshold(threshold), source)
+
+    def familiarity(self, asked: Asked) -> float | None:
+        """How like the router's training the prompt is, in [0, 1]; None where the bundle does not
+        tell. Takes milliseconds of CPU; never raises."""
+        return self._scoring.familiarity(asked)
 
     def plan(self, asked: Asked, *, held: str | None = None) -> Plan:
         """The models to call for a request. Takes milliseconds of CPU; call it in a thread.
@@ -110,7 +126,8 @@ class Pipeline:
             steps.append(Step("sensitivity", verdict.outcome))
         picked, allowed = self._pick(asked, target, rule, verdict.allowed, held, steps)
         steps.append(Step("choice", f"{picked.model}: {picked.reason}"))
-        return self._finish(asked, picked, allowed, steps, mask=verdict.mask)
+        plan = self._finish(asked, picked, allowed, steps, mask=verdict.mask)
+        return self._shadowed(plan, asked, allowed) if self._config.shadow else plan
 
     def narrowed(self, plan: Plan, asked: Asked) -> Plan:
         """The plan without models dearer than the weak one, for a budget that runs out.
@@ -291,6 +308,8 @@ class Pipeline:
 
     def _default_threshold(self) -> tuple[float, str]:
         settings = self._config.router
+        if self._held is not None:
+            return self._held
         if settings.threshold is not None:
             return settings.threshold, ""
         if settings.strong_share is not None:
@@ -328,6 +347,10 @@ class Pipeline:
         others = self._in_order(asked, allowed, (model,)) if calls.fallbacks else []
         if calls.cascade.enabled and not others and model == self._config.weak:
             others = [strong] if strong in allowed and strong != model else []  # its second step
+        if calls.cascade.enabled and most is not None and model == self._config.weak:
+            # Both would be charged: where that is too much, weak answers alone.
+            both = sum(cost(self._models[name], asked) for name in (model, strong))
+            others = [name for name in others if name != strong or both <= most]
         return Plan(
             (model, *others),
             choice,
@@ -337,6 +360,27 @@ class Pipeline:
             threshold=picked.threshold,
             router=picked.router,
             mask=mask,
+        )
+
+    def _shadowed(self, plan: Plan, asked: Asked, allowed: Sequence[str]) -> Plan:
+        """The strong model in front of the plan, which says what would have been."""
+        if plan.choice == "direct":
+            return plan
+        strong, most = self._config.strong, asked.options.max_cost
+        routed = plan.models[0]
+        if strong not in allowed or (
+            most is not None and cost(self._models[strong], asked) > most
+        ):
+            step = Step("shadow", f"{strong!r} cannot take it")
+            return replace(plan, routed=routed, steps=(*plan.steps, step))
+        others = [name for name in plan.models if name != strong]
+        return replace(
+            plan,
+            models=(strong, *others) if self._config.calls.fallbacks else (strong,),
+            choice="shadow",
+            reason=f"shadow: {routed!r} would answer, {plan.reason}",
+            steps=(*plan.steps, Step("shadow", f"{strong}: instead of {routed!r}")),
+            routed=routed,
         )
 
     def _within(
