@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from ..watch.arms import compare
 from .asked import read_body, read_options, read_request
 from .auth import admin, principal
 from .errors import RefusedError
@@ -88,10 +89,12 @@ class _Views:
         report = await self._state.in_reports(
             lambda: recorder.stats(since, by, until=until, filters=filters)
         )
+        more = await self._state.in_reports(lambda: self._watched(since, until))
         records = {"pending": recorder.pending, "dropped": recorder.dropped}
         return JSONResponse(
             {
                 **report,
+                **more,
                 "now": time.time(),
                 "router": self._router(),
                 "models": self._models(),
@@ -221,10 +224,26 @@ class _Views:
         return {
             "name": state.config.router.name,
             "strategy": state.config.router.strategy,
-            "threshold": state.config.router.threshold,
+            "threshold": state.pipeline.threshold,
             "strong_share": state.config.router.strong_share,
             "strong": state.config.strong,
             "weak": state.config.weak,
+        }
+
+    def _watched(self, since: float | None, until: float | None) -> dict[str, Any]:
+        """Drift, and what shadow mode and the experiment come to; None where they are off."""
+        state = self._state
+        drift, settings = state.watching.report, state.config.experiment
+        shadow = experiment = None
+        if state.config.shadow:
+            shadow = state.recorder.shadow(since, until=until)
+        if settings is not None:
+            sums = state.recorder.arms(settings.name, settings.by, since, until=until)
+            experiment = compare(settings.name, sums).to_dict()
+        return {
+            "drift": None if drift is None else drift.to_dict(),
+            "shadow": shadow,
+            "experiment": experiment,
         }
 
     def _models(self) -> list[dict[str, Any]]:

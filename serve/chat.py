@@ -76,6 +76,8 @@ class _Exchange:
     ttft_s: float | None = None
     latency_s: float = 0.0
     model: str | None = None
+    arm: str | None = None  # of the experiment
+    routed_cost: float | None = None  # in shadow mode
     status: int = 200
     error: str | None = None
     closed: bool = False
@@ -135,7 +137,10 @@ class Chat:
     async def _answered(self, exchange: _Exchange) -> Reply | Stream:
         state, asked = self._state, exchange.asked
         held = await state.sessions.held(asked)
-        plan = await state.in_thread(lambda: state.pipeline.plan(asked, held=held))
+        if state.experiment is not None:
+            exchange.arm = state.experiment.arm(asked)
+        pipeline = state.pipeline_of(exchange.arm)
+        plan = await state.in_thread(lambda: pipeline.plan(asked, held=held))
         exchange.plan = plan
         found = await self._cached(exchange)
         if found is not None:
@@ -186,7 +191,8 @@ class Chat:
         )
         if exchange.reservation.level == "soft":
             wide = plan
-            plan = await state.in_thread(lambda: state.pipeline.narrowed(wide, asked))
+            pipeline = state.pipeline_of(exchange.arm)
+            plan = await state.in_thread(lambda: pipeline.narrowed(wide, asked))
             exchange.plan = plan
         return plan
 
@@ -285,11 +291,21 @@ class Chat:
                 record = await state.in_thread(lambda: self._record(exchange))
             else:
                 record = self._record(exchange)
+            await self._look_at_novelty(exchange, record)
             state.recorder.put(record)
+            state.watching.observe(record)
             state.metrics.observe(record)
             state.tracing.observe(record, exchange.headers)
         except Exception as error:  # noqa: BLE001
             logger.error("request %s: record: %s", exchange.asked.id, place_of(error))
+
+    async def _look_at_novelty(self, exchange: _Exchange, record: Record) -> None:
+        """Of a sample: another run of the router, when the answer is there already."""
+        state, share = self._state, self._state.config.watch.novelty
+        if share <= 0 or record.score is None or int(record.id[:8], 16) >= share * 2**32:
+            return
+        pipeline, asked = state.pipeline_of(exchange.arm), exchange.asked
+        record.familiarity = await state.in_thread(lambda: pipeline.familiarity(asked))
 
     async def _price(self, exchange: _Exchange) -> None:
         """Cost of every attempt whose usage is known; of a stream that was cut, by estimate."""
@@ -298,6 +314,7 @@ class Chat:
         if exchange.cache in {"hit", "semantic"} and exchange.completion is not None:
             exchange.usage = usage_of(exchange.completion) or exchange.usage
             exchange.strong_cost = cost_of(strong, exchange.usage)
+            exchange.routed_cost = 0.0
             return
         attempts = exchange.failed if answer is None else answer.attempts
         for attempt in attempts:
@@ -315,6 +332,9 @@ class Chat:
         if answer is None:
             return
         exchange.strong_cost = cost_of(strong, exchange.usage)
+        routed = None if exchange.plan is None else exchange.plan.routed
+        if routed is not None:
+            exchange.routed_cost = cost_of(registry.models[routed], exchange.usage)
 
     async def _estimated(self, exchange: _Exchange, said: str) -> Usage | None:
         """Where the provider did not come to say it: what it will have counted."""
@@ -330,7 +350,10 @@ class Chat:
 
     async def _remember(self, exchange: _Exchange) -> None:
         if exchange.model is not None and exchange.status == 200:
-            await self._state.sessions.remember(exchange.asked, exchange.model, exchange.completion)
+            # In shadow mode a session goes on as if the model that was meant had answered it.
+            routed = None if exchange.plan is None else exchange.plan.routed
+            model = routed or exchange.model
+            await self._state.sessions.remember(exchange.asked, model, exchange.completion)
 
     async def _keep(self, exchange: _Exchange) -> None:
         """Into the cache, where it is a whole answer that was called for."""
@@ -392,6 +415,10 @@ class Chat:
             record.reason = self._reason(exchange, plan)
             record.score, record.threshold = plan.score, plan.threshold
             record.steps = tuple((step.name, step.outcome) for step in plan.steps)
+            if plan.routed is not None:
+                record.routed, record.routed_cost = plan.routed, exchange.routed_cost
+        if self._state.experiment is not None:
+            record.arm = self._state.experiment.recorded(exchange.arm)
         attempts = exchange.failed if answer is None else answer.attempts
         record.attempts = tuple(attempt.to_dict() for attempt in attempts)
         if self._state.config.records.text:

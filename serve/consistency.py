@@ -18,6 +18,7 @@ def problems(config: Config) -> Found:
     """(where, what is wrong and what to do) of everything that does not fit."""
     yield from _models(config)
     yield from _router(config)
+    yield from _watching(config)
     yield from _rules(config)
     yield from _sensitivity(config)
     yield from _users(config)
@@ -76,6 +77,27 @@ def _router(config: Config) -> Found:
             yield (*loc, "below"), f"expected more than {before:g}, the band before ends there"
         else:
             before = band.below
+
+
+def _watching(config: Config) -> Found:
+    router, experiment = config.router, config.experiment
+    if router.hold is not None:
+        if router.strategy != "pair":
+            yield ("router", "hold"), f"moves a threshold, which strategy {router.strategy} has not"
+        elif router.threshold is None and router.strong_share is None:
+            yield ("router", "hold"), "needs a threshold or strong_share to begin with"
+    if experiment is None:
+        return
+    if config.shadow:
+        yield ("experiment",), "shadow answers everything with the strong model: turn one off"
+    if router.strategy != "pair":
+        yield ("experiment",), f"is for strategy pair, not {router.strategy}"
+    elif (
+        experiment.router is not None
+        and (router.threshold is None and router.strong_share is None)
+        and (experiment.threshold is None and experiment.strong_share is None)
+    ):
+        yield ("experiment", "router"), "needs a threshold or strong_share"
 
 
 def _rules(config: Config) -> Found:

@@ -114,6 +114,17 @@ class Metrics:
             "1 where a worker counts budgets for itself, Redis being away",
             mode="livesum",
         )
+        self.drift_pvalue = gauge(
+            "drift_pvalue",
+            "That scores are still the baseline's: how unlikely, valid at every look",
+            mode="livemin",
+        )
+        self.drift_pvalue.set(1)  # 0 would be an alarm
+        self.drift_alarm = gauge("drift_alarm", "1 once drift was found", mode="livemax")
+        self.expected_share = gauge(
+            "strong_share_expected", "Of the baseline at the threshold", mode="mostrecent"
+        )
+        self.threshold = gauge("threshold", "The pair's, as it is now", mode="mostrecent")
         gauge("info", "The version that runs", "version", mode="livemax").labels(__version__).set(1)
 
     def watch(self, recorder: Recording) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Choice = Literal["strong", "weak", "direct", "rule", "pool", "band", "session"]
+Choice = Literal["strong", "weak", "direct", "rule", "pool", "band", "session", "shadow"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,8 @@ class Plan:
     """`models` in the order of trial: the first is meant to answer, the others if it cannot.
 
     `reason` is the step that settled it, in a line. `score`, `threshold` and `router` are None
-    where nothing was scored. `mask`: text must not reach records or logs as it is.
+    where nothing was scored. `mask`: text must not reach records or logs as it is. `routed`, in
+    shadow mode: the model that would answer without it.
     """
 
     models: tuple[str, ...]
@@ -30,6 +31,7 @@ class Plan:
     threshold: float | None = None
     router: str | None = None
     mask: bool = False
+    routed: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON, for the record and for `/route`."""
@@ -41,5 +43,6 @@ class Plan:
             "score": self.score,
             "threshold": self.threshold,
             "router": self.router,
+            "routed": self.routed,
             "steps": [[step.name, step.outcome] for step in self.steps],
         }

@@ -60,6 +60,25 @@ class Band(Settings):
     below: Share | None = None
 
 
+class HoldSettings(Settings):
+    """Moves the threshold so that the latest scored requests keep a strong share or a budget."""
+
+    strong_share: Share | None = None
+    usd_per_1k: Positive | None = None  # what 1,000 scored requests may cost
+    every_s: Positive = 300.0
+    window: Annotated[int, Field(ge=100)] = 2000  # the latest scores that are looked at
+    lowest: Share = 0.0  # the threshold stays between these
+    highest: Share = 1.0
+
+    @model_validator(mode="after")
+    def _one_aim(self) -> "HoldSettings":
+        if (self.strong_share is None) == (self.usd_per_1k is None):
+            raise ValueError("give strong_share or usd_per_1k, and not both")
+        if self.lowest > self.highest:
+            raise ValueError("expected lowest <= highest")
+        return self
+
+
 class RouterSettings(Settings):
     """What scores a request and how the score becomes a choice."""
 
@@ -78,6 +97,39 @@ class RouterSettings(Settings):
         "medium": 0.5,
         "high": 0.8,
     }  # strong shares that a request's `quality` stands for
+    hold: HoldSettings | None = None
+
+
+class ExperimentSettings(Settings):
+    """A share of the traffic, by hash, is routed in another way: the treatment.
+
+    Requests that name their model, threshold, share, quality or priority are in no arm.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")]  # another name draws anew
+    share: Annotated[float, Field(gt=0, lt=1)]
+    by: Literal["session", "tenant"] = "session"  # a request without a session is drawn by itself
+    threshold: Share | None = None
+    strong_share: Share | None = None
+    router: Name | None = None  # another one than `router.name`: mf, bert, or a bundle's folder
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "ExperimentSettings":
+        if self.threshold is not None and self.strong_share is not None:
+            raise ValueError("give threshold or strong_share, and not both")
+        if self.threshold is None and self.strong_share is None and self.router is None:
+            raise ValueError("give a threshold, a strong_share or another router")
+        return self
+
+
+class WatchSettings(Settings):
+    """The gauges of drift, in each worker, from its start on."""
+
+    enabled: bool = True
+    baseline: str | None = None  # a file of `thriftroute watch --save-baseline`
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.01  # false alarms a run, over all its time
+    every_s: Positive = 60.0
+    novelty: Share = 0.0  # of the scored requests: their familiarity is recorded, after the answer
 
 
 class When(Settings):
@@ -235,6 +287,9 @@ class Config(Settings):
     strong: Name
     weak: Name
     router: RouterSettings = RouterSettings()
+    shadow: bool = False  # the strong model answers all; what would have been is recorded
+    experiment: ExperimentSettings | None = None
+    watch: WatchSettings = WatchSettings()
     rules: tuple[Rule, ...] = ()
     sensitivity: SensitivitySettings = SensitivitySettings()
     tiers: dict[Name, TierSettings] = Field(default_factory=dict)

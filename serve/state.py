@@ -12,11 +12,13 @@ from ..router.completion import load_litellm
 from ..router.errors import ConfigError
 from ..router.routers import BundleRouter, Router, load_router
 from ..router.text import Conversation
+from ..watch.arms import TREATMENT
 from .cache.key import model_id
 from .cache.semantic import SemanticIndex, bundle_embedder
 from .cache.sessions import Sessions
 from .cache.store import Store, make_store
 from .calls.caller import Caller
+from .experiment import Experiment
 from .metrics import Metrics
 from .money.ledger import Ledger, make_ledger
 from .policy.pipeline import Pipeline
@@ -24,6 +26,7 @@ from .records.writer import Recorder
 from .registry import Registry
 from .settings import Config
 from .tracing import Tracing
+from .watching import Watching
 
 T = TypeVar("T")
 
@@ -58,6 +61,14 @@ class State:
         self.metrics = Metrics(tuple(self.registry.models), folder=metrics_folder)
         self.caller = Caller(config, self.registry.models)
         self.pipeline = Pipeline(config, self.registry, self.router, fastest=self.caller.latency)
+        self.experiment = (
+            Experiment(config, self.registry, self.router, self.caller.latency)
+            if config.experiment is not None
+            else None
+        )
+        weak = self.registry.models[config.weak]
+        self.watching = Watching(config, self.pipeline, self.router, weak, self.metrics)
+        self._watcher: asyncio.Task[None] | None = None
         self.recorder = Recorder(config.records)
         self.metrics.watch(self.recorder)
         self.ledger: Ledger = make_ledger(config, self.recorder.stats)
@@ -80,11 +91,21 @@ class State:
         # The first count and the first score load files; no client is to wait for them.
         await self.in_thread(lambda: self.count_tokens([{"role": "user", "content": "hi"}], None))
         await self.in_thread(lambda: self.router.scores([Conversation("", "", "hi")]))
+        if self.experiment is not None:
+            other = self.experiment.router
+            await self.in_thread(lambda: other.scores([Conversation("", "", "hi")]))
+        if self.watching.on:
+            self._watcher = asyncio.create_task(
+                self.watching.run(self.in_reports, self.recorder), name="watching"
+            )
         self.ready = True
 
     async def close(self) -> None:
         """Flush and close, each part even where another fails."""
         self.ready = False
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
         parts: list[Callable[[], Any]] = [
             self.caller.close,
             self.ledger.close,
@@ -99,6 +120,12 @@ class State:
         self._pool.shutdown()
         self._reports.shutdown()
         getattr(self.router, "close", lambda: None)()
+
+    def pipeline_of(self, arm: str | None) -> Pipeline:
+        """The pipeline that plans the requests of an experiment's arm; None: of none."""
+        if self.experiment is not None and arm == TREATMENT:
+            return self.experiment.pipeline
+        return self.pipeline
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """`work()` beside the event loop."""

@@ -52,12 +52,36 @@ router:
   #context: conversation     # what is scored: last (message), conversation or full
   #on_error: strong          # who answers where scoring fails: strong or weak
   #threads: 1                # of one scoring run
+  #hold:                     # moves the threshold by itself, so that the latest requests keep
+    #strong_share: 0.3       # a strong share, or a budget: usd_per_1k: 2.5
+    #every_s: 300
+    #window: 2000            # the latest scores that are looked at
+    #lowest: 0.1             # the threshold stays between these
+    #highest: 0.9
   #tolerance: 0.1            # strategy pool: how far below the best is good enough
   #quality: {low: 0.2, medium: 0.5, high: 0.8}  # strong shares that a request's `quality` means
   #strategy: pair            # pair, pool (the cheapest that is good enough) or bands:
   # bands:                   # scores up to `below` go to `model`, the last band takes the rest
   #   - {name: simple, model: gpt-4o-mini, below: 0.3}
   #   - {name: complex, model: gpt-4o}
+
+# true: the strong model answers everything, and records say what would have been, and saved.
+#shadow: false
+
+# A share of the sessions (or tenants) is routed in another way, to compare: see docs/watch.md.
+#experiment:
+  #name: lower-threshold
+  #share: 0.1
+  #by: session                # or tenant
+  #threshold: 0.2             # or strong_share: 0.5; or another router: my-router
+
+# Gauges of drift: whether prompts are still those that the router was calibrated on.
+#watch:
+  #enabled: true
+  #baseline: baseline.json    # of `thriftroute watch --save-baseline`; else the bundle's own table
+  #alpha: 0.01                # chance of a false alarm, ever
+  #every_s: 60
+  #novelty: 0                 # share of requests whose familiarity to the router is recorded
 
 # The first rule whose `when` holds decides. Of a list one entry is enough; all that is given must
 # hold. Each rule has one of model, threshold and block (the message that the client gets).

@@ -269,7 +269,7 @@ def test_a_table_of_a_newer_version_is_left_alone(url: str) -> None:
         connection.execute(update(meta).values(value="99"))
     engine.dispose()
     writer = recorder(url)
-    with pytest.raises(ConfigError, match="of version 99, this thriftroute knows up to 1"):
+    with pytest.raises(ConfigError, match="of version 99, this thriftroute knows up to 2"):
         writer.start()
     writer.close()
 

@@ -66,20 +66,21 @@ def test_the_values_that_it_shows_are_the_defaults(tmp_path: Path) -> None:
     examples = {
         ("router", "threshold"), ("router", "checkpoint_path"), ("records", "keep_days"),
         ("alerts", "webhook"), ("server", "admin_sha256"), ("calls", "cascade", "timeout_s"),
+        ("router", "hold"), ("watch", "baseline"),
     }  # fmt: skip
     plain = Config(models=config.models, strong=config.strong, weak=config.weak)
     differ = {
         path
-        for name in ("router", "calls", "cache", "records", "alerts", "server")
+        for name in ("router", "calls", "cache", "records", "alerts", "server", "watch")
         for path in differences(getattr(config, name), getattr(plain, name), (name,))
     }
     assert differ == examples
-    for name in ("sticky_s", "expected_output_tokens", "max_cost_action"):
+    for name in ("sticky_s", "expected_output_tokens", "max_cost_action", "shadow"):
         assert getattr(config, name) == getattr(plain, name)
 
 
 def differences(one: Any, other: Any, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    if isinstance(one, BaseModel):
+    if isinstance(one, BaseModel) and other is not None:
         for name in type(one).model_fields:
             yield from differences(getattr(one, name), getattr(other, name), (*path, name))
     elif one != other:

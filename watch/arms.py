@@ -1,4 +1,4 @@
-"""An experiment's arms against each other, by sessions, with intervals that may be looked at any day.
+"""An experiment's arms against each other, by sessions, with intervals to look at on any day.
 
 The unit is what was drawn into an arm: a session (a request without one is its own), or a tenant.
 Requests of one unit are alike, so the error of a mean over requests comes from the sums of units
@@ -85,13 +85,13 @@ def compare(name: str, arms: Mapping[str, Mapping[str, Any]], *, alpha: float = 
         {side: arm["units"] for side, arm in zip((CONTROL, TREATMENT), sides, strict=True)},
         {side: arm["requests"] for side, arm in zip((CONTROL, TREATMENT), sides, strict=True)},
         [
-            difference(metric, *(side["metrics"].get(metric, none) for side in sides), alpha)
+            difference(metric, *(side["metrics"].get(metric, none) for side in sides), alpha=alpha)
             for metric in names
         ],
     )
 
 
-def difference(metric: str, control: Sums, treatment: Sums, alpha: float) -> Difference:
+def difference(metric: str, control: Sums, treatment: Sums, *, alpha: float) -> Difference:
     """One metric's means, their difference, and whether the interval leaves out 0."""
     a, b = control.mean, treatment.mean
     interval = None
@@ -105,6 +105,5 @@ def difference(metric: str, control: Sums, treatment: Sums, alpha: float) -> Dif
         b,
         None if a is None or b is None else b - a,
         interval,
-        # Where no request differs from another there is no error, and nothing to conclude.
-        interval is not None and interval[0] < interval[1] and not interval[0] <= 0 <= interval[1],
+        interval is not None and not interval[0] <= 0 <= interval[1],
     )

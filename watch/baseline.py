@@ -1,4 +1,4 @@
-"""What traffic is compared with: a distribution of scores, from a bundle's table or a saved file."""
+"""What traffic is compared with: scores of a bundle's table or of a saved file."""
 
 import json
 import math
@@ -148,7 +148,7 @@ class Baseline:
             )
         rates = {name: _rates(raw.get(name), name, path) for name in ("novel", "feedback")}
         try:
-            return cls.from_scores(str(raw.get("name", path.name)), raw.get("scores"), **rates)
+            return cls.from_scores(str(raw.get("name", path.name)), raw.get("scores", []), **rates)
         except (ThriftrouteError, TypeError, ValueError) as error:
             raise DataError(str(error), path=path, field="scores") from error
 

@@ -81,7 +81,8 @@ class ScoreTest:
 
         alpha: note in `alarm_at` after how many scores `p_value` first was at most that.
         """
-        self._waiting.extend(s for s in np.asarray(scores, dtype=np.float64).tolist() if s == s)
+        given = np.asarray(scores, dtype=np.float64)
+        self._waiting.extend(given[~np.isnan(given)].tolist())
         whole = len(self._waiting) // LOOK * LOOK
         for start in range(0, whole, CHUNK):
             chunk = np.array(self._waiting[start : min(start + CHUNK, whole)])

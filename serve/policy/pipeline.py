@@ -368,9 +368,7 @@ class Pipeline:
             return plan
         strong, most = self._config.strong, asked.options.max_cost
         routed = plan.models[0]
-        if strong not in allowed or (
-            most is not None and cost(self._models[strong], asked) > most
-        ):
+        if strong not in allowed or (most is not None and cost(self._models[strong], asked) > most):
             step = Step("shadow", f"{strong!r} cannot take it")
             return replace(plan, routed=routed, steps=(*plan.steps, step))
         others = [name for name in plan.models if name != strong]

@@ -86,6 +86,17 @@ class Scoring:
         except RoutingError as error:
             return None, self._failed(str(error))
 
+    def familiarity(self, asked: Asked) -> float | None:
+        """How like the bundle's training the prompt is, in [0, 1]; None where it does not tell."""
+        if self._scorer is None:
+            return None
+        try:
+            conversation = self._conversation(asked)
+            return None if conversation.is_blank else self._scorer.familiarity(conversation)
+        except Exception as error:  # noqa: BLE001 - it is for a report: no request hangs on it
+            self._failed(place(error))
+            return None
+
     def losses(self, score: float) -> dict[str, float]:
         """What each model that the bundle knows is expected to lose against the strong one.
 

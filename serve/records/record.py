@@ -19,9 +19,12 @@ class Record:
     status that the client got, 499 where it left before the end; `error` a word for programs
     (`RefusedError.code`, or what cut a stream short), never text of the prompt or a key. `cost`
     covers every attempt that was charged, `strong_cost` is what the strong model would have taken
-    for the same tokens. `overhead_s` is the part of `latency_s` that no upstream call accounts
-    for, `ttft_s` the time to a stream's first piece. `prompt` and `answer` stay None unless
-    `records.text` is on. `feedback` is in [0, 1]: 1 good, 0 bad.
+    for the same tokens. In shadow mode `routed` is the model that would have answered, and
+    `routed_cost` what it would have taken for the same tokens. `arm` is "<experiment>/control" or
+    "<experiment>/treatment". `familiarity`, in [0, 1], says how like the router's training the
+    prompt is, where that was looked at. `overhead_s` is the part of `latency_s` that no upstream
+    call accounts for, `ttft_s` the time to a stream's first piece. `prompt` and `answer` stay None
+    unless `records.text` is on. `feedback` is in [0, 1]: 1 good, 0 bad.
     """
 
     id: str
@@ -60,6 +63,10 @@ class Record:
     feedback: float | None = None
     feedback_comment: str | None = field(default=None, repr=False)
     feedback_time: float | None = None
+    arm: str | None = None
+    routed: str | None = None
+    routed_cost: float | None = None
+    familiarity: float | None = None
 
     @property
     def fallbacks(self) -> int:

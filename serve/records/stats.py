@@ -21,6 +21,7 @@ from sqlalchemy import (
     case,
     cast,
     func,
+    inspect,
     literal,
     select,
 )
@@ -33,7 +34,7 @@ from .table import DERIVED, daily, decisions, from_row, open_engine, step_second
 GROUPS = ("tenant", "key", "tier", "model", "task", "choice", "cache", "status", "day", "hour")
 FILTERS = (
     *("tenant", "key", "tier", "model", "requested", "choice", "router", "task", "session_hash"),
-    *("status", "cache", "error", "prompt_hash"),
+    *("status", "cache", "error", "prompt_hash", "arm", "routed"),
 )
 MAX_GROUPS = 1000  # the dearest ones
 MAX_ROWS = 1000
@@ -125,7 +126,10 @@ def export(
 
     rated: only those with feedback.
     """
-    query: Select[Any] = select(*_columns).order_by(decisions.c.time, decisions.c.id)
+    # A database that no server of this version has opened yet lacks the later columns.
+    there = {column["name"] for column in inspect(engine).get_columns(decisions.name)}
+    columns = [column for column in _columns if column.name in there] or _columns
+    query: Select[Any] = select(*columns).order_by(decisions.c.time, decisions.c.id)
     query = query.where(*_conditions({"since": since, "until": until, "rated": rated}))
     with engine.connect().execution_options(stream_results=True, yield_per=500) as connection:
         for row in connection.execute(query).mappings():

@@ -24,8 +24,10 @@ from sqlalchemy import (
     Text,
     create_engine,
     event,
+    inspect,
     select,
     text,
+    update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
@@ -43,7 +45,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from ...router.errors import ConfigError, require_extra
 from .record import Record
 
-VERSION = 1  # of the table. Raising it: add the ALTERs that lead there to create_schema
+VERSION = 2  # of the table. Raising it: add the ALTERs that lead there to create_schema
 CONNECT_S = 5  # for PostgreSQL to answer
 NAME_BYTES = 256  # an index entry of PostgreSQL holds 2,704 bytes: longer names are cut
 TEXT_CHARS = 32_000  # longer prompts and answers are cut: a full queue must fit into memory
@@ -97,6 +99,11 @@ decisions = Table(
     Column("feedback", Float(53)),
     Column("feedback_comment", Text),
     Column("feedback_time", Float(53)),
+    # Since version 2.
+    Column("arm", Text),
+    Column("routed", Text),
+    Column("routed_cost", Float(53)),
+    Column("familiarity", Float(53)),
     # For reports only: what the record computes, and the latency in steps of 5%.
     Column("fallbacks", Integer, nullable=False),
     Column("latency_step", Integer, nullable=False),
@@ -129,7 +136,7 @@ daily = Table(
 
 DERIVED = frozenset({"fallbacks", "latency_step"})
 _NAMES = frozenset(
-    {"id", "tenant", "key", "tier", "requested", "model", "choice", "task", "router"}
+    {"id", "tenant", "key", "tier", "requested", "model", "choice", "task", "router", "routed"}
 )
 
 # All that a report reads, in the order of time: rows are summed from the index alone, without their
@@ -231,11 +238,30 @@ def create_schema(engine: Engine) -> None:
         version = {"name": "records", "value": str(VERSION)}
         connection.execute(insert_new(connection, meta).values(version))
         found = connection.execute(select(meta.c.value).where(meta.c.name == "records")).scalar()
+        if found is not None and int(found) < VERSION:
+            _upgrade(connection)
     if int(found or 0) > VERSION:
         raise ConfigError(
             f"records.url: the decisions in {shown(engine)} are of version {found}, this "
             f"thriftroute knows up to {VERSION}: upgrade it, or use another database"
         )
+
+
+def _upgrade(connection: Connection) -> None:
+    """Add the columns that a table of an older version lacks; what it holds stays.
+
+    The row of the version, which has just been written to, keeps other workers waiting.
+    """
+    there = {column["name"] for column in inspect(connection).get_columns(decisions.name)}
+    quoted = connection.dialect.identifier_preparer.quote
+    for column in decisions.c:
+        if column.name not in there:
+            kind = column.type.compile(connection.dialect)
+            connection.execute(
+                text(f"ALTER TABLE {decisions.name} ADD COLUMN {quoted(column.name)} {kind}")
+            )
+    is_records = meta.c.name == "records"
+    connection.execute(update(meta).where(is_records).values(value=str(VERSION)))
 
 
 def insert_new(connection: Connection, table: Table) -> Any:

@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from ...router.errors import ConfigError
 from ..errors import RefusedError
 from ..settings import RecordSettings
+from . import arms as sums
 from . import stats as reports
 from .daily import insert
 from .record import Record
@@ -231,6 +232,18 @@ class Recorder:
         with self._reached():
             if self.engine is not None:
                 yield from reports.export(self.engine, since=since, until=until, rated=rated)
+
+    def arms(
+        self, experiment: str, by: str, since: float | None = None, *, until: float | None = None
+    ) -> dict[str, dict[str, Any]]:
+        """An experiment's arms, to be compared; see `arms.arms`."""
+        with self._reached():
+            return sums.arms(self.engine, experiment, by=by, since=since, until=until)
+
+    def shadow(self, since: float | None = None, *, until: float | None = None) -> dict[str, Any]:
+        """What shadow mode would have done and saved; see `arms.shadow`."""
+        with self._reached():
+            return sums.shadow(self.engine, since=since, until=until)
 
     @contextmanager
     def _reached(self) -> Iterator[None]:
