@@ -32,11 +32,10 @@ FIELDS = ("id", "prompt", "messages")
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A file of the log: its path, size in bytes, time of change (ns) and SHA-256 (hex)."""
+    """A file of the log: its path, size in bytes and SHA-256 (hex)."""
 
     path: str
     bytes: int
-    changed: int
     sha256: str
 
 
@@ -97,7 +96,6 @@ def plan(
         digest = hashlib.sha256()
         parts: Iterable[Chunk]
         try:
-            stat = path.stat()
             with path.open("rb") as file:
                 head = file.read(4)
             if head.startswith(b"\x1f\x8b"):
@@ -120,7 +118,7 @@ def plan(
             ) from error
         if len(chunks) == before:
             raise DataError("is empty; expected at least one row of a log", path=path)
-        inputs.append(Input(str(path), stat.st_size, stat.st_mtime_ns, digest.hexdigest()))
+        inputs.append(Input(str(path), path.stat().st_size, digest.hexdigest()))
     return Plan(tuple(inputs), tuple(chunks))
 
 

@@ -13,7 +13,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from ..router.errors import ConfigError, DataError, require_extra
+from ..router.errors import ConfigError, DataError, ThriftrouteError, require_extra
 from .chunks import Chunk
 from .folder import Done
 from .worker import Job, Worker
@@ -24,19 +24,30 @@ _STORE_BYTES = 100 << 20
 
 
 class RayWorker:
-    """What Ray Data calls with {"chunk": ...}, in a process of its own, once it is loaded."""
+    """What Ray Data makes once in each process and calls with one chunk after the other."""
 
     def __init__(self, job: Job) -> None:
-        self._worker = Worker(job)
+        # Errors are handed on as values: Ray would wrap them in its own.
+        self._failed = ""
+        try:
+            self._worker = Worker(job)
+        except ThriftrouteError as error:
+            self._failed = str(error)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """What was done, or the bad row that stopped it: Ray would wrap an error in its own."""
+        """What was done of {"chunk": ...}, or what went wrong."""
+        if self._failed:
+            return {"done": None, "bad": None, "failed": self._failed}
         try:
             done = self._worker.do(Chunk(**row["chunk"]))
         except DataError as error:
             where = {"path": error.path, "line": error.line, "field": error.field}
-            return {"done": None, "bad": {"problem": error.problem, **where}}
-        return {"done": {**asdict(done), "problems": list(done.problems)}, "bad": None}
+            return {"done": None, "bad": {"problem": error.problem, **where}, "failed": ""}
+        return {
+            "done": {**asdict(done), "problems": list(done.problems)},
+            "bad": None,
+            "failed": "",
+        }
 
 
 def done_by_ray(
@@ -46,7 +57,8 @@ def done_by_ray(
 
     address: of a cluster ("auto", "ray://host:10001", "host:6379"), or "local" to start one with
     as many cores on this machine, which ends with the run. A Ray that this process is connected to
-    is used as it is. Raises DataError, MissingExtraError, ConfigError (no such cluster).
+    is used as it is. Raises DataError, MissingExtraError, ConfigError (no such
+    cluster, or the bundle does not load there).
     """
     require_extra("ray.data", "ray")
     ray: Any = require_extra("ray", "ray")
@@ -63,6 +75,8 @@ def done_by_ray(
             num_cpus=1,
         )
         for row in found.iter_rows():
+            if row["failed"]:
+                raise ConfigError(row["failed"])
             if row["bad"] is not None:
                 bad = row["bad"]
                 raise DataError(

@@ -6,13 +6,8 @@ Interrupted or killed, the same call goes on where it stopped. Memory does not g
 each worker holds one chunk's results, this process the places of the chunks.
 """
 
-import multiprocessing
-import os
-import threading
 import time
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,26 +15,21 @@ from typing import Any
 import numpy as np
 
 from ..router.bundle import Bundle
-from ..router.errors import ConfigError, DataError, ThriftrouteError
+from ..router.errors import ConfigError, DataError
 from ..router.routers import BUNDLED, CHECKPOINTS
 from ..router.text import validate_context
-from .chunks import CHUNK_BYTES, CHUNK_ROWS, Chunk, Plan, prompts_of
+from .chunks import CHUNK_BYTES, CHUNK_ROWS, Plan, prompts_of
 from .clusters import fit, read_centers
 from .folder import Done, Work, open_work, part_path
 from .output import check_out, join_lines, join_parts, whole_file
-from .worker import Job, RowScorer, StoppedError, Worker
+from .pool import done_by_pool
+from .worker import Job, RowScorer, Worker
 
-# Chunks that wait for each worker, so that none waits for this process.
-_AHEAD = 2
 _SAMPLE_ROWS = 50  # of each cluster that is asked for, on average
 _SAMPLE_LEAST = 1000
 _SAMPLE_CHUNKS = 200
 
 Progress = Callable[["State"], None]
-
-
-class ScalingError(ThriftrouteError):
-    """A worker died. What is done is kept; the same run goes on from there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +116,7 @@ def score_logs(
     bundle = Bundle.open(_folder(router))
     given = None if centers is None else read_centers(Path(centers))
     manifest = bundle.manifest
-    if not manifest.models:
-        raise ConfigError(f"{bundle} is an encoder, which embeds but cannot score; give a router")
+    _check_bundle(bundle, strong, weak, given)
     settings: dict[str, Any] = {
         "bundle": bundle.model_sha256,
         "calibration": dict(manifest.calibration),
@@ -157,6 +146,7 @@ def score_logs(
         began = time.perf_counter()
         _score(work, job, workers, ray, progress)
         seconds = time.perf_counter() - began
+        _check_rows(work)
         began = time.perf_counter()
         _join(work, out, rejects, {**settings, "router": str(router)})
         join_s = time.perf_counter() - began
@@ -207,6 +197,25 @@ def _check(
         raise ConfigError("a file is given twice")
     if out in names:
         raise ConfigError(f"{out} is an input too")
+
+
+def _check_bundle(bundle: Bundle, strong: str | None, weak: str | None, centers: Any) -> None:
+    """What the workers would else stumble over, after the inputs are read through."""
+    manifest = bundle.manifest
+    if not manifest.models:
+        raise ConfigError(f"{bundle} is an encoder, which embeds but cannot score; give a router")
+    for key, name in (("strong", strong), ("weak", weak)):
+        if name is not None and name not in manifest.models:
+            raise ConfigError(
+                f"{key} model {name!r} is not in {bundle}; it knows: {', '.join(manifest.models)}"
+            )
+    if (strong or manifest.strong) == (weak or manifest.weak):
+        raise ConfigError(f"strong and weak are both {strong or weak!r}")
+    if centers is not None and centers.shape[1] != manifest.dim:
+        raise ConfigError(
+            f"the centres have {centers.shape[1]} numbers each; the bundle's embeddings have "
+            f"{manifest.dim}"
+        )
 
 
 def _folder(router: str) -> Path:
@@ -269,7 +278,7 @@ def _score(work: Work, job: Job, workers: int, ray: str | None, progress: Progre
         worker = Worker(job)
         found = (worker.do(chunk) for chunk in todo)
     else:
-        found = _done_by_pool(job, todo, workers)
+        found = done_by_pool(job, todo, workers)
     try:
         for done in found:
             work.add(done)
@@ -279,6 +288,20 @@ def _score(work: Work, job: Job, workers: int, ray: str | None, progress: Progre
     finally:
         # Now, and not when the garbage collector comes by: workers write into the folder.
         found.close()
+
+
+def _check_rows(work: Work) -> None:
+    """A log without a row is a mistake; what was done of it is no work to keep."""
+    done = work.done.values()
+    if any(d.rows for d in done):
+        return
+    problems = [p for d in sorted(done, key=lambda d: d.chunk) for p in d.problems]
+    work.remove()
+    if problems:
+        bad = sum(d.bad for d in done)
+        raise DataError(f"no usable row: all {bad:,} are bad, the first: {problems[0]}")
+    names = ", ".join(i.path for i in work.plan.inputs)
+    raise DataError("is empty; expected at least one row of a log", path=names)
 
 
 def _join(work: Work, out: Path, rejects: str | Path | None, about: dict[str, Any]) -> None:
@@ -292,60 +315,3 @@ def _join(work: Work, out: Path, rejects: str | Path | None, about: dict[str, An
             file.write(centers.read_bytes())
     names = ("router", "bundle", "strong", "weak", "context")
     join_parts(parts, out, about={f"thriftroute.{name}": str(about[name]) for name in names})
-
-
-_WORKER: Worker | None = None
-
-
-def _begin(job: Job, stop: Any) -> None:
-    """A pool's process: Ctrl-C is for the process that started it, and it ends with that one."""
-    import signal
-
-    global _WORKER  # noqa: PLW0603  what a process of a pool keeps between calls has no other place
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _WORKER = Worker(job, stop.is_set)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _do(chunk: Chunk) -> Done | None:
-    assert _WORKER is not None
-    try:
-        return _WORKER.do(chunk)
-    except StoppedError:
-        return None
-
-
-def _done_by_pool(job: Job, chunks: Sequence[Chunk], workers: int) -> Generator[Done]:
-    # Not forked: onnxruntime's threads and locks would not survive it.
-    spawn = multiprocessing.get_context("spawn")
-    stop = spawn.Event()
-    todo = iter(chunks)
-    pool = ProcessPoolExecutor(
-        min(workers, len(chunks)), mp_context=spawn, initializer=_begin, initargs=(job, stop)
-    )
-    try:
-        running: set[Future[Done | None]] = set()
-        for chunk in todo:
-            running.add(pool.submit(_do, chunk))
-            if len(running) < workers * _AHEAD:
-                continue
-            ready, running = wait(running, return_when=FIRST_COMPLETED)
-            yield from (done for f in ready if (done := f.result()) is not None)
-        while running:
-            ready, running = wait(running, return_when=FIRST_COMPLETED)
-            yield from (done for f in ready if (done := f.result()) is not None)
-    except BrokenProcessPool as error:
-        raise ScalingError(
-            "a worker process died (out of memory?); what is done is kept: the same command goes "
-            "on from there, with fewer workers if memory is short"
-        ) from error
-    finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)

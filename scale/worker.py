@@ -17,7 +17,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from ..router.errors import ConfigError, DataError
+from ..router.errors import DataError
 from ..router.scorer import Scorer
 from ..router.text import Conversation, as_conversation
 from .chunks import Chunk, prompts_of
@@ -93,7 +93,7 @@ class RowScorer(Scorer):
 class Worker:
     """A loaded scorer that does chunks one after the other.
 
-    Raises BundleError and ConfigError where the job's bundle or centres cannot be used.
+    Raises BundleError and ConfigError where the job's bundle cannot be used.
     """
 
     def __init__(self, job: Job, stopped: Callable[[], bool] = lambda: False) -> None:
@@ -102,11 +102,6 @@ class Worker:
         self._scorer = RowScorer.of(job)
         self._centers = None if job.centers is None else np.load(job.centers, allow_pickle=False)
         dim = self._scorer.bundle.manifest.dim
-        if self._centers is not None and self._centers.shape[1:] != (dim,):
-            raise ConfigError(
-                f"{job.centers} has centres of shape {self._centers.shape}; the bundle's "
-                f"embeddings have {dim} numbers"
-            )
         self._columns = Columns(
             familiarity=self._scorer.tells_familiarity,
             cluster=self._centers is not None,
