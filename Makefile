@@ -34,7 +34,8 @@ types: setup
 	mkdir -p build/types && ln -sfn ../.. build/types/thriftroute
 	cd build/types && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml \
 		-p thriftroute.router -p thriftroute.data -p thriftroute.training -p thriftroute.eval \
-		-p thriftroute.serve -p thriftroute.integrations
+		-p thriftroute.serve -p thriftroute.integrations \
+		-p thriftroute.logs -p thriftroute.audit -p thriftroute.watch -p thriftroute.scale
 
 wheel: setup
 	rm -rf dist build/lib build/bdist.* *.egg-info
