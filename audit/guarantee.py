@@ -19,9 +19,7 @@ is the same as to test all numbers from 0 to 1 in order, since nothing changes b
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -29,19 +27,11 @@ import numpy.typing as npt
 
 from ..eval.metrics import check_rewards
 from ..router.errors import CalibrationError
-from ..router.threshold import achievable, check_scores
+from ..router.threshold import check_scores
 from . import promises
-from .means import LARGEST_BET, METHODS, MeanTest
+from .means import METHODS, MeanTest
 from .promises import Floats, Maker, Promise
-
-# Up to so many prompts every threshold is tested; beyond, those on a lattice that no data chose.
-EVERY_THRESHOLD = 5_000
-LATTICE = 10_000
-# Thresholds tested at once: few enough that little is computed past the first that fails.
-BLOCK = 64
-# Labels that would do are estimated for this share of calls to the other side, at this power.
-USEFUL_SHARE = 0.1
-POWER = 0.8
+from .sequence import Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,146 +128,32 @@ def guaranteed(
         cost_cap,
     )
     order = np.random.default_rng(seed).permutation(array.size)
-    sequence = _Sequence(array[order], make(target), weight[order], order, test, 1 - confidence)
-    thresholds = sequence.thresholds
-    passed = sequence.passed()
-    # Nothing passed: the safest threshold is what is left.
-    at = float(thresholds[max(passed - 1, 0)])
-    useful = passed > 1 or (passed == 1 and not sequence.promise.holds_at_start)
+    sequence = Sequence(array, make(target), weight, order, test, 1 - confidence)
+    promise, passed = sequence.promise, sequence.passed()
+    # Where nothing passed, the safest threshold is what is left.
+    threshold = float(sequence.thresholds[max(passed - 1, 0)])
+    feasible = passed > int(promise.holds_at_start)
     bound: float | None = None
-    if passed == thresholds.size and useful:
-        bound = sequence.tightened(make, at)
-    elif useful:
-        bound = target
-    elif sequence.promise.holds_at_start:
-        bound = {"min_quality": 1.0, "max_regret": 0.0}[sequence.promise.name]
-    needed = None if useful else sequence.needed()
+    if feasible:
+        bound = sequence.tightened(make) if passed == sequence.thresholds.size else target
+    elif promise.holds_at_start:
+        bound = {"min_quality": 1.0, "max_regret": 0.0}[promise.name]
+    needed = None if feasible else sequence.needed()
     return _result(
         array,
-        at,
+        threshold,
         rewards,
         costs,
         weight,
-        sequence.promise,
+        promise,
         bound,
-        useful,
+        feasible,
         needed,
         confidence=confidence,
         method=method,
         seed=seed,
         assumptions=assumptions,
     )
-
-
-class _Sequence:
-    """The thresholds in their order, from the safest, and the tests of them.
-
-    All columns are in the order of the draws; `weight` has a maximum of 1.
-    """
-
-    def __init__(
-        self,
-        scores: Floats,
-        promise: Promise,
-        weight: Floats,
-        order: npt.NDArray[np.intp],
-        test: MeanTest,
-        level: float,
-    ) -> None:
-        self.scores = scores
-        self.promise = promise
-        self.weight = weight
-        self.order = order
-        self.test = test
-        self.level = level
-        self.thresholds = _thresholds(scores, from_strong=promise.from_strong)
-
-    def values(self, thresholds: Floats, promise: Promise | None = None) -> Floats:
-        """The variable of the promise, weighted: float64[n, m], rows in the order of the draws."""
-        of = self.promise if promise is None else promise
-        calls = self.scores[:, None] >= thresholds[None, :]
-        columns = np.where(calls, of.above[self.order, None], of.below[self.order, None])
-        weighted: Floats = columns * self.weight[:, None]
-        return weighted
-
-    def passed(self) -> int:
-        """How many thresholds, from the first on, keep the promise before one is not shown to."""
-        low, high = min(self.promise.low, 0.0), max(self.promise.high, 0.0)
-        count = int(self.promise.holds_at_start)
-        for block in _blocks(self.thresholds[count:]):
-            shown = self.test(self.values(block), low, high, self.level)
-            if not shown.all():
-                return count + int(np.argmin(shown))
-            count += block.size
-        return count
-
-    def tightened(self, make: Maker, threshold: float) -> float:
-        """The best target that the last threshold is shown to keep, all thresholds having passed.
-
-        The sequence goes on with harder targets for the same threshold, in steps of 0.005 (costs:
-        of a two-hundredth), until one fails; had a threshold failed, nothing would be left to
-        test with.
-        """
-        promise = self.promise
-        at = np.array([threshold])
-        if promise.name in ("min_quality", "min_gap"):
-            targets = promise.target + 0.005 * np.arange(1, 201)
-        elif promise.name == "max_regret":
-            targets = promise.target - 0.005 * (promise.high - promise.target) * np.arange(1, 201)
-        else:
-            targets = promise.target * (1 - 0.005 * np.arange(1, 200))
-        best = promise.target
-        for target in targets:
-            harder = make(float(target))
-            values = self.values(at, harder)
-            if not self.test(values, min(harder.low, 0), max(harder.high, 0), self.level)[0]:
-                break
-            best = float(target)
-        return best
-
-    def needed(self) -> int | None:
-        """About how many draws would show that a useful share of calls keeps the promise.
-
-        From mean and deviation at each threshold on the way there, as the central limit theorem has
-        it, and from how fast wealth can grow at the largest bet. None where, by these draws, some
-        threshold on the way does not keep the promise at all.
-        """
-        first = int(self.promise.holds_at_start)
-        calls = self.scores[:, None] >= self.thresholds[None, :]
-        moved = np.abs(calls.mean(axis=0) - float(self.promise.from_strong))
-        most = max(int(np.searchsorted(moved, USEFUL_SHARE)), first)
-        normal = NormalDist()
-        z = normal.inv_cdf(1 - self.level) + normal.inv_cdf(POWER)
-        needed = 0.0
-        for j in range(first, min(most + 1, self.thresholds.size)):
-            column = self.values(self.thresholds[j : j + 1])[:, 0]
-            mean = float(column.mean())
-            if mean <= 0:
-                break
-            growth = float(np.mean(np.log1p(LARGEST_BET * column / max(-self.promise.low, 1e-12))))
-            by_limit = (z * float(column.std()) / mean) ** 2
-            by_bet = -math.log(self.level) / growth if growth > 0 else 0.0
-            needed = max(needed, by_limit, by_bet)
-        if needed == 0:
-            return None
-        # At least some more than there are, since with these it was not shown.
-        return math.ceil(max(needed, 1.1 * self.scores.size, self.scores.size + 1))
-
-
-def _thresholds(scores: Floats, *, from_strong: bool) -> Floats:
-    """What is tested, in order: rising from always strong, or falling from always weak."""
-    if scores.size <= EVERY_THRESHOLD:
-        falling = achievable(scores)[0]
-    else:
-        lattice = np.arange(LATTICE + 1) / LATTICE
-        counts = np.searchsorted(np.sort(scores), lattice)
-        falling = lattice[np.unique(counts, return_index=True)[1]][::-1]
-    return falling[::-1].copy() if from_strong else falling
-
-
-def _blocks(thresholds: Floats) -> Iterator[Floats]:
-    for start in range(0, thresholds.size, BLOCK):
-        yield thresholds[start : start + BLOCK]
 
 
 def _result(

@@ -126,8 +126,8 @@ def run_calibration(
         hint = f"; for {strong_pct:g}% give {strong_pct / 100:g}" if 1 < strong_pct <= 100 else ""
         raise ConfigError(f"--strong-pct is a share from 0 to 1, got {strong_pct:g}{hint}")
     router = load_router(name)
-    if write and not isinstance(router, BundleRouter):
-        raise ConfigError(f"router {name!r} is no bundle: there is nowhere to write a table to")
+    if write:
+        check_writable(router, name)
     benchmark: Benchmark | None = None
     if prompts is not None:
         if target.benchmarks or target.data:
@@ -143,7 +143,7 @@ def run_calibration(
         benchmark = found[0]
         inputs, label = benchmark.inputs(), benchmark.name
     options = cost or CostOptions()
-    costs, assumptions = _costs(router, inputs, benchmark, options, usd_per_1k is not None)
+    costs, assumptions = costs_of(router, inputs, benchmark, options, usd_per_1k is not None)
     scores = np.asarray(scored(router)(inputs))
     extra: dict[str, Any] = {"seed": seed}
     if costs is not None:
@@ -159,15 +159,28 @@ def run_calibration(
         # A budget is only as good as what was assumed for it.
         warning = "; ".join(filter(None, (result.warning, *assumptions)))
         result = dataclasses.replace(result, warning=warning)
-    if write and isinstance(router, BundleRouter):
-        bundle = router.scorer.bundle
-        tables = {**bundle.manifest.thresholds, label: ThresholdTable.from_scores(label, scores)}
-        plain = {k: v.to_dict() if isinstance(v, ThresholdTable) else v for k, v in tables.items()}
-        update_manifest(bundle, thresholds=plain)
+    if write:
+        write_table(router, label, scores)
     return result
 
 
-def _costs(
+def check_writable(router: Router, name: str) -> None:
+    """Raises ConfigError unless `router`, called `name`, is a bundle that can take a table."""
+    if not isinstance(router, BundleRouter):
+        raise ConfigError(f"router {name!r} is no bundle: there is nowhere to write a table to")
+
+
+def write_table(router: Router, label: str, scores: Floats) -> None:
+    """Put the table of all shares on `scores` into the router's bundle, under `label`."""
+    if not isinstance(router, BundleRouter):
+        return
+    bundle = router.scorer.bundle
+    tables = {**bundle.manifest.thresholds, label: ThresholdTable.from_scores(label, scores)}
+    plain = {k: v.to_dict() if isinstance(v, ThresholdTable) else v for k, v in tables.items()}
+    update_manifest(bundle, thresholds=plain)
+
+
+def costs_of(
     router: Router,
     inputs: Sequence[Any],
     benchmark: Benchmark | None,

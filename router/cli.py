@@ -15,6 +15,7 @@ from . import cli_label, cli_serve
 from .errors import ConfigError, RoutingError, ThriftrouteError
 
 USAGE = 2
+INFEASIBLE = 3
 INTERRUPTED = 130
 
 
@@ -490,25 +491,70 @@ def calibrate(
         int | None,
         typer.Option("--output-tokens", min=0, help="Assumed length of an answer [300]."),
     ] = None,
+    min_quality: Annotated[
+        float | None,
+        typer.Option("--min-quality", help="Promise this part of strong's mean reward, as 0.95."),
+    ] = None,
+    min_gap: Annotated[
+        float | None,
+        typer.Option("--min-gap", help="Promise this part of the gap between weak and strong."),
+    ] = None,
+    max_regret: Annotated[
+        float | None,
+        typer.Option("--max-regret", help="Promise to lose at most so much mean reward, as 0.02."),
+    ] = None,
+    confidence: Annotated[
+        float | None,
+        typer.Option("--confidence", help="Of a promise, or of a budget [0.9 for a promise]."),
+    ] = None,
+    max_request_usd: Annotated[
+        float | None,
+        typer.Option("--max-request-usd", help="Of a budget's promise: no request costs more."),
+    ] = None,
     write: Annotated[
         bool, typer.Option("--write", help="Write the table of shares into the bundle.")
     ] = False,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Turn a share of strong calls, or a budget, into a threshold.
+    """Turn a share of strong calls, a budget or a promise about quality into a threshold.
+
+    A promise that these labels cannot show to be kept ends with exit status 3.
 
     Example: thriftroute calibrate --router mf --prompts prompts.jsonl --strong-pct 0.3
+
+    Example: thriftroute calibrate --data F --strong A --weak B --min-quality 0.95 --confidence 0.9
     """
     from ..eval.command import CostOptions, Target, run_calibration
 
+    target = Target(benchmark or (), data, _models(strong), _models(weak))
+    cost = CostOptions(strong_model, weak_model, strong_price, weak_price, output_tokens)
+    promised = (min_quality, min_gap, max_regret, confidence, max_request_usd)
+    if any(value is not None for value in promised):
+        from ..audit.calibrate import Wish, run_guarantee, show, to_dict
+
+        if strong_pct is not None:
+            raise ConfigError("--strong-pct promises nothing: leave it out, or the promise")
+        wish = Wish(min_quality, min_gap, max_regret, usd_per_1k, confidence, max_request_usd)
+        found = run_guarantee(
+            router, target, wish, prompts=prompts, cost=cost, write=write, seed=seed
+        )
+        if as_json:
+            _print_json(to_dict(found))
+        else:
+            show(found)
+        if not found.feasible:
+            typer.echo(found.message, err=True)
+            raise typer.Exit(INFEASIBLE)
+        return
+
     result = run_calibration(
         router,
-        Target(benchmark or (), data, _models(strong), _models(weak)),
+        target,
         prompts=prompts,
         strong_pct=strong_pct,
         usd_per_1k=usd_per_1k,
-        cost=CostOptions(strong_model, weak_model, strong_price, weak_price, output_tokens),
+        cost=cost,
         write=write,
         seed=seed,
     )

@@ -1,0 +1,154 @@
+"""The thresholds in a fixed order, from the safest on, and how far a promise is shown to hold.
+
+Learn then Test, Angelopoulos et al. 2021, arXiv 2110.01052, section 2.3 (fixed-sequence testing):
+hypotheses in an order that was fixed beforehand, each tested at the full level, up to the first
+that is not rejected. A false rejection needs the first true hypothesis of the order to be rejected,
+which has at most the probability `level`. See `guarantee` for what the order is here.
+"""
+
+import math
+from collections.abc import Iterator
+from statistics import NormalDist
+
+import numpy as np
+import numpy.typing as npt
+
+from ..router.threshold import achievable
+from .means import LARGEST_BET, MeanTest
+from .promises import Floats, Maker, Promise
+
+# Up to so many prompts every threshold is tested; beyond, those on a lattice that no data chose.
+EVERY_THRESHOLD = 5_000
+LATTICE = 2_000
+# Thresholds tested at once: few enough that little is computed past the first that fails, and
+# that no block has more values than this.
+BLOCK, BLOCK_VALUES = 64, 8_000_000
+# Labels that would do are estimated for this share of calls to the other side, at this power.
+USEFUL_SHARE, POWER = 0.1, 0.8
+# Steps in which the bound of the last threshold is tightened.
+STEPS = 200
+
+
+class Sequence:
+    """One promise, its thresholds in their order, and the tests of them.
+
+    `scores` float64[n] in [0, 1]; `weight` float64[n] in (0, 1]; `order` int[n]: in which order the
+    n draws are taken, chosen without regard to the labels.
+    """
+
+    def __init__(
+        self,
+        scores: Floats,
+        promise: Promise,
+        weight: Floats,
+        order: npt.NDArray[np.intp],
+        test: MeanTest,
+        level: float,
+    ) -> None:
+        self.promise = promise
+        self.thresholds = _thresholds(scores, from_strong=promise.from_strong)
+        self._scores = scores[order]
+        self._weight = weight[order]
+        self._order = order
+        self._test = test
+        self._level = level
+
+    def passed(self) -> int:
+        """How many thresholds, from the first on, keep the promise before one is not shown to."""
+        count = int(self.promise.holds_at_start)
+        size = max(1, min(BLOCK, BLOCK_VALUES // self._scores.size))
+        for block in _blocks(self.thresholds[count:], size):
+            shown = self._shown(block, self.promise)
+            if not shown.all():
+                return count + int(np.argmin(shown))
+            count += block.size
+        return count
+
+    def tightened(self, make: Maker) -> float:
+        """The best target that the last threshold is shown to keep, all thresholds having passed.
+
+        The sequence goes on with harder targets for the same threshold, in steps fixed beforehand
+        (of 0.005, or of a two-hundredth of the target), until one fails. Had a threshold failed,
+        nothing would be left to test with, and the target itself is all that holds.
+        """
+        best = self.promise.target
+        for target in self._harder():
+            if not self._shown(self.thresholds[-1:], make(target))[0]:
+                break
+            best = target
+        return best
+
+    def needed(self) -> int | None:
+        """About how many draws would show that a useful share of calls keeps the promise.
+
+        From mean and deviation at a half and at the whole of that share, as the central limit
+        theorem has it, and from how fast wealth can grow at the largest bet. A mean that is not
+        above 0, yet not shown to be below, is taken for half a standard error. None where one of
+        the two is below 0 by more than these draws can err: there the promise is not kept.
+        """
+        n = self._scores.size
+        calls = 1 - np.searchsorted(np.sort(self._scores), self.thresholds) / n
+        moved = np.abs(calls - float(self.promise.from_strong))
+        moved[: int(self.promise.holds_at_start)] = 0.0
+        normal = NormalDist()
+        sure = normal.inv_cdf(1 - self._level)
+        z = sure + normal.inv_cdf(POWER)
+        needed = 0.0
+        for share in (USEFUL_SHARE / 2, USEFUL_SHARE):
+            at = min(int(np.searchsorted(moved, share)), self.thresholds.size - 1)
+            column = self._values(self.thresholds[at : at + 1], self.promise)[:, 0]
+            deviation = max(float(column.std()), 1e-12)
+            error = deviation / math.sqrt(n)
+            mean = float(column.mean())
+            if mean + sure * error < 0 or not column.any():
+                return None
+            mean = max(mean, error / 2)
+            # The largest bet is never ruinous, so that the logarithm is finite.
+            largest = LARGEST_BET / max(-self.promise.low, float(np.abs(column).max()))
+            growth = float(np.mean(np.log1p(largest * column)))
+            needed = max(needed, (z * deviation / mean) ** 2)
+            if growth > 0:
+                needed = max(needed, -math.log(self._level) / growth)
+        # Some more than there are at least: with these it was not shown.
+        return math.ceil(max(needed, 1.1 * n))
+
+    def _shown(self, thresholds: Floats, promise: Promise) -> npt.NDArray[np.bool_]:
+        # A weight of less than 1 moves a value towards 0, which is why 0 lies within the bounds.
+        low, high = min(promise.low, 0.0), max(promise.high, 0.0)
+        if promise.low >= 0:
+            return np.ones(thresholds.size, dtype=np.bool_)
+        return self._test(self._values(thresholds, promise), low, high, self._level)
+
+    def _values(self, thresholds: Floats, promise: Promise) -> Floats:
+        """The variable of the promise, weighted: float64[n, m], rows in the order of the draws."""
+        calls = self._scores[:, None] >= thresholds[None, :]
+        above, below = promise.above[self._order], promise.below[self._order]
+        weighted: Floats = np.where(calls, above[:, None], below[:, None]) * self._weight[:, None]
+        return weighted
+
+    def _harder(self) -> list[float]:
+        promise, steps = self.promise, 0.005 * np.arange(1, STEPS)
+        if promise.name in ("min_quality", "min_gap"):
+            return [float(target) for target in promise.target + steps]
+        return [float(target) for target in promise.target * (1 - steps)]
+
+
+def _thresholds(scores: Floats, *, from_strong: bool) -> Floats:
+    """What is tested, in order: rising from always strong, or falling from always weak.
+
+    With n prompts at most, every threshold that tells two scores apart. With more, the numbers k /
+    LATTICE, without those that tell nothing more apart than one that is kept: which they are is
+    then settled before any score is seen, too.
+    """
+    if scores.size <= EVERY_THRESHOLD:
+        falling = achievable(scores)[0]
+    else:
+        lattice = np.arange(LATTICE + 1) / LATTICE
+        below = np.searchsorted(np.sort(scores), lattice)
+        falling = lattice[np.unique(below, return_index=True)[1]][::-1]
+    return falling[::-1].copy() if from_strong else falling.copy()
+
+
+def _blocks(thresholds: Floats, size: int) -> Iterator[Floats]:
+    for start in range(0, thresholds.size, size):
+        yield thresholds[start : start + size]
