@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from . import cli_label, cli_serve
+from . import cli_label, cli_logs, cli_serve, cli_watch
 from .errors import ConfigError, RoutingError, ThriftrouteError
 
 USAGE = 2
@@ -599,6 +599,8 @@ def _version(
 
 cli_serve.add_commands(app)
 cli_label.add_commands(app)
+cli_logs.add_commands(app)
+cli_watch.add_commands(app)
 
 
 def _prompt(prompt: str | None, messages: Path | None) -> Any:

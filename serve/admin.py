@@ -2,12 +2,10 @@
 
 import base64
 import hashlib
-import math
 import re
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +17,7 @@ from ..watch.arms import compare
 from .asked import read_body, read_options, read_request
 from .auth import admin, principal
 from .errors import RefusedError
+from .moments import moment
 from .records.stats import FILTERS
 from .request import Principal
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from .state import State
 
 PAGE = Path(__file__).with_name("page.html")
-_AGO = {"m": 60, "h": 3600, "d": 86_400}
 _SWITCHES = ("errors", "rated")
 _ROUTE_KEYS = ("prompt", "messages", "tier")
 
@@ -283,23 +281,10 @@ def _moment(value: str | None, param: str) -> float | None:
 
     Raises RefusedError (400) for anything else.
     """
-    if value is None or value in {"", "all"}:
-        return None
-    ago = re.fullmatch(r"(\d{1,6})([mhd])", value, re.ASCII)
-    if ago is not None:
-        return time.time() - int(ago[1]) * _AGO[ago[2]]
     try:
-        found = float(value)
-    except ValueError:
-        try:
-            moment = datetime.fromisoformat(value)
-            found = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-        except (ValueError, OverflowError):
-            found = math.nan
-    if not math.isfinite(found):
-        problem = "expected seconds since 1970, a date such as 2026-01-31, or a time ago such as 7d"
-        raise _wrong(param, problem)
-    return found
+        return moment(value)
+    except ValueError as error:
+        raise _wrong(param, str(error)) from None
 
 
 def _filters(query: Mapping[str, str]) -> dict[str, Any]:

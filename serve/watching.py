@@ -96,8 +96,7 @@ class Watching:
             self.holding.move()
         if self._examination is not None:
             for record in records:
-                if record.arm is None or record.arm.endswith("/control"):
-                    self._examination.add(record.to_dict())
+                self._examination.add(record.to_dict())
             self.report = self._examination.report()
         self._show()
 

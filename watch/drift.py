@@ -14,11 +14,20 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from ..router.errors import ConfigError
+from .arms import TREATMENT
 from .baseline import UNFAMILIAR, Baseline, Rates, sampled
 from .sequential import ScoreTest, mean_interval
 
 Verdict = Literal["ok", "drift", "no-data"]
 BUFFER = 2000  # scores handed on at once
+MOST_SEEN = 1_000_000  # prompts that are known again
+MOST_THRESHOLDS = 1000  # requests may bring their own
+FIELDS = frozenset(
+    {
+        *("score", "threshold", "router", "model", "strong", "routed", "arm"),
+        *("prompt_hash", "familiarity", "feedback"),
+    }
+)  # of a decision, that are looked at
 
 
 @dataclass(frozen=True)
@@ -109,6 +118,8 @@ class Examination:
         if not is_scored(row, self._router):
             return
         self._scored += 1
+        if len(self._seen) >= MOST_SEEN:
+            self._seen.clear()
         if not first_time(row, self._seen):
             return
         self._n += 1
@@ -119,7 +130,8 @@ class Examination:
             value = self._novel
             self._novel = Rates(value.total + (row["familiarity"] < UNFAMILIAR), value.n + 1)
         threshold, strong = row.get("threshold"), went_strong(row)
-        if threshold is not None and strong is not None:
+        known = threshold in self._by_threshold or len(self._by_threshold) < MOST_THRESHOLDS
+        if threshold is not None and strong is not None and known:
             self._by_threshold[threshold] += 1
             self._strong[threshold] += strong
 
@@ -225,7 +237,10 @@ def baseline_from(
 
 
 def is_scored(row: Mapping[str, Any], router: str | None) -> bool:
-    """Whether a decision has a score of this router (None: of any)."""
+    """Whether a decision has a score of this router (None: of any); an experiment's treatment is
+    left out, being routed in another way."""
+    if str(row.get("arm") or "").endswith(f"/{TREATMENT}"):
+        return False
     return row.get("score") is not None and router in {None, row.get("router")}
 
 

@@ -1,4 +1,4 @@
-"""What an experiment's arms and the shadow mode add up to, summed in the database."""
+"""What arms of experiments and shadow mode add up to, summed in the database."""
 
 from typing import Any
 
@@ -85,6 +85,18 @@ def experiments(engine: Engine) -> list[str]:
     with engine.connect() as connection:
         rows = sorted(connection.execute(query).tuples(), key=lambda row: -row[1])
     return list(dict.fromkeys(str(row[0]).rpartition("/")[0] for row in rows))
+
+
+def scored_by(
+    engine: Engine, *, since: float | None = None, until: float | None = None
+) -> dict[str, int]:
+    """Router -> how many decisions of [since, until) have its score, the most first."""
+    query = select(_c.router, func.count()).where(_c.score.is_not(None), _c.router.is_not(None))
+    query = query if since is None else query.where(_c.time >= since)
+    query = query if until is None else query.where(_c.time < until)
+    with engine.connect() as connection:
+        rows = connection.execute(query.group_by(_c.router)).tuples()
+        return dict(sorted(((str(name), count) for name, count in rows), key=lambda row: -row[1]))
 
 
 def shadow(

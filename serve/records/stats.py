@@ -8,7 +8,7 @@ latest 20,000 answered requests (by day and by hour: of all), in steps of 5%: wi
 import json
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import accumulate
 from typing import Any, TextIO
 
@@ -120,15 +120,23 @@ def one(engine: Engine, id: str, *, tenant: str | None = None) -> dict[str, Any]
 
 
 def export(
-    engine: Engine, *, since: float | None = None, until: float | None = None, rated: bool = False
+    engine: Engine,
+    *,
+    since: float | None = None,
+    until: float | None = None,
+    rated: bool = False,
+    only: Collection[str] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """The decisions of [since, until), oldest first, a few at a time however many there are.
 
-    rated: only those with feedback.
+    rated: only those with feedback. only: these fields alone.
     """
     # A database that no server of this version has opened yet lacks the later columns.
-    there = {column["name"] for column in inspect(engine).get_columns(decisions.name)}
-    columns = [column for column in _columns if column.name in there] or _columns
+    found = inspect(engine)
+    columns = [column for column in _columns if only is None or column.name in only]
+    if found.has_table(decisions.name):
+        there = {column["name"] for column in found.get_columns(decisions.name)}
+        columns = [column for column in columns if column.name in there]
     query: Select[Any] = select(*columns).order_by(decisions.c.time, decisions.c.id)
     query = query.where(*_conditions({"since": since, "until": until, "rated": rated}))
     with engine.connect().execution_options(stream_results=True, yield_per=500) as connection:
