@@ -34,6 +34,7 @@ from .shapes import (
     iso_time,
     number,
     rating,
+    sound,
     text,
 )
 
@@ -248,13 +249,13 @@ def _row(
     tenant: object = None,
     feedback: float | None = None,
 ) -> LogRow:
-    messages = parse_messages(messages)
+    messages = parse_messages(sound(messages))
     return LogRow(
         id=text(id) or f"log-{digest(messages).hex()[:16]}",
         messages=messages,
         prompt=render(messages),
         time=iso_time(time),
-        answer=answer,
+        answer=sound(answer),
         model=text(model) or None,
         input_tokens=count(tokens_in, "input_tokens"),
         output_tokens=count(tokens_out, "output_tokens"),

@@ -1,4 +1,4 @@
-"""Which requests are the same, and whether one came before: in some 25 bytes for each of them."""
+"""Which requests are the same, and whether one came before: in some 30 bytes for each of them."""
 
 import hashlib
 import json
@@ -18,28 +18,28 @@ def digest(messages: Sequence[Mapping[str, Any]]) -> bytes:
 class Seen:
     """How often each key came, by the first 8 bytes of its digest.
 
-    Keys are numbered from 0 as they first come; `counts` holds how often each did. Two keys of n
+    Keys are numbered from 0 as they first come; `weights` holds how often each did. Two keys of n
     share 8 bytes with a probability below n^2 / 2^65: three in a million for ten million.
     """
 
     def __init__(self) -> None:
-        self.counts = array("I")
+        self.weights = array("d")
         self._keys = array("Q")
         self._slots = array("I", [0]) * 1024  # number + 1, or 0 where it is free
 
     def __len__(self) -> int:
-        return len(self.counts)
+        return len(self._keys)
 
-    def add(self, digest: bytes) -> bool:
-        """Count a key; whether it is new."""
+    def add(self, digest: bytes, weight: float = 1.0) -> bool:
+        """Count a key, `weight` times; whether it is new."""
         key = int.from_bytes(digest[:8], "big")
         slot = self._slot(key)
         number = self._slots[slot]
         if number:
-            self.counts[number - 1] += 1
+            self.weights[number - 1] += weight
             return False
         self._keys.append(key)
-        self.counts.append(1)
+        self.weights.append(weight)
         self._slots[slot] = len(self._keys)
         if len(self._keys) > _FULLEST * len(self._slots):
             self._slots = array("I", [0]) * (2 * len(self._slots))

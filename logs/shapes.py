@@ -103,7 +103,16 @@ def body(value: object) -> Object:
 
 def text(value: object) -> str:
     """A name or an id as text; '' where there is none."""
-    return "" if value is None or isinstance(value, Mapping | list) else str(value)
+    return "" if value is None or isinstance(value, Mapping | list) else str(sound(str(value)))
+
+
+def sound(value: Any) -> Any:
+    """JSON without halves of surrogate pairs, which it may hold and no file or request can."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "replace").decode()
+    if isinstance(value, Mapping):
+        return {key: sound(part) for key, part in value.items()}
+    return [sound(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def number(value: object, field: str) -> float | None:
