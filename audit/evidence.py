@@ -201,9 +201,10 @@ class Evidence:
         """Is everything shown that `route` needs?"""
         if self.choice is None or self.found is None or not self.choice.guaranteed:
             return False
-        refuted = self.found.quality.high < self.wishes.min_quality
+        # The first half has shown it; a figure below it would still not be believed.
+        kept = self.found.quality.value >= self.wishes.min_quality
         worth = self.found.saving.value >= self.wishes.min_saving and self.found.saving.low > 0
-        return bool(self.beats_random()) and worth and not refuted
+        return bool(self.beats_random()) and worth and kept
 
     def every_saving_costs_too_much(self) -> bool:
         """Is each threshold with a saving worth having shown to keep too little quality?
@@ -255,6 +256,9 @@ class Evidence:
         if self.found.saving.value < self.wishes.min_saving and self.choice.guaranteed:
             return math.inf
         needs = [self.choice.needed_n]
+        if self.found.quality.value < self.wishes.min_quality:
+            # The halves disagree: as many again.
+            needs.append(2.0 * self.rows.n)
         share = self.found.share.value
         projected = self._ranking_z() * PARABOLA * math.sqrt(max(share * (1 - share), 0.0))
         seen = self.chance["share"].z
