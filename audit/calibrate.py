@@ -163,7 +163,7 @@ def show(found: Guarantee, console: "Console | None" = None) -> None:
     out = console or Console()
 
     def say(text: str) -> None:
-        out.print(text, highlight=False, markup=False)
+        out.print(text, highlight=False, markup=False, soft_wrap=True)
 
     of = "labelled prompts" if found.quality is not None else "prompts"
     say(

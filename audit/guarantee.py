@@ -128,20 +128,18 @@ def guaranteed(
         cost_cap,
     )
     order = np.random.default_rng(seed).permutation(array.size)
-    sequence = Sequence(array, make(target), weight, order, test, 1 - confidence)
-    promise, passed = sequence.promise, sequence.passed()
-    # Where nothing passed, the safest threshold is what is left.
-    threshold = float(sequence.thresholds[max(passed - 1, 0)])
-    feasible = passed > int(promise.holds_at_start)
+    sequence = Sequence(array, make(target), weight, order, test, 1 - confidence).run()
+    promise, feasible = sequence.promise, sequence.feasible
     bound: float | None = None
     if feasible:
-        bound = sequence.tightened(make) if passed == sequence.thresholds.size else target
+        whole = sequence.count == sequence.thresholds.size
+        bound = sequence.tightened(make) if whole else target
     elif promise.holds_at_start:
         bound = {"min_quality": 1.0, "max_regret": 0.0}[promise.name]
     needed = None if feasible else sequence.needed()
     return _result(
         array,
-        threshold,
+        sequence.threshold,
         rewards,
         costs,
         weight,
@@ -203,18 +201,21 @@ def _result(
         cost=cost,
         cost_bound=holds["max_cost"],
         saving=saving,
-        message="" if feasible else _why(scores.size, needed),
+        message="" if feasible else _why(promise, scores.size, needed),
         **rest,
     )
 
 
-def _why(n: int, needed: int | None) -> str:
-    if needed is None:
-        return (
-            f"infeasible at this n ({n:,}), and more labels would not do by what these show: "
-            "routing does not keep this promise; ask for less, or for a router that ranks better"
-        )
-    return f"infeasible at this n ({n:,}); about {needed - n:,} more labels would do"
+def _why(promise: Promise, n: int, needed: int | None) -> str:
+    if needed is not None:
+        return f"infeasible at this n ({n:,}); about {needed - n:,} more labels would do"
+    if promise.name == "max_cost":
+        known = "even always weak costs more, or nearly as much; raise the budget"
+    elif promise.name == "min_gap" and promise.above.mean() <= 0:
+        known = "strong is not better than weak, and there is no gap to recover; promise a quality"
+    else:
+        known = "routing does not keep it; promise less, or take a router that ranks better"
+    return f"infeasible at this n ({n:,}), and more labels would not do by what these show: {known}"
 
 
 def _promise(

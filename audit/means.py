@@ -1,6 +1,6 @@
 """Is the mean of a bounded variable at least 0? Tests that are valid at every sample size.
 
-Each tests many hypotheses at once, one a column: H_j says that column j has a mean of at most 0.
+Each tests many hypotheses at once, one a column: H_j says that column j has a mean below 0.
 Rows are independent draws, the same for all columns. A true H_j is rejected with probability at
 most `level`, whatever the distribution within the bounds; nothing is assumed about its shape.
 
@@ -33,7 +33,7 @@ PRIOR_DRAWS = 10.0
 
 
 def betting(values: Floats, low: float, high: float, level: float) -> Bools:
-    """Which columns are shown to have a mean above 0: bool[m].
+    """Which columns are shown to have a mean of 0 or more: bool[m].
 
     `values` float64[n, m], row i being draw i, in an order that does not depend on the values;
     `low`, `high`: no value is outside of them, by what is known before any is seen. The bets of

@@ -7,7 +7,6 @@ which has at most the probability `level`. See `guarantee` for what the order is
 """
 
 import math
-from collections.abc import Iterator
 from statistics import NormalDist
 
 import numpy as np
@@ -33,7 +32,7 @@ class Sequence:
     """One promise, its thresholds in their order, and the tests of them.
 
     `scores` float64[n] in [0, 1]; `weight` float64[n] in (0, 1]; `order` int[n]: in which order the
-    n draws are taken, chosen without regard to the labels.
+    n draws are taken, chosen without regard to the labels. `count` thresholds have passed so far.
     """
 
     def __init__(
@@ -52,17 +51,41 @@ class Sequence:
         self._order = order
         self._test = test
         self._level = level
+        # A weight of less than 1 moves a value towards 0, which is why 0 lies within the bounds.
+        self.bounds = _with_zero(promise)
+        self.count = int(promise.holds_at_start)
+        self._ended = False
 
-    def passed(self) -> int:
-        """How many thresholds, from the first on, keep the promise before one is not shown to."""
-        count = int(self.promise.holds_at_start)
+    @property
+    def threshold(self) -> float:
+        """The last that has passed; the safest one where none has."""
+        return float(self.thresholds[max(self.count - 1, 0)])
+
+    @property
+    def feasible(self) -> bool:
+        """Whether a threshold has passed that had to be tested."""
+        return self.count > int(self.promise.holds_at_start)
+
+    def run(self) -> "Sequence":
+        """Test threshold after threshold, until one is not shown to keep the promise."""
         size = max(1, min(BLOCK, BLOCK_VALUES // self._scores.size))
-        for block in _blocks(self.thresholds[count:], size):
-            shown = self._shown(block, self.promise)
-            if not shown.all():
-                return count + int(np.argmin(shown))
-            count += block.size
-        return count
+        while (block := self.block(size)) is not None:
+            self.take(self._test(block, *self.bounds, self._level))
+        return self
+
+    def block(self, size: int) -> Floats | None:
+        """The variable at the next thresholds in the order, at most `size`: float64[n, m].
+
+        None where the sequence has ended. What the test says of it goes into `take`, in the same
+        order: many sequences can be tested at once.
+        """
+        following = self.thresholds[self.count : self.count + size]
+        return None if self._ended or not following.size else self.values(following, self.promise)
+
+    def take(self, shown: npt.NDArray[np.bool_]) -> None:
+        """Count on to the first threshold of the block that is not shown to keep the promise."""
+        self._ended = not bool(shown.all())
+        self.count += int(np.argmin(shown)) if self._ended else shown.size
 
     def tightened(self, make: Maker) -> float:
         """The best target that the last threshold is shown to keep, all thresholds having passed.
@@ -73,7 +96,9 @@ class Sequence:
         """
         best = self.promise.target
         for target in self._harder():
-            if not self._shown(self.thresholds[-1:], make(target))[0]:
+            harder = make(target)
+            values = self.values(self.thresholds[-1:], harder)
+            if not self._test(values, *_with_zero(harder), self._level)[0]:
                 break
             best = target
         return best
@@ -96,7 +121,7 @@ class Sequence:
         needed = 0.0
         for share in (USEFUL_SHARE / 2, USEFUL_SHARE):
             at = min(int(np.searchsorted(moved, share)), self.thresholds.size - 1)
-            column = self._values(self.thresholds[at : at + 1], self.promise)[:, 0]
+            column = self.values(self.thresholds[at : at + 1], self.promise)[:, 0]
             deviation = max(float(column.std()), 1e-12)
             error = deviation / math.sqrt(n)
             mean = float(column.mean())
@@ -112,14 +137,7 @@ class Sequence:
         # Some more than there are at least: with these it was not shown.
         return math.ceil(max(needed, 1.1 * n))
 
-    def _shown(self, thresholds: Floats, promise: Promise) -> npt.NDArray[np.bool_]:
-        # A weight of less than 1 moves a value towards 0, which is why 0 lies within the bounds.
-        low, high = min(promise.low, 0.0), max(promise.high, 0.0)
-        if promise.low >= 0:
-            return np.ones(thresholds.size, dtype=np.bool_)
-        return self._test(self._values(thresholds, promise), low, high, self._level)
-
-    def _values(self, thresholds: Floats, promise: Promise) -> Floats:
+    def values(self, thresholds: Floats, promise: Promise) -> Floats:
         """The variable of the promise, weighted: float64[n, m], rows in the order of the draws."""
         calls = self._scores[:, None] >= thresholds[None, :]
         above, below = promise.above[self._order], promise.below[self._order]
@@ -131,6 +149,10 @@ class Sequence:
         if promise.name in ("min_quality", "min_gap"):
             return [float(target) for target in promise.target + steps]
         return [float(target) for target in promise.target * (1 - steps)]
+
+
+def _with_zero(promise: Promise) -> tuple[float, float]:
+    return min(promise.low, 0.0), max(promise.high, 0.0)
 
 
 def _thresholds(scores: Floats, *, from_strong: bool) -> Floats:
@@ -147,8 +169,3 @@ def _thresholds(scores: Floats, *, from_strong: bool) -> Floats:
         below = np.searchsorted(np.sort(scores), lattice)
         falling = lattice[np.unique(below, return_index=True)[1]][::-1]
     return falling[::-1].copy() if from_strong else falling.copy()
-
-
-def _blocks(thresholds: Floats, size: int) -> Iterator[Floats]:
-    for start in range(0, thresholds.size, size):
-        yield thresholds[start : start + size]
