@@ -17,18 +17,16 @@ import numpy as np
 from ..router.bundle import Bundle
 from ..router.errors import ConfigError, DataError
 from ..router.routers import BUNDLED, CHECKPOINTS
+from ..router.scorer import Scorer
 from ..router.text import validate_context
-from .chunks import CHUNK_BYTES, CHUNK_ROWS, Plan, prompts_of
-from .clusters import fit, read_centers
+from .chunks import CHUNK_BYTES, CHUNK_ROWS
+from .clusters import fit_centers, read_centers
 from .folder import Done, Work, open_work, part_path
 from .output import check_out, join_lines, join_parts, whole_file
 from .pool import done_by_pool
-from .worker import Job, RowScorer, Worker
+from .worker import Job, Worker
 
-_SAMPLE_ROWS = 50  # of each cluster that is asked for, on average
-_SAMPLE_LEAST = 1000
-_SAMPLE_CHUNKS = 200
-
+CENTERS = "centers.npy"
 Progress = Callable[["State"], None]
 
 
@@ -228,37 +226,16 @@ def _folder(router: str) -> Path:
 
 def _centers(work: Work, bundle: Bundle, settings: dict[str, Any], given: Any) -> str | None:
     """The file of cluster centres that the workers read; made once a run, and kept with it."""
-    path = work.path / "centers.npy"
+    path = work.path / CENTERS
     if given is None and settings["clusters"] is None:
         return None
     if not path.exists():
         if given is None:
-            given = _fitted(work.plan, bundle, settings)
+            scorer = Scorer.load(bundle, context=settings["context"])
+            given = fit_centers(work.plan, scorer, settings["clusters"], seed=settings["seed"])
         with whole_file(path) as file:
             np.save(file, given)
     return str(path)
-
-
-def _fitted(plan: Plan, bundle: Bundle, settings: dict[str, Any]) -> Any:
-    """Centres fitted on rows drawn at random, out of chunks drawn at random."""
-    k: int = settings["clusters"]
-    rng = np.random.default_rng(settings["seed"])
-    rows = max(_SAMPLE_LEAST, _SAMPLE_ROWS * k)
-    count = min(len(plan.chunks), _SAMPLE_CHUNKS)
-    # In proportion to their lines, so that every line is as likely as another.
-    share = np.array([chunk.lines for chunk in plan.chunks]) / plan.lines
-    drawn = rng.choice(len(plan.chunks), count, replace=False, p=share)
-    prompts: list[Any] = []
-    for index in sorted(drawn.tolist()):
-        chunk = plan.chunks[index]
-        wanted = set(rng.choice(chunk.lines, min(chunk.lines, -(-rows // count)), replace=False))
-        prompts += [
-            row.prompt
-            for i, row in enumerate(prompts_of(chunk))
-            if i in wanted and not isinstance(row, DataError)
-        ]
-    scorer = RowScorer.load(bundle, context=settings["context"])
-    return fit(scorer.embeddings(prompts, workers=1), k, seed=settings["seed"])
 
 
 def _score(work: Work, job: Job, workers: int, ray: str | None, progress: Progress | None) -> None:
@@ -309,7 +286,7 @@ def _join(work: Work, out: Path, rejects: str | Path | None, about: dict[str, An
     if rejects is not None:
         join_lines((part_path(work.parts, c.index, ".rejects") for c in work.plan.chunks),
                    Path(rejects).absolute())  # fmt: skip
-    centers = work.path / "centers.npy"
+    centers = work.path / CENTERS
     if centers.exists():
         with whole_file(out.with_name(f"{out.name}.centers.npy")) as file:
             file.write(centers.read_bytes())

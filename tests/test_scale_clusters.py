@@ -1,44 +1,42 @@
-"""Cluster centres: they are found where they are, the same for the same seed."""
+"""Cluster centres of a run: fitted on a sample of the whole log, or read from a file."""
 
+import json
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
+from thriftroute import Scorer
 from thriftroute.router.errors import ConfigError
-from thriftroute.scale.clusters import fit, nearest, read_centers
+from thriftroute.scale import clusters
+from thriftroute.scale.chunks import plan
+from thriftroute.scale.clusters import fit_centers, nearest, read_centers
 
 
-def around(centers: npt.NDArray[np.float32], sizes: list[int]) -> npt.NDArray[np.float32]:
-    rng = np.random.default_rng(0)
-    rows = np.repeat(centers, sizes, axis=0) + rng.normal(0, 0.05, (sum(sizes), centers.shape[1]))
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    return rng.permutation(rows).astype(np.float32)
+def write(path: Path, texts: list[str]) -> Path:
+    rows = [{"id": str(i), "prompt": text} for i, text in enumerate(texts)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
 
 
-def test_three_kinds_are_found_the_largest_first() -> None:
-    truth = np.eye(8, dtype=np.float32)[:3]
-    centers = fit(around(truth, [20, 70, 40]), 3, seed=0)
-    assert centers.dtype == np.float32
-    assert [nearest(row, truth) for row in centers] == [1, 2, 0]
-    np.testing.assert_allclose(np.linalg.norm(centers, axis=1), 1.0, atol=1e-5)
-    np.testing.assert_allclose((centers * truth[[1, 2, 0]]).sum(axis=1), 1.0, atol=0.01)
+def test_a_sample_of_all_the_log_finds_its_kinds(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Sorted by kind: a sample of the log's beginning would miss the second.
+    log = write(tmp_path / "log.jsonl", ["easy hello"] * 70 + ["prove theorem"] * 30)
+    monkeypatch.setattr(clusters, "_LEAST", 20)
+    monkeypatch.setattr(clusters, "_ROWS", 1)
+    scorer = Scorer.load(tiny_bundle)
+    planned = plan([log], chunk_rows=10)
+    centers = fit_centers(planned, scorer, 2)
+    easy, hard = scorer.embeddings(["easy hello", "prove theorem"])
+    assert [nearest(easy, centers), nearest(hard, centers)] == [0, 1]
+    np.testing.assert_array_equal(centers, fit_centers(planned, scorer, 2))
 
 
-def test_the_same_seed_gives_the_same_centres() -> None:
-    rows = around(np.eye(6, dtype=np.float32), [9] * 6)
-    np.testing.assert_array_equal(fit(rows, 4, seed=3), fit(rows, 4, seed=3))
-
-
-def test_there_are_no_more_centres_than_distinct_rows() -> None:
-    rows = np.repeat(np.eye(4, dtype=np.float32)[:2], 10, axis=0)
-    assert sorted(fit(rows, 5).tolist()) == sorted(np.eye(4)[:2].tolist())
-
-
-@pytest.mark.parametrize(("n", "k"), [(0, 2), (3, 0)])
-def test_nothing_to_cluster(n: int, k: int) -> None:
-    with pytest.raises(ConfigError, match="at least one of both"):
-        fit(np.ones((n, 2), np.float32), k)
+def test_a_log_of_bad_rows_has_no_clusters(tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text("no json\n")
+    with pytest.raises(ConfigError, match="expected at least one"):
+        fit_centers(plan([tmp_path / "log.jsonl"]), Scorer.load(tiny_bundle), 2)
 
 
 def test_centres_from_a_file(tmp_path: Path) -> None:
