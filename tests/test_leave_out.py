@@ -22,13 +22,17 @@ pytest.importorskip("sklearn")
 from thriftroute.training.leave_out import (
     FAMILIES,
     GAIN_ALONE,
+    IN_BOX,
     MIN_STRONG,
     VARIANTS,
     Data,
+    PairResult,
     _family,
+    _print_pairs,
     _tasks,
     main,
     measure,
+    measure_pairs,
 )
 from thriftroute.training.progress import Progress
 
@@ -148,6 +152,12 @@ PLANTED = FEATURES.index("numbers")
 
 @cache
 def synthetic(seed: int = 0) -> tuple[Data, dict[str, Floats]]:
+    """The data and how hard each task's prompts are."""
+    return with_rows(seed)[:2]
+
+
+@cache
+def with_rows(seed: int = 0) -> tuple[Data, dict[str, Floats], list[PromptScore]]:
     """What is hard is so for two reasons: a cheap feature, in every task alike; and a direction of
     the layers that means the contrary in mathematics. Tokens say nothing."""
     random = np.random.default_rng(seed)
@@ -191,7 +201,7 @@ def synthetic(seed: int = 0) -> tuple[Data, dict[str, Floats]]:
         pair_family=np.array([of_prompt[prompt] for prompt in pairs.prompts]),
         tasks=_tasks(fine, labels.prompts),
     )
-    return data, hard_of
+    return data, hard_of, rows
 
 
 @cache
@@ -266,8 +276,67 @@ class TestMeasure:
         assert found[SLOPES]["exam"] != measured()[SLOPES]["exam"]
 
 
-def test_without_the_data_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+@cache
+def of_pairs() -> list[PairResult]:
+    data, _, rows = with_rows()
+    return measure_pairs(data, rows, Progress())
+
+
+class TestPairs:
+    def test_every_task_of_a_family_has_pairs(self) -> None:
+        found = of_pairs()
+        assert {(one.task, one.family) for one in found} == {
+            ("mmlu_pro", "exam"), ("z/crux", "code"), ("z/planbench/blocksworld", "planning"),
+            ("z/math", "competition mathematics"),
+        }  # fmt: skip
+        assert all(one.strong > one.weak for one in found)
+
+    def test_a_direction_that_carries_over_is_right_where_both_models_are(self) -> None:
+        """Easy for strong, not for weak: the harder prompts are where it helps."""
+        found = [one for one in of_pairs() if one.family in ("code", "planning")]
+        high = [one.apgr for one in found if not one.low]
+        assert len(high) > 3
+        assert np.mean(high) > 0.55
+
+    def test_and_wrong_where_both_are_mostly_wrong(self) -> None:
+        """The same task, harder: what weak fails at, strong fails at too, but for the easy ones."""
+        data, _, _ = with_rows()
+        rows = []
+        for number, name in enumerate(NAMES):
+            hard = synthetic()[1][name]
+            ease = -3.0 if name == "z/crux" else 2.5
+            rows += rows_of(name, hard, 10 + number, ease=ease, step=0.8)
+        found = [one for one in measure_pairs(data, rows, Progress()) if one.task == "z/crux"]
+        assert len(found) > 3
+        assert all(one.low for one in found)
+        assert np.mean([one.apgr for one in found]) < 0.45
+
+    def test_rows_that_are_not_known_or_of_no_family_are_passed_over(self) -> None:
+        data, _, rows = with_rows()
+        others = rows_of("z/numersense-v2", spread(), 5) + rows_of("z/crux-not", spread(), 6)
+        assert measure_pairs(data, [*rows, *others], Progress()) == of_pairs()
+
+    def test_the_same_head_as_in_the_table(self) -> None:
+        assert IN_BOX == GATED
+
+    def test_the_table(self, capsys: pytest.CaptureFixture[str]) -> None:
+        results = [
+            PairResult("z/crux", "code", 0.6, 0.3, 0.4),
+            PairResult("z/crux", "code", 0.5, 0.3, 0.6),
+            PairResult("z/math", "competition mathematics", 0.4, 0.1, 0.3),
+            PairResult("z/math", "competition mathematics", 0.9, 0.5, 0.7),
+        ]
+        _print_pairs(results, 123, 0)
+        out = " ".join(capsys.readouterr().out.split())
+        assert "sum < 1: 3 pairs, 1 above .5 (sign test p = 1); mean over 2 families 0.400" in out
+        # Of one family there is no spread over families.
+        assert "sum >= 1: 1 pairs" not in out
+        assert "123 prompts, 2 tasks" in out
+
+
+@pytest.mark.parametrize("arguments", [["--json"], ["--pairs"]])
+def test_without_the_data_it_says_so(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
     monkeypatch.delenv("THRIFTROUTE_DATA", raising=False)
-    monkeypatch.setattr("sys.argv", ["leave_out", "--json"])
+    monkeypatch.setattr("sys.argv", ["leave_out", *arguments])
     with pytest.raises(SystemExit, match=r"error: .*THRIFTROUTE_DATA"):
         main()

@@ -2,19 +2,22 @@
 of the bundles in the box were chosen.
 
     python -m thriftroute.training.leave_out
+    python -m thriftroute.training.leave_out --pairs
 
 Each family of tasks is scored by a head that was fitted on all others. Measured is APGR, strong and
 weak being the best and the second weakest quarter of the models of each task, on the tasks where
 the strong quarter is right more than MIN_STRONG of the time, as strong models are on ordinary
 traffic: first the mean over the tasks of a family, then over families. The last column is the
-validation split of the box's own sources, which the heads were fitted on the rest of. Needs
-THRIFTROUTE_DATA; about ten minutes on two cores.
+validation split of the box's own sources, which the heads were fitted on the rest of. With --pairs
+the head in the box is measured on pairs of single models of every task instead, those whose mean
+scores add up to less than 1 apart from the others. Needs THRIFTROUTE_DATA; about ten minutes on two
+cores, three with --pairs.
 """
 
 import argparse
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +26,12 @@ from rich.console import Console
 from rich.table import Table
 
 from ..data.difficulty import DifficultyTable, difficulty_table
+from ..data.schema import PromptScore, Row
 from ..data.tables import PairTable
 from ..eval.metrics import apgr
-from ..router.errors import ThriftrouteError
+from ..eval.model_pairs import ModelMatrix, Pair, choose_pairs, model_matrix
+from ..eval.pairs import sign_test
+from ..router.errors import EvaluationError, ThriftrouteError
 from ..router.features import FEATURES
 from ..router.scorer import Scorer
 from .box import DIFFICULTY_WEIGHTS, POOLED, request
@@ -71,7 +77,10 @@ VARIANTS: dict[str, tuple[GeneralSettings, bool]] = {
     "the same + the pair's gain, everywhere": (CHOSEN, True),
     "the same + the pair's gain, gated (in the box)": (CHOSEN, False),
 }
+IN_BOX = list(VARIANTS)[-1]
 GAIN_ALONE = "the pair's gain alone (strong minus weak)"
+# Pairs of models of a task, spread over gaps and abilities; fewer where fewer have a clear gap.
+PAIRS = (16, 9, 4, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +97,27 @@ class Data:
     family: npt.NDArray[np.str_]
     pair_family: npt.NDArray[np.str_]
     tasks: list[Task]
+
+
+@dataclasses.dataclass(frozen=True)
+class PairResult:
+    """One pair of models on a task of a family that was left out: their mean scores, and APGR."""
+
+    task: str
+    family: str
+    strong: float
+    weak: float
+    apgr: float
+
+    @property
+    def low(self) -> bool:
+        """Whether the means add up to less than 1.
+
+        With P(right) = sigma(ability - difficulty) the gain of strong grows with difficulty by
+        p_weak (1 - p_weak) - p_strong (1 - p_strong), which is negative just there: strong wins the
+        easier prompts.
+        """
+        return self.strong + self.weak < 1
 
 
 def load(say: Progress) -> Data:
@@ -146,8 +176,53 @@ def measure(data: Data, say: Progress, seed: int = 0) -> dict[str, dict[str, flo
     return result
 
 
+def measure_pairs(
+    data: Data, rows: Iterable[Row], say: Progress, seed: int = 0
+) -> list[PairResult]:
+    """Pairs of models of every task of a family, scored by the head in the box without that family.
+
+    rows: the scores of single models; prompts that `data` does not know are passed over.
+    """
+    at = {prompt: i for i, prompt in enumerate(data.labels.prompts)}
+    by_task: dict[str, list[Row]] = {}
+    for row in rows:
+        if isinstance(row, PromptScore) and row.prompt in at:
+            by_task.setdefault(data.labels.task[at[row.prompt]], []).append(row)
+    families = [name for name in FAMILIES if (data.family == name).any()]
+    result: list[PairResult] = []
+    with say.bar("leaving out") as update:
+        for number, family in enumerate(families):
+            seen, pair_seen = data.family != family, data.pair_family != family
+            score = _heads(data, seen, pair_seen, seed, {IN_BOX})[IN_BOX]
+            for task in sorted(name for name in by_task if _family(name) == family):
+                matrix = model_matrix(by_task[task])
+                index = np.array([at[prompt] for prompt in matrix.prompts])
+                margin = score(data.x[index])
+                for pair in _pairs(matrix, seed):
+                    strong, weak = pair.strong_score, pair.weak_score
+                    value = apgr(margin[pair.index], strong, weak)
+                    means = float(strong.mean()), float(weak.mean())
+                    result.append(PairResult(task, family, *means, value))
+            update(number + 1, len(families))
+    return result
+
+
+def _pairs(matrix: ModelMatrix, seed: int) -> tuple[Pair, ...]:
+    """As many of a task's pairs as there are, up to the first of PAIRS."""
+    for count in PAIRS:
+        try:
+            return choose_pairs(matrix, count, seed=seed).pairs
+        except EvaluationError:
+            continue
+    return ()
+
+
 def _heads(
-    data: Data, seen: npt.NDArray[np.bool_], pair_seen: npt.NDArray[np.bool_], seed: int
+    data: Data,
+    seen: npt.NDArray[np.bool_],
+    pair_seen: npt.NDArray[np.bool_],
+    seed: int,
+    names: Collection[str] = VARIANTS,
 ) -> dict[str, Callable[[npt.NDArray[np.float32]], Floats]]:
     x, labels = data.x[seen], data.labels.subset(seen)
     weight = np.array([DIFFICULTY_WEIGHTS.get(source, 1.0) for source in labels.source])
@@ -157,6 +232,8 @@ def _heads(
     scores: dict[str, Callable[[npt.NDArray[np.float32]], Floats]] = {GAIN_ALONE: local}
     abilities = {"strong": 0.5, "weak": -0.5}
     for name, (settings, open_gate) in VARIANTS.items():
+        if name not in names:
+            continue
         general = general_direction(x, labels, weight, settings)
         head = general_head(general, local, gate, abilities, settings)
         if open_gate:
@@ -206,15 +283,53 @@ def _family(task: str) -> str:
     return ""
 
 
+def _print_pairs(results: Sequence[PairResult], n: int, seed: int) -> None:
+    table = Table("left out", "sum < 1: pairs", "APGR", "sum >= 1: pairs", "APGR")
+    means: dict[bool, list[float]] = {True: [], False: []}
+    for family in FAMILIES:
+        cells = []
+        for low in (True, False):
+            found = [one.apgr for one in results if (one.family, one.low) == (family, low)]
+            cells += [str(len(found)), f"{np.mean(found):.3f}" if found else "-"]
+            means[low] += [float(np.mean(found))] if found else []
+        if cells[0] != "0" or cells[2] != "0":
+            table.add_row(family, *cells)
+    Console(width=max(Console().width, 100)).print(table)
+    for low, name in ((True, "sum < 1"), (False, "sum >= 1")):
+        values = np.array([one.apgr for one in results if one.low == low])
+        if len(means[low]) < 2:
+            continue
+        error = float(np.std(means[low], ddof=1)) / len(means[low]) ** 0.5
+        above = int(np.sum(values > 0.5))
+        Console().print(
+            f"{name}: {len(values)} pairs, {above} above .5 (sign test p = "
+            f"{sign_test(above, int(np.sum(values < 0.5))):.2g}); mean over {len(means[low])} "
+            f"families {np.mean(means[low]):.3f}, standard error {error:.3f}"
+        )
+    Console().print(
+        f"{n:,} prompts, {len({one.task for one in results})} tasks; sum: of the two models' mean "
+        f"scores on the task; seed {seed}. Random: 0.5; what is below, its reverse is above."
+    )
+
+
 def main() -> None:
     """Print the table, or JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--pairs", action="store_true", help="pairs of single models, by task")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     try:
         say = Progress(Console(stderr=True))
         data = load(say)
+        if arguments.pairs:
+            rows = request_rows(request("mf", Path("unused")), {})
+            found = measure_pairs(data, rows, say, arguments.seed)
+            if arguments.json:
+                Console().print_json(json.dumps([dataclasses.asdict(one) for one in found]))
+            else:
+                _print_pairs(found, data.labels.n, arguments.seed)
+            return
         result = measure(data, say, arguments.seed)
     except ThriftrouteError as error:
         raise SystemExit(f"error: {error}") from error
