@@ -9,6 +9,7 @@ Vectors = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.int64]
 
+_STARTS = 5
 _STEPS = 50
 _MOST = 20
 _SAME = 1e-6  # of a cosine: nearer than this two embeddings are one
@@ -33,6 +34,20 @@ def fit(
         raise ConfigError(f"{k} clusters of {len(embeddings)} requests: expected at least one each")
     heavy: Floats = np.ones(len(embeddings)) if weights is None else np.asarray(weights, np.float64)
     rng = np.random.default_rng(seed)
+    # One start may end with two groups in one cluster and another group in two.
+    tries = [_settled(embeddings, heavy, _start(embeddings, heavy, k, rng)) for _ in range(_STARTS)]
+    centers = max(tries, key=lambda c: float(heavy @ (embeddings @ c.T).max(axis=1)))
+    sizes = np.bincount(assign(embeddings, centers), weights=heavy, minlength=len(centers))
+    order = np.argsort(-sizes, kind="stable")
+    return np.ascontiguousarray(centers[order[sizes[order] > 0]])
+
+
+def assign(embeddings: Vectors, centers: Vectors) -> Numbers:
+    """The number of the nearest centre of each of n embeddings, int64[n]."""
+    return np.asarray((embeddings @ centers.T).argmax(axis=1), dtype=np.int64)
+
+
+def _start(embeddings: Vectors, heavy: Floats, k: int, rng: np.random.Generator) -> Vectors:
     centers = embeddings[[rng.choice(len(embeddings), p=heavy / heavy.sum())]]
     while len(centers) < k:
         # Of unit vectors the squared distance is twice this.
@@ -42,21 +57,19 @@ def fit(
             break
         chosen = rng.choice(len(far), p=far / far.sum())
         centers = np.concatenate([centers, embeddings[[chosen]]])
+    return centers
+
+
+def _settled(embeddings: Vectors, heavy: Floats, centers: Vectors) -> Vectors:
+    """Centres moved into the middle of their rows until no row changes its centre."""
     labels = assign(embeddings, centers)
     for _ in range(_STEPS):
-        sums = np.zeros(centers.shape)
-        np.add.at(sums, labels, embeddings * heavy[:, None])
+        inside = (labels == np.arange(len(centers))[:, None]) * heavy
+        sums = inside @ embeddings
         # A centre that no row is nearest to has no use.
         sums = sums[np.linalg.norm(sums, axis=1) > _SAME]
         centers = (sums / np.linalg.norm(sums, axis=1, keepdims=True)).astype(np.float32)
         before, labels = labels, assign(embeddings, centers)
         if np.array_equal(before, labels):
             break
-    sizes = np.bincount(labels, weights=heavy, minlength=len(centers))
-    order = np.argsort(-sizes, kind="stable")
-    return np.ascontiguousarray(centers[order[sizes[order] > 0]])
-
-
-def assign(embeddings: Vectors, centers: Vectors) -> Numbers:
-    """The number of the nearest centre of each of n embeddings, int64[n]."""
-    return np.asarray((embeddings @ centers.T).argmax(axis=1), dtype=np.int64)
+    return centers

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .shapes import Object, body, first, text
+from .shapes import Object, body, count, first, text
 
 _OTHER = ("embeddings", "execute_tool", "create_agent", "invoke_agent", "retrieval")
 _NUMBERED = re.compile(
@@ -128,6 +128,8 @@ def _value(typed: object) -> Any:
         return [_value(each) for each in body(wrapped["arrayValue"]).get("values") or ()]
     if "kvlistValue" in wrapped:
         return _attributes(body(wrapped["kvlistValue"]).get("values"))
+    if "intValue" in wrapped:
+        return count(wrapped["intValue"], "attributes")
     return next(iter(wrapped.values()), None)
 
 
