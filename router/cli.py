@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from . import cli_label, cli_logs, cli_serve, cli_watch
+from . import cli_audit, cli_label, cli_logs, cli_serve, cli_watch
 from .errors import ConfigError, RoutingError, ThriftrouteError
 
 USAGE = 2
@@ -597,6 +597,7 @@ def _version(
         raise typer.Exit
 
 
+cli_audit.add_commands(app)
 cli_serve.add_commands(app)
 cli_label.add_commands(app)
 cli_logs.add_commands(app)
