@@ -27,11 +27,11 @@ ALLOWED = {
     "data": {"data", "router"},
     "eval": {"eval", "data", "router"},
     "training": {"training", "eval", "data", "router"},
-    "serve": {"serve", "router"},
+    "serve": {"serve", "watch", "router"},
     "integrations": {"integrations", "router"},
     "logs": {"logs", "eval", "data", "router"},
     "audit": {"audit", "eval", "data", "router"},
-    "watch": {"watch", "audit", "eval", "data", "router", "serve"},
+    "watch": {"watch", "audit", "eval", "data", "router"},
     "scale": {"scale", "logs", "data", "router"},
 }
 EXPORTED = {
@@ -61,6 +61,7 @@ def imports(path: Path) -> Iterator[tuple[str, str, bool]]:
         id(node)
         for outer in ast.walk(tree)
         if isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef)
+        or (isinstance(outer, ast.If) and ast.unparse(outer.test) == "TYPE_CHECKING")
         for node in ast.walk(outer)
     }
     for node in ast.walk(tree):
