@@ -146,7 +146,7 @@ class _Audit:
         return self._answer(
             "route",
             "saves-and-keeps-quality",
-            f"route at threshold {self.seen.choice.threshold:g}: saves {found.saving.value:.1%} "
+            f"threshold {self.seen.choice.threshold:g} saves {found.saving.value:.1%} "
             f"{what} at {found.quality.value:.1%} of the strong model's quality, and beats a "
             f"random mix; at least {self.wishes.min_quality:.0%} of the quality is kept, with "
             f"{self.wishes.confidence:.0%} confidence",
@@ -168,8 +168,7 @@ class _Audit:
 
     def _strong(self, reason: str, why: str) -> Verdict:
         everything = self.seen.measure(self.seen.rows, np.ones(self.seen.rows.n))
-        told = f"use the strong model: {why}"
-        return self._answer("strong-only", reason, told, threshold=0.0, measured=everything)
+        return self._answer("strong-only", reason, why, threshold=0.0, measured=everything)
 
     def _label_more(self, total: int, reason: str, lean: str) -> Verdict:
         n = self.seen.rows.n
