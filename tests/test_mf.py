@@ -127,6 +127,20 @@ class TestFitPair:
         found = fit_pair(x, gains(hard), folds(30), known=hard, settings=settings)
         assert found.used == "labels"
 
+    def test_labels_without_evidence_can_leave_what_was_known(self) -> None:
+        x, hard = prompts(100, seed=1)
+        noise = np.random.default_rng(1).integers(-1, 2, 100).astype(np.float64)
+        careful = MFSettings(min_evidence=0.0)
+        taken = fit_pair(x, noise, folds(100), known=hard)
+        assert taken.fit is not None
+        assert taken.fit.evidence <= 0
+        found = fit_pair(x, noise, folds(100), known=hard, settings=careful)
+        assert (found.used, found.fit) == ("base", None)
+        assert (found.margin(x, hard) == hard).all()
+        # Labels that say something are taken, and so are any where nothing is known.
+        assert fit_pair(x, gains(hard), folds(100), known=-hard, settings=careful).used == "labels"
+        assert fit_pair(x, noise, folds(100), settings=careful).used == "labels"
+
     def test_labels_that_are_all_the_same_leave_what_was_known(self) -> None:
         x, hard = prompts(200)
         found = fit_pair(x, np.full(200, 1.0), folds(200), known=hard)

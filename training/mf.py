@@ -33,10 +33,13 @@ BASE_SLOPE = 0.14
 @dataclass(frozen=True)
 class MFSettings:
     """folds: of the cross-validation that calibrates and gives the card's figures. min_labels:
-    with fewer the base bundle's own direction stands as it is."""
+    with fewer the base bundle's own direction stands as it is. min_evidence: it stands too where
+    the evidence (`ridge.BlockFit`) is no more than this; None takes the labels at any. On families
+    left out, 100 labels, 0 makes harm rarer and the mean no better (docs/results.md)."""
 
     folds: int = 5
     min_labels: int = 50
+    min_evidence: float | None = None
 
 
 @dataclass(frozen=True)
@@ -151,13 +154,13 @@ def fit_pair(
 
     x [n, width]: their representations, whose last `features` columns are cheap features. fold
     int[n]: folds of the cross-validation; copies of a prompt share one. known float64[n]: the
-    margins by the bundle that is started from; with fewer labels than `settings.min_labels`, or
-    labels that are all the same, they stand as they are.
+    margins by the bundle that is started from; with fewer labels than `settings.min_labels`, labels
+    that are all the same, or no more evidence than `settings.min_evidence`, they stand as they are.
     Raises TrainingError where nothing can be learned and nothing is known.
     """
     settings = settings or MFSettings()
     if known is not None and (len(gain) < settings.min_labels or float(np.ptp(gain)) == 0.0):
-        return PairFit(np.zeros(x.shape[1]), 0.0, 1.0, known, "base", None)
+        return _as_known(x, known)
     center, unit, base = 0.0, 1.0, None
     if known is not None:
         center, unit = float(known.mean()), max(float(known.std()), 1e-12)
@@ -167,6 +170,9 @@ def fit_pair(
     variances = estimate_variances(
         x, gain, blocks, weight=weight, base=base, base_slope=slope, seed=seed
     )
+    least = settings.min_evidence
+    if known is not None and least is not None and variances.evidence <= least:
+        return _as_known(x, known)
     fitted = fit_blocks(
         x, gain, blocks, weight=weight, base=base, base_slope=slope, variances=variances
     )
@@ -176,6 +182,10 @@ def fit_pair(
     factor = fitted.slope / unit
     intercept = fitted.intercept - factor * center
     return PairFit(fitted.weights, intercept, factor, out, "labels", fitted)
+
+
+def _as_known(x: npt.NDArray[np.floating], known: Floats) -> PairFit:
+    return PairFit(np.zeros(x.shape[1]), 0.0, 1.0, known, "base", None)
 
 
 def pair_head(
