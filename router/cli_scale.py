@@ -24,7 +24,8 @@ def add_commands(logs: typer.Typer) -> None:
 
 def score(
     inputs: Annotated[
-        list[Path], typer.Argument(help="Logs, as `logs import` writes them: JSONL or Parquet.")
+        list[Path],
+        typer.Argument(help="Logs: imported ones, JSONL that `logs import` reads, or Parquet."),
     ],
     out: Annotated[
         Path, typer.Option("--out", help="The file of scores: .parquet, or JSONL by another name.")
@@ -39,6 +40,10 @@ def score(
     context: Annotated[
         str, typer.Option("--context", help="What is scored: last, conversation or full.")
     ] = "conversation",
+    format: Annotated[
+        str,
+        typer.Option("--format", help="auto, openai, litellm, langfuse, otel, records or logs."),
+    ] = "auto",
     workers: Annotated[
         int | None,
         typer.Option("--workers", min=1, help="Processes; by default as many as there are cores."),
@@ -91,6 +96,7 @@ def score(
             strong=strong,
             weak=weak,
             context=context,
+            format=format,
             workers=workers or os.cpu_count() or 1,
             ray=ray,
             chunk_rows=chunk_rows,
@@ -115,8 +121,10 @@ def _line(summary: "Summary") -> str:
         text += f", {summary.repeats:,} with a prompt that was just scored"
     if summary.resumed:
         text += f"; {summary.resumed:,} were there from an earlier run"
+    if summary.left_out:
+        text += f"; {summary.left_out:,} entries are no requests that were answered"
     if summary.bad:
-        text += f"; {summary.bad:,} bad rows left out, the first: {summary.problems[0]}"
+        text += f"; {summary.bad:,} bad rows skipped, the first: {summary.problems[0]}"
     return text
 
 

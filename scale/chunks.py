@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..data.schema import shown
-from ..logs.schema import row_of
-from ..router.errors import DataError, require_extra
+from ..logs.formats import FORMATS, detect, rows_of
+from ..logs.schema import LogRow, row_of
+from ..logs.shapes import LeftOutError
+from ..router.errors import ConfigError, DataError, require_extra
 from ..router.text import Promptlike
 
 Offsets = npt.NDArray[np.int64]
@@ -26,7 +29,8 @@ CHUNK_ROWS = 1024
 CHUNK_BYTES = 64 << 20
 _BLOCK = 4 << 20
 _BATCH = 256
-# What a score depends on; other fields of a row are not looked at.
+_DETECTED = 100  # lines that are looked at for the format of a file
+# What a score depends on; other fields of a row that was imported are not looked at.
 FIELDS = ("id", "prompt", "messages")
 
 
@@ -45,7 +49,8 @@ class Chunk:
 
     `index` counts over all inputs. In JSONL `start` and `stop` are bytes of the file; in Parquet
     rows of row group `group` (-1 in JSONL). `line` is the number of its first line, or row, in the
-    file, from 1; `lines` how many it has, blank ones included.
+    file, from 1; `lines` how many it has, blank ones included. `format` is one of
+    `logs.formats.FORMATS`.
     """
 
     index: int
@@ -55,6 +60,7 @@ class Chunk:
     line: int
     lines: int
     group: int = -1
+    format: str = "logs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +88,19 @@ class LogPrompt:
 def plan(
     paths: Sequence[str | Path],
     *,
+    format: str = "auto",
     chunk_rows: int = CHUNK_ROWS,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> Plan:
     """Cut files into chunks of at most `chunk_rows` lines and, in JSONL, `chunk_bytes` bytes.
 
     A line that is longer is a chunk of its own. Paths become absolute, since others read them too.
-    Raises DataError where a file cannot be read, is packed, or holds no line; MissingExtraError.
+    format: one of `logs.formats.FORMATS`, or auto: of each file what its first entry looks like.
+    Raises DataError where a file cannot be read, is packed, holds no line or nothing known;
+    ConfigError (no such format); MissingExtraError.
     """
+    if format not in ("auto", *FORMATS):
+        raise ConfigError(f"format {format!r}: expected auto or one of {', '.join(FORMATS)}")
     inputs: list[Input] = []
     chunks: list[Chunk] = []
     for path in (Path(p).absolute() for p in paths):
@@ -105,13 +116,15 @@ def plan(
                     path=path,
                 )
             if head == b"PAR1":
+                kind = "logs"
                 parts = _parquet_chunks(path, chunk_rows)
                 _digest(path, digest)
             else:
+                kind = _detected(path) if format == "auto" else format
                 parts = _jsonl_chunks(path, digest, chunk_rows, chunk_bytes)
             before = len(chunks)
             for part in parts:
-                chunks.append(replace(part, index=len(chunks)))
+                chunks.append(replace(part, index=len(chunks), format=kind))
         except OSError as error:
             raise DataError(
                 f"cannot be read ({error.strerror or error}); expected a readable file", path=path
@@ -122,8 +135,9 @@ def plan(
     return Plan(tuple(inputs), tuple(chunks))
 
 
-def prompts_of(chunk: Chunk) -> Iterator[LogPrompt | DataError]:
-    """The rows of a chunk in order; a bad one is a DataError with file, line and field.
+def prompts_of(chunk: Chunk) -> Iterator[LogPrompt | LeftOutError | DataError]:
+    """The rows of a chunk in order; what is no request that was answered is a LeftOutError, a bad
+    row a DataError with file, line and field.
 
     Blank lines are passed over. Raises DataError where the file cannot be read at all.
     """
@@ -132,10 +146,41 @@ def prompts_of(chunk: Chunk) -> Iterator[LogPrompt | DataError]:
         try:
             if isinstance(record, DataError):
                 raise record
-            row = row_of({name: record.get(name) for name in FIELDS})
-            yield LogPrompt(line, row.id, row.messages)
+            for row in _rows(record, chunk.format):
+                if isinstance(row, LeftOutError):
+                    yield row
+                else:
+                    yield LogPrompt(line, row.id, row.messages)
         except DataError as error:
             yield DataError(error.problem, path=chunk.path, line=line, field=error.field)
+
+
+def _rows(record: dict[str, Any], format: str) -> Iterable[LogRow | LeftOutError]:
+    if format == "logs":
+        return (row_of({name: record.get(name) for name in FIELDS}),)
+    return rows_of(record, format)
+
+
+def _detected(path: Path) -> str:
+    """The format of the first entry that can be read; `logs` where none of the first lines can."""
+    told = objects = False
+    with path.open("rb") as file:
+        for line, data in enumerate(islice(file, _DETECTED), start=1):
+            text = data.removeprefix(b"\xef\xbb\xbf").strip()
+            told, objects = told or bool(text), objects or text.startswith(b"{")
+            record = _parsed(text)
+            if isinstance(record, dict):
+                try:
+                    return detect(record)
+                except DataError as error:
+                    raise DataError(error.problem, path=path, line=line) from error
+    if told and not objects:
+        raise DataError(
+            "has no JSON object a line; bring other files into that form first: "
+            "thriftroute logs import FILE --out logs.jsonl",
+            path=path,
+        )
+    return "logs"
 
 
 def _jsonl_chunks(

@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..logs.clusters import fit
-from ..router.errors import ConfigError, DataError
+from ..router.errors import ConfigError
 from ..router.scorer import Scorer
-from .chunks import Plan, prompts_of
+from .chunks import LogPrompt, Plan, prompts_of
 
 Floats = npt.NDArray[np.float32]
 
@@ -33,7 +33,7 @@ def fit_centers(plan: Plan, scorer: Scorer, k: int, *, seed: int = 0) -> Floats:
         prompts += [
             row.prompt
             for i, row in enumerate(prompts_of(chunk))
-            if i in wanted and not isinstance(row, DataError)
+            if i in wanted and isinstance(row, LogPrompt)
         ]
     return fit(scorer.embeddings(prompts, workers=1), k, seed=seed)
 

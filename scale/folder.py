@@ -23,19 +23,21 @@ from ..router.errors import ConfigError
 from .chunks import Input, Plan, plan
 from .output import whole_file
 
-FORMAT = 1
+VERSION = 1
 PARTS = "parts"
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
     """One chunk that was scored: `rows` written to its part of `bytes`, `repeats` of them with a
-    prompt that this worker had just scored, `bad` rows left out, `problems` the first of these."""
+    prompt that this worker had just scored, `bad` rows skipped, `problems` the first of these,
+    `left_out` entries of other tools' logs that are no request that was answered."""
 
     chunk: int
     rows: int
     bytes: int
     repeats: int
+    left_out: int
     bad: int
     problems: tuple[str, ...]
     seconds: float
@@ -83,6 +85,7 @@ def open_work(
     paths: Sequence[str | Path],
     settings: Mapping[str, Any],
     *,
+    format: str,
     chunk_rows: int,
     chunk_bytes: int,
 ) -> Iterator[Work]:
@@ -97,30 +100,20 @@ def open_work(
     try:
         with (path / "lock").open("wb") as lock:
             _lock(lock.fileno(), path)
-            yield _opened(path, paths, dict(settings), chunk_rows, chunk_bytes, out.suffix)
+            planned = plan(paths, format=format, chunk_rows=chunk_rows, chunk_bytes=chunk_bytes)
+            limits = {"format": format, "chunk_rows": chunk_rows, "chunk_bytes": chunk_bytes}
+            yield _opened(path, planned, {**settings, **limits}, out.suffix)
     finally:
         # Where nothing could begin, nothing is left behind.
         if made and path.exists() and not (path / "manifest.json").exists():
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _opened(
-    path: Path,
-    paths: Sequence[str | Path],
-    settings: dict[str, Any],
-    chunk_rows: int,
-    chunk_bytes: int,
-    suffix: str,
-) -> Work:
-    files = [str(Path(p).absolute()) for p in paths]
-    wanted = json.loads(
-        json.dumps(
-            {"format": FORMAT, "inputs": files, "chunk_rows": chunk_rows,
-             "chunk_bytes": chunk_bytes, **settings}
-        )
-    )  # fmt: skip
+def _opened(path: Path, planned: Plan, settings: dict[str, Any], suffix: str) -> Work:
+    files = [i.path for i in planned.inputs]
+    # As JSON gives it back.
+    wanted = json.loads(json.dumps({"version": VERSION, "inputs": files, **settings}))
     manifest = path / "manifest.json"
-    planned = plan(paths, chunk_rows=chunk_rows, chunk_bytes=chunk_bytes)
     found = [asdict(i) for i in planned.inputs]
     if manifest.exists():
         _check_same(manifest, wanted, planned.inputs)

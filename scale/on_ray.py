@@ -93,8 +93,9 @@ def _connected(ray: Any, workers: int, address: str) -> Iterator[None]:
         return
     # Ray reports its use to its makers unless told not to; a router decides without a network.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    # It also tells of what was chosen here, such as that it shows no progress of its own.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == LOCAL:
         options |= {
             "num_cpus": workers,

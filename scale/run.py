@@ -53,14 +53,15 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a run did. `rows` are in the file, `repeats` of them were not scored again, `bad` were
-    left out, `resumed` rows were there from an earlier run; `seconds` is scoring in this run, in
-    which `rows_per_s` rows came out of it; `plan_s` and `join_s` are reading the inputs through
-    once and writing the one file."""
+    """What a run did. `rows` are in the file: `repeats` of them were not scored again, `resumed`
+    were there from an earlier run. `bad` ones were skipped, and `left_out` entries are no requests.
+    `seconds` is scoring in this run, at `rows_per_s`; `plan_s` and `join_s` are reading the inputs
+    through once and writing the one file."""
 
     out: str
     rows: int
     repeats: int
+    left_out: int
     bad: int
     problems: tuple[str, ...]
     chunks: int
@@ -80,6 +81,7 @@ def score_logs(
     strong: str | None = None,
     weak: str | None = None,
     context: str = "conversation",
+    format: str = "auto",
     workers: int = 1,
     ray: str | None = None,
     chunk_rows: int = CHUNK_ROWS,
@@ -95,8 +97,9 @@ def score_logs(
 ) -> Summary:
     """Write {id, score, familiarity?, cluster?, embedding?} of each row of a log, in its order.
 
-    inputs: JSONL or Parquet with `id` and `prompt` or `messages` (`logs.schema.LogRow`). out: a
-    .parquet file, or any other name for JSONL. router: mf, bert, or a bundle's folder; strong,
+    inputs: what `logs import` wrote, or Parquet with `id` and `prompt` or `messages`; or JSONL of a
+    `format` that it reads, as it is: then every request is scored, repeats too. out: a .parquet
+    file, or any other name for JSONL. router: mf, bert, or a bundle's folder; strong,
     weak: another pair of its models. workers: processes, of about 250 MB each; ray: the same on a
     Ray cluster ("local" starts one). clusters: fit as many on a sample drawn with `seed` and write
     their centres to `<out>.centers.npy`; centers: use those of such a file instead. embeddings:
@@ -127,7 +130,8 @@ def score_logs(
         "skip_bad": skip_bad,
     }
     began = time.perf_counter()
-    with open_work(out, inputs, settings, chunk_rows=chunk_rows, chunk_bytes=chunk_bytes) as work:
+    limits = {"chunk_rows": chunk_rows, "chunk_bytes": chunk_bytes}
+    with open_work(out, inputs, settings, format=format, **limits) as work:
         plan_s = time.perf_counter() - began
         job = Job(
             bundle=str(bundle.path.absolute()),
@@ -156,6 +160,7 @@ def score_logs(
         out=str(out),
         rows=rows,
         repeats=sum(d.repeats for d in done),
+        left_out=sum(d.left_out for d in done),
         bad=sum(d.bad for d in done),
         problems=tuple(p for d in sorted(done, key=lambda d: d.chunk) for p in d.problems)[:3],
         chunks=len(done),
@@ -278,6 +283,13 @@ def _check_rows(work: Work) -> None:
         bad = sum(d.bad for d in done)
         raise DataError(f"no usable row: all {bad:,} are bad, the first: {problems[0]}")
     names = ", ".join(i.path for i in work.plan.inputs)
+    left_out = sum(d.left_out for d in done)
+    if left_out:
+        raise DataError(
+            f"none of {left_out:,} entries is a request that was answered, with its text; "
+            "thriftroute logs import says what they are",
+            path=names,
+        )
     raise DataError("is empty; expected at least one row of a log", path=names)
 
 

@@ -17,6 +17,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
+from ..logs.shapes import LeftOutError
 from ..router.errors import DataError
 from ..router.scorer import Scorer
 from ..router.text import Conversation, as_conversation
@@ -119,10 +120,13 @@ class Worker:
         ids: list[str] = []
         rows: list[Scored] = []
         bad: list[DataError] = []
-        repeats = 0
+        repeats = left_out = 0
         for i, found in enumerate(prompts_of(chunk)):
             if i % _LOOK == 0 and self._stopped():
                 raise StoppedError
+            if isinstance(found, LeftOutError):
+                left_out += 1
+                continue
             try:
                 if isinstance(found, DataError):
                     raise found
@@ -148,6 +152,7 @@ class Worker:
             rows=len(rows),
             bytes=part.stat().st_size,
             repeats=repeats,
+            left_out=left_out,
             bad=len(bad),
             problems=tuple(str(error) for error in bad[:_KEPT_PROBLEMS]),
             seconds=round(time.perf_counter() - began, 3),

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from thriftroute.logs.schema import read_logs
-from thriftroute.router.errors import DataError
+from thriftroute.logs.shapes import LeftOutError
+from thriftroute.router.errors import ConfigError, DataError
 from thriftroute.router.text import as_conversation
 from thriftroute.scale import chunks
 from thriftroute.scale.chunks import LogPrompt, plan, prompts_of
@@ -53,7 +54,7 @@ def test_chunks_cover_every_line_once_and_keep_to_the_limits(
     path.write_bytes(data)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunks, "_BLOCK", block)
-        found = plan([path], chunk_rows=rows, chunk_bytes=size).chunks
+        found = plan([path], format="logs", chunk_rows=rows, chunk_bytes=size).chunks
     assert [c.index for c in found] == list(range(len(found)))
     assert b"".join(data[c.start : c.stop] for c in found) == data
     line = 0
@@ -91,6 +92,25 @@ def test_blank_lines_and_a_byte_order_mark_are_passed_over(tmp_path: Path) -> No
     path = tmp_path / "log.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"id": "a", "prompt": "x"}\n\n  \n{"id": "b", "prompt": "y"}')
     assert [(row.line, row.id) for row in good(path, chunk_rows=1)] == [(1, "a"), (4, "b")]
+
+
+def test_logs_of_other_tools_are_read_as_they_are(tmp_path: Path) -> None:
+    asked = [{"role": "user", "content": "Prove it."}]
+    entries = [
+        {"id": "a", "request": {"messages": asked}, "response": {"choices": []}},
+        {"id": "b", "request": {"input": "x"}, "response": {}, "url": "/v1/embeddings"},
+        {"id": "c", "request": {"messages": "?"}},
+    ]
+    path = jsonl(tmp_path / "raw.jsonl", entries)
+    planned = plan([path, jsonl(tmp_path / "log.jsonl", simple(1))], chunk_rows=2)
+    assert [c.format for c in planned.chunks] == ["openai", "openai", "logs"]
+    first, left_out, last, other = (row for c in planned.chunks for row in prompts_of(c))
+    assert isinstance(first, LogPrompt) and isinstance(other, LogPrompt)
+    assert (first.id, as_conversation(first.prompt).last, other.id) == ("a", "Prove it.", "r0")
+    assert isinstance(left_out, LeftOutError)
+    assert isinstance(last, LogPrompt | DataError | LeftOutError)
+    (named,) = plan([path], format="openai").chunks
+    assert named.format == "openai"
 
 
 def test_a_field_that_no_score_depends_on_is_not_looked_at(tmp_path: Path) -> None:
@@ -169,6 +189,17 @@ def test_files_that_cannot_be_cut(tmp_path: Path) -> None:
     packed.write_bytes(gzip.compress(b'{"id": "a", "prompt": "x"}\n'))
     with pytest.raises(DataError, match="unpack it first"):
         plan([packed])
+    listed = tmp_path / "log.json"
+    listed.write_text('[\n"a"\n]\n')
+    with pytest.raises(DataError, match="thriftroute logs import"):
+        plan([listed])
+    strange = tmp_path / "strange.jsonl"
+    strange.write_text('\n{"colour": "red"}\n')
+    with pytest.raises(DataError, match="no known log has entries of colour") as caught:
+        plan([strange])
+    assert caught.value.line == 2
+    with pytest.raises(ConfigError, match="format 'csv'"):
+        plan([strange], format="csv")
     torn = tmp_path / "torn.parquet"
     torn.write_bytes(b"PAR1 and no more")
     with pytest.raises(DataError, match="not readable as Parquet"):

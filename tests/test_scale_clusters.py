@@ -34,7 +34,7 @@ def test_a_sample_of_all_the_log_finds_its_kinds(
 
 
 def test_a_log_of_bad_rows_has_no_clusters(tiny_bundle: Path, tmp_path: Path) -> None:
-    (tmp_path / "log.jsonl").write_text("no json\n")
+    (tmp_path / "log.jsonl").write_text("{no json\n")
     with pytest.raises(ConfigError, match="expected at least one"):
         fit_centers(plan([tmp_path / "log.jsonl"]), Scorer.load(tiny_bundle), 2)
 

@@ -371,7 +371,7 @@ class TestBadRows:
 
     def test_alone_are_an_error(self, tiny_bundle: Path, tmp_path: Path) -> None:
         path = tmp_path / "bad.jsonl"
-        path.write_text("no json\nnor this\n")
+        path.write_text("{no json\n{nor this\n")
         with pytest.raises(DataError, match="all 2 are bad, the first"):
             score_logs([path], tmp_path / "s.jsonl", router=str(tiny_bundle), skip_bad=True)
         assert left_of(tmp_path / "s.jsonl") == []
@@ -381,6 +381,20 @@ class TestBadRows:
         path.write_text("\n\n")
         with pytest.raises(DataError, match="is empty"):
             score_logs([path], tmp_path / "s.jsonl", router=str(tiny_bundle))
+
+
+def test_a_log_of_another_tool_is_scored_as_it_is(tiny_bundle: Path, tmp_path: Path) -> None:
+    log = tmp_path / "raw.jsonl"
+    asked = {"request": {"messages": [{"role": "user", "content": "prove it"}]}, "id": "a"}
+    embedded = {"request": {"input": "x"}, "url": "/v1/embeddings", "id": "b"}
+    log.write_text(f"{json.dumps(asked)}\n{json.dumps(embedded)}\n")
+    out = tmp_path / "s.jsonl"
+    summary = score_logs([log], out, router=str(tiny_bundle))
+    assert lines(out) == [{"id": "a", "score": Scorer.load(tiny_bundle).score("prove it")}]
+    assert (summary.rows, summary.left_out, summary.bad) == (1, 1, 0)
+    log.write_text(f"{json.dumps(embedded)}\n")
+    with pytest.raises(DataError, match="none of 1 entries is a request"):
+        score_logs([log], out, router=str(tiny_bundle), overwrite=True)
 
 
 class TestSettings:
