@@ -14,7 +14,7 @@ from typing import Any
 from .sequential import asymptotic_radius
 
 CONTROL, TREATMENT = "control", "treatment"
-LEAST = 30  # units an arm, for a normal limit to mean anything
+LEAST = 100  # units an arm, for a normal limit to mean anything
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Sums:
 
 @dataclass(frozen=True)
 class Difference:
-    """Treatment minus control, with its interval; None where an arm has fewer than 30 units."""
+    """Treatment minus control, with its interval; None where an arm has fewer than 100 units."""
 
     metric: str
     control: float | None
@@ -97,7 +97,8 @@ def difference(metric: str, control: Sums, treatment: Sums, *, alpha: float) -> 
     interval = None
     if a is not None and b is not None and min(control.units, treatment.units) >= LEAST:
         error = math.sqrt(control.variance() + treatment.variance())
-        radius = error * asymptotic_radius(control.units + treatment.units, alpha)
+        # The smaller arm, of which most of the error is, says how near that limit is.
+        radius = error * asymptotic_radius(2 * min(control.units, treatment.units), alpha)
         interval = (b - a - radius, b - a + radius)
     return Difference(
         metric,

@@ -8,10 +8,11 @@ again and again at a growing stream (the same first row, ever more rows) says "d
 at most alpha. A window that moves along is a new stream at each look.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
+
+import numpy as np
 
 from ..router.errors import ConfigError
 from .arms import TREATMENT
@@ -32,8 +33,8 @@ FIELDS = frozenset(
 
 @dataclass(frozen=True)
 class Finding:
-    """One test. `observed` and `expected` are shares with their confidence sequences, `p_value` is
-    there for the scores alone; `alpha` is the test's own part."""
+    """One test, at level `alpha`, its own part. `observed` and `expected` are shares with their
+    confidence sequences; feedback has no `p_value` and drifts where the two do not overlap."""
 
     name: str
     drift: bool
@@ -44,7 +45,7 @@ class Finding:
     expected: float | None = None
     expected_interval: tuple[float, float] | None = None
     p_value: float | None = None
-    alarm_at: int | None = None  # after so many scores
+    alarm_at: int | None = None  # after so many prompts
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,10 @@ class Examination:
         self._buffer: list[float] = []
         self._seen: set[int] = set()
         self._decisions = self._scored = self._n = 0
-        self._strong: Counter[float] = Counter()
-        self._by_threshold: Counter[float] = Counter()
-        self._novel = Rates()
+        self._strong: dict[float, bytearray] = {}  # by threshold, a 1 for each strong call
+        self._share_tests: dict[float, _ShareTest] = {}
+        self._novel = bytearray()
+        self._novelty = _ShareTest(baseline.novel)
         self._feedback = Rates()
 
     def add(self, row: Mapping[str, Any]) -> None:
@@ -127,31 +129,32 @@ class Examination:
         if len(self._buffer) >= BUFFER:
             self._flush()
         if row.get("familiarity") is not None:
-            value = self._novel
-            self._novel = Rates(value.total + (row["familiarity"] < UNFAMILIAR), value.n + 1)
+            self._novel.append(row["familiarity"] < UNFAMILIAR)
         threshold, strong = row.get("threshold"), went_strong(row)
-        known = threshold in self._by_threshold or len(self._by_threshold) < MOST_THRESHOLDS
+        known = threshold in self._strong or len(self._strong) < MOST_THRESHOLDS
         if threshold is not None and strong is not None and known:
-            self._by_threshold[threshold] += 1
-            self._strong[threshold] += strong
+            self._strong.setdefault(threshold, bytearray()).append(strong)
 
     def report(self) -> Report:
         """Of all decisions so far."""
         self._flush()
         threshold = self._threshold
-        if threshold is None and self._by_threshold:
-            threshold = self._by_threshold.most_common(1)[0][0]
+        if threshold is None and self._strong:
+            threshold = max(self._strong, key=lambda t: len(self._strong[t]))
         findings = []
         for name in self._names:
             if name == "scores":
                 findings.append(self._scores())
             elif name == "novelty":
-                findings.append(self._rates(name, self._novel, self._baseline.novel))
+                findings.append(self._shares(name, self._novelty, self._novel))
             elif name == "feedback":
                 findings.append(self._rates(name, self._feedback, self._baseline.feedback))
             elif threshold is not None:
-                seen = Rates(self._strong[threshold], self._by_threshold[threshold])
-                findings.append(self._rates(name, seen, self._baseline.strong(threshold)))
+                if threshold not in self._share_tests:
+                    expected = self._baseline.strong(threshold)
+                    self._share_tests[threshold] = _ShareTest(expected)
+                test, hits = self._share_tests[threshold], self._strong.get(threshold, bytearray())
+                findings.append(self._shares(name, test, hits))
         drifts = any(finding.drift for finding in findings)
         return Report(
             verdict="drift" if drifts else "ok" if self._n else "no-data",
@@ -180,6 +183,17 @@ class Examination:
             alarm_at=test.alarm_at,
         )
 
+    def _shares(self, name: str, test: "_ShareTest", hits: bytearray) -> Finding:
+        found = test.test
+        test.read(hits, alpha=self._part)
+        told = self._rates(name, Rates(sum(hits), len(hits)), test.expected)
+        return replace(
+            told,
+            drift=found is not None and found.p_value <= self._part,
+            p_value=None if found is None else found.p_value,
+            alarm_at=None if found is None else found.alarm_at,
+        )
+
     def _rates(self, name: str, seen: Rates, expected: Rates) -> Finding:
         """Drift where the two confidence sequences, each at half of the level, do not overlap."""
         own = mean_interval(seen.total, seen.n, self._part / 2)
@@ -194,6 +208,22 @@ class Examination:
             expected=expected.mean,
             expected_interval=other,
         )
+
+
+class _ShareTest:
+    """Whether a stream of yes and no has the share that a baseline has: ranks among two values."""
+
+    def __init__(self, expected: Rates) -> None:
+        self.expected = expected
+        yes = round(expected.total)
+        self.test = ScoreTest([0.5], [expected.n - yes, yes]) if expected.n else None
+        self._read = 0
+
+    def read(self, hits: bytearray, *, alpha: float) -> None:
+        """What has come since."""
+        if self.test is not None:
+            self.test.add(np.frombuffer(bytes(hits[self._read :]), np.uint8), alpha=alpha)
+        self._read = len(hits)
 
 
 def examine(

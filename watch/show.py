@@ -60,13 +60,15 @@ def _line(finding: Finding, threshold: float | None) -> str:
     end = "DRIFT" if finding.drift else "ok"
     if finding.p_value is not None:
         at = f", since prompt {finding.alarm_at:,}" if finding.alarm_at is not None else ""
-        return f"{name}: p = {finding.p_value:.3g}, drift where <= {finding.alpha:.3g}{at}: {end}"
+        end = f"p = {finding.p_value:.3g}, drift where <= {finding.alpha:.3g}{at}: {end}"
+    if finding.expected is None:
+        return f"{name}: {end}"
     where = ""
     if finding.name == "strong_share" and threshold is not None:
         where = f" at threshold {threshold:.6g}"
     return (
         f"{name}{where}: {_share(finding.observed, finding.observed_interval)}, expected "
-        f"{_share(finding.expected, finding.expected_interval)}: {end}"
+        f"{_share(finding.expected, finding.expected_interval)}; {end}"
     )
 
 

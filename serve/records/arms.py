@@ -83,7 +83,7 @@ def experiments(engine: Engine) -> list[str]:
     """Names of the experiments that decisions were recorded of, the latest first."""
     query = select(_c.arm, func.max(_c.time)).where(_c.arm.is_not(None)).group_by(_c.arm)
     with engine.connect() as connection:
-        rows = sorted(connection.execute(query).tuples(), key=lambda row: -row[1])
+        rows = sorted(connection.execute(query).all(), key=lambda row: -row[1])
     return list(dict.fromkeys(str(row[0]).rpartition("/")[0] for row in rows))
 
 
@@ -95,7 +95,7 @@ def scored_by(
     query = query if since is None else query.where(_c.time >= since)
     query = query if until is None else query.where(_c.time < until)
     with engine.connect() as connection:
-        rows = connection.execute(query.group_by(_c.router)).tuples()
+        rows = connection.execute(query.group_by(_c.router)).all()
         return dict(sorted(((str(name), count) for name, count in rows), key=lambda row: -row[1]))
 
 
