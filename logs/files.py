@@ -6,6 +6,7 @@ Nothing is held but the object at hand: a list of a million is read as a million
 import csv
 import gzip
 import io
+import itertools
 import json
 import zlib
 from collections.abc import Iterator, Mapping
@@ -140,14 +141,15 @@ def _csv_rows(file: IO[bytes], path: Path) -> Iterator[Found]:
 
 
 def _is_lines(file: IO[bytes]) -> bool:
-    """Whether the first line that is not blank is an object by itself; nothing is consumed."""
+    """Whether the file has an object a line, though it be a broken one; nothing is consumed."""
+    filled = (line.removeprefix(b"\xef\xbb\xbf").strip() for line in file)
+    first, second = itertools.islice(itertools.chain(filter(None, filled), (b"", b"")), 2)
+    file.seek(0)
     try:
-        first = next((line for line in file if line.strip()), b"{}")
-        return isinstance(json.loads(first.removeprefix(b"\xef\xbb\xbf")), dict)
+        return isinstance(json.loads(first or b"{}"), dict)
     except (ValueError, RecursionError):
-        return False
-    finally:
-        file.seek(0)
+        # In an object that goes on, the second line begins with a name.
+        return first.startswith(b"{") and second.startswith(b"{")
 
 
 def _unwrapped(value: Object | DataError) -> Iterator[Object | DataError]:

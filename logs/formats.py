@@ -56,7 +56,7 @@ def detect(record: Object) -> str:
     for name, columns in _TELLING:
         if all(names & set(one_of) for one_of in columns):
             return name
-    if names <= _OWN and "id" in names and names & {"prompt", "messages"}:
+    if names <= _OWN and _is_own(record):
         return "logs"
     if names & {"messages", "request", "request_body", "body", "prompt", "choices", "input"}:
         return "openai"
@@ -82,6 +82,14 @@ def rows_of(record: Object, format: str) -> Iterator[LogRow | LeftOutError]:
             yield _MAKERS[format](each)
         except LeftOutError as error:
             yield error
+
+
+def _is_own(record: Object) -> bool:
+    """Whether an entry is ours: its answer stands beside the messages, not in them."""
+    turns = record.get("messages")
+    last = turns[-1] if isinstance(turns, list) and turns else {}
+    asked = "prompt" in record or body(last).get("role", "assistant") != "assistant"
+    return asked and isinstance(record.get("id"), str)
 
 
 def _openai(record: Object) -> LogRow:

@@ -82,6 +82,12 @@ def test_what_is_bad_on_a_line_is_found_without_the_rest(tmp_path: Path) -> None
     assert "not UTF-8" in str(found[3][1])
 
 
+def test_a_file_of_lines_may_begin_with_a_bad_one(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"b": \n\n{"a": 1}\n')
+    assert [line for line, _ in read(path)] == [1, 3]
+
+
 def test_json_lines_stops_at_what_is_bad(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text('{"a": 1}\n[]\n')

@@ -57,6 +57,9 @@ def row(record: Mapping[str, Any], format: str = "auto") -> Any:
         ("records", DECISION),
         ("otel", {"resourceSpans": []}),
         ("logs", {"id": "1", "prompt": "q", "weight": 2.0}),
+        ("logs", {"id": "1", "messages": ASKED, "answer": "a"}),
+        ("openai", {"id": "1", "messages": [*ASKED, SAID]}),
+        ("openai", {"id": 1, "prompt": "q"}),
     ],
 )
 def test_the_format_follows_from_an_entry(format: str, record: Mapping[str, Any]) -> None:
