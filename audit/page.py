@@ -18,7 +18,7 @@ from .command import Audited, prompt_text
 from .groups import Groups, by_cluster, by_task
 from .measure import halves, measure
 from .style import CSS
-from .verdict import Option, Verdict
+from .verdict import Verdict
 
 HEADS = {
     "route": "Route",
@@ -212,7 +212,7 @@ def _options(audited: Audited) -> str:
     for place, (name, option) in enumerate(options.items()):
         cells = [
             text(name),
-            percent(option.quality),
+            _with_interval(option.quality, option.quality_ci),
             percent(option.saving),
             *([usd(option.usd_per_1k)] if money else []),
             percent(option.strong_pct),
@@ -225,6 +225,13 @@ def _options(audited: Audited) -> str:
         f"marks the wanted quality, {percent(verdict.min_quality, 0)}.</p>"
         f"{_table(head, rows)}</section>"
     )
+
+
+def _with_interval(value: float, ends: Interval) -> str:
+    """A share over its interval, as a cell's HTML."""
+    if not all(math.isfinite(end) for end in ends):
+        return percent(value)
+    return f"{percent(value)}<small>{100 * ends[0]:.1f} to {100 * ends[1]:.1f}</small>"
 
 
 def _scale(values: Sequence[float]) -> Interval:
@@ -277,7 +284,7 @@ def _groups(audited: Audited) -> str:
             "",
             [
                 text(name),
-                percent(routed.reward.value),
+                _with_interval(routed.reward.value, routed.reward.ci),
                 percent(best),
                 percent(alone),
                 percent(routed.share.value, 0),

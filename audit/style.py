@@ -60,6 +60,7 @@ th { color: var(--soft); font-weight: 500; font-size: 13px; vertical-align: bott
 th:first-child, td:first-child { text-align: left; padding-left: 0; white-space: normal;
   min-width: 130px; overflow-wrap: anywhere; }
 th:last-child, td:last-child { padding-right: 0; width: 160px; }
+td small { display: block; color: var(--soft); font-size: 12px; font-weight: 400; }
 tr:last-child td { border-bottom: 0; } tr.own td { font-weight: 650; }
 .bar { display: grid; grid-template-columns: 150px minmax(0, 1fr) 90px; gap: 12px;
   align-items: center; margin-top: 8px; font-size: 14px; }
