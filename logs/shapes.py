@@ -86,9 +86,11 @@ def answer_text(value: object) -> str | None:
 def first(record: Object, *names: str) -> Any:
     """The value of the first name that has one; "a.b" looks for b in a, which may be JSON text."""
     for name in names:
-        value: Any = record
-        for part in name.split("."):
-            value = body(value).get(part)
+        head, _, rest = name.partition(".")
+        value = record.get(head)
+        while rest and value is not None:
+            head, _, rest = rest.partition(".")
+            value = body(value).get(head)
         if value is not None and value not in ("", {}, []):
             return value
     return None
