@@ -1,16 +1,19 @@
 """Rows a second of importing, embedding and scoring a long log, and the memory that it takes.
 
-    python benchmarks/scale.py                       # 20,000 rows: one worker, two, Ray with two
-    python benchmarks/scale.py --rows 4000 --only "1 worker" --embeddings
+    python benchmarks/scale.py                       # one worker, two, Ray with two
+    python benchmarks/scale.py --rows 20000 --rounds 1 --only "1 worker" --embeddings
 
 A log of its own making (OpenAI-style requests and answers, distinct prompts, their tokens printed)
-is imported, cut into chunks and scored with the bundle in the box, each time by a fresh process.
+is imported, cut into chunks and scored with the bundle in the box, each time by a fresh process,
+the cases in turn, round after round, so that a busy moment of the machine falls on all of them.
 What stands between a worker and its cores is its memory, so that is watched: the sum over all
 processes of the run (proportional set size: shared pages count once), twice a second.
 
 Rows a second are those from the moment when as many chunks are done as there are workers, so that
 start-up, which a long log does not feel, is not in them; it is printed beside them. The projection
 is arithmetic: rows / (rows a second), with reading through and joining in proportion to the rows.
+CPU milliseconds a row, of all processes in the same stretch of time, hardly depend on what else
+runs on the machine: where it is busy, compare those.
 """
 
 import argparse
@@ -19,6 +22,7 @@ import math
 import os
 import platform
 import random
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -47,7 +51,8 @@ _SAMPLE_S = 0.5
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what the arguments ask for and print it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("--rows", type=int, default=20_000, help="rows to score in each case")
+    parser.add_argument("--rows", type=int, default=4000, help="rows to score in each run")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each case, in turn")
     parser.add_argument("--import-rows", type=int, default=200_000, help="rows to import")
     parser.add_argument("--cut-rows", type=int, default=1_000_000, help="rows to cut into chunks")
     parser.add_argument("--chunk-rows", type=int, default=256)
@@ -65,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report: dict[str, Any] = {
         "machine": f"{platform.machine()}, {cores} cores, load {load:.1f} at the start",
         "rows": given.rows,
+        "rounds": given.rounds,
         "chunk_rows": given.chunk_rows,
         "embeddings": given.embeddings,
     }
@@ -78,9 +84,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             log = folder / "log.jsonl"
             write(log, rows(given.rows, given.seed))
             report["log"] = described(log, given.router)
-            report["cases"] = {
-                case: scoring(folder, log, given, *CASES[case]) for case in given.only or CASES
-            }
+            runs: dict[str, list[dict[str, Any]]] = {}
+            for _ in range(given.rounds):
+                for case in given.only or CASES:
+                    runs.setdefault(case, []).append(scoring(folder, log, given, *CASES[case]))
+            report["cases"] = {case: middle_of(found) for case, found in runs.items()}
     if given.json:
         print(json.dumps(report, indent=1))
     else:
@@ -169,7 +177,7 @@ def cutting(folder: Path, count: int, seed: int) -> dict[str, Any]:
     told, memory = watched({"what": "cut", "log": str(log)})
     size = log.stat().st_size
     log.unlink()
-    return {"rows": count, "mb": round(size / 1e6), **told, **memory}
+    return {"rows": count, "mb": round(size / 1e6), **told, "peak_mb": memory["peak_mb"]}
 
 
 def scoring(
@@ -191,14 +199,18 @@ def scoring(
     states: list[list[float]] = told["states"]
     first = states[min(workers, len(states) - 1) - 1]
     last = states[-1]
-    rate = (last[1] - first[1]) / (last[0] - first[0])
+    scored = last[1] - first[1]
+    rate = scored / (last[0] - first[0])
+    cpu = memory.pop("cpu")
+    spent = at_time(cpu, last[0]) - at_time(cpu, first[0])
     summary = told["summary"]
     share = PROJECTED / given.rows
     hours = (PROJECTED / rate + share * (summary["plan_s"] + summary["join_s"])) / 3600
     return {
         "rows_per_s": round(rate, 1),
+        "cpu_ms_per_row": round(1000 * spent / scored, 2),
         "wall_s": round(wall, 1),
-        "first_chunk_s": states[0][0],
+        "first_chunk_s": round(states[0][0] - told["began"], 1),
         "plan_s": summary["plan_s"],
         "join_s": summary["join_s"],
         **memory,
@@ -207,17 +219,32 @@ def scoring(
     }
 
 
-def watched(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
-    """Run a job in a fresh process; what it printed, and the memory of it and all below it."""
+def middle_of(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The median of each figure over the rounds, and the slowest and the fastest rate."""
+    found: dict[str, Any] = {name: round(statistics.median(r[name] for r in runs), 2)
+                             for name in runs[0]}  # fmt: skip
+    rates = [run["rows_per_s"] for run in runs]
+    return {**found, "slowest": min(rates), "fastest": max(rates), "rounds": len(runs)}
+
+
+def watched(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Run a job in a fresh process; what it printed, and the memory (MB) and the CPU time (a list
+    of (time, seconds so far)) of it and all below it."""
     process = subprocess.Popen(
         [sys.executable, __file__, "--child", json.dumps(job)], stdout=subprocess.PIPE, text=True
     )
-    samples: list[tuple[float, float]] = []
+    sizes: list[float] = []
+    cpu: list[tuple[float, float]] = []
+    spent: dict[tuple[int, float], float] = {}
     done = threading.Event()
 
     def watch() -> None:
         while not done.wait(_SAMPLE_S):
-            samples.append((time.perf_counter(), tree_mb(process.pid)))
+            size, now = tree(process.pid)
+            # Those that have ended spent their time, too.
+            spent.update(now)
+            sizes.append(size)
+            cpu.append((time.perf_counter(), sum(spent.values())))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -228,33 +255,39 @@ def watched(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
     watcher.join()
     if status:
         raise SystemExit(f"{job['what']} failed with status {status}")
-    sizes = [size for _, size in samples] or [0.0]
-    # The first third fills what is kept on purpose, such as the memory of prompts.
-    middle = sizes[len(sizes) // 3 : 2 * len(sizes) // 3] or sizes
-    end = sizes[2 * len(sizes) // 3 :] or sizes
+    third = len(sizes) // 3
     return json.loads(text), {
-        "peak_mb": round(max(sizes), 1),
-        "peak_mb_middle": round(max(middle), 1),
-        "peak_mb_end": round(max(end), 1),
+        "peak_mb": round(max(sizes, default=0.0), 1),
+        "peak_mb_middle": round(max(sizes[third : 2 * third], default=0.0), 1),
+        "peak_mb_end": round(max(sizes[2 * third :], default=0.0), 1),
+        "cpu": cpu,
     }
 
 
-def tree_mb(pid: int) -> float:
-    """Memory of a process and all below it in MB."""
+def tree(pid: int) -> tuple[float, dict[tuple[int, float], float]]:
+    """Memory of a process and all below it in MB, and CPU seconds of each by its id and start."""
     total = 0.0
+    seconds: dict[tuple[int, float], float] = {}
     try:
         root = psutil.Process(pid)
         processes = [root, *root.children(recursive=True)]
     except psutil.NoSuchProcess:
-        return 0.0
+        return 0.0, {}
     for process in processes:
         try:
             memory = process.memory_full_info()
+            times = process.cpu_times()
+            seconds[process.pid, process.create_time()] = times.user + times.system
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
         # Only Linux tells what is shared with whom.
         total += getattr(memory, "pss", memory.rss)
-    return total / 1e6
+    return total / 1e6, seconds
+
+
+def at_time(samples: Sequence[tuple[float, float]], moment: float) -> float:
+    """What was measured nearest to a moment."""
+    return min(samples, key=lambda sample: abs(sample[0] - moment))[1] if samples else 0.0
 
 
 def child(job: dict[str, Any]) -> None:
@@ -291,10 +324,12 @@ def do_score(job: dict[str, Any]) -> dict[str, Any]:
     states: list[tuple[float, int]] = []
 
     def progress(state: State) -> None:
-        states.append((round(state.seconds, 2), state.done))
+        # A clock that all processes of the machine share.
+        states.append((time.perf_counter(), state.done))
 
+    began = time.perf_counter()
     summary = score_logs([job.pop("log")], job.pop("out"), progress=progress, **job)
-    return {"summary": dataclasses.asdict(summary), "states": states}
+    return {"summary": dataclasses.asdict(summary), "states": states, "began": began}
 
 
 def show(report: dict[str, Any]) -> None:
@@ -318,27 +353,39 @@ def show(report: dict[str, Any]) -> None:
         return
     log = report["log"]
     console.print(
-        f"score: {report['rows']:,} rows of {log['bytes_per_row']:,} bytes, prompts of "
+        f"score: {report['rounds']} rounds of {report['rows']:,} rows of {log['bytes_per_row']:,} bytes, prompts of "
         f"{log['tokens']} tokens on average, {log['tokens_seen']} after truncation "
         f"({log['truncated']:.0%} are truncated), all distinct; chunks of {report['chunk_rows']}"
         + (", embeddings written" if report["embeddings"] else "")
     )
     table = Table()
-    for column in ("", "rows/s", "first chunk, s", "peak MB", "middle", "end", "bytes out / row",
-                   f"{PROJECTED // 1_000_000} M rows, h"):  # fmt: skip
+    for column in (
+        "",
+        "rows/s",
+        "CPU ms/row",
+        "start, s",
+        "peak MB",
+        "middle",
+        "end",
+        "B/row out",
+        f"{PROJECTED // 1_000_000} M rows, h",
+    ):
         table.add_column(column, justify="right" if column else "left")
     for case, row in report["cases"].items():
         table.add_row(
             case,
-            f"{row['rows_per_s']:,.1f}",
+            f"{row['rows_per_s']:,.0f} [{row['slowest']:,.0f}, {row['fastest']:,.0f}]",
+            f"{row['cpu_ms_per_row']:.1f}",
             f"{row['first_chunk_s']:.1f}",
             *(f"{row[name]:,.0f}" for name in ("peak_mb", "peak_mb_middle", "peak_mb_end")),
-            f"{row['out_bytes_per_row']:,.1f}",
+            f"{row['out_bytes_per_row']:,.0f}",
             f"{row['projected_hours']:,.1f}",
         )
     console.print(table)
     console.print(
-        "peak MB: all processes of the run together; middle, end: in those thirds of its time"
+        "rows/s: median of the rounds [slowest, fastest]; start: until the first chunk is done; "
+        "peak MB: all processes of a run together, also in its middle and last third; B/row out: "
+        "bytes of the file of scores"
     )
 
 
