@@ -1,0 +1,65 @@
+"""Arms of an experiment: the error of a ratio over units, the interval, too few of them."""
+
+import numpy as np
+import pytest
+from thriftroute.watch.arms import LEAST, Sums, compare, difference
+
+
+def sums(x: np.ndarray, d: np.ndarray) -> Sums:
+    parts = (x.sum(), d.sum(), (x * x).sum(), (x * d).sum(), (d * d).sum())
+    return Sums(int((d > 0).sum()), *(float(part) for part in parts))
+
+
+def drawn(seed: int, units: int = 400, price: float = 1.0) -> Sums:
+    random = np.random.default_rng(seed)
+    requests = random.geometric(0.3, units).astype(float)
+    return sums(price * requests * random.lognormal(0, 0.5, units), requests)
+
+
+def test_the_variance_is_that_of_many_samples() -> None:
+    samples = [drawn(seed) for seed in range(600)]
+    observed = np.var([s.mean for s in samples])
+    assert np.mean([s.variance() for s in samples]) == pytest.approx(observed, rel=0.15)
+    # One request a unit: the variance of a plain mean.
+    x = np.random.default_rng(1).random(50)
+    assert sums(x, np.ones(50)).variance() == pytest.approx(x.var(ddof=1) / 50)
+
+
+def test_alike_arms_do_not_differ_and_others_do() -> None:
+    same = difference("cost", drawn(1), drawn(2), alpha=0.05)
+    assert not same.differs
+    assert same.interval is not None
+    assert same.difference is not None
+    assert same.interval[0] < same.difference < same.interval[1]
+    other = difference("cost", drawn(1), drawn(2, price=1.5), alpha=0.05)
+    assert other.differs
+    # Narrower at a lower level of confidence.
+    narrow = difference("cost", drawn(1), drawn(2), alpha=0.3).interval
+    assert narrow is not None
+    assert narrow[1] - narrow[0] < same.interval[1] - same.interval[0]
+
+
+def test_too_few_units_have_no_interval() -> None:
+    few = difference("cost", drawn(1, LEAST - 1), drawn(2), alpha=0.05)
+    assert (few.interval, few.differs) == (None, False)
+    assert few.difference is not None
+
+
+def test_an_arm_without_anything_is_said_to_be_unknown() -> None:
+    found = compare("e", {"control": {"units": 3, "requests": 9, "metrics": {"cost": drawn(1, 3)}}})
+    (cost,) = found.differences
+    assert (cost.treatment, cost.difference, cost.interval, cost.differs) == (
+        None,
+        None,
+        None,
+        False,
+    )
+    assert found.units == {"control": 3, "treatment": 0}
+    assert compare("e", {}).to_dict()["metrics"] == {}
+
+
+def test_arms_that_never_vary_differ_where_they_are_not_the_same() -> None:
+    none, all_ = (sums(np.full(200, value), np.ones(200)) for value in (0.0, 1.0))
+    assert difference("errors", none, none, alpha=0.05).interval == (0.0, 0.0)
+    assert not difference("errors", none, none, alpha=0.05).differs
+    assert difference("errors", none, all_, alpha=0.05).differs
