@@ -58,7 +58,7 @@ class Panel(StubProvider):
 
     def fault(self, model: str) -> Fault:
         fault = super().fault(model)
-        if fault.status != 200 or fault.raw is not None or fault.message is not None:
+        if fault.status != 200 or fault.raw is not None or fault.message is not None or fault.drop:
             return fault
         words = {"role": "assistant", "content": self.say(model, self._own.body)}
         return replace(fault, message=words)

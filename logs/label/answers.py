@@ -83,21 +83,35 @@ async def label_rows(
             work.stopped, work.error = "failures", error
         finally:
             hold.close()
+            freed.set()
         report(work)
+
+    gate, freed = asyncio.Lock(), asyncio.Event()
+
+    async def begun() -> tuple[LogRow, Hold] | None:
+        """The next row, with money for it; None where there is none of either any more."""
+        async with gate:  # which keeps the rows' order while one waits for money to come back
+            for row, cost in due:
+                while True:
+                    if stop.is_set():
+                        work.stopped = work.stopped or "interrupted"
+                    if work.stopped:
+                        return None
+                    freed.clear()
+                    hold = purse.hold(cost.most)
+                    if hold is not None:
+                        return row, hold
+                    if not purse.held:
+                        work.stopped = "cap"
+                        return None
+                    await freed.wait()
+        return None
 
     async def worker() -> None:
         for row, _ in paid:
             await one(row, Hold(purse, 0.0))
-        for row, cost in due:
-            if stop.is_set():
-                work.stopped = work.stopped or "interrupted"
-            if work.stopped:
-                return
-            hold = purse.hold(cost.most)
-            if hold is None:
-                work.stopped = "cap"
-                return
-            await one(row, hold)
+        while (found := await begun()) is not None:
+            await one(*found)
 
     async with asyncio.TaskGroup() as group:
         for _ in range(min(concurrency, len(rows))):

@@ -33,8 +33,10 @@ _USELESS = frozenset({401, 402, 403, 404, 405})
 _LATE = frozenset({"TimeoutError", "Timeout", "APITimeoutError"})
 _UNANSWERED = frozenset({"APIConnectionError", "ConnectionError", "TransportError"})
 _UNSENT = frozenset(
-    {"ConnectError", "ConnectTimeout", "ClientConnectorError", "ConnectionRefusedError", "gaierror"}
+    {"ClientConnectorError", "ConnectTimeout", "ConnectionRefusedError", "gaierror"}
 )
+# LiteLLM calls it a ConnectError too where a connection that stood was reset.
+_RESET = frozenset({"ClientOSError", "ConnectionResetError", "BrokenPipeError"})
 
 
 class CallFailed(Exception):  # noqa: N818 - an outcome of one row, told in the summary
@@ -239,7 +241,11 @@ def status_of(error: BaseException) -> int | None:
 
 def may_cost(error: BaseException) -> bool:
     """Whether a failed call may have been paid for: the request went out and nobody refused it."""
-    return status_of(error) is None and not _any(error, _UNSENT)
+    if _any(error, frozenset({"JSONDecodeError"})):  # an answer, of status 200, that is broken
+        return True
+    if status_of(error) is not None or _any(error, _UNSENT):
+        return False
+    return _any(error, _RESET) or not _any(error, frozenset({"ConnectError"}))
 
 
 def retry_after(error: BaseException) -> float | None:
@@ -275,7 +281,7 @@ def _any(error: BaseException, names: frozenset[str]) -> bool:
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
     cause: BaseException | None = error
-    for _ in range(8):
+    for _ in range(12):
         if cause is None:
             return
         yield cause

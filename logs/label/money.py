@@ -15,7 +15,12 @@ class Purse:
     def __init__(self, cap: float, spent: float = 0.0) -> None:
         self.cap = cap
         self.spent = spent
-        self.held = 0.0
+        self._held = 0.0
+
+    @property
+    def held(self) -> float:
+        """USD set aside now; 0 and not nearly 0 where all was settled."""
+        return self._held if self._held > _ROUNDING else 0.0
 
     def hold(self, usd: float) -> "Hold | None":
         """Set `usd` aside; None where the cap does not allow it."""
@@ -24,7 +29,7 @@ class Purse:
     def _set_aside(self, usd: float) -> bool:
         if self.spent + self.held + usd > self.cap + _ROUNDING:
             return False
-        self.held += usd
+        self._held += usd
         return True
 
 
@@ -47,10 +52,10 @@ class Hold:
 
     def settle(self, most: float, usd: float) -> None:
         """The call that `most` was taken for cost `usd`."""
-        self.purse.held -= most
+        self.purse._held -= most
         self.purse.spent += usd
 
     def close(self) -> None:
         """Give back what was not needed."""
-        self.purse.held -= self.left
+        self.purse._held -= self.left
         self.left = 0.0
