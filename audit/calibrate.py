@@ -59,16 +59,14 @@ class Wish:
         for option, value in (*asked.items(), ("--confidence", self.confidence)):
             if value is None:
                 continue
-            if not math.isfinite(value) or value < 0:
-                raise ConfigError(f"{option} {value:g} is no number of 0 or more")
+            if not math.isfinite(value) or value <= 0:
+                raise ConfigError(f"{option} {value:g} is no number above 0")
             part = option in ("--min-quality", "--min-gap", "--confidence")
-            if part and not 0 < value <= 1:
-                hint = f"; for {value:g}% give {value / 100:g}" if 1 < value <= 100 else ""
-                raise ConfigError(f"{option} is a part of 1, above 0, got {value:g}{hint}")
-        if self.confidence is not None and not 0.5 <= self.confidence < 1:
-            raise ConfigError(
-                f"--confidence {self.confidence:g}: expected 0.5 or more, and below 1, such as 0.9"
-            )
+            if part and value >= 1:
+                hint = f"; for {value:g}% give {value / 100:g}" if 1 < value < 100 else ""
+                raise ConfigError(f"{option} is a part of 1, and below it, got {value:g}{hint}")
+        if self.confidence is not None and self.confidence < 0.5:
+            raise ConfigError(f"--confidence {self.confidence:g}: expected 0.5 or more, as 0.9")
         if self.max_request_usd is not None and self.usd_per_1k is None:
             raise ConfigError("--max-request-usd goes with --usd-per-1k alone")
 

@@ -18,7 +18,6 @@ thresholds are tested depends on no label: every one that tells two of the n sco
 is the same as to test all numbers from 0 to 1 in order, since nothing changes between two scores.
 """
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -98,8 +97,8 @@ def guaranteed(
     """The least use of strong that keeps one promise with `confidence`; for a budget the most.
 
     `scores` float64[n] in [0, 1]; `strong`, `weak` float64[n], rewards of either answer within
-    `bounds`, None only for a budget. Exactly one of `min_quality` in (0, 1], `min_gap` in (0, 1],
-    `max_regret` (>= 0, in units of the reward) and `max_cost` (> 0, mean of a request, in the unit
+    `bounds`, None only for a budget. Exactly one of `min_quality` in (0, 1), `min_gap` in (0, 1),
+    `max_regret` (> 0, in units of the reward) and `max_cost` (> 0, mean of a request, in the unit
     of the costs). `strong_cost`, `weak_cost` float64[n] >= 0: needed for a budget, otherwise for
     the estimates alone. `cost_cap`: no request costs more; by default twice the dearest of these,
     which is then an assumption. `weights` float64[n] > 0: one over the probability with which a
@@ -110,7 +109,7 @@ def guaranteed(
     Raises CalibrationError or EvaluationError for anything that does not fit this.
     """
     array = check_scores(scores)
-    _check_confidence(confidence)
+    promises.check_confidence(confidence)
     test = _method(method)
     rewards = _rewards(array, strong, weak, bounds)
     costs = _costs(array, strong_cost, weak_cost)
@@ -211,6 +210,8 @@ def _why(promise: Promise, n: int, needed: int | None) -> str:
         return f"infeasible at this n ({n:,}); about {needed - n:,} more labels would do"
     if promise.name == "max_cost":
         known = "even always weak costs more, or nearly as much; raise the budget"
+    elif not promise.above.any():
+        known = "the strong model earns nothing; check the labels"
     elif promise.name == "min_gap" and promise.above.mean() <= 0:
         known = "strong is not better than weak, and there is no gap to recover; promise a quality"
     else:
@@ -231,16 +232,8 @@ def _promise(
             f"give exactly one of {', '.join(asked)}, got {', '.join(given) or 'none'}"
         )
     [(name, value)] = given.items()
-    if isinstance(value, bool) or not math.isfinite(value):
-        raise CalibrationError(f"{name} {value!r} is no number")
-    target = float(value)
-    if name in ("min_quality", "min_gap") and not 0 < target <= 1:
-        raise CalibrationError(f"{name} {target:g} is no part of a whole: above 0, at most 1")
-    if name == "max_regret" and target < 0:
-        raise CalibrationError(f"max_regret {target:g} is below 0; give how much may be lost")
+    target = promises.check_target(name, value)
     if name == "max_cost":
-        if target <= 0:
-            raise CalibrationError(f"max_cost {target:g} is no cost above 0")
         if costs is None:
             raise CalibrationError("max_cost needs the cost of every prompt on either model")
         dearest = max(float(c.max()) for c in costs)
@@ -256,13 +249,6 @@ def _promise(
         raise CalibrationError(f"{name} needs the rewards of both models")
     make = {"min_quality": promises.quality, "min_gap": promises.gap}.get(name, promises.regret)
     return make(*rewards, bounds), target, ()
-
-
-def _check_confidence(confidence: float) -> None:
-    if isinstance(confidence, bool) or not 0.5 <= confidence < 1:
-        raise CalibrationError(
-            f"confidence {confidence!r} is no probability from 0.5 to below 1, such as 0.9"
-        )
 
 
 def _method(name: str) -> MeanTest:

@@ -5,6 +5,7 @@ prompt that goes to the strong model and `below` on one that goes to the weak mo
 no division: mean(routed) / mean(strong) >= q where mean(routed - q * strong) >= 0.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -46,6 +47,29 @@ class Promise:
 
 # A promise of one kind, for any target.
 Maker = Callable[[float], Promise]
+
+
+def check_target(name: str, value: float) -> float:
+    """The number of a promise as a float.
+
+    Raises CalibrationError unless min_quality and min_gap are between 0 and 1, and max_regret and
+    max_cost above 0. With nothing to lose, what is next to always strong is never shown to keep it.
+    """
+    if isinstance(value, bool) or not math.isfinite(value):
+        raise CalibrationError(f"{name} {value!r} is no number")
+    if name in ("min_quality", "min_gap") and not 0 < value < 1:
+        raise CalibrationError(f"{name} {value:g} is no part of a whole: above 0, below 1")
+    if value <= 0:
+        raise CalibrationError(f"{name} {value:g} leaves nothing; give a number above 0")
+    return float(value)
+
+
+def check_confidence(confidence: float) -> None:
+    """Raises CalibrationError unless `confidence` is a probability from 0.5 to below 1."""
+    if isinstance(confidence, bool) or not 0.5 <= confidence < 1:
+        raise CalibrationError(
+            f"confidence {confidence!r} is no probability from 0.5 to below 1, such as 0.9"
+        )
 
 
 def quality(strong: Floats, weak: Floats, bounds: tuple[float, float]) -> Maker:

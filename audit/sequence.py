@@ -24,6 +24,8 @@ LATTICE = 2_000
 BLOCK, BLOCK_VALUES = 64, 8_000_000
 # Labels that would do are estimated for this share of calls to the other side, at this power.
 USEFUL_SHARE, POWER = 0.1, 0.8
+# Bets become smaller near the goal, which takes so many times the draws of the largest bet.
+SLACK = 1.25
 # Steps in which the bound of the last threshold is tightened.
 STEPS = 200
 
@@ -106,21 +108,23 @@ class Sequence:
     def needed(self) -> int | None:
         """About how many draws would show that a useful share of calls keeps the promise.
 
-        From mean and deviation at a half and at the whole of that share, as the central limit
-        theorem has it, and from how fast wealth can grow at the largest bet. A mean that is not
-        above 0, yet not shown to be below, is taken for half a standard error. None where one of
-        the two is below 0 by more than these draws can err: there the promise is not kept.
+        From mean and deviation at the start, at half and at the whole of that share, as the central
+        limit theorem has it, and from how fast wealth can grow at the largest bet. A mean that is
+        not above 0, yet not shown to be below, is taken for half a standard error. None where one
+        of the three is below 0 by more than these draws can err, or 0 on every prompt: there the
+        promise is not kept.
         """
         n = self._scores.size
         calls = 1 - np.searchsorted(np.sort(self._scores), self.thresholds) / n
         moved = np.abs(calls - float(self.promise.from_strong))
-        moved[: int(self.promise.holds_at_start)] = 0.0
         normal = NormalDist()
         sure = normal.inv_cdf(1 - self._level)
         z = sure + normal.inv_cdf(POWER)
+        if moved.size == 1:
+            return None  # there is nothing but the safest threshold
         needed = 0.0
-        for share in (USEFUL_SHARE / 2, USEFUL_SHARE):
-            at = min(int(np.searchsorted(moved, share)), self.thresholds.size - 1)
+        for share in (0.0, USEFUL_SHARE / 2, USEFUL_SHARE):
+            at = min(int(np.searchsorted(moved, share)), moved.size - 1)
             column = self.values(self.thresholds[at : at + 1], self.promise)[:, 0]
             deviation = max(float(column.std()), 1e-12)
             error = deviation / math.sqrt(n)
@@ -133,7 +137,7 @@ class Sequence:
             growth = float(np.mean(np.log1p(largest * column)))
             needed = max(needed, (z * deviation / mean) ** 2)
             if growth > 0:
-                needed = max(needed, -math.log(self._level) / growth)
+                needed = max(needed, -SLACK * math.log(self._level) / growth)
         # Some more than there are at least: with these it was not shown.
         return math.ceil(max(needed, 1.1 * n))
 

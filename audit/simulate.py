@@ -124,9 +124,11 @@ def simulate(
 ) -> list[Outcome]:
     """An Outcome for each of `tests` (by default `means.METHODS`), and one for the plug-in.
 
-    All methods see the same draws. Raises CalibrationError where `name` cannot be promised of this
-    traffic.
+    All methods see the same draws. Raises CalibrationError for a target or a confidence that
+    `guarantee.guaranteed` refuses, and for costs that are not known.
     """
+    promises.check_confidence(confidence)
+    promises.check_target(name, target)
     methods = METHODS if tests is None else tests
     level = 1 - confidence
     truth = _Curve(traffic.scores, traffic.maker(name)(target))
