@@ -258,7 +258,6 @@ def watched(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     third = len(sizes) // 3
     return json.loads(text), {
         "peak_mb": round(max(sizes, default=0.0), 1),
-        "peak_mb_middle": round(max(sizes[third : 2 * third], default=0.0), 1),
         "peak_mb_end": round(max(sizes[2 * third :], default=0.0), 1),
         "cpu": cpu,
     }
@@ -353,20 +352,20 @@ def show(report: dict[str, Any]) -> None:
         return
     log = report["log"]
     console.print(
-        f"score: {report['rounds']} rounds of {report['rows']:,} rows of {log['bytes_per_row']:,} bytes, prompts of "
-        f"{log['tokens']} tokens on average, {log['tokens_seen']} after truncation "
-        f"({log['truncated']:.0%} are truncated), all distinct; chunks of {report['chunk_rows']}"
-        + (", embeddings written" if report["embeddings"] else "")
+        f"score: {report['rounds']} rounds of {report['rows']:,} rows of {log['bytes_per_row']:,} "
+        f"bytes; prompts of {log['tokens']} tokens on average, {log['tokens_seen']} after "
+        f"truncation ({log['truncated']:.0%} are truncated), all distinct; chunks of "
+        f"{report['chunk_rows']} rows" + (", embeddings written" if report["embeddings"] else "")
     )
     table = Table()
     for column in (
         "",
         "rows/s",
+        "from .. to",
         "CPU ms/row",
         "start, s",
         "peak MB",
-        "middle",
-        "end",
+        "at the end",
         "B/row out",
         f"{PROJECTED // 1_000_000} M rows, h",
     ):
@@ -374,18 +373,18 @@ def show(report: dict[str, Any]) -> None:
     for case, row in report["cases"].items():
         table.add_row(
             case,
-            f"{row['rows_per_s']:,.0f} [{row['slowest']:,.0f}, {row['fastest']:,.0f}]",
+            f"{row['rows_per_s']:,.0f}",
+            f"{row['slowest']:,.0f} .. {row['fastest']:,.0f}",
             f"{row['cpu_ms_per_row']:.1f}",
             f"{row['first_chunk_s']:.1f}",
-            *(f"{row[name]:,.0f}" for name in ("peak_mb", "peak_mb_middle", "peak_mb_end")),
+            *(f"{row[name]:,.0f}" for name in ("peak_mb", "peak_mb_end")),
             f"{row['out_bytes_per_row']:,.0f}",
             f"{row['projected_hours']:,.1f}",
         )
     console.print(table)
     console.print(
-        "rows/s: median of the rounds [slowest, fastest]; start: until the first chunk is done; "
-        "peak MB: all processes of a run together, also in its middle and last third; B/row out: "
-        "bytes of the file of scores"
+        "rows/s: median of the rounds, slowest and fastest; start: until the first chunk is done; "
+        "peak MB: all processes of a run together, also in its last third; B/row out: of the scores"
     )
 
 
