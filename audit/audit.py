@@ -10,8 +10,9 @@ weak-only    the weak model alone keeps the quality. No threshold is chosen, so 
 route        One half of the rows, at random, chooses the threshold, with the guarantee of
              `audit.guarantee`; the other half, which had no part in it, gives saving, quality and
              their intervals, and tests that the routing beats a random mix of the same share and
-             one of the same spend, each at 5% (`measure.against_random`). All of it must hold, and
-             the saving must be worth having.
+             one of the same spend, each at 5% (`measure.against_random`). All of it must hold, the
+             measured quality be at most its standard error below the wanted one, and the saving
+             worth having.
 strong-only  every threshold with a saving worth having loses too much quality (each of them
              proven, on all rows; an intersection-union test needs no correction, Berger 1982,
              Technometrics 24); or nothing speaks for the router, and 1,000 labels, or an interval
@@ -141,15 +142,19 @@ class _Audit:
 
     def _route(self) -> Verdict:
         assert self.seen.found is not None and self.seen.choice is not None
-        found = self.seen.found
+        found, wishes = self.seen.found, self.wishes
         what = "of the cost" if self.seen.rows.usd else "of the strong calls"
+        below = (
+            ", within its error of" if found.quality.value < wishes.min_quality else ": at least"
+        )
         return self._answer(
             "route",
             "saves-and-keeps-quality",
-            f"threshold {self.seen.choice.threshold:g} saves {found.saving.value:.1%} "
-            f"{what} at {found.quality.value:.1%} of the strong model's quality, and beats a "
-            f"random mix; at least {self.wishes.min_quality:.0%} of the quality is kept, with "
-            f"{self.wishes.confidence:.0%} confidence",
+            f"threshold {self.seen.choice.threshold:g} saves {found.saving.value:.1%} {what}, "
+            f"better than a random mix, at {found.quality.value:.1%} of the strong model's "
+            f"quality{': at least' if above else ', within its error of'} "
+            f"{wishes.min_quality:.0%}, which is promised with "
+            f"{wishes.confidence:.0%} confidence",
             threshold=self.seen.choice.threshold,
             measured=found,
         )

@@ -116,7 +116,7 @@ def whisker_svg(value: float, ends: Interval, scale: tuple[float, float], mark: 
     if all(math.isfinite(v) for v in ends):
         parts.append(f'<line class="whisker" x1="{x(ends[0])}" x2="{x(ends[1])}" y1="10" y2="10"/>')
     if math.isfinite(value):
-        parts.append(f'<circle class="chosen" cx="{x(value)}" cy="10" r="4.5"/>')
+        parts.append(f'<circle class="chosen" cx="{x(value)}" cy="10" r="3.5"/>')
     parts.append("</svg>")
     return "".join(parts)
 

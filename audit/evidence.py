@@ -115,13 +115,17 @@ class Evidence:
 
     def _choose(self, part: Rows) -> Choice:
         """The guaranteed threshold on `part`; without one, that of the least share of strong calls
-        at which the quality seen on `part` is high enough."""
+        at which the quality seen on `part` is high enough.
+
+        The guarantee is asked for with half of the error that is allowed, so that what the other
+        half measures is seldom below the promise.
+        """
         found = guaranteed(
             part.scores,
             part.strong,
             part.weak,
             min_quality=self.wishes.min_quality,
-            confidence=self.wishes.confidence,
+            confidence=(1 + self.wishes.confidence) / 2,
             weights=part.weight,
             seed=self.seed,
         )
@@ -201,10 +205,14 @@ class Evidence:
         """Is everything shown that `route` needs?"""
         if self.choice is None or self.found is None or not self.choice.guaranteed:
             return False
-        # The first half has shown it; a figure below it would still not be believed.
-        kept = self.found.quality.value >= self.wishes.min_quality
         worth = self.found.saving.value >= self.wishes.min_saving and self.found.saving.low > 0
-        return bool(self.beats_random()) and worth and kept
+        return bool(self.beats_random()) and worth and self._halves_agree()
+
+    def _halves_agree(self) -> bool:
+        """The first half has shown the quality; does the other, within its standard error?"""
+        assert self.found is not None
+        error = float(np.std(self.found.draws))
+        return self.found.quality.value + error >= self.wishes.min_quality
 
     def every_saving_costs_too_much(self) -> bool:
         """Is each threshold with a saving worth having shown to keep too little quality?
@@ -256,8 +264,7 @@ class Evidence:
         if self.found.saving.value < self.wishes.min_saving and self.choice.guaranteed:
             return math.inf
         needs = [self.choice.needed_n]
-        if self.found.quality.value < self.wishes.min_quality:
-            # The halves disagree: as many again.
+        if self.choice.guaranteed and not self._halves_agree():
             needs.append(2.0 * self.rows.n)
         share = self.found.share.value
         projected = self._ranking_z() * PARABOLA * math.sqrt(max(share * (1 - share), 0.0))

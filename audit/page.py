@@ -229,7 +229,7 @@ def _options(audited: Audited) -> str:
 
 def _with_interval(value: float, ends: Interval) -> str:
     """A share over its interval, as a cell's HTML."""
-    if not all(math.isfinite(end) for end in ends):
+    if not all(math.isfinite(end) for end in ends) or ends[0] == ends[1]:
         return percent(value)
     return f"{percent(value)}<small>{100 * ends[0]:.1f} to {100 * ends[1]:.1f}</small>"
 
