@@ -144,16 +144,13 @@ class _Audit:
         assert self.seen.found is not None and self.seen.choice is not None
         found, wishes = self.seen.found, self.wishes
         what = "of the cost" if self.seen.rows.usd else "of the strong calls"
-        below = (
-            ", within its error of" if found.quality.value < wishes.min_quality else ": at least"
-        )
+        word = "at least" if found.quality.value >= wishes.min_quality else "within its error of"
         return self._answer(
             "route",
             "saves-and-keeps-quality",
             f"threshold {self.seen.choice.threshold:g} saves {found.saving.value:.1%} {what}, "
             f"better than a random mix, at {found.quality.value:.1%} of the strong model's "
-            f"quality{': at least' if above else ', within its error of'} "
-            f"{wishes.min_quality:.0%}, which is promised with "
+            f"quality: {word} {wishes.min_quality:.0%}, which is promised with "
             f"{wishes.confidence:.0%} confidence",
             threshold=self.seen.choice.threshold,
             measured=found,
