@@ -29,6 +29,10 @@ from .plan import Estimate, Setup, estimate, logged, mean_output_tokens
 from .votes import take_votes
 
 SIDES = ("strong", "weak", "judge")
+# What would make a call another one than was planned, or dearer than was set aside for it.
+_FIXED = frozenset(
+    {"model", "messages", "stream", "n", "max_completion_tokens", "num_retries", "max_retries"}
+)
 
 
 @dataclass(frozen=True)
@@ -144,9 +148,7 @@ def make_setup(request: LabelRequest, rows: Sequence[LogRow]) -> Setup:
     """Models with their prices and parameters, rubric and checks. Raises as `run_labels` does."""
     if request.strong == request.weak:
         raise ConfigError(f"--strong and --weak are both {request.strong!r}")
-    for name in request.params:
-        if name not in ("all", *SIDES):
-            raise ConfigError(f"--params: unknown name {name!r}; expected all, strong, weak, judge")
+    _check_params(request.params)
     bare = Setup(
         strong=Model(request.strong, Price(0, 0), request.max_tokens),
         weak=Model(request.weak, Price(0, 0), request.max_tokens),
@@ -186,6 +188,21 @@ def make_setup(request: LabelRequest, rows: Sequence[LogRow]) -> Setup:
         output_tokens=tokens,
         check_timeout_s=request.check_timeout_s,
     )
+
+
+def _check_params(params: Mapping[str, Mapping[str, Any]]) -> None:
+    for side, given in params.items():
+        if side not in ("all", *SIDES):
+            raise ConfigError(f"--params: unknown name {side!r}; expected all, strong, weak, judge")
+        for name, value in given.items():
+            where = f"--params: {side}.{name}"
+            number = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+            if name in _FIXED:
+                raise ConfigError(f"{where}: cannot be set; for the longest answer, set max_tokens")
+            if name == "max_tokens" and not (number and isinstance(value, int)):
+                raise ConfigError(f"{where}: expected a whole number above 0, got {value!r}")
+            if name == "timeout" and not number:
+                raise ConfigError(f"{where}: expected a number above 0, got {value!r}")
 
 
 def _price(request: LabelRequest, side: str, name: str) -> Price:
