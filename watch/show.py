@@ -59,7 +59,7 @@ def _line(finding: Finding, threshold: float | None) -> str:
     name = _WORDS.get(finding.name, finding.name)
     end = "DRIFT" if finding.drift else "ok"
     if finding.p_value is not None:
-        at = f", since prompt {finding.alarm_at:,}" if finding.alarm_at is not None else ""
+        at = f", so at prompt {finding.alarm_at:,}" if finding.alarm_at is not None else ""
         end = f"p = {finding.p_value:.3g}, drift where <= {finding.alpha:.3g}{at}: {end}"
     if finding.expected is None:
         return f"{name}: {end}"
