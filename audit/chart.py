@@ -83,10 +83,13 @@ def curve_svg(
         f'<text x="{(x.start + x.end) / 2}" y="{height - 4}" text-anchor="middle">'
         "share of calls to the strong model</text>"
     )
-    both = _points([*share, *reversed(share)], [*low, *reversed(high)], x, y)
+    inside = [v for v in zip(share, low, high, strict=True) if all(map(math.isfinite, v))]
+    if inside:
+        at, bottom, top = zip(*inside, strict=True)
+        around = _points([*at, *reversed(at)], [*bottom, *reversed(top)], x, y)
+        parts.append(f'<polygon class="band" points="{around}"/>')
     ends = _points([0, 1], [quality[0], quality[-1]], x, y)
     parts += [
-        f'<polygon class="band" points="{both}"/>',
         f'<polyline class="random" points="{ends}"/>',
         f'<line class="wanted" x1="{x.start}" x2="{x.end}" y1="{y(wanted)}" y2="{y(wanted)}"/>',
         f'<text class="wanted" x="{x.end}" y="{y(wanted) + 14}" text-anchor="end">'
@@ -94,11 +97,12 @@ def curve_svg(
         f'<polyline class="router" points="{_points(share, quality, x, y)}"/>',
     ]
     if point is not None:
-        at, value, (bottom, top) = point
-        parts.append(
-            f'<line class="whisker" x1="{x(at)}" x2="{x(at)}" y1="{y(bottom)}" y2="{y(top)}"/>'
-            f'<circle class="chosen" cx="{x(at)}" cy="{y(value)}" r="6"/>'
-        )
+        place, value, (least, most) = x(point[0]), point[1], point[2]
+        if math.isfinite(least) and math.isfinite(most):
+            parts.append(
+                f'<line class="whisker" x1="{place}" x2="{place}" y1="{y(least)}" y2="{y(most)}"/>'
+            )
+        parts.append(f'<circle class="chosen" cx="{place}" cy="{y(value)}" r="6"/>')
     parts.append("</svg>")
     return "".join(parts)
 

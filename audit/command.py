@@ -15,7 +15,7 @@ from ..eval.command import CostOptions, Target, costs_of, scored
 from ..eval.metrics import Floats
 from ..eval.scored import CachedScorer
 from ..router.errors import ConfigError
-from ..router.routers import BundleRouter, Router, load_router
+from ..router.routers import CHECKPOINTS, BundleRouter, Router, load_router
 from ..router.threshold import format_threshold
 from .audit import audit
 from .labels import learned_from, read_labels
@@ -125,7 +125,7 @@ def _others(
 ) -> dict[str, Floats]:
     """What a router is shown beside: the bundle in the box, prompt length, and a kNN."""
     found: dict[str, Floats] = {}
-    if name != "mf":
+    if name != "mf" and (CHECKPOINTS / "mf").is_dir():
         found["mf in the box"] = np.asarray(scored(load_router("mf"))(benchmark.inputs()))
     found["prompt-length"] = length_scores(benchmark.prompts)
     if embeddings is not None and len(set(benchmark.prompts)) >= KNN_PROMPTS:
