@@ -64,7 +64,7 @@ class Work:
     def add(self, done: Done) -> None:
         """Write down that a chunk is done."""
         with (self.path / "chunks.jsonl").open("ab") as file:
-            file.write(json.dumps(asdict(done), ensure_ascii=False).encode() + b"\n")
+            file.write(json.dumps(asdict(done)).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
         self.done[done.chunk] = done
@@ -123,7 +123,7 @@ def _opened(path: Path, planned: Plan, settings: dict[str, Any], suffix: str) ->
     else:
         (path / PARTS).mkdir(exist_ok=True)
         with whole_file(manifest) as file:
-            text = json.dumps({**wanted, "files": found}, indent=2, ensure_ascii=False)
+            text = json.dumps({**wanted, "files": found}, indent=2)
             file.write(text.encode() + b"\n")
     work = Work(path, planned, {}, suffix)
     work.done.update(_journal(work))

@@ -105,9 +105,11 @@ def score_logs(
     their centres to `<out>.centers.npy`; centers: use those of such a file instead. embeddings:
     float16, into Parquet only. skip_bad: leave bad rows out, and write where and why to `rejects`.
 
-    The work goes on in `<out>.work`, which is deleted when `out` is whole. Raises ConfigError (a
-    setting that does not fit, a folder of another run), DataError (a bad row: file, line, field),
-    BundleError, MissingExtraError, ScalingError.
+    With several workers a script calls this below `if __name__ == "__main__":`, as for every pool
+    of processes. The work goes on in `<out>.work`, which is deleted when `out` is whole.
+
+    Raises ConfigError (a setting that does not fit, a folder of another run), DataError (a bad row:
+    file, line, field), BundleError, MissingExtraError, ScalingError.
     """
     out = Path(out).absolute()
     _check(inputs, out, workers, chunk_rows, chunk_bytes, clusters, centers, overwrite)

@@ -1,13 +1,19 @@
 """`thriftroute logs score`: what it prints and its exit status."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
+import thriftroute
 from thriftroute.router.cli import app
 from thriftroute.router.cli_scale import _line, _pace
 from thriftroute.scale.run import State, Summary
 from typer.testing import CliRunner, Result
+
+GUIDE = Path(thriftroute.__file__).parent / "docs" / "scale.md"
+COMMANDS = re.findall(r"^    thriftroute (.*)$", GUIDE.read_text(encoding="utf-8"), re.MULTILINE)
 
 
 @pytest.fixture
@@ -76,3 +82,20 @@ def test_everything_that_a_run_may_tell() -> None:
         "earlier run; 2 entries are no requests that were answered; 4 bad rows skipped, the first: "
         "f:1: why"
     )
+
+
+def test_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"id": str(i), "prompt": f"What is {i} + {i}?"} for i in range(3)]
+    Path("logs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    # On a cluster: tests/test_scale_ray.py.
+    here = [command for command in COMMANDS if "--ray" not in command]
+    assert len(here) == 2
+    for command in here:
+        done = CliRunner().invoke(app, shlex.split(command))
+        assert done.exit_code == 0, done.output
+    import pyarrow.parquet as pq
+
+    columns = pq.read_table("scores.parquet").column_names
+    assert columns == ["id", "score", "familiarity", "cluster", "embedding"]
+    assert Path("scores.parquet.centers.npy").exists()

@@ -33,7 +33,7 @@ def main():
         if name == "connected":
             ray.init(address=cluster.address, log_to_driver=False)
         try:
-            summary = score_logs(workers=2, ray=cluster.address, **options)
+            summary = score_logs(workers=2, **{"ray": cluster.address, **options})
             print(json.dumps([name, summary.rows, summary.resumed]), flush=True)
         except ThriftrouteError as error:
             print(json.dumps([name, type(error).__name__, str(error)]), flush=True)
@@ -79,10 +79,14 @@ def test_two_nodes_give_the_file_that_one_process_gives(tiny_bundle: Path, tmp_p
     found = on_cluster(
         tmp_path,
         {
+            "nowhere": {**same, "out": str(tmp_path / "no.jsonl"), "ray": "nowhere://x"},
             "resumed": {**options, "out": str(two)},
             "connected": {**same, "inputs": [str(bad)], "out": str(tmp_path / "bad.parquet")},
         },
     )
+    kind, text = found["nowhere"]
+    assert kind == "ConfigError"
+    assert text.startswith("no Ray at 'nowhere://x'")
     assert found["resumed"] == [60, 7]
     assert two.read_bytes() == (tmp_path / "one.parquet").read_bytes()
     # A Ray that the caller is connected to is used, and stays connected whatever happens.
