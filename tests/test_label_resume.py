@@ -119,6 +119,20 @@ def test_a_second_run_asks_nobody_and_writes_the_same(panel: Panel, log: Path) -
     run(make_request(panel, log, max_usd=None))  # nor does it need a cap
 
 
+def test_rows_that_are_alike_are_paid_for_once(tmp_path: Path) -> None:
+    log = make_log(tmp_path / "log.jsonl", 1)
+    row = json.loads(log.read_text())
+    log.write_text("".join(json.dumps({**row, "id": f"r{i}"}) + "\n" for i in range(4)))
+    with Panel(delay_s=0.1) as panel:
+        request = make_request(panel, log, concurrency=4)
+        result, _ = run(request)
+        assert panel.asked() == {"weak": 1, "judge": 2}
+    assert result.summary["labelled"] == 4
+    assert result.summary["usd"]["perhaps"] == 0
+    _, told_ = run(request)
+    assert "when an earlier run was killed" not in told_
+
+
 def test_another_judge_is_paid_only_for_judging(panel: Panel, log: Path) -> None:
     run(make_request(panel, log))
     panel.say = lambda model, body: "VERDICT: TIE"

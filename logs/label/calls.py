@@ -118,6 +118,7 @@ class Caller:
         self._timeout_s = timeout_s
         self._wait_s = wait_s
         self._failed: Counter[str] = Counter()
+        self._locks: dict[str, asyncio.Lock] = {}
         self.calls = 0  # that went out
 
     async def ask(self, call: Call, hold: Hold) -> Reply:
@@ -126,8 +127,13 @@ class Caller:
         Raises CallFailed, CapReached, and LabelError where no further call makes sense.
         """
         key = call.key
-        if (known := self._ledger.replies.get(key)) is not None:
-            return known
+        # Rows that are alike ask the same: one call answers them all.
+        async with self._locks.setdefault(key, asyncio.Lock()):
+            if (known := self._ledger.replies.get(key)) is not None:
+                return known
+            return await self._paid(call, key, hold)
+
+    async def _paid(self, call: Call, key: str, hold: Hold) -> Reply:
         most = call.model.most(count_tokens(call.messages))
         for turn in range(self._retries + 1):
             async with self._slots:
