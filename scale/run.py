@@ -99,11 +99,11 @@ def score_logs(
 
     inputs: what `logs import` wrote, or Parquet with `id` and `prompt` or `messages`; or JSONL of a
     `format` that it reads, as it is: then every request is scored, repeats too. out: a .parquet
-    file, or any other name for JSONL. router: mf, bert, or a bundle's folder; strong,
-    weak: another pair of its models. workers: processes, of about 250 MB each; ray: the same on a
-    Ray cluster ("local" starts one). clusters: fit as many on a sample drawn with `seed` and write
-    their centres to `<out>.centers.npy`; centers: use those of such a file instead. embeddings:
-    float16, into Parquet only. skip_bad: leave bad rows out, and write where and why to `rejects`.
+    file, or any other name for JSONL. router: mf, bert, or a bundle's folder; strong, weak: another
+    pair of its models. workers: processes, of about 200 MB each; ray: the same on a Ray cluster
+    ("local" starts one). clusters: fit as many on a sample drawn with `seed`, and write their
+    centres to `<out>.centers.npy`; centers: use those of such a file instead. embeddings: float16,
+    into Parquet only. skip_bad: leave bad rows out, and write where and why to `rejects`.
 
     With several workers a script calls this below `if __name__ == "__main__":`, as for every pool
     of processes. The work goes on in `<out>.work`, which is deleted when `out` is whole.
