@@ -238,6 +238,13 @@ def train(
         int | None, typer.Option("--max-tokens", min=16, help="Length after truncation.")
     ] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="At most so many.")] = None,
+    min_evidence: Annotated[
+        float | None,
+        typer.Option(
+            "--min-evidence",
+            help="mf: stay with the base bundle unless the labels' log evidence is above; 0, 1.",
+        ),
+    ] = None,
     validation: Annotated[
         float, typer.Option("--validation", help="bert: share of the prompts kept for validation.")
     ] = 0.1,
@@ -291,6 +298,7 @@ def train(
         out=out,
         seed=seed,
         epochs=epochs,
+        min_evidence=min_evidence,
         validation=validation,
         against=against or [],
         source_weights=source_weight or [],

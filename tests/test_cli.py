@@ -194,6 +194,8 @@ def test_train_starts_from_a_bundle(tiny_base: Path, labelled: Path, tmp_path: P
     assert decide(tmp_path / "router", "hello")["choice"] in ("strong", "weak")
     more = ("--overwrite", "--base", tiny_base)
     assert "--epochs is for bert" in fails(2, *args, *more, "--epochs", "3")
+    cautious = json.loads(ok(*args, *more, "--min-evidence", "1e9", "--json"))
+    assert cautious["fitted_on"] == "base"
     assert "not both" in fails(1, *args, *more, "--encoder", "tiny")
     assert "'nosuch'" in fails(2, *args, "--overwrite", "--base", "nosuch")
 

@@ -311,6 +311,7 @@ def training(**changes: Any) -> Any:
     [
         ({"kind": "svm"}, "mf or bert"),
         ({"epochs": 3}, "--epochs is for bert"),
+        ({"kind": "bert", "min_evidence": 0.0}, "--min-evidence is for mf"),
         ({"base": "random"}, "--base 'random' is no bundle"),
         ({"strong": ()}, "--strong names no model"),
         ({"weak": ()}, "--weak names no model"),

@@ -21,6 +21,7 @@ def run_training(
     *,
     kind: str,
     epochs: int | None,
+    min_evidence: float | None = None,
     against: Sequence[str],
     source_weights: Sequence[str],
     console: Console | None,
@@ -33,8 +34,10 @@ def run_training(
     """
     if kind not in KINDS:
         raise ConfigError(f"there is no kind {kind!r} of router to train; give mf or bert")
-    settings: MFSettings | BertSettings = MFSettings()
+    settings: MFSettings | BertSettings = MFSettings(min_evidence=min_evidence)
     if kind == "bert":
+        if min_evidence is not None:
+            raise ConfigError("--min-evidence is for mf, which departs from a bundle")
         settings = BertSettings() if epochs is None else BertSettings(epochs=epochs)
     elif epochs is not None:
         raise ConfigError("--epochs is for bert: mf is fitted in closed form")
