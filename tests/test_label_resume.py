@@ -273,6 +273,15 @@ def test_many_failures_in_a_row_stop_the_run(panel: Panel, tmp_path: Path) -> No
     assert panel.asked()["weak"] <= 6
 
 
+def test_failures_with_answers_between_them_do_not(panel: Panel, tmp_path: Path) -> None:
+    log = make_log(tmp_path / "log.jsonl", 16)
+    some = [Fault(status=500)] * 7
+    panel.fail(*some, Fault(), *some, model="weak")
+    result, _ = run(make_request(panel, log, concurrency=1))
+    assert result.stopped is None
+    assert result.summary["labelled"] == 2
+
+
 def test_a_retry_needs_money_of_its_own(panel: Panel, tmp_path: Path) -> None:
     log = make_log(tmp_path / "log.jsonl", 1)
     request = make_request(panel, log, judge=None, votes=1, retries=5)

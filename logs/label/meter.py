@@ -50,7 +50,10 @@ class Meter:
         elif time.monotonic() - self._told > _EVERY_S:
             self._told = time.monotonic()
             self._console.print(
-                f"{done:,} of {self._total:,} rows, {self._money()}", highlight=False, markup=False
+                f"{done:,} of {self._total:,} rows, {self._money()}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
             )
 
     def _money(self) -> str:

@@ -395,4 +395,4 @@ def _tell(
 
 
 def _note(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False)
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
