@@ -5,6 +5,7 @@ many as they like. Spend by tenant, key and task is in `/stats`. The dashboard o
 deploy/grafana/thriftroute.json reads these names.
 """
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -125,6 +126,8 @@ class Metrics:
             "strong_share_expected", "Of the baseline at the threshold", mode="mostrecent"
         )
         self.threshold = gauge("threshold", "The pair's, as it is now", mode="mostrecent")
+        for unknown in (self.expected_share, self.threshold):
+            unknown.set(math.nan)
         gauge("info", "The version that runs", "version", mode="livemax").labels(__version__).set(1)
 
     def watch(self, recorder: Recording) -> None:

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import json
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -333,3 +335,55 @@ def test_what_does_not_fit_is_said(section: str, problem: str, tmp_path: Path) -
     with pytest.raises(ConfigError) as caught:
         load_config(path, {})
     assert problem in str(caught.value)
+
+
+def test_a_soft_budget_holds_in_shadow_mode_but_tool_calls_stay_where_they_are(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "r.db"
+    settings = {
+        "shadow": True,
+        "tiers": {"pro": {"budgets": [{"tokens": 100_000, "soft": 0.0}]}},
+        "default_tier": "pro",
+        "records": {"url": f"sqlite:///{path}"},
+    }
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    messages = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "7"},
+    ]
+    with StubProvider() as provider, serving(pool(provider.url, **settings)) as server:
+        assert ask(server).headers["x-thriftroute-model"] == "weak"
+        answer = httpx.post(
+            f"{server.url}/v1/chat/completions", json={"messages": messages}, timeout=30.0
+        )
+        assert answer.headers["x-thriftroute-model"] == "strong"
+    assert [row["routed"] is not None for row in rows(path)] == [True, True]
+
+
+def test_gauges_of_several_workers_are_put_together(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from thriftroute.serve.metrics import Metrics\n"
+        "metrics = Metrics(folder=Path(sys.argv[1]))\n"
+        "before = metrics.render()[0].decode()\n"
+        "metrics.drift_pvalue.set(float(sys.argv[2])); metrics.drift_alarm.set(int(sys.argv[3]))\n"
+        "metrics.threshold.set(0.25)\n"
+        "print(metrics.render()[0].decode() if sys.argv[2] != '0.5' else before)\n"
+    )
+
+    def worker(p: str, alarm: str) -> dict[str, str]:
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path), p, alarm],
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        lines = [line.split() for line in done.stdout.splitlines() if line[:1] not in {"#", ""}]
+        return {line[0]: line[1] for line in lines}
+
+    first = worker("0.5", "0")
+    assert (first["thriftroute_drift_pvalue"], first["thriftroute_drift_alarm"]) == ("1.0", "0.0")
+    assert first["thriftroute_strong_share_expected"] == "NaN"
+    worker("0.001", "1")
+    last = worker("0.7", "0")
+    assert (last["thriftroute_drift_pvalue"], last["thriftroute_drift_alarm"]) == ("0.001", "1.0")
+    assert last["thriftroute_threshold"] == "0.25"

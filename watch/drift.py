@@ -186,7 +186,7 @@ class Examination:
     def _shares(self, name: str, test: "_ShareTest", hits: bytearray) -> Finding:
         found = test.test
         test.read(hits, alpha=self._part)
-        told = self._rates(name, Rates(sum(hits), len(hits)), test.expected)
+        told = self._rates(name, Rates(hits.count(1), len(hits)), test.expected)
         return replace(
             told,
             drift=found is not None and found.p_value <= self._part,

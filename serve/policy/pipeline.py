@@ -135,7 +135,7 @@ class Pipeline:
         Tool calls that stay on their model go on there: a soft limit does not break them. Raises
         RefusedError (429) where nothing is left, or the request names a dearer model itself.
         """
-        if plan.choice == "session" and asked.in_tool_calls:
+        if plan.choice in {"session", "shadow"} and asked.in_tool_calls:
             step = Step("budget", "weak models only, but for these tool calls")
             return replace(plan, steps=(*plan.steps, step))
         limit = cost(self._models[self._config.weak], asked)
