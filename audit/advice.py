@@ -33,8 +33,8 @@ def _route_steps(audited: Audited) -> list[Step]:
     at = format_threshold(verdict.threshold)
     steps = [
         (
-            "Serve it, at first in shadow mode: the strong model answers, and what would have been "
-            "routed is recorded.",
+            "Serve it, at first with `shadow: true` in thriftroute.yaml: the strong model answers, "
+            "and what would have been routed is recorded.",
             f"thriftroute serve {router} --threshold {at} --strong-model STRONG --weak-model WEAK",
         ),
         (
@@ -43,7 +43,10 @@ def _route_steps(audited: Audited) -> list[Step]:
             f"thriftroute calibrate {router} {_pair(audited)} "
             f"--min-quality {verdict.min_quality:g} --confidence {verdict.confidence:g}",
         ),
-        ("Watch for drift: the promise is one about prompts like these.", "thriftroute watch"),
+        (
+            "Watch for drift: the promise is one about prompts like these.",
+            f"thriftroute watch {router}",
+        ),
     ]
     better = [warning for warning in verdict.warnings if "keeps more quality" in warning]
     if better:
