@@ -1,5 +1,6 @@
 """Money: nothing is paid twice, whatever ended a run; the cap holds; failures and retries."""
 
+import asyncio
 import json
 import os
 import signal
@@ -12,8 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from thriftroute.logs.label.calls import told
+from thriftroute.eval.pricing import Price
+from thriftroute.logs.label.calls import Call, Caller, CallFailed, Model, told
 from thriftroute.logs.label.errors import LabelError
+from thriftroute.logs.label.ledger import Ledger
+from thriftroute.logs.label.money import Hold, Purse
+from thriftroute.router.errors import ConfigError
 from thriftroute.router.stub import StubProvider
 from thriftroute.router.stub_faults import Fault
 from thriftroute.tests.labelling import PRICES, Panel, lines, make_log, make_request, run
@@ -293,10 +298,28 @@ def test_a_retry_needs_money_of_its_own(panel: Panel, tmp_path: Path) -> None:
     assert result.summary["usd"]["spent"] == pytest.approx(whole.expected.most_usd, abs=1e-6)
 
 
-def test_two_runs_on_one_state_are_refused(panel: Panel, log: Path) -> None:
-    from thriftroute.logs.label.ledger import Ledger
-    from thriftroute.router.errors import ConfigError
+def test_who_was_told_to_stop_tries_nothing_again(panel: Panel, tmp_path: Path) -> None:
+    panel.always(Fault(status=500), "weak")
+    model = Model("openai/weak", Price(1, 1), 10, {"api_base": panel.url, "api_key": "k"})
+    call = Call("r", model, ({"role": "user", "content": "hi"},))
 
+    async def ask(ledger: Ledger, *, stopped: bool) -> None:
+        stop = asyncio.Event()
+        caller = Caller(ledger, retries=2, wait_s=0.01, stop=stop)
+        if stopped:
+            stop.set()
+        with pytest.raises(CallFailed, match="500"):
+            await caller.ask(call, Hold(Purse(1.0), 0.0))
+        await caller.close()
+
+    with Ledger(tmp_path / "state") as ledger:
+        asyncio.run(ask(ledger, stopped=True))
+        assert panel.asked() == {"weak": 1}
+        asyncio.run(ask(ledger, stopped=False))
+        assert panel.asked() == {"weak": 1 + 3}
+
+
+def test_two_runs_on_one_state_are_refused(panel: Panel, log: Path) -> None:
     request = make_request(panel, log)
     with Ledger(request.state_path), pytest.raises(ConfigError, match="another run writes"):
         run(request)

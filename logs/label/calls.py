@@ -5,6 +5,7 @@ what they cost, are switched off.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
@@ -111,12 +112,15 @@ class Caller:
         retries: int = 3,
         timeout_s: float = 120.0,
         wait_s: float = 0.5,
+        stop: asyncio.Event | None = None,
     ) -> None:
+        """`stop`: once it is set, nothing that failed is tried again."""
         self._ledger = ledger
         self._slots = asyncio.Semaphore(concurrency)
         self._retries = retries
         self._timeout_s = timeout_s
         self._wait_s = wait_s
+        self._stop = stop or asyncio.Event()
         self._failed: Counter[str] = Counter()
         self._locks: dict[str, asyncio.Lock] = {}
         self.calls = 0  # that went out
@@ -157,7 +161,10 @@ class Caller:
             wait = self._pause(failure, turn)
             if wait is None:
                 break
-            await asyncio.sleep(wait)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), wait)
+            if self._stop.is_set():
+                raise CallFailed(told(failure)) from failure
         self._give_up(call.model, failure)
         raise CallFailed(told(failure)) from failure
 

@@ -300,13 +300,14 @@ def _ask(
     purse = Purse(float("inf") if request.max_usd is None else request.max_usd, ledger.total)
 
     async def work() -> Work:
+        stop = asyncio.Event()
         caller = Caller(
             ledger,
             concurrency=request.concurrency,
             retries=request.retries,
             timeout_s=request.timeout_s,
+            stop=stop,
         )
-        stop = asyncio.Event()
         with _signals(stop, console), Meter(console, len(rows), purse) as meter:
             try:
                 return await label_rows(
