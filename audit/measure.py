@@ -305,9 +305,14 @@ def curve(rows: Rows, *, points: int = 51, resamples: int = 500, seed: int = 0) 
     drawn = [
         at(row[order]) for block in resample_counts(rows.n, resamples, seed=seed) for row in block
     ]
-    ends = np.array([interval(column) for column in np.transpose([one for one, _ in drawn])])
+    # Whether a resample's quality is defined depends on its rows alone, not on the share.
+    heights = np.array([one for one, _ in drawn])
+    known = heights[np.isfinite(heights[:, 0])]
+    ends = np.full((2, points), np.nan)
+    if len(known) >= 0.95 * len(heights):
+        ends = np.quantile(known, [0.025, 0.975], axis=0)
     spread = interval([area for _, area in drawn])
-    return Band(share, quality, ends[:, 0], ends[:, 1], Estimate(apgr, *spread))
+    return Band(share, quality, ends[0], ends[1], Estimate(apgr, *spread))
 
 
 def ranks(values: npt.ArrayLike) -> Floats:

@@ -90,6 +90,22 @@ def test_a_weak_model_as_good_as_strong_is_enough(tiny_bundle: Path, tmp_path: P
     assert verdict("--router", tiny_bundle, "--data", equal, *PAIR)["verdict"] == "weak-only"
 
 
+def test_comparisons_are_audited_too(tiny_bundle: Path, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"hello {i}", "model_a": "small", "model_b": "big", "outcome": outcome}
+        for i, outcome in enumerate(["tie"] * 4 + ["b"])
+    ]
+    many = [{**rows[i % 5], "prompt": f"hello the {i}"} for i in range(300)]
+    path = tmp_path / "votes.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in many))
+    found = verdict("--router", tiny_bundle, "--data", path, *PAIR)
+    # A tie is half to each: (4 x .5) / (4 x .5 + 1), as the guide says.
+    assert found["facts"]["weak_quality"] == pytest.approx(0.4 / 0.6)
+    ties = [{**row, "outcome": "tie"} for row in many]
+    path.write_text("".join(json.dumps(row) + "\n" for row in ties))
+    assert verdict("--router", tiny_bundle, "--data", path, *PAIR)["verdict"] == "weak-only"
+
+
 def test_few_labels_are_not_enough(tiny_bundle: Path, tmp_path: Path) -> None:
     few = write(tmp_path / "few.jsonl", 40)
     found = verdict("--router", tiny_bundle, "--data", few, *PAIR)
