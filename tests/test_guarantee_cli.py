@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import thriftroute
 from thriftroute.audit.calibrate import Wish, run_guarantee
 from thriftroute.audit.guarantee import guaranteed
 from thriftroute.audit.labels import read_labels
@@ -16,6 +17,7 @@ from thriftroute.router.errors import ConfigError
 from thriftroute.router.routers import load_router
 from typer.testing import CliRunner, Result
 
+ROOT = Path(thriftroute.__file__).resolve().parent
 PAIR = ("--strong", "big", "--weak", "small")
 WORDS = ("prove", "theorem", "hard", "integral", "easy", "hello", "what", "is", "the", "a")
 
@@ -257,3 +259,13 @@ def test_errors_of_the_data_are_passed_on(base: tuple[object, ...], tmp_path: Pa
 def test_a_wish_is_checked_before_anything_is_loaded() -> None:
     with pytest.raises(ConfigError, match="one promise"):
         run_guarantee("no such router", Target(), Wish())
+
+
+def test_the_guides_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    guide = (ROOT / "docs" / "guarantee.md").read_text(encoding="utf-8")
+    start = "    thriftroute calibrate --data data/samples/"
+    [command] = [line.split()[2:] for line in guide.splitlines() if line.startswith(start)]
+    monkeypatch.chdir(ROOT)
+    said = "with 90% confidence quality is at least 90.0% of always strong's"
+    assert said in ok(*command) and said in guide
+    assert "on n = 400 labelled prompts" in guide
