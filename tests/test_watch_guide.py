@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from thriftroute.router.cli import app
 from thriftroute.router.errors import ConfigError
-from thriftroute.watch import example, simulate
+from thriftroute.serve.records import example
+from thriftroute.watch import simulate
 from typer.testing import CliRunner
 
 GUIDE = (Path(__file__).resolve().parent.parent / "docs" / "watch.md").read_text(encoding="utf-8")

@@ -1,6 +1,6 @@
 """A database of decisions to try `thriftroute watch` on, as docs/watch.md does; nothing is called.
 
-    python -m thriftroute.watch.example thriftroute.db
+    python -m thriftroute.serve.records.example thriftroute.db
 
 Two months of 2026: nine days in shadow mode, then routed; in the second month an experiment, and in
 its last four days other prompts.
@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..router.errors import ConfigError
-from ..serve.records import Record, Recorder
-from ..serve.settings import RecordSettings
-from .arms import CONTROL, TREATMENT
+from ...router.errors import ConfigError
+from ...watch.arms import CONTROL, TREATMENT
+from ..settings import RecordSettings
+from .record import Record
+from .writer import Recorder
 
 START, DAYS, DECISIONS = 1_767_225_600.0, 59, 9000  # from 2026-01-01, UTC
 SHADOW_DAYS, TRIAL_DAY, CHANGE_DAY = 9, 31, 55
