@@ -333,7 +333,7 @@ def test_the_options_reach_the_bundle(tiny_encoder: Path, data: str, tmp_path: P
         source_weights=["=0.5"], notes=("of the test",),
     )  # fmt: skip
     summary = result.summary
-    assert summary["settings"] == {"folds": 5, "min_labels": 50}
+    assert summary["settings"] == {"folds": 5, "min_labels": 50, "min_evidence": None}
     assert (summary["base"], summary["fitted_on"]) == (str(tiny_encoder), "labels")
     assert summary["source_weights"] == {"": 0.5}
     assert summary["prompts"]["train"] == 60
