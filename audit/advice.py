@@ -33,7 +33,7 @@ def _route_steps(audited: Audited) -> list[Step]:
     at = format_threshold(verdict.threshold)
     steps = [
         (
-            "Serve it, at first with `shadow: true` in thriftroute.yaml: the strong model answers, "
+            "Serve it, at first with shadow: true in thriftroute.yaml: the strong model answers, "
             "and what would have been routed is recorded.",
             f"thriftroute serve {router} --threshold {at} --strong-model STRONG --weak-model WEAK",
         ),

@@ -144,14 +144,15 @@ class _Audit:
         assert self.seen.found is not None and self.seen.choice is not None
         found, wishes = self.seen.found, self.wishes
         what = "of the cost" if self.seen.rows.usd else "of the strong calls"
-        word = "at least" if found.quality.value >= wishes.min_quality else "within its error of"
+        below = found.quality.value < wishes.min_quality
         return self._answer(
             "route",
             "saves-and-keeps-quality",
-            f"threshold {self.seen.choice.threshold:g} saves {found.saving.value:.1%} {what}, "
-            f"better than a random mix, at {found.quality.value:.1%} of the strong model's "
-            f"quality: {word} {wishes.min_quality:.0%}, which is promised with "
-            f"{wishes.confidence:.0%} confidence",
+            f"threshold {self.seen.choice.threshold:g} saves {found.saving.value:.1%} {what} at "
+            f"{found.quality.value:.1%} of the strong model's quality, better than a random mix; "
+            f"at least {wishes.min_quality:.0%} of the quality is promised with "
+            f"{wishes.confidence:.0%} confidence"
+            + ("; it was measured a little below that, within its error" if below else ""),
             threshold=self.seen.choice.threshold,
             measured=found,
         )
