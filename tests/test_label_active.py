@@ -75,6 +75,13 @@ def test_rows_are_drawn_as_often_as_their_probabilities_say() -> None:
     assert np.all(np.abs(firsts / 4000 - p / 3) < 4 * np.sqrt(p / 3 / 4000))
 
 
+def test_neighbours_are_drawn_together_too() -> None:
+    rng = np.random.default_rng(0)
+    draws = [set(systematic(np.full(10, 0.5), rng).tolist()) for _ in range(300)]
+    # 2 of 9 for any pair; in the rows' own order neighbours would never meet.
+    assert 30 < sum({0, 1} <= drawn for drawn in draws) < 110
+
+
 def test_a_round_leaves_out_what_was_drawn_and_is_drawn_alike() -> None:
     rows = [f"r{i}" for i in range(10)]
     one = next_round(rows, [], 4, seed=3, number=1)

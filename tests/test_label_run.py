@@ -137,7 +137,8 @@ def test_unreadable_verdicts_are_asked_for_once_more(panel: Panel, tmp_path: Pat
     assert panel.asked()["judge"] == 3 * 2 * 2
     assert result.summary["unlabelled"] == {"the judge's verdict cannot be read": 3}
     assert not request.out.exists()
-    run(request)  # nor is there a third time
+    result, _ = run(request)  # nor is there a third time
+    assert result.expected.calls == {}
     assert panel.asked()["judge"] == 12
 
 
