@@ -262,6 +262,29 @@ def test_a_promise_that_never_holds_is_not_a_matter_of_labels() -> None:
     assert "more labels would not do" in found.message
 
 
+def test_what_lies_behind_a_failure_is_not_taken() -> None:
+    # The easiest prompts are weak's worst: always weak would be better than strong, but what comes
+    # first in the order fails, and the order was fixed.
+    scores = np.linspace(0, 0.99, 1000)
+    weak = (scores > 0.2).astype(float)
+    strong = (np.arange(1000) % 2).astype(float)
+    assert weak.mean() > strong.mean()
+    found = guaranteed(scores, strong, weak, min_quality=0.9)
+    assert 0.85 < found.strong_pct < 1 and found.quality_bound == 0.9
+    # Turned around, nothing fails, and the bound is what always weak is shown to keep.
+    turned = guaranteed(0.99 - scores, strong, weak, min_quality=0.9)
+    assert turned.strong_pct == 0 and turned.quality_bound > 1.4
+
+
+@pytest.mark.parametrize(("n", "more"), [(20, True), (2000, False)])
+def test_a_loss_seen_on_a_few_prompts_may_be_chance(n: int, more: bool) -> None:
+    # On a tenth of the prompts, the first to go to weak, it fails.
+    scores = np.linspace(0, 0.99, n)
+    weak = (scores > 0.1).astype(float)
+    found = guaranteed(np.round(scores, 1), np.ones(n), weak, min_quality=0.95)
+    assert not found.feasible and (found.needed_n is not None) == more
+
+
 def test_the_number_of_labels_that_would_do() -> None:
     few = [guaranteed(*traffic(40, seed), min_quality=0.95, seed=seed) for seed in range(20)]
     said = [found.needed_n for found in few if found.needed_n is not None]
