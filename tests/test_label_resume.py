@@ -332,9 +332,35 @@ def test_keys_are_written_nowhere(panel: Panel, log: Path, monkeypatch: pytest.M
     params: dict[str, Any] = {"all": {"api_base": panel.url}}
     request = make_request(panel, log, params=params)
     result, out = run(request)
-    assert panel.requests[0].api_key == key
-    assert key not in request.state_path.read_text() + json.dumps(result.summary) + out
-    assert "[hidden]" in json.dumps(result.summary)
+    monkeypatch.delenv("OPENAI_API_KEY")
+    params["all"]["api_key"] = key
+    other, more = run(make_request(panel, log, params=params))
+    assert {request.api_key for request in panel.requests} == {key}
+    shown = json.dumps([result.summary, other.summary]) + out + more
+    assert key not in request.state_path.read_text() + shown
+    assert shown.count("[hidden]") == 2
+
+
+def test_a_full_disk_stops_the_run_before_more_is_asked(panel: Panel, log: Path) -> None:
+    resource = pytest.importorskip("resource")
+    request = make_request(panel, log, concurrency=1)
+    run(replace(request, state=log.parent / "other", count=1))  # LiteLLM is loaded
+    made = len(panel.requests)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
+    try:
+        result, _ = run(request)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert result.stopped == "failures"
+    assert "cannot go on" in str(result.error)
+    assert request.state_path.read_bytes().endswith(b"}\n")  # no half a line
+    assert 0 < len(panel.requests) - made < 24
+    asked = len(panel.requests)
+    result, _ = run(request)
+    assert result.summary["labelled"] == 8
+    assert len(panel.requests) - asked >= 24 - (asked - made)
+    assert len(panel.requests) - made <= 25
 
 
 def test_the_state_is_nobody_elses_to_read(panel: Panel, log: Path) -> None:

@@ -81,6 +81,8 @@ async def label_rows(
             work.stopped = "cap"
         except LabelError as error:
             work.stopped, work.error = "failures", error
+        except OSError as error:  # a full disk: what cannot be kept must not be asked for
+            work.stopped, work.error = "failures", LabelError(f"cannot go on: {error}")
         finally:
             hold.close()
             freed.set()

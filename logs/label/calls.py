@@ -11,7 +11,7 @@ import json
 import os
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +67,12 @@ class Model:
     def most(self, input_tokens: float) -> float:
         """What a call costs at most whose input was counted as so many tokens."""
         return self.usd(MARGIN * input_tokens, self.max_tokens)
+
+    @property
+    def secrets(self) -> list[str]:
+        """What of the parameters nobody may read."""
+        found = self.params.get("api_key")
+        return [found] if isinstance(found, str) and len(found) >= 8 else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +157,8 @@ class Caller:
                     self._settle(key, hold, most, "cancelled", most)
                     raise
                 except Exception as error:  # noqa: BLE001 - judged below
-                    self._settle(key, hold, most, told(error), most if may_cost(error) else 0.0)
-                    failure = error
+                    failure, words = error, told(error, call.model.secrets)
+                    self._settle(key, hold, most, words, most if may_cost(error) else 0.0)
                 else:
                     self._ledger.answer(key, reply)
                     hold.settle(most, reply.usd or 0.0)
@@ -164,9 +170,9 @@ class Caller:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), wait)
             if self._stop.is_set():
-                raise CallFailed(told(failure)) from failure
-        self._give_up(call.model, failure)
-        raise CallFailed(told(failure)) from failure
+                raise CallFailed(words) from failure
+        self._give_up(call.model, failure, words)
+        raise CallFailed(words) from failure
 
     async def close(self) -> None:
         """Close the connections that LiteLLM keeps, and forget them: the next event loop may have
@@ -216,27 +222,28 @@ class Caller:
         wait = backoff if asked is None else max(asked, backoff)
         return min(wait, _LONGEST_WAIT_S)
 
-    def _give_up(self, model: Model, error: Exception) -> None:
+    def _give_up(self, model: Model, error: Exception, words: str) -> None:
         """Raises LabelError where the next call would fail in the same way."""
         if status_of(error) in _USELESS:
             raise LabelError(
-                f"model {model.name!r} cannot be called: {told(error)}; mend it (key, name, "
+                f"model {model.name!r} cannot be called: {words}; mend it (key, name, "
                 "--api-base, --params), and the same command goes on"
             ) from error
         self._failed[model.name] += 1
         if self._failed[model.name] >= _IN_A_ROW:
             raise LabelError(
                 f"{_IN_A_ROW} calls of model {model.name!r} in a row failed, the last: "
-                f"{told(error)}; the same command goes on where this one stopped"
+                f"{words}; the same command goes on where this one stopped"
             ) from error
 
 
-def told(error: BaseException) -> str:
-    """The failure in one line, without what a provider may quote of a key."""
+def told(error: BaseException, secrets: Iterable[str] = ()) -> str:
+    """The failure in one line, without the keys that a provider may quote: those of the environment
+    and `secrets`."""
     status = status_of(error)
     name = "Timeout" if _any(error, _LATE) else type(error).__name__
     words = " ".join(str(getattr(error, "message", None) or error).split())
-    for secret in _secrets():
+    for secret in (*secrets, *_secrets()):
         words = words.replace(secret, "[hidden]")
     return f"{name}{f' {status}' if status else ''}: {words[:300]}" if words else name
 

@@ -179,8 +179,14 @@ class Ledger:
         record["time"] = datetime.now(UTC).isoformat(timespec="seconds")
         # ASCII, so that half a surrogate pair in an answer can be written at all.
         data = json.dumps(record).encode() + b"\n"
-        while data:
-            data = data[os.write(self._file, data) :]
+        size = os.fstat(self._file).st_size
+        try:
+            while data:
+                data = data[os.write(self._file, data) :]
+        except OSError:  # a full disk: half a line would spoil the next one
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, size)
+            raise
         if record["kind"] == "answered":
             os.fsync(self._file)  # it was paid for
         self._take(record)
