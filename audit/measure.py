@@ -7,7 +7,7 @@ two ways of routing are paired (the same resamples). A row's weight is its impor
 sampling that was not uniform; without such sampling all are 1.
 """
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -262,9 +262,7 @@ def _permuted_p(d: Floats, residual: Floats, weight: Floats, z: float, seed: int
 
 def normal_tail(z: float) -> float:
     """P(Z >= z) of a standard normal variable."""
-    from math import erfc, sqrt
-
-    return 0.5 * erfc(z / sqrt(2))
+    return 0.5 * math.erfc(z / math.sqrt(2))
 
 
 @dataclass(frozen=True, eq=False)
@@ -337,12 +335,6 @@ def labels_needed(z: float, n: int, wanted: float) -> float:
     if not z > 0:
         return float("inf")
     return n * (wanted / z) ** 2
-
-
-def first_letters(texts: Sequence[str], width: int) -> list[str]:
-    """Each text on one line, cut to `width` characters."""
-    lines = (" ".join(text.split()) for text in texts)
-    return [line if len(line) <= width else line[: width - 1].rstrip() + "…" for line in lines]
 
 
 def interval_of_difference(first: Measured, second: Measured) -> Interval:
