@@ -12,8 +12,8 @@ processes of the run (proportional set size: shared pages count once), twice a s
 Rows a second are those from the moment when as many chunks are done as there are workers, so that
 start-up, which a long log does not feel, is not in them; it is printed beside them. The projection
 is arithmetic: rows / (rows a second), with reading through and joining in proportion to the rows.
-CPU milliseconds a row, of all processes in the same stretch of time, hardly depend on what else
-runs on the machine: where it is busy, compare those.
+CPU milliseconds a row, of all processes in the same stretch of time, depend little on what else
+runs on the machine: where it is busy, compare those, and what follows from them for free cores.
 """
 
 import argparse
@@ -206,9 +206,11 @@ def scoring(
     summary = told["summary"]
     share = PROJECTED / given.rows
     hours = (PROJECTED / rate + share * (summary["plan_s"] + summary["join_s"])) / 3600
+    cpu_ms = 1000 * spent / scored
     return {
         "rows_per_s": round(rate, 1),
-        "cpu_ms_per_row": round(1000 * spent / scored, 2),
+        "cpu_ms_per_row": round(cpu_ms, 2),
+        "rows_per_s_free": round(1000 * workers / cpu_ms, 1),
         "wall_s": round(wall, 1),
         "first_chunk_s": round(states[0][0] - told["began"], 1),
         "plan_s": summary["plan_s"],
@@ -216,6 +218,7 @@ def scoring(
         **memory,
         "out_bytes_per_row": round(out.stat().st_size / given.rows, 1),
         "projected_hours": round(hours, 1),
+        "projected_hours_free": round(PROJECTED * cpu_ms / 1000 / workers / 3600, 1),
     }
 
 
@@ -363,11 +366,11 @@ def show(report: dict[str, Any]) -> None:
         "rows/s",
         "from .. to",
         "CPU ms/row",
+        "free cores",
+        f"{PROJECTED // 1_000_000} M rows, h",
+        "free, h",
         "start, s",
         "peak MB",
-        "at the end",
-        "B/row out",
-        f"{PROJECTED // 1_000_000} M rows, h",
     ):
         table.add_column(column, justify="right" if column else "left")
     for case, row in report["cases"].items():
@@ -376,15 +379,17 @@ def show(report: dict[str, Any]) -> None:
             f"{row['rows_per_s']:,.0f}",
             f"{row['slowest']:,.0f} .. {row['fastest']:,.0f}",
             f"{row['cpu_ms_per_row']:.1f}",
-            f"{row['first_chunk_s']:.1f}",
-            *(f"{row[name]:,.0f}" for name in ("peak_mb", "peak_mb_end")),
-            f"{row['out_bytes_per_row']:,.0f}",
+            f"{row['rows_per_s_free']:,.0f}",
             f"{row['projected_hours']:,.1f}",
+            f"{row['projected_hours_free']:,.1f}",
+            f"{row['first_chunk_s']:.1f}",
+            f"{row['peak_mb']:,.0f}",
         )
     console.print(table)
     console.print(
-        "rows/s: median of the rounds, slowest and fastest; start: until the first chunk is done; "
-        "peak MB: all processes of a run together, also in its last third; B/row out: of the scores"
+        "rows/s: median of the rounds, slowest and fastest; free cores: rows/s where each worker "
+        "has a core of its own, from the CPU time; start: until the first chunk is done; peak MB: "
+        "all processes of a run together"
     )
 
 
