@@ -5,27 +5,26 @@
 """
 
 import asyncio
-import json
 import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ..router.controller import place_of
-from .asked import PREFIX, read_body, read_options, read_request
+from .asked import read_body, read_options, read_request
 from .auth import principal as principal_of
 from .cache.answers import Assembler, Kept, is_complete, pack, replay, unpack
 from .cache.key import cache_key, semantic_bucket
 from .calls.caller import CANCELLED, Answer
-from .calls.failures import Attempt, UpstreamError
+from .calls.failures import UpstreamError
 from .calls.wire import wants_usage
 from .errors import RefusedError
+from .exchange import Exchange, headers_of, record_of
 from .money.cost import Usage, cost_of, usage_of
-from .money.ledger import Reservation
 from .plan import Plan
-from .records.record import CacheState, Record, hash_prompt, hash_session
+from .records.record import CacheState, Record
 from .request import Asked
 from .state import State
 
@@ -50,37 +49,6 @@ class Stream:
 
     chunks: AsyncIterator[dict[str, Any]]
     headers: dict[str, str]
-
-
-@dataclass(slots=True)
-class _Exchange:
-    """What is known so far of a request in work."""
-
-    started: float
-    asked: Asked
-    headers: Mapping[str, str]
-    plan: Plan | None = None
-    reservation: Reservation | None = None
-    answer: Answer | None = None
-    failed: tuple[Attempt, ...] = ()  # where no model answered
-    cache: CacheState = "off"
-    key: str | None = None
-    bucket: str | None = None
-    meant: str | None = None  # the model that `key` was made for
-    cost: float = 0.0
-    strong_cost: float = 0.0
-    usage: Usage = field(default_factory=lambda: Usage(0, 0))
-    used_tokens: int = 0  # of all attempts
-    completion: dict[str, Any] | None = None
-    upstream_s: float = 0.0
-    ttft_s: float | None = None
-    latency_s: float = 0.0
-    model: str | None = None
-    arm: str | None = None  # of the experiment
-    routed_cost: float | None = None  # in shadow mode
-    status: int = 200
-    error: str | None = None
-    closed: bool = False
 
 
 class Chat:
@@ -110,14 +78,14 @@ class Chat:
 
         # A short prompt is counted sooner than a thread is woken.
         asked = read() if len(raw) < SHORT_BYTES else await state.in_thread(read)
-        exchange = _Exchange(started, asked, headers)
+        exchange = Exchange(started, asked, headers)
         state.metrics.in_flight.inc()  # until it is closed, which is a stream's end
         try:
             return await self._answered(exchange)
         except RefusedError as error:
             exchange.status, exchange.error = error.status, error.code
             await self._close(exchange)
-            error.headers.update(self._headers(exchange))
+            error.headers.update(headers_of(exchange))
             raise
         except asyncio.CancelledError:
             exchange.status, exchange.error = CLIENT_LEFT, "client_left"
@@ -134,7 +102,7 @@ class Chat:
         while self._closing:
             await asyncio.gather(*self._closing, return_exceptions=True)
 
-    async def _answered(self, exchange: _Exchange) -> Reply | Stream:
+    async def _answered(self, exchange: Exchange) -> Reply | Stream:
         state, asked = self._state, exchange.asked
         held = await state.sessions.held(asked)
         if state.experiment is not None:
@@ -162,15 +130,16 @@ class Chat:
         exchange.answer, exchange.model = answer, answer.model
         if answer.chunks is not None:
             exchange.ttft_s = time.perf_counter() - exchange.started
+            exchange.overhead_s = max(0.0, exchange.ttft_s - exchange.upstream_s)
             chunks = self._streamed(exchange, answer)
             # Up to its first `yield`: a generator that never ran would not close the exchange.
             await anext(chunks)
-            return Stream(chunks, self._headers(exchange))
+            return Stream(chunks, headers_of(exchange))
         exchange.completion = answer.response
         await self._close(exchange)
-        return Reply(exchange.completion or {}, self._headers(exchange))
+        return Reply(exchange.completion or {}, headers_of(exchange))
 
-    async def _reserve(self, exchange: _Exchange) -> Plan:
+    async def _reserve(self, exchange: Exchange) -> Plan:
         """Take the estimate from the budgets; where one runs low, weak models have to do."""
         state, asked, plan = self._state, exchange.asked, exchange.plan
         assert plan is not None
@@ -196,7 +165,7 @@ class Chat:
             exchange.plan = plan
         return plan
 
-    async def _cached(self, exchange: _Exchange) -> Reply | Stream | None:
+    async def _cached(self, exchange: Exchange) -> Reply | Stream | None:
         """The kept answer to the same request, or to one close enough, where that is turned on."""
         state, asked, plan = self._state, exchange.asked, exchange.plan
         assert plan is not None
@@ -223,16 +192,16 @@ class Chat:
         exchange.cache, exchange.model, exchange.completion = kind, kept.model, completion
         await self._close(exchange)
         if not asked.stream:
-            return Reply(completion, self._headers(exchange))
+            return Reply(completion, headers_of(exchange))
         wants = wants_usage(asked.body)
 
         async def chunks() -> AsyncIterator[dict[str, Any]]:
             for chunk in replay(completion, wants):
                 yield chunk
 
-        return Stream(chunks(), self._headers(exchange))
+        return Stream(chunks(), headers_of(exchange))
 
-    async def _streamed(self, exchange: _Exchange, answer: Answer) -> AsyncIterator[dict[str, Any]]:
+    async def _streamed(self, exchange: Exchange, answer: Answer) -> AsyncIterator[dict[str, Any]]:
         """The upstream's chunks, kept as they pass; however it ends, the exchange is closed."""
         assert answer.chunks is not None
         assembler = Assembler()
@@ -252,7 +221,7 @@ class Chat:
             exchange.upstream_s = answer.chunks.waited_s
             self._close_later(exchange)
 
-    def _close_later(self, exchange: _Exchange) -> asyncio.Task[None] | None:
+    def _close_later(self, exchange: Exchange) -> asyncio.Task[None] | None:
         """Close it in a task of its own, once: a client that leaves meanwhile cancels nothing."""
         if exchange.closed:
             return None
@@ -266,12 +235,12 @@ class Chat:
         task.add_done_callback(self._closing.discard)
         return task
 
-    async def _close(self, exchange: _Exchange) -> None:
+    async def _close(self, exchange: Exchange) -> None:
         task = self._close_later(exchange)
         if task is not None:
             await asyncio.shield(task)
 
-    async def _conclude(self, exchange: _Exchange) -> None:
+    async def _conclude(self, exchange: Exchange) -> None:
         """Price, settle, keep; then, with nobody waiting for it, record."""
         for step in (self._price, self._settle, self._remember, self._keep):
             try:
@@ -283,14 +252,14 @@ class Chat:
         exchange.latency_s = time.perf_counter() - exchange.started
         self._start(self._tell(exchange))
 
-    async def _tell(self, exchange: _Exchange) -> None:
+    async def _tell(self, exchange: Exchange) -> None:
         """One record: to the database, the metrics and the trace."""
         state = self._state
         try:
             if state.config.records.text:  # to be masked, which takes patterns their time
-                record = await state.in_thread(lambda: self._record(exchange))
+                record = await state.in_thread(lambda: record_of(exchange, state))
             else:
-                record = self._record(exchange)
+                record = record_of(exchange, state)
             await self._look_at_novelty(exchange, record)
             state.recorder.put(record)
             state.watching.observe(record)
@@ -299,7 +268,7 @@ class Chat:
         except Exception as error:  # noqa: BLE001
             logger.error("request %s: record: %s", exchange.asked.id, place_of(error))
 
-    async def _look_at_novelty(self, exchange: _Exchange, record: Record) -> None:
+    async def _look_at_novelty(self, exchange: Exchange, record: Record) -> None:
         """Of a sample: another run of the router, when the answer is there already."""
         state, share = self._state, self._state.config.watch.novelty
         if share <= 0 or record.score is None or int(record.id[:8], 16) >= share * 2**32:
@@ -307,7 +276,7 @@ class Chat:
         pipeline, asked = state.pipeline_of(exchange.arm), exchange.asked
         record.familiarity = await state.in_thread(lambda: pipeline.familiarity(asked))
 
-    async def _price(self, exchange: _Exchange) -> None:
+    async def _price(self, exchange: Exchange) -> None:
         """Cost of every attempt whose usage is known; of a stream that was cut, by estimate."""
         registry, answer = self._state.registry, exchange.answer
         strong = registry.models[self._state.config.strong]
@@ -336,26 +305,26 @@ class Chat:
         if routed is not None:
             exchange.routed_cost = cost_of(registry.models[routed], exchange.usage)
 
-    async def _estimated(self, exchange: _Exchange, said: str) -> Usage | None:
+    async def _estimated(self, exchange: Exchange, said: str) -> Usage | None:
         """Where the provider did not come to say it: what it will have counted."""
         message = {"role": "assistant", "content": said}
         count = self._state.count_tokens
         written = await self._state.in_thread(lambda: count([message], None)) if said else 0
         return Usage(exchange.asked.prompt_tokens, written, estimated=True)
 
-    async def _settle(self, exchange: _Exchange) -> None:
+    async def _settle(self, exchange: Exchange) -> None:
         if exchange.reservation is not None:
             ledger = self._state.ledger
             await ledger.settle(exchange.reservation, exchange.cost, exchange.used_tokens)
 
-    async def _remember(self, exchange: _Exchange) -> None:
+    async def _remember(self, exchange: Exchange) -> None:
         if exchange.model is not None and exchange.status == 200:
             # In shadow mode a session goes on as if the model that was meant had answered it.
             routed = None if exchange.plan is None else exchange.plan.routed
             model = routed or exchange.model
             await self._state.sessions.remember(exchange.asked, model, exchange.completion)
 
-    async def _keep(self, exchange: _Exchange) -> None:
+    async def _keep(self, exchange: Exchange) -> None:
         """Into the cache, where it is a whole answer that was called for."""
         state, asked, completion = self._state, exchange.asked, exchange.completion
         if state.cache is None or exchange.key is None or completion is None:
@@ -376,96 +345,6 @@ class Chat:
         if state.semantic is not None and exchange.bucket is not None:
             semantic, key, bucket = state.semantic, exchange.key, exchange.bucket
             await state.in_thread(lambda: semantic.add(bucket, asked.text, key))
-
-    def _record(self, exchange: _Exchange) -> Record:
-        asked, plan, answer = exchange.asked, exchange.plan, exchange.answer
-        who, usage = asked.principal, exchange.usage
-        latency = exchange.latency_s
-        record = Record(
-            id=asked.id,
-            time=time.time() - (time.perf_counter() - exchange.started),
-            tenant=who.tenant,
-            key=who.key,
-            tier=who.tier,
-            requested=asked.model,
-            model=exchange.model,
-            strong=None if exchange.model is None else exchange.model == self._state.config.strong,
-            task=asked.options.task,
-            stream=asked.stream,
-            status=exchange.status,
-            error=exchange.error,
-            cache=exchange.cache,
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            cached_tokens=usage.cached_tokens,
-            reasoning_tokens=usage.reasoning_tokens,
-            cost=exchange.cost,
-            strong_cost=exchange.strong_cost,
-            latency_s=latency,
-            ttft_s=exchange.ttft_s,
-            prompt_hash=hash_prompt(asked.messages),
-        )
-        if not asked.stream or exchange.ttft_s is not None:
-            spent = exchange.ttft_s if exchange.ttft_s is not None else latency
-            record.overhead_s = max(0.0, spent - exchange.upstream_s)
-        if asked.options.session is not None:
-            record.session_hash = hash_session(who.tenant, asked.options.session)
-        if plan is not None:
-            record.choice, record.router = plan.choice, plan.router
-            record.reason = self._reason(exchange, plan)
-            record.score, record.threshold = plan.score, plan.threshold
-            record.steps = tuple((step.name, step.outcome) for step in plan.steps)
-            if plan.routed is not None:
-                record.routed, record.routed_cost = plan.routed, exchange.routed_cost
-        if self._state.experiment is not None:
-            record.arm = self._state.experiment.recorded(exchange.arm)
-        attempts = exchange.failed if answer is None else answer.attempts
-        record.attempts = tuple(attempt.to_dict() for attempt in attempts)
-        if self._state.config.records.text:
-            self._add_text(record, exchange)
-        return record
-
-    def _add_text(self, record: Record, exchange: _Exchange) -> None:
-        messages: Any = exchange.asked.messages
-        completion = exchange.completion or {}
-        choices = completion.get("choices") or ()
-        said: Any = [choice["message"] for choice in choices if choice.get("message")]
-        # An answer may hold what its prompt did not: masked wherever anything is to be masked.
-        if self._state.config.sensitivity.actions:
-            messages = self._state.pipeline.masked(messages)
-            said = self._state.pipeline.masked(said)
-        record.prompt = json.dumps(messages, ensure_ascii=False)
-        record.answer = json.dumps(said, ensure_ascii=False) if said else None
-
-    def _reason(self, exchange: _Exchange, plan: Plan) -> str:
-        """Why this model answered: the plan's reason, and what came between."""
-        if exchange.model is None or exchange.model == plan.models[0]:
-            return plan.reason
-        if exchange.answer is not None and exchange.answer.cascade:
-            return f"{plan.reason}; {plan.models[0]}'s answer would not do (cascade)"
-        return f"{plan.reason}; {plan.models[0]} did not answer (fallback)"
-
-    def _headers(self, exchange: _Exchange) -> dict[str, str]:
-        """Which model answered and why. The cost only where it is known before the answer goes."""
-        plan = exchange.plan
-        values: dict[str, object] = {"decision-id": exchange.asked.id, "cache": exchange.cache}
-        if plan is not None:
-            if exchange.model is not None:
-                values["model"] = exchange.model
-            values["choice"], values["reason"] = plan.choice, self._reason(exchange, plan)
-            if plan.score is not None:
-                values["score"] = f"{plan.score:.6g}"
-            if plan.threshold is not None:
-                values["threshold"] = f"{plan.threshold:.6g}"
-        if exchange.closed:
-            values["cost"] = f"{exchange.cost:.10f}".rstrip("0").rstrip(".")
-        return {f"{PREFIX}{name}": header_value(value) for name, value in values.items()}
-
-
-def header_value(value: object) -> str:
-    """`value` on one line of printable ASCII, as HTTP headers carry it."""
-    text = " ".join(str(value).split()).encode("ascii", "replace").decode()
-    return "".join(char if char.isprintable() else "?" for char in text)[:500]
 
 
 async def until_left(work: Awaitable[T], left: Callable[[], Awaitable[None]]) -> T | None:
