@@ -19,6 +19,7 @@ from ..router.stub import Received, StubProvider
 from ..router.stub_faults import Fault
 
 RULES = Path(__file__).resolve().parent.parent / "data" / "samples" / "simulate.py"
+LOG = RULES.with_name("own-logs.jsonl")
 MODELS = ("strong-sim", "weak-sim", "judge-sim")
 
 

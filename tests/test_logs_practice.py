@@ -12,10 +12,8 @@ import httpx
 import pytest
 from thriftroute.logs.importing import Imported, Options, read_entries
 from thriftroute.logs.label.judge import RUBRIC, Verdict, parse, question
-from thriftroute.logs.practice import RULES, PracticeProvider, load_rules
+from thriftroute.logs.practice import LOG, RULES, PracticeProvider, load_rules
 from thriftroute.router.stub_faults import Fault
-
-LOG = RULES.with_name("own-logs.jsonl")
 
 
 @pytest.fixture(scope="module")
