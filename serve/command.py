@@ -26,6 +26,7 @@ DEFAULT = Path("thriftroute.yaml")
 # How a worker process learns its configuration: it is started with nothing but a module's name.
 FOLDER_VARIABLE = "THRIFTROUTE_SERVE_FOLDER"
 CONFIG = "config.json"
+BACKLOG = 2048  # as uvicorn's own
 
 
 def run_serve(config: Config) -> None:
@@ -151,6 +152,7 @@ def _bind(host: str, port: int) -> socket.socket:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, port))
+        bound.listen(BACKLOG)  # who comes before all is loaded waits, and is not sent away
     except (OSError, OverflowError) as error:
         bound.close()
         raise ConfigError(
