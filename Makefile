@@ -1,6 +1,8 @@
 # make demo: set up and run the whole main job. make test: set up and run the tests.
 PYTHON ?= python3
 VENV ?= .venv
+# Test files run in so many processes.
+TEST_WORKERS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
@@ -19,7 +21,7 @@ demo: setup
 	$(BIN)/thriftroute demo
 
 test: setup
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --cov --cov-report=term:skip-covered
 
 lint: setup
 	$(BIN)/ruff check .

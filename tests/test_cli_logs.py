@@ -39,7 +39,7 @@ def test_import_of_all(log: Path, tmp_path: Path) -> None:
     out = tmp_path / "logs.jsonl"
     result = run("import", log, "--out", out, "--mask")
     assert result.exit_code == 0, result.output
-    assert "spend.jsonl: litellm" in result.stdout
+    assert "spend.jsonl: litellm" in " ".join(result.stdout.split())  # however it is wrapped
     assert "60 entries read, 59 distinct requests in 59; left out: 1 failed" in result.stdout
     assert f"wrote 59 rows to {out}" in result.stdout
     rows = list(read_logs(out))

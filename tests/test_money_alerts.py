@@ -126,7 +126,11 @@ def test_what_cannot_be_delivered_is_logged_without_the_webhooks_path(
     assert "secret-part" not in caplog.text
 
 
-@pytest.mark.parametrize("url", [f"http://127.0.0.1:{free_port()}/s3cret", "http://[::x/s3cret"])
+@pytest.mark.parametrize(
+    "url",
+    [f"http://127.0.0.1:{free_port()}/s3cret", "http://[::x/s3cret"],
+    ids=["refused", "nonsense"],
+)
 def test_a_webhook_that_is_not_there_does_no_harm(
     url: str, caplog: pytest.LogCaptureFixture
 ) -> None:

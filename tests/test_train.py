@@ -300,7 +300,7 @@ class TestMf:
         assert summary["validation"]["n"] == 160
         assert (summary["base"], summary["fitted_on"]) == (str(tiny_base), "labels")
         assert summary["evidence"] > 5
-        assert summary["settings"] == {"folds": 5, "min_labels": 50}
+        assert summary["settings"] == {"folds": 5, "min_labels": 50, "min_evidence": None}
         parity = summary["parity"]
         assert parity["torch_fp32"] is parity["int8_score_mean"] is parity["int8_apgr"] is None
         assert parity["head"] < 1e-3
