@@ -9,7 +9,7 @@ import functools
 import importlib
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -65,6 +65,29 @@ def decision_of(response: object) -> Decision | None:
     hidden = getattr(response, _HIDDEN, None)
     decision = hidden.get(_KEY) if isinstance(hidden, dict) else None
     return decision if isinstance(decision, Decision) else None
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error of a call, and what it was raised from or while handling."""
+    cause: BaseException | None = error
+    for _ in range(12):
+        if cause is None:
+            return
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def retry_after(error: BaseException) -> float | None:
+    """Seconds that the provider asks to wait; None where it does not say, or names a date."""
+    for cause in causes(error):
+        for name in ("litellm_response_headers", "headers"):
+            headers = getattr(cause, name, None)
+            if isinstance(headers, Mapping) and "retry-after" in headers:
+                try:
+                    return max(0.0, float(headers["retry-after"]))
+                except ValueError:
+                    return None
+    return None
 
 
 def prepare(request: Mapping[str, Any]) -> tuple[ModuleType, dict[str, Any]]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from ...data.schema import Message, content_text
 from ...eval.pricing import Price
-from ...router.completion import acomplete, load_litellm
+from ...router.completion import acomplete, causes, load_litellm, retry_after
 from .errors import LabelError
 from .ledger import Ledger, Reply
 from .money import Hold
@@ -268,19 +268,6 @@ def may_cost(error: BaseException) -> bool:
     return _any(error, _RESET) or not _any(error, frozenset({"ConnectError"}))
 
 
-def retry_after(error: BaseException) -> float | None:
-    """Seconds that the provider asks to wait; None where it does not say, or names a date."""
-    for cause in _causes(error):
-        for name in ("litellm_response_headers", "headers"):
-            headers = getattr(cause, name, None)
-            if isinstance(headers, Mapping) and "retry-after" in headers:
-                try:
-                    return max(0.0, float(headers["retry-after"]))
-                except ValueError:
-                    return None
-    return None
-
-
 def _wants_dummy_key(request: Mapping[str, Any]) -> bool:
     """A local server asks for no key, OpenAI's client for any."""
     address = request.get("api_base") or request.get("base_url")
@@ -296,13 +283,4 @@ def _secrets() -> Iterator[str]:
 
 
 def _any(error: BaseException, names: frozenset[str]) -> bool:
-    return any(cls.__name__ in names for cause in _causes(error) for cls in type(cause).__mro__)
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    cause: BaseException | None = error
-    for _ in range(12):
-        if cause is None:
-            return
-        yield cause
-        cause = cause.__cause__ or cause.__context__
+    return any(cls.__name__ in names for cause in causes(error) for cls in type(cause).__mro__)

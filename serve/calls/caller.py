@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...router.completion import load_litellm, prepare
+from ...router.completion import load_litellm, prepare, retry_after
 from ..errors import RefusedError
 from ..registry import Model
 from ..settings import CallSettings, Config
@@ -28,7 +28,6 @@ from .failures import (
     all_failed,
     name_of,
     refused,
-    retry_after,
     secrets_of,
     status_of,
     verdict,

@@ -1,11 +1,12 @@
 """What to do after a failed call, and what a client gets to read about it."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from ...router.completion import causes
 from ..errors import RefusedError
 
 _HIDDEN = "[hidden]"
@@ -91,7 +92,7 @@ class UpstreamError(RefusedError):
 def status_of(error: BaseException) -> int | None:
     """The HTTP status of the provider's answer; None where there was none, or none is known."""
     # LiteLLM gives a status to everything, also to a connection that was refused.
-    if _timed_out(error) or any(_is(cause, *_UNANSWERED) for cause in _causes(error)):
+    if _timed_out(error) or any(_is(cause, *_UNANSWERED) for cause in causes(error)):
         return None
     try:
         return int(getattr(error, "status_code", ""))
@@ -105,7 +106,7 @@ def name_of(error: BaseException) -> str:
         return "Timeout"
     if _untranslatable(error):
         return "RequestShape"
-    if status_of(error) is None and any(_is(cause, *_UNANSWERED) for cause in _causes(error)):
+    if status_of(error) is None and any(_is(cause, *_UNANSWERED) for cause in causes(error)):
         return "ConnectionError"
     inner = getattr(error, "original_exception", None)  # LiteLLM's name for a stream that broke
     return type(inner if isinstance(inner, Exception) else error).__name__
@@ -126,19 +127,6 @@ def verdict(error: BaseException) -> Verdict:
     if status in _PROVIDER:
         return Verdict.NEXT
     return Verdict.UNFIT if status == 413 else Verdict.STOP
-
-
-def retry_after(error: BaseException) -> float | None:
-    """Seconds that the provider asks to wait; None where it does not say, or names a date."""
-    for cause in _causes(error):
-        for name in ("litellm_response_headers", "headers"):
-            headers = getattr(cause, name, None)
-            if isinstance(headers, Mapping) and "retry-after" in headers:
-                try:
-                    return max(0.0, float(headers["retry-after"]))
-                except ValueError:
-                    return None
-    return None
 
 
 def refused(
@@ -234,21 +222,11 @@ def _untranslatable(error: BaseException) -> bool:
 
 def _is_masked(error: BaseException) -> bool:
     """An error in an answer of status 200: LiteLLM makes a 422 of it where it names no code."""
-    return any(type(cause) is Exception for cause in _causes(error))
+    return any(type(cause) is Exception for cause in causes(error))
 
 
 def _timed_out(error: BaseException) -> bool:
     return _is(error, *_LATE)
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, and what it was raised from or while handling."""
-    cause: BaseException | None = error
-    for _ in range(8):
-        if cause is None:
-            return
-        yield cause
-        cause = cause.__cause__ or cause.__context__
 
 
 def _is(error: BaseException, *names: str) -> bool:
