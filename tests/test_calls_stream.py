@@ -179,8 +179,8 @@ def test_a_stream_that_breaks_off_counts_as_a_failure(provider: StubProvider) ->
 
 
 def test_the_whole_of_a_stream_has_a_limit_too(provider: StubProvider) -> None:
-    caller = make_caller(make_pool(provider.url), timeout_s=1.2)
-    provider.fail(Fault(pause_s=0.3))
+    caller = make_caller(make_pool(provider.url), timeout_s=2.4)
+    provider.fail(Fault(pause_s=0.7))
     answer, chunks = read(caller)
     assert chunks[-1]["error"]["code"] == "upstream_stream_broken"
     assert tried(answer) == [("weak", None, "Timeout")]

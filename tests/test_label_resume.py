@@ -227,7 +227,7 @@ def test_a_call_that_nobody_refused_counts_as_paid(panel: Panel, log: Path, faul
 def test_a_call_that_takes_too_long_counts_as_paid(panel: Panel, tmp_path: Path) -> None:
     log = make_log(tmp_path / "log.jsonl", 1)
     panel.fail(Fault(hang_s=30), model="weak")
-    request = make_request(panel, log, retries=0, timeout_s=0.3)
+    request = make_request(panel, log, retries=0, timeout_s=2.0)
     result, _ = run(request)
     (reason,) = result.summary["unlabelled"]
     assert reason.startswith("call failed: Timeout")

@@ -21,7 +21,7 @@ def test_redis_stops_and_starts_on_its_port(keeps: bool) -> None:
 def test_a_paused_redis_hangs_until_it_is_resumed() -> None:
     with (
         redis_server() as server,
-        redis.Redis.from_url(server.url, socket_timeout=0.1, retry=None) as client,
+        redis.Redis.from_url(server.url, socket_timeout=1, retry=None) as client,
     ):
         server.pause()
         with pytest.raises(redis.TimeoutError):
