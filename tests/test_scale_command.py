@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import thriftroute
 from thriftroute.router.cli import app
-from thriftroute.router.cli_scale import _line, _pace
+from thriftroute.router.cli.scale import _line, _pace
 from thriftroute.scale.run import State, Summary
 from typer.testing import CliRunner, Result
 

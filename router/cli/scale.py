@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .options import JsonOption
+
 if TYPE_CHECKING:
-    from ..scale.run import State, Summary
+    from ...scale.run import State, Summary
 
 # Where nobody watches, such as in a service's journal: a line so many seconds apart.
 _LINE_EVERY_S = 30.0
@@ -78,7 +80,7 @@ def score(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the file that is there.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Score every row of a log of any length: streamed, in bounded memory, on many cores.
 
@@ -86,7 +88,7 @@ def score(
 
     Example: thriftroute logs score logs.jsonl --out scores.parquet --workers 2
     """
-    from ..scale.run import score_logs
+    from ...scale.run import score_logs
 
     with _progress() as progress:
         summary = score_logs(

@@ -1,22 +1,20 @@
 """Commands around the server: `serve`, `init`, `models`, `prices`, `keys`, `records`."""
 
-import contextlib
-import json
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from .errors import ConfigError, require_extra
+from ..errors import ConfigError, require_extra
+from .exits import error_lines
+from .options import JsonOption
+from .output import print_json
 
-USAGE = 2
 CONFIG = Path("thriftroute.yaml")
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="The server's config file.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 prices = typer.Typer(help="The map of prices: a newer one by command.", no_args_is_help=True)
 keys = typer.Typer(help="Clients' API keys.", no_args_is_help=True)
@@ -75,7 +73,7 @@ def serve(
     Example: thriftroute serve --config thriftroute.yaml
     """
     require_extra("uvicorn", "serve")
-    from ..serve.command import run_serve, settled
+    from ...serve.command import run_serve, settled
 
     flags = {
         "strong_model": strong_model,
@@ -100,7 +98,7 @@ def init(
 
     Example: thriftroute init --out thriftroute.yaml
     """
-    from ..serve.template import TEMPLATE, write_template
+    from ...serve.template import TEMPLATE, write_template
 
     if str(out) == "-":
         typer.echo(TEMPLATE, nl=False)
@@ -114,14 +112,14 @@ def models(config: ConfigOption = CONFIG, as_json: JsonOption = False) -> None:
 
     Example: thriftroute models --config thriftroute.yaml --json
     """
-    from ..serve.config import load_config
-    from ..serve.registry import Registry
-    from ..serve.show import as_dict, show
+    from ...serve.config import load_config
+    from ...serve.registry import Registry
+    from ...serve.show import as_dict, show
 
     with error_lines():
         registry = Registry.build(load_config(config))
     if as_json:
-        _print_json([as_dict(registry, model) for model in registry.values()])
+        print_json([as_dict(registry, model) for model in registry.values()])
         return
     show(registry)
 
@@ -137,11 +135,11 @@ def refresh_prices(
 
     Example: thriftroute prices refresh
     """
-    from ..serve.prices import refresh
+    from ...serve.prices import refresh
 
     done = refresh(url)
     if as_json:
-        _print_json(done.to_dict())
+        print_json(done.to_dict())
         return
     typer.echo(
         f"wrote {done.path}: {done.models:,} models, {done.changed:,} with other prices than the "
@@ -160,21 +158,21 @@ def show_prices(
 
     Example: thriftroute prices show gpt-4o anthropic/claude-sonnet-4-5
     """
-    from ..serve import prices as stored
+    from ...serve import prices as stored
 
     if not names:
         _show_map(stored.status(), as_json)
         return
-    from ..serve.config import pool_of
-    from ..serve.registry import Registry
-    from ..serve.show import as_dict, usd
+    from ...serve.config import pool_of
+    from ...serve.registry import Registry
+    from ...serve.show import as_dict, usd
 
     with error_lines():
         registry = Registry.build(pool_of(list(dict.fromkeys(names))))
     if as_json:
         # Nothing is strong or weak here.
         found = [as_dict(registry, model) for model in registry.values()]
-        _print_json([{k: v for k, v in model.items() if k != "side"} for model in found])
+        print_json([{k: v for k, v in model.items() if k != "side"} for model in found])
         return
     for model in registry.values():
         typer.echo(
@@ -190,7 +188,7 @@ def reset_prices() -> None:
 
     Example: thriftroute prices reset
     """
-    from ..serve.prices import map_path, reset
+    from ...serve.prices import map_path, reset
 
     typer.echo(f"deleted {map_path()}" if reset() else "there is no downloaded map")
 
@@ -216,8 +214,8 @@ def new_key(
     import yaml
     from pydantic import ValidationError
 
-    from ..serve.auth import digest
-    from ..serve.settings import KeySettings
+    from ...serve.auth import digest
+    from ...serve.settings import KeySettings
 
     key = f"tr-{secrets.token_urlsafe(32)}"
     settings: dict[str, Any] = {"name": name, "sha256": digest(key), "tenant": tenant, "tier": tier}
@@ -230,7 +228,7 @@ def new_key(
         wrong = error.errors(include_url=False, include_input=False)[0]
         raise ConfigError(f"--{wrong['loc'][0]}: {wrong['msg'].lower()}") from None
     if as_json:
-        _print_json({"key": key, "settings": settings})
+        print_json({"key": key, "settings": settings})
         return
     # The key alone on its line, so that it can be copied and piped; it is kept nowhere.
     typer.echo(f"{key}\n")
@@ -258,8 +256,8 @@ def export_records(
     require_extra("sqlalchemy", "serve")
     from sqlalchemy.exc import SQLAlchemyError
 
-    from ..serve.config import load_config
-    from ..serve.records.stats import export_jsonl
+    from ...serve.config import load_config
+    from ...serve.records.stats import export_jsonl
 
     with error_lines():
         found = url or load_config(config).records.url
@@ -282,27 +280,12 @@ def export_records(
     typer.echo(f"wrote {count:,} decisions to {out}", err=True)
 
 
-@contextlib.contextmanager
-def error_lines() -> Iterator[None]:
-    """Where a config is read: its errors are many, and each gets its own line on stderr."""
-    try:
-        yield
-    except ConfigError as error:
-        for line in str(error).splitlines():
-            typer.echo(f"error: {line}", err=True)
-        sys.exit(USAGE)
-
-
 def _show_map(found: Any, as_json: bool) -> None:
     if as_json:
-        _print_json(None if found is None else found.to_dict())
+        print_json(None if found is None else found.to_dict())
     elif found is None:
         typer.echo("in use: the map that is installed with LiteLLM")
     else:
         typer.echo(
             f"in use: {found.path}, {found.models:,} models, from {found.url} at {found.fetched_at}"
         )
-
-
-def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))

@@ -1,20 +1,22 @@
 """The command `watch`: recorded decisions against a baseline, and an experiment's arms."""
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .cli_serve import CONFIG, error_lines
-from .errors import ConfigError, require_extra
+from ..errors import ConfigError, require_extra
+from .exits import error_lines
+from .options import JsonOption
+from .output import print_json
+from .serve import CONFIG
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from ..serve.settings import Config
-    from ..watch.baseline import Baseline
+    from ...serve.settings import Config
+    from ...watch.baseline import Baseline
 
 DRIFT = 4  # exit status
 
@@ -62,7 +64,7 @@ def watch(
     by: Annotated[
         str | None, typer.Option("--by", help="What it drew: session or tenant [the config's].")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Say whether traffic is still what the router was calibrated on; exit status 4 where not.
 
@@ -71,8 +73,8 @@ def watch(
     require_extra("sqlalchemy", "serve")
     from sqlalchemy.exc import SQLAlchemyError
 
-    from ..serve.moments import moment
-    from ..serve.records.table import open_engine
+    from ...serve.moments import moment
+    from ...serve.records.table import open_engine
 
     with error_lines():
         settings = _settings(url, config)
@@ -112,7 +114,7 @@ def _settings(url: str | None, config: Path | None) -> "Config | None":
     """The server's config: the one that is named, or without a URL the one that lies here."""
     if config is None and url is not None:
         return None
-    from ..serve.config import load_config
+    from ...serve.config import load_config
 
     if config is None and not CONFIG.is_file():
         raise ConfigError(
@@ -125,7 +127,7 @@ def _baseline(
     settings: "Config | None", router: str | None, file: Path | None
 ) -> "tuple[Baseline, str | None]":
     """(baseline, the router whose scores are looked at; None: whichever scored them)."""
-    from ..watch.baseline import Baseline, baseline_of
+    from ...watch.baseline import Baseline, baseline_of
 
     if file is None and settings is not None and router is None and settings.watch.baseline:
         file = Path(settings.watch.baseline)
@@ -133,7 +135,7 @@ def _baseline(
     name = router or (None if configured is None else configured.name)
     if file is not None:
         return Baseline.load(file), name
-    from .routers import BundleRouter, load_router
+    from ..routers import BundleRouter, load_router
 
     own: dict[str, Any] = {}
     if router is None and configured is not None and configured.checkpoint_path is not None:
@@ -151,11 +153,11 @@ def _drift(
     threshold: float | None,
     as_json: bool,
 ) -> bool:
-    from ..serve.records.arms import shadow
-    from ..serve.records.stats import export
-    from ..watch.drift import FIELDS, examine
-    from ..watch.show import lines, shadow_lines
-    from .threshold import validate_threshold
+    from ...serve.records.arms import shadow
+    from ...serve.records.stats import export
+    from ...watch.drift import FIELDS, examine
+    from ...watch.show import lines, shadow_lines
+    from ..threshold import validate_threshold
 
     baseline, router = against
     if threshold is not None:
@@ -169,7 +171,7 @@ def _drift(
     )
     found = shadow(engine, **span) if _upgraded(engine) else {"requests": 0}
     if as_json:
-        _print_json({**report.to_dict(), **span, "shadow": found if found["requests"] else None})
+        print_json({**report.to_dict(), **span, "shadow": found if found["requests"] else None})
     else:
         for line in lines(report):
             typer.echo(line)
@@ -179,8 +181,8 @@ def _drift(
 
 
 def _save(engine: "Engine", span: dict[str, float | None], router: str | None, path: Path) -> None:
-    from ..serve.records.stats import export
-    from ..watch.drift import FIELDS, baseline_from
+    from ...serve.records.stats import export
+    from ...watch.drift import FIELDS, baseline_from
 
     rows = export(engine, since=span["since"], until=span["until"], only=FIELDS)
     baseline = baseline_from(rows, path.stem, router=_scored(engine, span, router))
@@ -197,9 +199,9 @@ def _experiment(
     alpha: float | None,
     as_json: bool,
 ) -> None:
-    from ..serve.records.arms import arms, experiments
-    from ..watch.arms import compare
-    from ..watch.show import experiment_lines
+    from ...serve.records.arms import arms, experiments
+    from ...watch.arms import compare
+    from ...watch.show import experiment_lines
 
     configured = None if settings is None else settings.experiment
     recorded = experiments(engine) if _upgraded(engine) else []
@@ -221,7 +223,7 @@ def _experiment(
         name, arms(engine, name, by=unit, **span), alpha=0.05 if alpha is None else alpha
     )
     if as_json:
-        _print_json({**found.to_dict(), **span, "by": unit})
+        print_json({**found.to_dict(), **span, "by": unit})
         return
     for line in experiment_lines(found):
         typer.echo(line)
@@ -232,7 +234,7 @@ def _scored(engine: "Engine", span: dict[str, float | None], router: str | None)
 
     Raises ConfigError where several routers scored, and none is the one that is asked for.
     """
-    from ..serve.records.arms import scored_by
+    from ...serve.records.arms import scored_by
 
     there = scored_by(engine, **span)
     if router in there or len(there) < 2:
@@ -246,10 +248,6 @@ def _upgraded(engine: "Engine") -> bool:
     """Whether a server of this version has opened the database: it lacks columns otherwise."""
     from sqlalchemy import inspect
 
-    from ..serve.records.table import decisions
+    from ...serve.records.table import decisions
 
     return "arm" in {column["name"] for column in inspect(engine).get_columns(decisions.name)}
-
-
-def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))

@@ -1,26 +1,28 @@
 """The commands `audit` and `report`: whether routing pays on labelled prompts."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from .errors import ConfigError
+from ..errors import ConfigError
+from .options import (
+    JsonOption,
+    RouterOption,
+    StrongModelOption,
+    StrongOption,
+    StrongPriceOption,
+    TokensOption,
+    WeakModelOption,
+    WeakOption,
+    WeakPriceOption,
+    names,
+)
+from .output import print_json
 
-RouterOption = Annotated[
-    str, typer.Option("--router", help="mf, bert, random, a bundle's folder, or another's name.")
-]
 DataOption = Annotated[
     str | None,
     typer.Option("--data", help="Labelled prompts that the router was not trained on."),
-]
-StrongOption = Annotated[
-    str | None,
-    typer.Option("--strong", help="Strong model as the data names it; several: A,B (a tier)."),
-]
-WeakOption = Annotated[
-    str | None, typer.Option("--weak", help="Weak model as the data names it; several: A,B.")
 ]
 BenchmarkOption = Annotated[
     list[str] | None, typer.Option("--benchmark", help="mmlu, gsm8k or mt-bench instead.")
@@ -37,21 +39,6 @@ SavingOption = Annotated[
 ]
 LabelsOption = Annotated[
     int, typer.Option("--max-labels", min=1, help="Most labels that you would pay for.")
-]
-StrongModelOption = Annotated[
-    str | None, typer.Option("--strong-model", help="Its price, from LiteLLM's map.")
-]
-WeakModelOption = Annotated[
-    str | None, typer.Option("--weak-model", help="Its price, from LiteLLM's map.")
-]
-StrongPriceOption = Annotated[
-    str | None, typer.Option("--strong-price", help="IN,OUT in USD per 1,000,000 tokens.")
-]
-WeakPriceOption = Annotated[
-    str | None, typer.Option("--weak-price", help="IN,OUT in USD per 1,000,000 tokens.")
-]
-TokensOption = Annotated[
-    int | None, typer.Option("--output-tokens", min=0, help="Assumed length of an answer [300].")
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of the halves and intervals.")]
 
@@ -78,7 +65,7 @@ def audit(
     weak_price: WeakPriceOption = None,
     output_tokens: TokensOption = None,
     seed: SeedOption = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Say whether routing pays here: route, weak alone, strong alone, or label so many more.
 
@@ -91,10 +78,9 @@ def audit(
         (strong_model, weak_model, strong_price, weak_price, output_tokens), seed,
     )  # fmt: skip
     if as_json:
-        found = {**audited.verdict.to_dict(), "router": router}
-        typer.echo(json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False))
+        print_json({**audited.verdict.to_dict(), "router": router})
         return
-    from ..audit.command import show
+    from ...audit.command import show
 
     show(audited)
 
@@ -131,8 +117,8 @@ def report(
         router, data, strong, weak, benchmark, min_quality, confidence, min_saving, max_labels,
         (strong_model, weak_model, strong_price, weak_price, output_tokens), seed,
     )  # fmt: skip
-    from ..audit.page import to_html
-    from ..eval.fetch import write_atomically
+    from ...audit.page import to_html
+    from ...eval.fetch import write_atomically
 
     write_atomically(out, to_html(audited, examples=examples).encode(errors="replace"))
     typer.echo(f"{audited.verdict.verdict}: {audited.verdict.why}")
@@ -152,20 +138,16 @@ def _run(
     prices: tuple[Any, ...],
     seed: int,
 ) -> Any:
-    from ..audit.command import Wish, run_audit
-    from ..eval.command import CostOptions, Target
+    from ...audit.command import Wish, run_audit
+    from ...eval.command import CostOptions, Target
 
     for option, value in (("--min-quality", min_quality), ("--confidence", confidence)):
         if 1 < value <= 100:
             raise ConfigError(f"{option} is a part of 1: for {value:g}% give {value / 100:g}")
     return run_audit(
         router,
-        Target(benchmark or (), data, _models(strong), _models(weak)),
+        Target(benchmark or (), data, names(strong), names(weak)),
         Wish(min_quality, confidence, min_saving, max_labels),
         cost=CostOptions(*prices),
         seed=seed,
     )
-
-
-def _models(text: str | None) -> tuple[str, ...]:
-    return tuple(name.strip() for name in (text or "").split(",") if name.strip())

@@ -1,15 +1,16 @@
 """Commands around a user's own logs: `logs import`, `logs report`; `logs score` is scale's."""
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from . import cli_scale
-from .errors import ConfigError, MissingExtraError, RoutingError
+from ..errors import ConfigError, MissingExtraError, RoutingError
+from . import scale
+from .options import JsonOption, SeedOption
+from .output import print_json
 
 FilesArgument = Annotated[
     list[Path], typer.Argument(help="Log files: JSONL, JSON or CSV, also .gz.", show_default=False)
@@ -33,15 +34,13 @@ SkipOption = Annotated[
 RejectsOption = Annotated[
     Path | None, typer.Option("--rejects", help="Where skipped entries are written (JSONL).")
 ]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 logs = typer.Typer(help="Your own logs: import, sample, report.", no_args_is_help=True)
 
 
 def add_commands(app: typer.Typer) -> None:
     """Put the commands of this module on `app`."""
-    cli_scale.add_commands(logs)
+    scale.add_commands(logs)
     app.add_typer(logs, name="logs")
 
 
@@ -72,8 +71,8 @@ def import_(
 
     Example: thriftroute logs import spend.jsonl --out logs.jsonl --sample 500 --mask --report
     """
-    from ..logs.importing import Options, import_logs
-    from ..logs.show import show_import
+    from ...logs.importing import Options, import_logs
+    from ...logs.show import show_import
 
     if rejects is not None and not skip_bad:
         raise ConfigError("--rejects takes what --skip-bad skips: give both")
@@ -98,7 +97,7 @@ def import_(
             progress=progress,
         )
     if as_json:
-        _print_json({"out": str(out), **result.to_dict()})
+        print_json({"out": str(out), **result.to_dict()})
         return
     show_import(result, out)
 
@@ -118,8 +117,8 @@ def report_(
 
     Example: thriftroute logs report logs.jsonl
     """
-    from ..logs.importing import Options, describe_logs
-    from ..logs.show import show_traffic
+    from ...logs.importing import Options, describe_logs
+    from ...logs.show import show_traffic
 
     options = Options(
         format=format,
@@ -133,15 +132,15 @@ def report_(
             files, options, embedder=_embedder(router), language=_language(), progress=progress
         )
     if as_json:
-        _print_json(traffic.to_dict())
+        print_json(traffic.to_dict())
         return
     show_traffic(traffic)
 
 
 def _embedder(name: str) -> Any:
     """A bundle as what embeds; what it embedded once it keeps on disk, by hash, without text."""
-    from ..eval.scored import CachedScorer
-    from .routers import BundleRouter, load_router
+    from ...eval.scored import CachedScorer
+    from ..routers import BundleRouter, load_router
 
     router = load_router(name)
     if not isinstance(router, BundleRouter):
@@ -151,7 +150,7 @@ def _embedder(name: str) -> Any:
 
 def _language() -> Callable[[str], str | None] | None:
     """What tells languages, where the extra that brings it is installed."""
-    from .languages import Languages
+    from ..languages import Languages
 
     try:
         return Languages().of
@@ -174,7 +173,3 @@ def _progress() -> Iterator[Callable[[str, int, int | None], None]]:
             status.update(f"{stage}: {done:,}" + ("" if total is None else f" of {total:,}"))
 
         yield show
-
-
-def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from .errors import ConfigError
+from ..errors import ConfigError
+from .options import JsonOption, StrongPriceOption, WeakPriceOption
+from .output import print_json
 
-NOT_ALL = 3
-INTERRUPTED = 130
+NOT_ALL = 3  # exit status: stopped at the cap
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -50,12 +51,8 @@ def label(
         list[str] | None,
         typer.Option("--logged-as", help="A name in the log that means the strong model; '*' any."),
     ] = None,
-    strong_price: Annotated[
-        str | None, typer.Option("--strong-price", help="IN,OUT in USD per 1,000,000 tokens.")
-    ] = None,
-    weak_price: Annotated[
-        str | None, typer.Option("--weak-price", help="IN,OUT in USD per 1,000,000 tokens.")
-    ] = None,
+    strong_price: StrongPriceOption = None,
+    weak_price: WeakPriceOption = None,
     judge_price: Annotated[
         str | None, typer.Option("--judge-price", help="IN,OUT in USD per 1,000,000 tokens.")
     ] = None,
@@ -112,7 +109,7 @@ def label(
         typer.Option("--params", help="JSON: all, strong, weak, judge -> keywords for LiteLLM."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of what is drawn.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Label rows of a log: by a judge model in both orders, by checks, or by people's votes.
 
@@ -125,8 +122,8 @@ def label(
     """
     from rich.console import Console
 
-    from ..logs.label.run import LabelRequest, run_labels
-    from ..logs.label.show import show
+    from ...logs.label.run import LabelRequest, run_labels
+    from ...logs.label.show import show
 
     prices = {"strong": strong_price, "weak": weak_price, "judge": judge_price}
     request = LabelRequest(
@@ -162,7 +159,7 @@ def label(
     )
     result = run_labels(request, console=Console(stderr=True), source=sys.stdin)
     if as_json:
-        typer.echo(json.dumps(result.summary, indent=2, ensure_ascii=False, allow_nan=False))
+        print_json(result.summary)
     else:
         for line in show(result.summary, out):
             typer.echo(line)
