@@ -201,8 +201,8 @@ def to_html(report: EvaluationReport, images: Mapping[str, bytes]) -> str:
                     "pair",
                     [
                         _text(f"{pair['a']} - {pair['b']}"),
-                        _signed(pair["apgr_difference"]),
-                        _interval(pair["ci"], "{:+.3f}"),
+                        signed_text(pair["apgr_difference"]),
+                        interval_text(pair["ci"], "{:+.3f}"),
                     ],
                 )
                 for pair in pairs
@@ -280,22 +280,24 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     against = row["vs_random"]
     return [
         str(row["router"]),
-        "-" if math.isnan(row["apgr"]) else f"{row['apgr']:.3f} {_interval(row['apgr_ci'])}",
+        "-" if math.isnan(row["apgr"]) else f"{row['apgr']:.3f} {interval_text(row['apgr_ci'])}",
         _share(row["cpt50"], row["cpt50_ci"]),
         _share(row["cpt80"], row["cpt80_ci"]),
-        _number(row["auc"]),
-        _number(row["ece"]),
+        number_text(row["auc"]),
+        number_text(row["ece"]),
         "-"
         if math.isnan(against["difference"])
-        else f"{_signed(against['difference'])} {_interval(against['ci'], '{:+.3f}')}",
+        else difference_text(against["difference"], against["ci"]),
     ]
 
 
-def _number(value: float) -> str:
+def number_text(value: float) -> str:
+    """Three decimals; "-" where it is undefined."""
     return "-" if math.isnan(value) else f"{value:.3f}"
 
 
-def _signed(value: float) -> str:
+def signed_text(value: float) -> str:
+    """As `number_text`, with its sign."""
     # Adding 0.0 turns a rounded -0.0 into 0.0.
     return "-" if math.isnan(value) else f"{round(value, 3) + 0.0:+.3f}"
 
@@ -308,9 +310,15 @@ def _share(value: float, ends: Iterable[float]) -> str:
     return middle if math.isnan(low) else f"{middle} [{100 * low:.0f}, {100 * high:.0f}]"
 
 
-def _interval(ends: Iterable[float], form: str = "{:.3f}") -> str:
+def interval_text(ends: Iterable[float], form: str = "{:.3f}") -> str:
+    """Both ends in brackets; "-" where they are undefined."""
     low, high = ends
     return "-" if math.isnan(low) else f"[{form.format(low)}, {form.format(high)}]"
+
+
+def difference_text(value: float, ends: Iterable[float]) -> str:
+    """A difference beside its interval, all with their signs."""
+    return f"{signed_text(value)} {interval_text(ends, '{:+.3f}')}"
 
 
 def _file_name(benchmark: str, taken: Mapping[str, object]) -> str:

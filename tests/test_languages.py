@@ -18,7 +18,8 @@ import thriftroute
 from rich.console import Console
 from thriftroute.data.readers import read_prompts, read_rows
 from thriftroute.eval.bootstrap import interval, resample_counts
-from thriftroute.eval.languages import (
+from thriftroute.eval.metrics import Floats, auc
+from thriftroute.eval.protocols.languages import (
     SAMPLE,
     LanguageFigures,
     LanguageReport,
@@ -29,7 +30,6 @@ from thriftroute.eval.languages import (
     show_languages,
     spearman,
 )
-from thriftroute.eval.metrics import Floats, auc
 from thriftroute.router.errors import DataError, EvaluationError
 from thriftroute.router.scorer import Scorer
 

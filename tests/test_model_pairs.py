@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 from thriftroute.data.schema import Comparison, PromptScore, Row
-from thriftroute.eval.model_pairs import (
+from thriftroute.eval.protocols.model_pairs import (
     ModelMatrix,
     choose_pairs,
     join_pairs,

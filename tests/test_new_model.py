@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 from thriftroute.eval import metrics
-from thriftroute.eval.model_pairs import Ints, ModelMatrix
-from thriftroute.eval.new_model import NewModelLogs, new_model_curve
+from thriftroute.eval.protocols.model_pairs import Ints, ModelMatrix
+from thriftroute.eval.protocols.new_model import NewModelLogs, new_model_curve
 from thriftroute.router.errors import EvaluationError
 
 

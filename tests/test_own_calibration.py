@@ -10,8 +10,12 @@ import pytest
 from rich.console import Console
 from thriftroute.eval.benchmarks import Benchmark
 from thriftroute.eval.metrics import ece
-from thriftroute.eval.own_calibration import CalibrationReport, Int8Report, own_calibration
-from thriftroute.eval.protocol_report import show, to_json
+from thriftroute.eval.protocols.own_calibration import (
+    CalibrationReport,
+    Int8Report,
+    own_calibration,
+)
+from thriftroute.eval.protocols.report import show, to_json
 from thriftroute.router.errors import EvaluationError
 from thriftroute.router.threshold import sigmoid
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from thriftroute.eval import metrics
 from thriftroute.eval.benchmarks import Benchmark
-from thriftroute.eval.own_logs import (
+from thriftroute.eval.protocols.own_logs import (
     Method,
     OwnLogs,
     OwnLogsReport,

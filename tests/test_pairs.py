@@ -8,7 +8,7 @@ import pytest
 from thriftroute.data.schema import PromptScore, Row
 from thriftroute.eval import baselines, metrics
 from thriftroute.eval.bootstrap import bootstrap, interval
-from thriftroute.eval.model_pairs import (
+from thriftroute.eval.protocols.model_pairs import (
     Inputs,
     ModelMatrix,
     Pair,
@@ -16,7 +16,7 @@ from thriftroute.eval.model_pairs import (
     choose_pairs,
     model_matrix,
 )
-from thriftroute.eval.pairs import other_pairs, sign_test
+from thriftroute.eval.protocols.other_pairs import other_pairs, sign_test
 from thriftroute.router.errors import EvaluationError
 
 

@@ -1,7 +1,7 @@
 import sys
 
 import pytest
-from thriftroute.eval.languages import load_multilingual
+from thriftroute.eval.protocols.languages import load_multilingual
 from thriftroute.router.errors import ConfigError, MissingExtraError
 from thriftroute.router.languages import Languages
 from thriftroute.serve.policy.signals import SIGNALS, has_signal

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from thriftroute.eval import metrics
 from thriftroute.eval.bootstrap import bootstrap, resample_counts
-from thriftroute.eval.protocols import checked_scores, draw_intervals, resampled_apgr, t95
+from thriftroute.eval.protocols.shared import checked_scores, draw_intervals, resampled_apgr, t95
 from thriftroute.router.errors import EvaluationError
 
 

@@ -10,12 +10,12 @@ import numpy.typing as npt
 import pytest
 from thriftroute.eval import benchmarks, metrics
 from thriftroute.eval.benchmarks import Benchmark
-from thriftroute.eval.languages import LanguageReport
-from thriftroute.eval.new_model import NewModelReport
-from thriftroute.eval.own_calibration import CalibrationReport, Int8Report
-from thriftroute.eval.own_logs import OwnLogsReport
-from thriftroute.eval.pairs import PairsReport
-from thriftroute.eval.protocol_report import ProtocolReport
+from thriftroute.eval.protocols.languages import LanguageReport
+from thriftroute.eval.protocols.new_model import NewModelReport
+from thriftroute.eval.protocols.other_pairs import PairsReport
+from thriftroute.eval.protocols.own_calibration import CalibrationReport, Int8Report
+from thriftroute.eval.protocols.own_logs import OwnLogsReport
+from thriftroute.eval.protocols.report import ProtocolReport
 from thriftroute.router.bundle import Bundle, write_bundle
 from thriftroute.router.errors import (
     ConfigError,
@@ -146,7 +146,7 @@ class TestOwnLogs:
         found = run_protocol(
             "own-logs", str(tiny_base), benchmark_names=[name], sizes=[60], draws=2
         )
-        from thriftroute.eval.own_logs import draw_logs
+        from thriftroute.eval.protocols.own_logs import draw_logs
 
         rest = draw_logs(benchmark, 60, 0).rest
         scores = Scorer.load(tiny_base).scores([benchmark.prompts[i] for i in rest])

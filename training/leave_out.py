@@ -29,8 +29,8 @@ from ..data.difficulty import DifficultyTable, difficulty_table
 from ..data.schema import PromptScore, Row
 from ..data.tables import PairTable
 from ..eval.metrics import apgr
-from ..eval.model_pairs import ModelMatrix, Pair, choose_pairs, model_matrix
-from ..eval.pairs import sign_test
+from ..eval.protocols.model_pairs import ModelMatrix, Pair, choose_pairs, model_matrix
+from ..eval.protocols.other_pairs import sign_test
 from ..router.errors import EvaluationError, ThriftrouteError
 from ..router.features import FEATURES
 from ..router.scorer import Scorer

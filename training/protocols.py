@@ -22,9 +22,9 @@ from ..data.sources import SOURCES
 from ..data.vectors import content_key
 from ..eval import benchmarks
 from ..eval.benchmarks import Benchmark
-from ..eval.languages import language_report
 from ..eval.metrics import Floats, apgr
-from ..eval.model_pairs import (
+from ..eval.protocols.languages import language_report
+from ..eval.protocols.model_pairs import (
     ModelMatrix,
     PairSet,
     choose_pairs,
@@ -32,11 +32,11 @@ from ..eval.model_pairs import (
     model_matrix,
     vote_pairs,
 )
-from ..eval.new_model import NewModelLogs, NewModelReport, new_model_curve
-from ..eval.own_calibration import CalibrationReport, Int8Report, own_calibration
-from ..eval.own_logs import OwnLogs, OwnLogsReport, embedding_methods, own_logs
-from ..eval.pairs import PairsReport, other_pairs
-from ..eval.protocol_report import ProtocolReport
+from ..eval.protocols.new_model import NewModelLogs, NewModelReport, new_model_curve
+from ..eval.protocols.other_pairs import PairsReport, other_pairs
+from ..eval.protocols.own_calibration import CalibrationReport, Int8Report, own_calibration
+from ..eval.protocols.own_logs import OwnLogs, OwnLogsReport, embedding_methods, own_logs
+from ..eval.protocols.report import ProtocolReport
 from ..router.errors import ConfigError, EvaluationError
 from ..router.routers import BundleRouter, load_router
 from ..router.scorer import Scorer

@@ -227,7 +227,7 @@ def _run_protocol(name: str, routers: list[str], *, as_json: bool, **options: An
     require_extra("torch", "train")
     from rich.console import Console
 
-    from ...eval import protocol_report
+    from ...eval.protocols import report
     from ...training.progress import Progress
     from ...training.protocols import run_protocol
 
@@ -236,10 +236,10 @@ def _run_protocol(name: str, routers: list[str], *, as_json: bool, **options: An
     progress = Progress(Console(stderr=True))
     reports = run_protocol(name, routers[0], progress=progress, **options)
     if as_json:
-        print_json([report.to_dict() for report in reports])
+        print_json([found.to_dict() for found in reports])
         return
-    for report in reports:
-        protocol_report.show(report)
+    for found in reports:
+        report.show(found)
 
 
 def _sizes(text: str | None) -> list[int]:

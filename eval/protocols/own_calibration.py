@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from ..router.errors import CalibrationError, EvaluationError
-from ..router.threshold import apply_calibration
-from .benchmarks import Benchmark
-from .metrics import Floats, Interval, ece
-from .probability import fit_platt
-from .run import json_safe
+from ...router.errors import CalibrationError, EvaluationError
+from ...router.threshold import apply_calibration
+from ..benchmarks import Benchmark
+from ..metrics import Floats, Interval, ece
+from ..probability import fit_platt
+from ..run import json_safe
 
 MIN_REST = 20
 

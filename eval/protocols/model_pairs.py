@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from ..data.schema import Comparison, Message, Messages, Row
-from ..router.errors import EvaluationError
-from .metrics import Floats
-from .protocols import EQUAL
+from ...data.schema import Comparison, Message, Messages, Row
+from ...router.errors import EvaluationError
+from ..metrics import Floats
+from .shared import EQUAL
 
 Ints = npt.NDArray[np.int64]
 Inputs = list[str | list[Message]]

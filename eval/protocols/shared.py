@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ..router.errors import EvaluationError
-from .metrics import Z95, Floats, Interval, apgr_of_groups, tied_groups
+from ...router.errors import EvaluationError
+from ..metrics import Z95, Floats, Interval, apgr_of_groups, tied_groups
 
 # APGRs that differ by less are equal: rounding of sums.
 EQUAL = 1e-9

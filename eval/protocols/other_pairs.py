@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..router.errors import EvaluationError
-from . import baselines
-from .bootstrap import interval, resample_counts
-from .metrics import Floats, Interval, apgr
+from ...router.errors import EvaluationError
+from .. import baselines
+from ..bootstrap import interval, resample_counts
+from ..metrics import Floats, Interval, apgr
+from ..run import json_safe
 from .model_pairs import Inputs, PairSet
-from .protocols import EQUAL, checked_scores, resampled_apgr
-from .run import json_safe
+from .shared import EQUAL, checked_scores, resampled_apgr
 
 LENGTH = "prompt-length"
 RANDOM = "random"

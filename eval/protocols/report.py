@@ -5,12 +5,12 @@ from collections.abc import Iterable
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from ..report import WIDE_FROM, difference_text, interval_text
 from .languages import LanguageReport, show_languages
 from .new_model import NewModelReport
+from .other_pairs import RANDOM, ROUTER, PairsReport
 from .own_calibration import CalibrationReport, Int8Report
 from .own_logs import OwnLogsReport, OwnLogsRow
-from .pairs import RANDOM, ROUTER, PairsReport
-from .report import WIDE_FROM, _interval, _signed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -126,13 +126,10 @@ def show_pairs(report: PairsReport, console: "Console | None" = None) -> None:
     )
     summary = []
     for name, mean in report.mean.items():
-        cells = [name, f"{mean:.3f} {_interval(report.ci[name])}", "", "", ""]
+        cells = [name, f"{mean:.3f} {interval_text(report.ci[name])}", "", "", ""]
         if name != ROUTER:
             sign = report.sign[name]
-            cells[2] = (
-                f"{_signed(report.difference[name])} "
-                f"{_interval(report.difference_ci[name], '{:+.3f}')}"
-            )
+            cells[2] = difference_text(report.difference[name], report.difference_ci[name])
             tied = f", {sign.ties} equal" if sign.ties else ""
             cells[3] = f"{sign.wins}/{len(report.pairs)}{tied}"
             cells[4] = f"{sign.p:.2g}"
@@ -163,8 +160,8 @@ def show_new_model(report: NewModelReport, console: "Console | None" = None) -> 
         (
             [
                 point.size,
-                f"{point.mean:.3f} {_interval(point.prompts_ci)}",
-                f"{_signed(point.difference)} {_interval(point.difference_prompts_ci, '{:+.3f}')}",
+                f"{point.mean:.3f} {interval_text(point.prompts_ci)}",
+                difference_text(point.difference, point.difference_prompts_ci),
             ]
             for point in report.points
         ),
@@ -191,15 +188,14 @@ def show_new_model(report: NewModelReport, console: "Console | None" = None) -> 
 
 
 def _own_cells(row: OwnLogsRow, others: Iterable[str], wide: bool) -> list[str]:
-    cells = [row.method, f"{row.mean:.3f} {_interval(row.prompts_ci)}", f"{row.sd:.3f}"]
+    cells = [row.method, f"{row.mean:.3f} {interval_text(row.prompts_ci)}", f"{row.sd:.3f}"]
     cells += [f"{row.low:.3f} to {row.high:.3f}"] if wide else []
     for other in others:
         found = row.against.get(other)
         if found is None:
             cells += ["", ""]
         else:
-            ends = _interval(found.prompts_ci, "{:+.3f}")
-            cells += [f"{_signed(found.mean)} {ends}", str(found.worse)]
+            cells += [difference_text(found.mean, found.prompts_ci), str(found.worse)]
     return cells
 
 

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..router.errors import EvaluationError
-from .bootstrap import resample_counts
-from .metrics import Floats, Interval, apgr, tradeoff
+from ...router.errors import EvaluationError
+from ..bootstrap import resample_counts
+from ..metrics import Floats, Interval, apgr, tradeoff
+from ..run import json_safe
 from .model_pairs import Ints, ModelMatrix
 from .own_logs import BOOTSTRAPS
-from .protocols import checked_scores, draw_intervals, resampled_apgr
-from .run import json_safe
+from .shared import checked_scores, draw_intervals, resampled_apgr
 
 ALL = "all"
 

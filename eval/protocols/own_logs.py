@@ -28,14 +28,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..data.split import prompt_key
-from ..router.errors import EvaluationError
-from . import baselines
-from .benchmarks import Benchmark
-from .bootstrap import resample_counts
-from .metrics import Floats, Interval, apgr, tradeoff
-from .protocols import EQUAL, checked_scores, draw_intervals, resampled_apgr
-from .run import json_safe
+from ...data.split import prompt_key
+from ...router.errors import EvaluationError
+from .. import baselines
+from ..benchmarks import Benchmark
+from ..bootstrap import resample_counts
+from ..metrics import Floats, Interval, apgr, tradeoff
+from ..run import json_safe
+from .shared import EQUAL, checked_scores, draw_intervals, resampled_apgr
 
 Ints = npt.NDArray[np.int64]
 

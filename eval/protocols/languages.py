@@ -45,20 +45,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..data.schema import check_text, shown
-from ..router.errors import DataError, EvaluationError
-from ..router.threshold import format_threshold, threshold_for_share
-from .baselines import length_scores
-from .bootstrap import interval, resample_counts
-from .metrics import Floats, Interval, auc_of_groups, share_at, tied_groups
-from .protocols import checked_scores
-from .report import _interval, _number, _signed
-from .run import json_safe
+from ...data.schema import check_text, shown
+from ...router.errors import DataError, EvaluationError
+from ...router.threshold import format_threshold, threshold_for_share
+from ..baselines import length_scores
+from ..bootstrap import interval, resample_counts
+from ..metrics import Floats, Interval, auc_of_groups, share_at, tied_groups
+from ..report import difference_text, interval_text, number_text
+from ..run import json_safe
+from .shared import checked_scores
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-SAMPLE = Path(__file__).resolve().parent.parent / "data" / "samples" / "multilingual.jsonl"
+SAMPLE = Path(__file__).resolve().parents[2] / "data" / "samples" / "multilingual.jsonl"
 ORIGINAL = "en"
 EASY, HARD = 1, 3
 RESAMPLES = 1000
@@ -343,16 +343,16 @@ def _ordered_right(scores: Floats, levels: npt.NDArray[np.int64], counts: Floats
 def _cells(row: LanguageFigures) -> Sequence[str]:
     name = NAMES.get(row.language)
     original = row.language == ORIGINAL
-    difference = f"{_signed(row.minus_english)} {_interval(row.minus_english_ci, '{:+.3f}')}"
+    difference = difference_text(row.minus_english, row.minus_english_ci)
     return (
         f"{row.language} {name}" if name else row.language,
-        _number(row.mean),
-        _number(row.sd),
-        "-" if original else _number(row.spearman),
-        f"{_number(row.auc)} {_interval(row.auc_ci)}",
+        number_text(row.mean),
+        number_text(row.sd),
+        "-" if original else number_text(row.spearman),
+        f"{number_text(row.auc)} {interval_text(row.auc_ci)}",
         f"{row.strong_share:.0%}",
         "-" if original else difference,
-        f"{_number(row.length_auc)} {_interval(row.length_auc_ci)}",
+        f"{number_text(row.length_auc)} {interval_text(row.length_auc_ci)}",
     )
 
 
