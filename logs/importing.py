@@ -1,39 +1,42 @@
 """Import: files of logs in, one JSONL of distinct requests out, all of them or a sample.
 
-Entries are read one at a time. Distinct requests wait in a file beside the output until it is
-known how often each came; per request some 85 bytes stay in memory, however long it is.
+Entries are read a block at a time. Distinct requests wait in files beside the output until it is
+known how often each came; per request some 45 bytes stay in memory, however long it is. An import
+that was stopped goes on from those files (see `resume`).
 """
 
+import contextlib
 import json
-import tempfile
 from array import array
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from ..data.schema import Message, render
-from ..router import personal
+from ..data.schema import Message
 from ..router.errors import ConfigError, DataError
 from .clusters import assign, default_k, fit
-from .files import Found, objects
-from .formats import FORMATS, detect, rows_of
-from .hashes import Seen, digest
-from .sampling import Sample, draw
-from .schema import LogRow, moment, row_of, write_logs
-from .shapes import NO_TEXT, LeftOutError
+from .entries import Imported, Options, masked, read_block, read_entries, seconds
+from .files import Place
+from .folder import whole_file
+from .pool import in_order
+from .resume import Work, open_work
+from .sampling import draw
+from .schema import LogRow, row_of, write_logs
+from .shapes import NO_TEXT
 from .traffic import Language, Tally, Traffic, describe
 
-OnBad = Literal["stop", "skip"]
 Progress = Callable[[str, int, int | None], None]
 Vectors = npt.NDArray[np.float32]
 
 DESCRIBED = 2000  # rows that are embedded for a report or a sample, at least
 PER_SAMPLED = 3  # and so many for each row of the sample
+# After so many entries, or bytes, it is written down what was read: what a stop may lose.
+KEEP_ENTRIES = 50_000
+KEEP_BYTES = 64 << 20
 _BLOCK = 128
 _NO_TEXT_HINTS = {
     "litellm": "set general_settings.store_prompts_in_spend_logs: true in the proxy's config",
@@ -50,79 +53,6 @@ class Embedder(Protocol):
         """Of n requests float32[n, dim], of unit length."""
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What to do. `sample` rows (None: all); of each cluster `at_least` so many of them."""
-
-    format: str = "auto"
-    sample: int | None = None
-    at_least: int = 0
-    clusters: int | None = None
-    mask: bool = False
-    on_bad: OnBad = "stop"
-    rejects: Path | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.format not in ("auto", *FORMATS):
-            raise ConfigError(
-                f"format {self.format!r}: expected auto or one of {', '.join(FORMATS)}"
-            )
-        if self.sample is not None and self.sample < 1:
-            raise ConfigError(f"a sample of {self.sample}: expected at least 1")
-        if self.at_least and self.sample is None:
-            raise ConfigError("so many of each cluster are of a sample: say how large it is")
-
-
-@dataclass(slots=True)
-class Imported:
-    """What came of an import: `entries` read, of which `left_out` by reason and `bad` ones;
-    `distinct` requests, how often they came in all (`requests`), and rows `written`."""
-
-    formats: dict[str, str] = field(default_factory=dict)
-    entries: int = 0
-    left_out: Counter[str] = field(default_factory=Counter)
-    bad: int = 0
-    problem: str | None = None  # of the first bad one
-    masked: int = 0  # distinct requests in which something was
-    distinct: int = 0
-    requests: float = 0.0
-    written: int = 0
-    traffic: Traffic | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """All of it, for JSON."""
-        return {**asdict(self), "left_out": dict(self.left_out)}
-
-
-def read_entries(
-    files: Iterable[str | Path], options: Options, result: Imported | None = None
-) -> Iterator[LogRow]:
-    """The rows of log files, in their order, repeats and all; counted into `result`.
-
-    Raises DataError with file, line and field for what cannot be read, unless it is to be skipped.
-    """
-    result = Imported() if result is None else result
-    for path in files:
-        format = options.format
-        for line, found in objects(path):
-            result.entries += 1
-            try:
-                if isinstance(found, DataError):
-                    raise found
-                if format == "auto":
-                    format = detect(found)
-                result.formats[str(path)] = format
-                for row in rows_of(found, format):
-                    if isinstance(row, LeftOutError):
-                        result.left_out[row.reason] += 1
-                    else:
-                        yield row
-            except DataError as error:
-                _reject(DataError(error.problem, path=path, line=line, field=error.field),
-                        (line, found), options, result)  # fmt: skip
-
-
 def import_logs(
     files: Sequence[str | Path],
     out: str | Path,
@@ -131,6 +61,8 @@ def import_logs(
     embedder: Embedder | None = None,
     report: bool = False,
     language: Language | None = None,
+    workers: int = 1,
+    keep_entries: int = KEEP_ENTRIES,
     progress: Progress | None = None,
 ) -> Imported:
     """Write the distinct requests of log files to `out`, or a sample of them.
@@ -138,48 +70,102 @@ def import_logs(
     A request that came n times is one row of weight n, with the first answer. A sample is drawn
     along cluster and time (see `sampling`) from rows that were embedded: all, or 2,000 and three
     for each row of the sample, themselves drawn along time. embedder: for a sample or a report.
+    workers: processes that parse lines; with several, a script calls this below
+    `if __name__ == "__main__":`.
+
+    After every `keep_entries` entries it is written down, in `<out>.work`, what was read:
+    interrupted or killed, the same call goes on from there. The folder goes when `out` is whole.
 
     Raises DataError (see `read_entries`; also where nothing is left), ConfigError (a setting that
-    does not fit) and OSError (`out` cannot be written).
+    does not fit, a folder of another import), ScalingError (a worker died) and OSError (`out`
+    cannot be written).
     """
     options = options or Options()
     if embedder is None and (report or options.sample is not None):
         raise ConfigError("a sample or a report needs a bundle to embed with: give --router mf")
+    for name, value in (("workers", workers), ("keep_entries", keep_entries)):
+        if value < 1:
+            raise ConfigError(f"{name}: expected a whole number >= 1, got {value!r}")
+    if options.rejects is not None and not options.rejects.absolute().parent.is_dir():
+        raise DataError("the rejects file cannot be written: no such folder", path=options.rejects)
     progress = progress or (lambda stage, done, total: None)
-    result = Imported()
-    out = Path(out)
-    with tempfile.TemporaryFile(dir=out.parent, prefix=f".{out.name}-") as file:
-        spool = _Spool(file)
-        for row in read_entries(files, options, result):
-            result.masked += spool.add(row, options.mask)
-            if result.entries % 1000 == 0:
-                progress("reading", result.entries, None)
+    out = Path(out).absolute()
+    names = [str(path) for path in files]
+    with open_work(out, names, options) as work:
+        result, spool = work.result, work.spool
+        _read(names, options, work, workers, keep_entries, progress)
+        if options.rejects is not None:
+            work.write_rejects(options.rejects)
         if not len(spool):
+            work.remove()
             raise DataError(_nothing(result, files))
         result.distinct, result.requests = len(spool), float(sum(spool.weights))
         if embedder is None:
-            result.written = write_logs_raw(spool.all(), out)
-            return result
-        most = max(DESCRIBED, PER_SAMPLED * (options.sample or 0))
-        chosen = draw(spool.weights, most, seed=options.seed, order=spool.by_time())
-        rows = list(spool.some(chosen))
-        embeddings = embed(rows, embedder, progress)
-        weights = np.array([row.weight for row in rows], np.float64)
-        k = options.clusters or default_k(len(rows))
-        centers = fit(embeddings, k, seed=options.seed, weights=weights)
-        if report:
-            tally = Tally()
-            for line in spool.all():
-                tally.add(row_of(json.loads(line)))
-            result.traffic = describe(
-                tally, rows, embeddings, language=language, centers=centers, seed=options.seed
-            )
-        if options.sample is None:
-            result.written = write_logs_raw(spool.all(), out)
-            return result
+            result.written = _write(spool.all(), out)
+        else:
+            _look(work, out, options, embedder, report, language, progress)
+        work.remove()
+        return result
+
+
+def _read(
+    names: Sequence[str],
+    options: Options,
+    work: Work,
+    workers: int,
+    keep_entries: int,
+    progress: Progress,
+) -> None:
+    """Read all that was not read yet into the work folder."""
+    result = work.result
+    if result.resumed:
+        progress("resumed", result.resumed, None)
+
+    def jobs() -> Iterator[tuple[tuple[int, Place], tuple[Any, ...], bool]]:
+        for i, block in work.blocks(names):
+            format = result.formats.get(names[i], options.format)
+            # The format of a file follows from its beginning. What is parsed already stays here.
+            can_be_sent = bool(block.lines) and format != "auto"
+            yield (i, block.end), (block, names[i], options, format), can_be_sent
+
+    with contextlib.closing(in_order(read_block, jobs(), workers)) as found:
+        for (i, end), read in found:
+            work.add(i, end, read)
+            work.keep(names, entries=keep_entries, bytes=KEEP_BYTES)
+            progress("reading", result.entries, None)
+    work.end(names)
+
+
+def _look(
+    work: Work,
+    out: Path,
+    options: Options,
+    embedder: Embedder,
+    report: bool,
+    language: Language | None,
+    progress: Progress,
+) -> None:
+    """Embed some of the rows, for a report or a sample, and write the output."""
+    result, spool = work.result, work.spool
+    most = max(DESCRIBED, PER_SAMPLED * (options.sample or 0))
+    chosen = draw(spool.weights, most, seed=options.seed, order=spool.by_time())
+    rows = list(spool.some(chosen))
+    embeddings = embed(rows, embedder, progress)
+    weights = np.array([row.weight for row in rows], np.float64)
+    k = options.clusters or default_k(len(rows))
+    centers = fit(embeddings, k, seed=options.seed, weights=weights)
+    if report:
+        tally = Tally()
+        for line in spool.all():
+            tally.add(row_of(json.loads(line)))
+        result.traffic = describe(
+            tally, rows, embeddings, language=language, centers=centers, seed=options.seed
+        )
+    if options.sample is None:
+        result.written = _write(spool.all(), out)
+    else:
         sampled = _sampled(rows, assign(embeddings, centers), weights, options)
         result.written = write_logs(sampled, out)
-        return result
 
 
 def describe_logs(
@@ -201,7 +187,7 @@ def describe_logs(
     for row in read_entries(files, options, result):
         tally.add(row)
         weights.append(row.weight)
-        times.append(_seconds(row))
+        times.append(seconds(row))
     if not tally.rows:
         raise DataError(_nothing(result, files))
     order = np.argsort(np.frombuffer(times), kind="stable")
@@ -209,7 +195,7 @@ def describe_logs(
     wanted = dict(zip(chosen.rows.tolist(), chosen.weights.tolist(), strict=True))
     again = replace(options, rejects=None)
     rows = [
-        _masked(replace(row, weight=wanted[i]))[0] if options.mask else
+        masked(replace(row, weight=wanted[i]))[0] if options.mask else
         replace(row, weight=wanted[i])
         for i, row in enumerate(read_entries(files, again)) if i in wanted
     ]  # fmt: skip
@@ -230,79 +216,10 @@ def embed(rows: Sequence[LogRow], embedder: Embedder, progress: Progress) -> Vec
     return np.concatenate(blocks)
 
 
-class _Spool:
-    """Distinct requests in a file, and what has to be known of each without reading it."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._starts = array("Q")
-        self._end = 0
-        self._times = array("d")
-        self._requests = Seen()
-        self._ids = Seen()
-
-    def __len__(self) -> int:
-        return len(self._starts)
-
-    @property
-    def weights(self) -> npt.NDArray[np.float64]:
-        """Of each request, how often it came: float64[n]."""
-        return np.array(self._requests.weights)
-
-    def add(self, row: LogRow, mask: bool) -> bool:
-        """Count a row, and keep it where it is new; whether something in it was masked then."""
-        changed = False
-        if mask:
-            row, changed = _masked(row)
-        key = digest(row.messages)
-        if not self._requests.add(key, row.weight):
-            return False
-        if not self._ids.add(digest([{"id": row.id}])):
-            row = replace(row, id=f"{row.id}-{key.hex()[:12]}")
-        self._starts.append(self._end)
-        self._times.append(_seconds(row))
-        self._end += self._file.write(_line(row))
-        return changed
-
-    def by_time(self) -> npt.NDArray[np.int64]:
-        """The rows by time, those without one last: int64[n]."""
-        return np.argsort(np.frombuffer(self._times), kind="stable")
-
-    def all(self) -> Iterator[str]:
-        """The JSON of every row, with its weight."""
-        self._file.seek(0)
-        for line, weight in zip(self._file, self._requests.weights, strict=True):
-            yield _weighed(line, weight)
-
-    def some(self, sample: Sample) -> Iterator[LogRow]:
-        """The rows of a sample, with its weights."""
-        for i, weight in zip(sample.rows.tolist(), sample.weights.tolist(), strict=True):
-            self._file.seek(self._starts[i])
-            yield row_of(json.loads(_weighed(self._file.readline(), weight)))
-
-
-def write_logs_raw(lines: Iterable[str], out: Path) -> int:
-    """Write lines of JSON to a file, whole or not at all; how many."""
-    part = Path(f"{out}.part")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            count = sum(bool(file.write(f"{line}\n")) for line in lines)
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)
-    return count
-
-
-def _line(row: LogRow) -> bytes:
-    """A row as it waits for its weight."""
-    return json.dumps(replace(row, weight=1.0).to_dict()).encode() + b"\n"
-
-
-def _weighed(line: bytes, weight: float) -> str:
-    record = json.loads(line)
-    if weight != 1.0:
-        record["weight"] = weight
-    return json.dumps(record, ensure_ascii=False)
+def _write(lines: Iterable[bytes], out: Path) -> int:
+    """Write lines to a file, whole or not at all; how many."""
+    with whole_file(out) as file:
+        return sum(bool(file.write(line)) for line in lines)
 
 
 def _sampled(
@@ -311,7 +228,7 @@ def _sampled(
     weights: npt.NDArray[np.float64],
     options: Options,
 ) -> Iterator[LogRow]:
-    times = np.array([_seconds(row) for row in rows])
+    times = np.array([seconds(row) for row in rows])
     sample = draw(
         weights,
         options.sample or len(rows),
@@ -323,46 +240,6 @@ def _sampled(
     )
     for i, weight in zip(sample.rows.tolist(), sample.weights.tolist(), strict=True):
         yield replace(rows[i], weight=weight, cluster=int(labels[i]))
-
-
-def _masked(row: LogRow) -> tuple[LogRow, bool]:
-    """A row without personal data and keys, and whether there were any.
-
-    Names of sessions and tenants become hashes where they hold some: they still tell who is who.
-    """
-    messages = tuple(personal.masked(list(row.messages)))
-    answer = None if row.answer is None else personal.mask(row.answer)
-    names = {n: getattr(row, n) for n in ("session", "tenant", "task", "id")}
-    hidden: dict[str, Any] = {
-        name: f"masked-{digest([{name: value}]).hex()[:12]}"
-        for name, value in names.items()
-        if personal.mask(value) != value
-    }
-    found = replace(row, messages=messages, prompt=render(messages), answer=answer, **hidden)
-    return found, found != row
-
-
-def _seconds(row: LogRow) -> float:
-    """Its time in seconds; NaN, which sorts last, where it has none."""
-    return float("nan") if row.time is None else moment(row.time).timestamp()
-
-
-def _reject(error: DataError, found: Found, options: Options, result: Imported) -> None:
-    if options.on_bad == "stop":
-        raise error
-    result.bad += 1
-    result.problem = result.problem or str(error)
-    if options.rejects is None:
-        return
-    entry = None if isinstance(found[1], DataError) else found[1]
-    told = {"path": error.path, "line": error.line, "field": error.field, "problem": error.problem}
-    try:
-        with options.rejects.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**told, "row": entry}, default=repr) + "\n")
-    except OSError as problem:
-        raise DataError(
-            f"the rejects file cannot be written ({problem})", path=options.rejects
-        ) from problem
 
 
 def _nothing(result: Imported, files: Sequence[str | Path]) -> str:

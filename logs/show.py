@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .importing import Imported
+from .entries import Imported
 from .traffic import Cluster, Traffic
 
 

@@ -19,9 +19,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..logs.folder import MANIFEST, check_same, lock, read_manifest, way_out, write_manifest
 from ..router.errors import ConfigError
 from .chunks import Input, Plan, plan
-from .output import whole_file
 
 VERSION = 1
 PARTS = "parts"
@@ -98,14 +98,14 @@ def open_work(
     made = not path.exists()
     path.mkdir(exist_ok=True)
     try:
-        with (path / "lock").open("wb") as lock:
-            _lock(lock.fileno(), path)
+        with (path / "lock").open("wb") as file:
+            lock(file.fileno(), path)
             planned = plan(paths, format=format, chunk_rows=chunk_rows, chunk_bytes=chunk_bytes)
             limits = {"format": format, "chunk_rows": chunk_rows, "chunk_bytes": chunk_bytes}
             yield _opened(path, planned, {**settings, **limits}, out.suffix)
     finally:
         # Where nothing could begin, nothing is left behind.
-        if made and path.exists() and not (path / "manifest.json").exists():
+        if made and path.exists() and not (path / MANIFEST).exists():
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -113,7 +113,7 @@ def _opened(path: Path, planned: Plan, settings: dict[str, Any], suffix: str) ->
     files = [i.path for i in planned.inputs]
     # As JSON gives it back.
     wanted = json.loads(json.dumps({"version": VERSION, "inputs": files, **settings}))
-    manifest = path / "manifest.json"
+    manifest = path / MANIFEST
     found = [asdict(i) for i in planned.inputs]
     if manifest.exists():
         _check_same(manifest, wanted, planned.inputs)
@@ -122,31 +122,26 @@ def _opened(path: Path, planned: Plan, settings: dict[str, Any], suffix: str) ->
             rest.unlink(missing_ok=True)
     else:
         (path / PARTS).mkdir(exist_ok=True)
-        with whole_file(manifest) as file:
-            text = json.dumps({**wanted, "files": found}, indent=2)
-            file.write(text.encode() + b"\n")
+        write_manifest(manifest, {**wanted, "files": found})
     work = Work(path, planned, {}, suffix)
     work.done.update(_journal(work))
     return work
 
 
 def _check_same(manifest: Path, wanted: dict[str, Any], inputs: Sequence[Input]) -> None:
-    away = f"finish it as it was begun, or delete {manifest.parent} to begin anew"
+    was = read_manifest(manifest)
     try:
-        was = json.loads(manifest.read_bytes())
         files = {entry["path"]: entry["sha256"] for entry in was.pop("files")}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ConfigError(f"{manifest} is not what a run writes ({error}); {away}") from error
-    for key in sorted(wanted.keys() | was.keys()):
-        if was.get(key) != wanted.get(key):
-            raise ConfigError(
-                f"{manifest.parent} is of a run with another {key}: {was.get(key)!r}, now "
-                f"{wanted.get(key)!r}; {away}"
-            )
+    except (TypeError, KeyError) as error:
+        raise ConfigError(
+            f"{manifest} is not what a run writes ({error}); {way_out(manifest.parent)}"
+        ) from error
+    check_same(manifest.parent, was, wanted)
     for now in inputs:
         if files.get(now.path) != now.sha256:
             raise ConfigError(
-                f"{now.path} has changed since the run in {manifest.parent} began; {away}"
+                f"{now.path} has changed since the run in {manifest.parent} began; "
+                f"{way_out(manifest.parent)}"
             )
 
 
@@ -170,14 +165,3 @@ def _journal(work: Work) -> Iterator[tuple[int, Done]]:
                 yield done.chunk, done
     if whole != journal.stat().st_size:
         os.truncate(journal, whole)
-
-
-def _lock(handle: int, path: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows: one run at a time is the user's to see to
-        return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ConfigError(f"another run works in {path}; wait for it, or stop it") from None

@@ -6,10 +6,7 @@ place, synced to the disk and renamed: it is whole, or not there.
 """
 
 import json
-import os
-import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -17,6 +14,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from ..logs.folder import whole_file
 from ..router.errors import ConfigError, require_extra
 
 PARQUET = (".parquet", ".pq")
@@ -117,21 +115,6 @@ def check_out(out: Path, *, embeddings: bool) -> None:
         raise ConfigError(f"{out} is a folder; expected the name of a file")
     if not out.parent.is_dir():
         raise ConfigError(f"{out}: there is no folder {out.parent}")
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file that appears under its name complete and on the disk, or not at all."""
-    # The process in the name: two of a cluster may do the same chunk at once after a failure.
-    work = path.with_name(f"{path.name}.{platform.node()}-{os.getpid()}.tmp")
-    try:
-        with work.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        work.replace(path)
-    finally:
-        work.unlink(missing_ok=True)
 
 
 def _append(part: Path, file: IO[bytes]) -> None:

@@ -1,48 +1,29 @@
 """Chunks on several processes of this machine."""
 
 import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+from ..logs.pool import AHEAD, ScalingError, begin
 from ..router.errors import ConfigError, ThriftrouteError
 from .chunks import Chunk
 from .folder import Done
 from .worker import Job, StoppedError, Worker
-
-# Chunks that wait for each worker, so that none waits for the process that hands them out.
-_AHEAD = 2
-
-
-class ScalingError(ThriftrouteError):
-    """A worker died. What is done is kept; the same run goes on from there."""
-
 
 # What a process of a pool keeps between calls has no other place. Text: why there is no worker.
 _worker: Worker | str = "not begun"
 
 
 def _begin(job: Job, stop: Any) -> None:
-    """A pool's process: Ctrl-C is for the process that started it, and it ends with that one."""
     global _worker  # noqa: PLW0603
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    begin()
     try:
         _worker = Worker(job, stop.is_set)
     except ThriftrouteError as error:
         # An error here would break the pool and tell the caller nothing.
         _worker = str(error)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _do(chunk: Chunk) -> Done | None:
@@ -71,7 +52,7 @@ def done_by_pool(job: Job, chunks: Sequence[Chunk], workers: int) -> Generator[D
         running: set[Future[Done | None]] = set()
         for chunk in todo:
             running.add(pool.submit(_do, chunk))
-            if len(running) < workers * _AHEAD:
+            if len(running) < workers * AHEAD:
                 continue
             ready, running = wait(running, return_when=FIRST_COMPLETED)
             yield from (done for f in ready if (done := f.result()) is not None)
@@ -79,10 +60,7 @@ def done_by_pool(job: Job, chunks: Sequence[Chunk], workers: int) -> Generator[D
             ready, running = wait(running, return_when=FIRST_COMPLETED)
             yield from (done for f in ready if (done := f.result()) is not None)
     except BrokenProcessPool as error:
-        raise ScalingError(
-            "a worker process died (out of memory?); what is done is kept: the same command goes "
-            "on from there, with fewer workers if memory is short"
-        ) from error
+        raise ScalingError from error
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)

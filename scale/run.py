@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..logs.folder import whole_file
 from ..router.bundle import Bundle
 from ..router.errors import ConfigError, DataError
 from ..router.routers import BUNDLED, CHECKPOINTS
@@ -22,7 +23,7 @@ from ..router.text import validate_context
 from .chunks import CHUNK_BYTES, CHUNK_ROWS
 from .clusters import fit_centers, read_centers
 from .folder import Done, Work, open_work, part_path
-from .output import check_out, join_lines, join_parts, whole_file
+from .output import check_out, join_lines, join_parts
 from .pool import done_by_pool
 from .worker import Job, Worker
 

@@ -17,6 +17,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
+from ..logs.folder import whole_file
 from ..logs.shapes import LeftOutError
 from ..router.errors import DataError
 from ..router.scorer import Scorer
@@ -24,7 +25,7 @@ from ..router.text import Conversation, as_conversation
 from .chunks import Chunk, prompts_of
 from .clusters import nearest
 from .folder import Done, part_path
-from .output import Columns, Scored, is_parquet, whole_file, write_part
+from .output import Columns, Scored, is_parquet, write_part
 
 # Prompts whose result a worker remembers: logs repeat themselves. About 15 MB, 30 with embeddings.
 REMEMBERED = 20_000

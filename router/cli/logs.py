@@ -71,7 +71,8 @@ def import_(
 
     Example: thriftroute logs import spend.jsonl --out logs.jsonl --sample 500 --mask --report
     """
-    from ...logs.importing import Options, import_logs
+    from ...logs.entries import Options
+    from ...logs.importing import import_logs
     from ...logs.show import show_import
 
     if rejects is not None and not skip_bad:
@@ -117,7 +118,8 @@ def report_(
 
     Example: thriftroute logs report logs.jsonl
     """
-    from ...logs.importing import Options, describe_logs
+    from ...logs.entries import Options
+    from ...logs.importing import describe_logs
     from ...logs.show import show_traffic
 
     options = Options(
