@@ -40,6 +40,7 @@ from .scoring import Scoring
 from .selection import Fastest, Picked, Selection
 from .sensitivity import Sensitivity, Verdict
 from .sticky import no_weaker, stay
+from .thresholds import Thresholds
 
 AUTO = "auto"
 
@@ -79,23 +80,18 @@ class Pipeline:
         self._sensitivity = Sensitivity(config.sensitivity)
         self._scoring = Scoring(config, self._models, router)
         self._selection = Selection(config, self._models, self._scoring, fastest)
-        self._held: tuple[float, str] | None = None
+        self._thresholds = Thresholds(config.router, self._scoring)
 
     @property
     def threshold(self) -> float | None:
         """The pair's threshold where neither request nor tier nor rule says one; None: there is
         none."""
-        if self._held is not None:
-            return self._held[0]
-        settings = self._config.router
-        if settings.threshold is None and settings.strong_share is not None:
-            return self._scoring.threshold_for(settings.strong_share)[0]
-        return settings.threshold
+        return self._thresholds.standing
 
     def hold(self, threshold: float, source: str) -> None:
         """From now on this is the pair's threshold instead of the config's; source: said in
         reasons."""
-        self._held = (validate_threshold(threshold), source)
+        self._thresholds.hold(threshold, source)
 
     def familiarity(self, asked: Asked) -> float | None:
         """How like the router's training the prompt is, in [0, 1]; None where the bundle does not
@@ -263,7 +259,7 @@ class Pipeline:
     def _selected(
         self, asked: Asked, target: Target, rule: Rule | None, allowed: Sequence[str]
     ) -> Picked:
-        wanted = self._threshold(asked, target, rule)
+        wanted = self._thresholds.wanted(asked, target.threshold, rule)
         if wanted is not None:
             return self._selection.pair(asked, allowed, *wanted)
         if asked.options.priority is not None:
@@ -277,50 +273,7 @@ class Pipeline:
             return self._selection.pool(asked, allowed)
         if strategy == "bands":
             return self._selection.bands(asked, allowed)
-        return self._selection.pair(asked, allowed, *self._default_threshold())
-
-    def _threshold(
-        self, asked: Asked, target: Target, rule: Rule | None
-    ) -> tuple[float, str] | None:
-        """(threshold, where it is from) that the rule or the request asks for; None: neither."""
-        options = asked.options
-        if rule is not None and rule.threshold is not None:
-            return rule.threshold, f"of rule {rule.name!r}"
-        if target.threshold is not None:
-            return target.threshold, "of the model's name"
-        if options.threshold is not None:
-            return options.threshold, "of the request"
-        if options.strong_share is not None:
-            return self._scoring.threshold_for(options.strong_share)
-        if options.quality is not None:
-            share = self._config.router.quality.get(options.quality)
-            if share is None:
-                raise RefusedError(
-                    400,
-                    "no_such_quality",
-                    f"quality {options.quality!r} is not set up here; this server knows: "
-                    + ", ".join(self._config.router.quality),
-                    param="quality",
-                )
-            threshold, source = self._scoring.threshold_for(share)
-            return threshold, f"quality {options.quality}: {source}"
-        return None
-
-    def _default_threshold(self) -> tuple[float, str]:
-        settings = self._config.router
-        if self._held is not None:
-            return self._held
-        if settings.threshold is not None:
-            return settings.threshold, ""
-        if settings.strong_share is not None:
-            return self._scoring.threshold_for(settings.strong_share)
-        raise RefusedError(
-            400,
-            "no_threshold",
-            f"no threshold is configured: ask for a model such as 'router-{settings.name}-0.5', or "
-            "set router.threshold in the server's config",
-            param="model",
-        )
+        return self._selection.pair(asked, allowed, *self._thresholds.default())
 
     def _finish(
         self,
