@@ -33,6 +33,7 @@ from .failures import (
     verdict,
 )
 from .health import Health
+from .quiet import Quiet
 from .stream import CutError, Stream
 
 __all__ = ["Answer", "Caller"]
@@ -61,6 +62,7 @@ class Caller:
             for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
                 logging.getLogger(name).setLevel(logging.CRITICAL)
         self._warm()
+        self._quiet = Quiet(self._litellm)
         self._with_tools = prepare({"tools": [{}]})[1]
         self._providers = {name: self._provider(model) for name, model in models.items()}
         self._left_out: dict[str, frozenset[str]] = {}
@@ -183,6 +185,7 @@ class Caller:
         )
         if body.get("tools"):
             request.update(self._with_tools)
+        request.update(self._quiet.keywords(request))
         start = time.perf_counter()
         total = float(params["timeout"])
         limit = min(total, self._settings.first_token_timeout_s) if stream else total
