@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from ..eval.metrics import Floats
 from ..router.threshold import achievable, threshold_for_share
-from .guarantee import guaranteed
-from .means import betting
+from .guarantee.means import betting
+from .guarantee.threshold import guaranteed
 from .measure import (
     SHUFFLES,
     AgainstRandom,

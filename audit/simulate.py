@@ -26,11 +26,11 @@ from ..eval.run import json_safe
 from ..router.errors import CalibrationError, ConfigError, ThriftrouteError
 from ..router.routers import load_router
 from ..router.threshold import achievable, check_scores
-from . import promises
+from .guarantee import promises
+from .guarantee.means import METHODS, MeanTest
+from .guarantee.promises import Maker, Name, Promise
+from .guarantee.sequence import Sequence
 from .labels import read_labels
-from .means import METHODS, MeanTest
-from .promises import Maker, Name, Promise
-from .sequence import Sequence
 
 PLUG_IN = "plug-in"
 # Thresholds of one draw, and values of all draws, that are tested at once.

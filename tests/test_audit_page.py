@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from thriftroute.audit import advice, chart, groups, page
 from thriftroute.audit.command import Audited, Wish, run_audit
-from thriftroute.audit.style import CSS
+from thriftroute.audit.report import advice, chart, groups, page
+from thriftroute.audit.report.style import CSS
 from thriftroute.eval.command import Target
 from thriftroute.router.cli import app
 from typer.testing import CliRunner

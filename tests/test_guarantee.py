@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from thriftroute.audit import means, promises, sequence
-from thriftroute.audit.guarantee import Guarantee, guaranteed
+from thriftroute.audit.guarantee import means, promises, sequence
+from thriftroute.audit.guarantee.threshold import Guarantee, guaranteed
 from thriftroute.router.errors import CalibrationError, EvaluationError
 
 Floats = npt.NDArray[np.float64]

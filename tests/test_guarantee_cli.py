@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import thriftroute
-from thriftroute.audit.calibrate import Wish, run_guarantee
-from thriftroute.audit.guarantee import guaranteed
+from thriftroute.audit.guarantee.command import Wish, run_guarantee
+from thriftroute.audit.guarantee.threshold import guaranteed
 from thriftroute.audit.labels import read_labels
 from thriftroute.eval.command import Target
 from thriftroute.router.bundle import Bundle

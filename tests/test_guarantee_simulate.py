@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from thriftroute.audit import means, simulate
-from thriftroute.audit.guarantee import guaranteed
-from thriftroute.audit.promises import Name
+from thriftroute.audit import simulate
+from thriftroute.audit.guarantee import means
+from thriftroute.audit.guarantee.promises import Name
+from thriftroute.audit.guarantee.threshold import guaranteed
 from thriftroute.audit.simulate import Outcome, Traffic
 from thriftroute.eval import benchmarks
 from thriftroute.router.errors import CalibrationError, EvaluationError

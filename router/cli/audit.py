@@ -117,7 +117,7 @@ def report(
         router, data, strong, weak, benchmark, min_quality, confidence, min_saving, max_labels,
         (strong_model, weak_model, strong_price, weak_price, output_tokens), seed,
     )  # fmt: skip
-    from ...audit.page import to_html
+    from ...audit.report.page import to_html
     from ...eval.fetch import write_atomically
 
     write_atomically(out, to_html(audited, examples=examples).encode(errors="replace"))

@@ -188,7 +188,7 @@ def calibrate(
     cost = CostOptions(strong_model, weak_model, strong_price, weak_price, output_tokens)
     promised = (min_quality, min_gap, max_regret, confidence, max_request_usd)
     if any(value is not None for value in promised):
-        from ...audit.calibrate import Wish, run_guarantee, show, to_dict
+        from ...audit.guarantee.command import Wish, run_guarantee, show, to_dict
 
         if strong_pct is not None:
             raise ConfigError("--strong-pct promises nothing: leave it out, or the promise")

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from ..router.errors import CalibrationError
+from ...router.errors import CalibrationError
 
 Floats = npt.NDArray[np.float64]
 Name = Literal["min_quality", "min_gap", "max_regret", "max_cost"]

@@ -3,8 +3,8 @@
 import shlex
 from collections.abc import Callable
 
-from ..router.threshold import format_threshold
-from .command import Audited
+from ...router.threshold import format_threshold
+from ..command import Audited
 
 # (what to do, the command or "").
 Step = tuple[str, str]

@@ -19,7 +19,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from ..router.errors import CalibrationError
+from ...router.errors import CalibrationError
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

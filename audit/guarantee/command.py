@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data.readers import read_prompts
-from ..eval.benchmarks import Benchmark
-from ..eval.command import CostOptions, Target, check_writable, costs_of, scored, write_table
-from ..router.errors import CalibrationError, ConfigError
-from ..router.routers import load_router
-from ..router.text import Promptlike
-from ..router.threshold import format_threshold
-from .guarantee import Guarantee, guaranteed
-from .labels import Labels, learned_from, read_labels
+from ...data.readers import read_prompts
+from ...eval.benchmarks import Benchmark
+from ...eval.command import CostOptions, Target, check_writable, costs_of, scored, write_table
+from ...router.errors import CalibrationError, ConfigError
+from ...router.routers import load_router
+from ...router.text import Promptlike
+from ...router.threshold import format_threshold
+from ..labels import Labels, learned_from, read_labels
+from .threshold import Guarantee, guaranteed
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -12,7 +12,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-from ..router.threshold import achievable
+from ...router.threshold import achievable
 from .means import LARGEST_BET, MeanTest
 from .promises import Floats, Maker, Promise
 

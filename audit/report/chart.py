@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..eval.metrics import Interval
+from ...eval.metrics import Interval
 
 
 @dataclass(frozen=True)

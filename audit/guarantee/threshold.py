@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..eval.metrics import check_rewards
-from ..router.errors import CalibrationError
-from ..router.threshold import check_scores
+from ...eval.metrics import check_rewards
+from ...router.errors import CalibrationError
+from ...router.threshold import check_scores
 from . import promises
 from .means import METHODS, MeanTest
 from .promises import Floats, Maker, Promise

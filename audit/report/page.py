@@ -10,15 +10,15 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from ..eval.metrics import Interval
-from ..router.threshold import format_threshold
+from ...eval.metrics import Interval
+from ...router.threshold import format_threshold
+from ..command import Audited, prompt_text
+from ..measure import halves, measure
+from ..verdict import Verdict
 from .advice import next_steps
 from .chart import bars_html, curve_svg, text, whisker_svg
-from .command import Audited, prompt_text
 from .groups import Groups, by_cluster, by_task
-from .measure import halves, measure
 from .style import CSS
-from .verdict import Verdict
 
 HEADS = {
     "route": "Route",

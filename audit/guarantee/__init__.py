@@ -1,0 +1,1 @@
+"""What can be promised of a threshold at a stated confidence, and the search for one."""

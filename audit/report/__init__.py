@@ -1,0 +1,1 @@
+"""`thriftroute report`: the audit as one HTML page."""
