@@ -15,7 +15,7 @@ embedding or a request that failed, raises LeftOutError with the reason.
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ..data.schema import Messages, parse_messages, render
+from ..data.schema import Messages, render
 from ..router.errors import DataError
 from . import otel
 from .hashes import digest
@@ -257,7 +257,7 @@ def _row(
     tenant: object = None,
     feedback: float | None = None,
 ) -> LogRow:
-    messages = parse_messages(sound(messages))
+    messages = tuple(map(sound, messages))
     return LogRow(
         id=text(id) or f"log-{digest(messages).hex()[:16]}",
         messages=messages,

@@ -22,6 +22,7 @@ from .files import json_lines
 
 _TEXTS = ("model", "task", "session", "tenant")
 _COUNTS = ("input_tokens", "output_tokens", "cluster")
+_INFINITE = float("inf")
 _AMOUNTS = ("input_tokens", "output_tokens", "cost_usd")
 
 
@@ -61,14 +62,16 @@ class LogRow:
         if self.time is not None:
             moment(self.time)
         for name in _AMOUNTS:
-            _check_range(getattr(self, name), name, float("inf"))
-        _check_range(self.feedback, "feedback", 1.0)
+            if (amount := getattr(self, name)) is not None:
+                _check_range(amount, name, _INFINITE)
+        if self.feedback is not None:
+            _check_range(self.feedback, "feedback", 1.0)
         if self.cluster is not None and (type(self.cluster) is not int or self.cluster < 0):
             raise DataError(
                 f"{shown(self.cluster)} is not a whole number that is 0 or more, or left out",
                 field="cluster",
             )
-        _check_range(self.weight, "weight", float("inf"))
+        _check_range(self.weight, "weight", _INFINITE)
         if not self.weight:
             raise DataError("is 0; expected a finite number above 0", field="weight")
 
@@ -158,10 +161,8 @@ def moment(time: str) -> datetime:
 
 
 def _check_range(value: object, field: str, top: float) -> None:
-    if value is None:
-        return
     usable = isinstance(value, int | float) and not isinstance(value, bool)
     # False for NaN, so that NaN is refused too.
-    if not usable or not 0.0 <= value <= top or value == float("inf"):  # type: ignore[operator]
+    if not usable or not 0.0 <= value <= top or value == _INFINITE:  # type: ignore[operator]
         limit = "in [0, 1]" if top == 1.0 else "that is 0 or more"
         raise DataError(f"{shown(value)} is not a finite number {limit}, or left out", field=field)

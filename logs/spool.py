@@ -29,6 +29,7 @@ _OF_ROW = np.dtype(
     [("key", "<u8"), ("name", "<u8"), ("time", "<f8"), ("weight", "<f8"), ("end", "<u8")]
 )
 _OF_REPEAT = np.dtype([("number", "<u8"), ("weight", "<f8")])
+_JSON = json.JSONEncoder(ensure_ascii=False).encode
 _PIECE = 1 << 18  # rows of the index that are read at once
 
 
@@ -143,13 +144,14 @@ class Spool:
 
 def packed(row: LogRow) -> bytes:
     """A row as the line that waits for its weight."""
-    return _line({**row.to_dict(), "weight": None})
+    record = row.to_dict()
+    record.pop("weight", None)
+    return _line(record)
 
 
 def _line(record: Mapping[str, Any]) -> bytes:
-    found = {name: value for name, value in record.items() if name != "weight"}
     # Halves of surrogate pairs, which JSON may hold and no file, become question marks.
-    return json.dumps(found, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+    return _JSON(record).encode("utf-8", "replace") + b"\n"
 
 
 def _weighed(line: bytes, weight: float) -> bytes:

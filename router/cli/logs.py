@@ -1,6 +1,7 @@
 """Commands around a user's own logs: `logs import`, `logs report`; `logs score` is scale's."""
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -64,10 +65,15 @@ def import_(
     router: RouterOption = "mf",
     skip_bad: SkipOption = False,
     rejects: RejectsOption = None,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, help="Processes that parse lines of JSON.")
+    ] = 1,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Read logs of other tools into one file of distinct requests, all of them or a sample.
+
+    Interrupted or killed, the same command goes on where it stopped.
 
     Example: thriftroute logs import spend.jsonl --out logs.jsonl --sample 500 --mask --report
     """
@@ -95,6 +101,7 @@ def import_(
             embedder=_embedder(router) if report or sample is not None else None,
             report=report,
             language=_language() if report else None,
+            workers=workers,
             progress=progress,
         )
     if as_json:
@@ -162,16 +169,30 @@ def _language() -> Callable[[str], str | None] | None:
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Callable[[str, int, int | None], None]]:
-    """A line on a terminal's stderr that says how far it is; nothing elsewhere."""
+    """A line on a terminal's stderr that says how far it is; elsewhere a line now and then."""
     from rich.console import Console
 
     console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda stage, done, total: None
-        return
-    with console.status("starting") as status:
+    with contextlib.ExitStack() as stack:
+        status = stack.enter_context(console.status("starting")) if console.is_terminal else None
+        told = began = time.monotonic()
+        earlier = 0
 
         def show(stage: str, done: int, total: int | None) -> None:
-            status.update(f"{stage}: {done:,}" + ("" if total is None else f" of {total:,}"))
+            nonlocal told, began, earlier
+            now = time.monotonic()
+            if stage == "resumed":
+                earlier, began = done, now
+                line = f"going on after {done:,} entries, which an earlier run read"
+                console.print(line, highlight=False, soft_wrap=True)
+                return
+            line = f"{stage}: {done:,}" + ("" if total is None else f" of {total:,}")
+            if stage == "reading" and now > began:
+                line += f", {(done - earlier) / (now - began):,.0f} a second"
+            if status is not None:
+                status.update(line)
+            elif now - told >= scale.LINE_EVERY_S:
+                told = now
+                console.print(line, highlight=False, soft_wrap=True)
 
         yield show

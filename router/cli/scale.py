@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ...scale.run import State, Summary
 
 # Where nobody watches, such as in a service's journal: a line so many seconds apart.
-_LINE_EVERY_S = 30.0
+LINE_EVERY_S = 30.0
 
 
 def add_commands(logs: typer.Typer) -> None:
@@ -142,7 +142,7 @@ def _progress() -> Iterator[Callable[["State"], None]]:
 
         def tell(state: "State") -> None:
             nonlocal told
-            if state.seconds - told >= _LINE_EVERY_S:
+            if state.seconds - told >= LINE_EVERY_S:
                 told = state.seconds
                 share = state.done / state.total
                 typer.echo(
