@@ -157,7 +157,7 @@ def bert_runs(home: Path, data: Path, n: int, fraction: int, full: bool) -> list
     rows = data.read_text(encoding="utf-8").splitlines(keepends=True)
     if full:
         return [{"what": "bert", "measured": True, **train(home, "bert", data, "bert")}]
-    from thriftroute.training.bert import BertSettings
+    from thriftroute.training.models.bert import BertSettings
 
     runs = []
     for size in (min(fraction, n) // 2, min(fraction, n)):

@@ -23,7 +23,7 @@ pytest.importorskip("sentence_transformers")
 from thriftroute.training.add_model import MIN_COMPARISONS, Added, add_model
 from thriftroute.training.encoder import encoder_bundle
 from thriftroute.training.export import graft_head, read_head
-from thriftroute.training.mf import Gate, Head
+from thriftroute.training.models.mf import Gate, Head
 from thriftroute.training.request import TrainRequest
 from thriftroute.training.run import train
 

@@ -15,9 +15,9 @@ from thriftroute.data.tables import PairTable, pair_table
 torch = pytest.importorskip("torch")
 pytest.importorskip("sentence_transformers")
 
-from thriftroute.training.bert import BertModel, BertSettings, BertTask, freeze, pad  # noqa: E402
 from thriftroute.training.encoder import load_encoder  # noqa: E402
-from thriftroute.training.loop import TrainingInterruptedError, fit  # noqa: E402
+from thriftroute.training.models.bert import BertModel, BertSettings, BertTask, freeze, pad  # noqa: E402
+from thriftroute.training.models.loop import TrainingInterruptedError, fit  # noqa: E402
 
 SETTINGS = BertSettings(epochs=2, batch=8, lr=1e-3, head_lr=1e-2)
 

@@ -23,14 +23,14 @@ pytest.importorskip("sentence_transformers")
 from thriftroute.training import box
 from thriftroute.training.encoder import encoder_bundle
 from thriftroute.training.export import read_head
-from thriftroute.training.general import GeneralSettings
+from thriftroute.training.models.general import GeneralSettings
+from thriftroute.training.models.rival import fit_rival
+from thriftroute.training.models.tune import TuneSettings
 from thriftroute.training.prepare import prepare, request_rows
 from thriftroute.training.progress import Progress
 from thriftroute.training.protocols import HELD_OUT, read_source, run_protocol
 from thriftroute.training.request import TrainRequest, TrainResult
-from thriftroute.training.rival import fit_rival
 from thriftroute.training.run import split_tables
-from thriftroute.training.tune import TuneSettings
 
 # What a model adds to the log odds of being right.
 MODELS = {"s1": 3.0, "s2": 2.5, "s3": 2.0, "other": 1.2, "w1": 0.8, "w2": 0.4, "w3": 0.0}

@@ -159,7 +159,7 @@ class TestRepresentation:
         assert torch.allclose(embedding, layers, atol=1e-6)
 
     def test_padding_is_not_pooled(self, deep_encoder: Path) -> None:
-        from thriftroute.training.bert import pad
+        from thriftroute.training.models.bert import pad
 
         module = load_encoder(str(deep_encoder)).module
         with torch.no_grad():
@@ -499,7 +499,7 @@ class TestMultilingual:
 
     def test_padding_changes_nothing(self, xlmr: Maker) -> None:
         """Fine-tuning pads batches with zeros, which is <s> here: positions must not shift."""
-        from thriftroute.training.bert import pad
+        from thriftroute.training.models.bert import pad
 
         loaded = load_encoder(str(xlmr()))
         rows = [[0, 7, 8, 2], [0, *range(5, 30), 2]]

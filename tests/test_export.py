@@ -30,7 +30,7 @@ from thriftroute.training.export import (  # noqa: E402
     read_head,
     run_graph,
 )
-from thriftroute.training.mf import Gate, Head  # noqa: E402
+from thriftroute.training.models.mf import Gate, Head  # noqa: E402
 
 LENGTHS = (1, 2, 9, 40, 160)
 N_FEATURES = 5

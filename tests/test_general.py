@@ -16,7 +16,7 @@ pytest.importorskip("scipy")
 pytest.importorskip("sklearn")
 pytest.importorskip("torch")
 
-from thriftroute.training.general import (
+from thriftroute.training.models.general import (
     Direction,
     GeneralSettings,
     fit_gate,
@@ -24,7 +24,7 @@ from thriftroute.training.general import (
     general_head,
     local_direction,
 )
-from thriftroute.training.mf import Gate
+from thriftroute.training.models.mf import Gate
 
 Floats = npt.NDArray[np.float64]
 LAYERS = 16

@@ -12,8 +12,8 @@ from thriftroute.router.errors import TrainingError
 
 torch = pytest.importorskip("torch")
 
-from thriftroute.training import loop  # noqa: E402
-from thriftroute.training.loop import BEST, STATE, History, TrainingInterruptedError, fit  # noqa: E402
+from thriftroute.training.models import loop  # noqa: E402
+from thriftroute.training.models.loop import BEST, STATE, History, TrainingInterruptedError, fit  # noqa: E402
 
 STEPS = 4
 

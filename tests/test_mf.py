@@ -14,7 +14,7 @@ from thriftroute.router.features import FEATURES
 pytest.importorskip("scipy")
 pytest.importorskip("torch")
 
-from thriftroute.training.mf import (
+from thriftroute.training.models.mf import (
     Base,
     Gate,
     Head,

@@ -10,8 +10,8 @@ from thriftroute.router.errors import TrainingError
 
 optimize = pytest.importorskip("scipy.optimize")
 
-from thriftroute.training import ridge  # noqa: E402
-from thriftroute.training.ridge import (  # noqa: E402
+from thriftroute.training.models import ridge  # noqa: E402
+from thriftroute.training.models.ridge import (  # noqa: E402
     Block,
     Variances,
     cross_validated,

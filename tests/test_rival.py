@@ -13,7 +13,7 @@ from thriftroute.router.errors import TrainingError
 
 torch = pytest.importorskip("torch")
 
-from thriftroute.training.rival import (  # noqa: E402
+from thriftroute.training.models.rival import (  # noqa: E402
     RivalSettings,
     fit_rival,
     fit_rival_pair,

@@ -33,10 +33,10 @@ pytest.importorskip("sentence_transformers")
 
 from thriftroute.training.encoder import encoder_bundle, load_encoder
 from thriftroute.training.export import graft_head, read_head, run_graph
+from thriftroute.training.models.tune import save_encoder
 from thriftroute.training.protocols import PROTOCOLS, read_source, run_protocol
 from thriftroute.training.request import TrainRequest
 from thriftroute.training.run import train
-from thriftroute.training.tune import save_encoder
 
 Floats = npt.NDArray[np.float64]
 

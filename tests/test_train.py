@@ -31,12 +31,12 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("sentence_transformers")
 
 from thriftroute.training import finish, run  # noqa: E402
-from thriftroute.training.bert import BertSettings  # noqa: E402
 from thriftroute.training.embed import embed  # noqa: E402
 from thriftroute.training.encoder import DEFAULT_ENCODER, MAX_TOKENS, encoder_bundle  # noqa: E402
 from thriftroute.training.export import graft_head, read_head  # noqa: E402
-from thriftroute.training.loop import TrainingInterruptedError  # noqa: E402
-from thriftroute.training.mf import Base, Gate, Head  # noqa: E402
+from thriftroute.training.models.bert import BertSettings  # noqa: E402
+from thriftroute.training.models.loop import TrainingInterruptedError  # noqa: E402
+from thriftroute.training.models.mf import Base, Gate, Head  # noqa: E402
 from thriftroute.training.progress import Progress  # noqa: E402
 from thriftroute.training.run import TrainRequest, train  # noqa: E402
 

@@ -14,10 +14,10 @@ from thriftroute.data.difficulty import BANDS, DifficultyTable
 torch = pytest.importorskip("torch")
 pytest.importorskip("sentence_transformers")
 
-from thriftroute.training.bert import pad  # noqa: E402
 from thriftroute.training.encoder import encoder_bundle, load_encoder  # noqa: E402
-from thriftroute.training.loop import TrainingInterruptedError, fit  # noqa: E402
-from thriftroute.training.tune import (  # noqa: E402
+from thriftroute.training.models.bert import pad  # noqa: E402
+from thriftroute.training.models.loop import TrainingInterruptedError, fit  # noqa: E402
+from thriftroute.training.models.tune import (  # noqa: E402
     TuneModel,
     TuneSettings,
     TuneTask,

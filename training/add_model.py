@@ -18,7 +18,7 @@ from ..data.schema import Comparison, PromptScore, Row
 from ..router.bundle import Bundle, write_bundle
 from ..router.errors import TrainingError
 from .export import graft_head, read_head
-from .mf import Head, log_odds
+from .models.mf import Head, log_odds
 
 MIN_COMPARISONS = 20
 Z95 = 1.96

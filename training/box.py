@@ -27,19 +27,20 @@ from .command import evaluation_prompts
 from .embed import embed
 from .encoder import encoder_bundle, load_encoder
 from .finish import Evidence, finish
-from .general import (
+from .models.general import (
     GeneralSettings,
     fit_gate,
     general_direction,
     general_head,
     local_direction,
 )
-from .loop import History, fit
-from .mf import Head, MFSettings, tier_abilities
+from .models.loop import History, fit
+from .models.mf import Head, MFSettings, tier_abilities
+from .models.rival import fit_rival
+from .models.tune import TuneModel, TuneSettings, TuneTask, hard_direction, save_encoder
 from .prepare import prepare, request_rows
 from .progress import Progress
 from .request import KINDS, TrainRequest, TrainResult
-from .rival import fit_rival
 from .run import (
     TORCH_PROMPTS,
     Start,
@@ -49,7 +50,6 @@ from .run import (
     tier_names,
     token_ids,
 )
-from .tune import TuneModel, TuneSettings, TuneTask, hard_direction, save_encoder
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

@@ -11,8 +11,8 @@ from ..data.readers import read_prompts
 from ..data.sources import SOURCES
 from ..eval import benchmarks
 from ..router.errors import ConfigError
-from .bert import BertSettings
-from .mf import MFSettings
+from .models.bert import BertSettings
+from .models.mf import MFSettings
 from .progress import Progress
 from .run import KINDS, TrainRequest, TrainResult, train
 

@@ -28,10 +28,10 @@ from ..router.errors import ConfigError, TrainingError
 from ..router.routers import CHECKPOINTS
 from ..router.stub import StubProvider
 from ..router.threshold import format_threshold
-from .bert import BertSettings
 from .encoder import DEFAULT_ENCODER
-from .loop import TrainingInterruptedError
-from .mf import MFSettings
+from .models.bert import BertSettings
+from .models.loop import TrainingInterruptedError
+from .models.mf import MFSettings
 from .progress import Progress
 from .run import TrainRequest, TrainResult, train
 

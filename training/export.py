@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 
 from ..router.errors import ExportError, require_extra
-from .mf import Gate, Head
+from .models.mf import Gate, Head
 
 OPSET = 17
 # What an export must keep. Scores are probabilities; APGR is that of the validation split.

@@ -17,14 +17,14 @@ from ..router.errors import CalibrationError, EvaluationError
 from ..router.scorer import Scorer
 from ..router.text import Promptlike
 from ..router.threshold import ThresholdTable, apply_calibration
-from .bert import BertSettings
 from .card import render_card
 from .export import Feeds, Parity, run_graph
-from .loop import History
-from .mf import MFSettings
+from .models.bert import BertSettings
+from .models.loop import History
+from .models.mf import MFSettings
+from .models.tune import TuneSettings
 from .progress import Progress
 from .request import TrainRequest, TrainResult
-from .tune import TuneSettings
 
 PARITY_PROMPTS = 200
 

@@ -37,7 +37,7 @@ from ..router.scorer import Scorer
 from .box import DIFFICULTY_WEIGHTS, POOLED, request
 from .embed import embed
 from .encoder import encoder_bundle
-from .general import (
+from .models.general import (
     GeneralSettings,
     fit_gate,
     general_direction,

@@ -43,10 +43,10 @@ from ..router.scorer import Scorer
 from .embed import embed
 from .encoder import encoder_bundle
 from .export import graft_head, read_head, run_graph
-from .mf import MFSettings, fit_pair
+from .models.mf import MFSettings, fit_pair
+from .models.rival import fit_rival_pair
 from .prepare import prepare, request_rows
 from .progress import Progress
-from .rival import fit_rival_pair
 from .run import bundle_base, split_tables
 
 PROTOCOLS = ("own-logs", "other-pairs", "new-model", "calibration", "int8", "languages")

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ..router.bundle import Bundle
-from .bert import BertSettings
 from .encoder import DEFAULT_ENCODER, MAX_TOKENS
-from .mf import MFSettings
+from .models.bert import BertSettings
+from .models.mf import MFSettings
 
 KINDS = ("mf", "bert")
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..data.difficulty import DifficultyTable
-from ..data.tables import PairTable
-from ..router.errors import require_extra
-from ..router.features import FEATURES
+from ...data.difficulty import DifficultyTable
+from ...data.tables import PairTable
+from ...router.errors import require_extra
+from ...router.features import FEATURES
 from .mf import Gate, Head, representation_blocks
 from .ridge import estimate_variances, fit_blocks
 

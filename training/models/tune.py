@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..data.difficulty import BANDS, DifficultyTable
+from ...data.difficulty import BANDS, DifficultyTable
+from ..encoder import EncoderModule, LoadedEncoder, resolve_encoder
 from .bert import (
     Batch,
     freeze,
@@ -29,7 +30,6 @@ from .bert import (
     pad,
     validation_loss,
 )
-from .encoder import EncoderModule, LoadedEncoder, resolve_encoder
 
 Floats = npt.NDArray[np.float64]
 

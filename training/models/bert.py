@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..data.tables import PairTable
-from .encoder import EncoderModule
+from ...data.tables import PairTable
+from ..encoder import EncoderModule
 
 Batch = npt.NDArray[np.int64]
 

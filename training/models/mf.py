@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..data.tables import ComparisonTable
-from ..router.errors import TrainingError
-from ..router.features import FEATURES
+from ...data.tables import ComparisonTable
+from ...router.errors import TrainingError
+from ...router.features import FEATURES
 from .ridge import Block, BlockFit, cross_validated, estimate_variances, fit_blocks
 
 Floats = npt.NDArray[np.float64]

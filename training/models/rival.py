@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..data.tables import ComparisonTable
-from ..router.errors import TrainingError
+from ...data.tables import ComparisonTable
+from ...router.errors import TrainingError
 
 Floats = npt.NDArray[np.float64]
 Floats32 = npt.NDArray[np.float32]
