@@ -10,7 +10,6 @@ how often the 95% intervals of quality and saving hold the truth of the candidat
 """
 
 import argparse
-import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -22,9 +21,9 @@ from ..eval.baselines import length_scores
 from ..eval.benchmarks import Benchmark, load
 from ..eval.command import scored
 from ..eval.metrics import Floats, Interval, wilson
-from ..eval.run import json_safe
-from ..router.errors import ConfigError, ThriftrouteError
+from ..router.errors import ThriftrouteError
 from ..router.routers import load_router
+from . import trials
 from .audit import audit
 from .measure import Rows, ranks
 
@@ -146,8 +145,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 2
     if options.json:
-        rows = json_safe([asdict(one) for one in found])
-        sys.stdout.write(json.dumps(rows, indent=2, allow_nan=False) + "\n")
+        trials.write_json([asdict(one) for one in found])
     else:
         _show(found, options)
     return 0
@@ -167,12 +165,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _from_options(options: argparse.Namespace) -> list[Rates]:
-    try:
-        sizes = [int(part) for part in options.sizes.split(",")]
-    except ValueError:
-        sizes = []
-    if not sizes or min(sizes) < 1 or options.draws < 1:
-        raise ConfigError("--sizes and --draws: expected whole numbers above 0, as 300,1000")
+    sizes = trials.sizes_of(options.sizes, options.draws, example="300,1000")
     benchmark = load(options.benchmark)
     return [
         rates(
@@ -192,7 +185,6 @@ def _from_options(options: argparse.Namespace) -> list[Rates]:
 
 
 def _show(found: list[Rates], options: argparse.Namespace) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("scores", "n", "route [95% CI]", "weak-only", "strong-only", "label-more",
@@ -212,15 +204,13 @@ def _show(found: list[Rates], options: argparse.Namespace) -> None:
             f"{one.saving:.1%}",
             f"{one.needed:,.0f}",
         )
-    console = Console()
-    # Rows of figures that wrap cannot be read.
-    Console(width=max(console.width, 140)).print(table)
-    console.print(
+    trials.show(
+        table,
         f"{options.benchmark}, {options.draws:,} draws each, quality wanted "
         f"{options.min_quality:g} with confidence {options.confidence:g}, seed {options.seed}. "
         f"Stated: {NOISE} is routed in at most 5% of the draws, a promise broken in at most "
         f"{1 - options.confidence:.0%}.",
-        highlight=False,
+        width=140,
     )
 
 

@@ -10,7 +10,6 @@ just keeps the promise on the draw itself.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from ..eval.run import json_safe
 from ..router.errors import CalibrationError, ConfigError, ThriftrouteError
 from ..router.routers import load_router
 from ..router.threshold import achievable, check_scores
+from . import trials
 from .guarantee import promises
 from .guarantee.means import METHODS, MeanTest
 from .guarantee.promises import Maker, Name, Promise
@@ -232,8 +232,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 2
     if options.json:
-        rows = [{"traffic": name, **outcome.to_dict()} for name, outcome in outcomes]
-        sys.stdout.write(json.dumps(rows, indent=2, allow_nan=False) + "\n")
+        trials.write_json([{"traffic": name, **outcome.to_dict()} for name, outcome in outcomes])
     else:
         _show(outcomes, options)
     wrong = [outcome for _, outcome in outcomes if outcome.method != PLUG_IN and not outcome.kept]
@@ -266,12 +265,7 @@ def _from_options(options: argparse.Namespace) -> list[tuple[str, Outcome]]:
     wanted = [(name, value) for name in PROMISES.values() for value in getattr(options, name)]
     if not wanted:
         raise ConfigError(f"nothing to promise: give one or more of {', '.join(PROMISES)}")
-    try:
-        sizes = [int(part) for part in options.sizes.split(",")]
-    except ValueError:
-        sizes = []
-    if not sizes or min(sizes) < 1 or options.draws < 1:
-        raise ConfigError("--sizes and --draws: expected whole numbers above 0, as 100,300")
+    sizes = trials.sizes_of(options.sizes, options.draws, example="100,300")
     targets = [Target(benchmarks=(name,)) for name in options.benchmark]
     if options.data is not None or not targets:
         pair = [tuple((text or "").split(",")) if text else () for text in
@@ -309,7 +303,6 @@ def _from_options(options: argparse.Namespace) -> list[tuple[str, Outcome]]:
 
 
 def _show(outcomes: list[tuple[str, Outcome]], options: argparse.Namespace) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("traffic", "promise", "n", "method", "broken [95% CI]", "feasible", "strong")
@@ -324,14 +317,12 @@ def _show(outcomes: list[tuple[str, Outcome]], options: argparse.Namespace) -> N
             f"{found.feasible:.0%}",
             f"{found.strong_pct:.0%} (best {found.best:.0%})",
         )
-    console = Console()
-    # Rows of figures that wrap cannot be read.
-    Console(width=max(console.width, 120)).print(table)
-    console.print(
+    trials.show(
+        table,
         f"{options.draws:,} draws each, router {options.router}, seed {options.seed}; stated: "
         f"broken in at most {1 - options.confidence:.1%}. strong: calls, mean over draws; best: of "
         "the threshold that only all prompts show.",
-        highlight=False,
+        width=120,
     )
 
 
