@@ -17,27 +17,31 @@ from rich.console import Console
 from ..router.controller import place_of
 from ..router.errors import ConfigError
 from .app import create_app
-from .config import check, config_from_flags, load_config
+from .config import check, config_from_flags, lines_told, load_config
 from .limits import BoundedProtocol
 from .metrics import forget_worker
+from .registry import Registry
 from .settings import Config
+from .state import State
 
 DEFAULT = Path("thriftroute.yaml")
 # How a worker process learns its configuration: it is started with nothing but a module's name.
 FOLDER_VARIABLE = "THRIFTROUTE_SERVE_FOLDER"
 CONFIG = "config.json"
 BACKLOG = 2048  # as uvicorn's own
+# Python's own is 5 ms: so long does the event loop hold up a thread that comes back from scoring, or
+# a thread the loop, each time one of them wants to go on. Requests wait several times over.
+SWITCH_S = 0.0005
 
 
-def run_serve(config: Config) -> None:
+def run_serve(config: Config, source: Path | None = None) -> None:
     """Serve until SIGTERM or Ctrl-C; running requests get `server.shutdown_s` to end.
+
+    source: the file that the config is of, for the lines of errors.
 
     Raises ConfigError (also for an address that is taken), UnknownRouterError, BundleError.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    # At INFO it prints every address that is called, a webhook's secret path among them.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    _guard_logs()
+    _set_up_logs()
     server = config.server
     with contextlib.ExitStack() as kept:
         bound = kept.enter_context(contextlib.closing(_bind(server.host, server.port)))
@@ -47,9 +51,12 @@ def run_serve(config: Config) -> None:
             folder = kept.enter_context(tempfile.TemporaryDirectory(prefix="thriftroute-"))
             os.environ[FOLDER_VARIABLE] = folder  # for this user's eyes only: keys are in it
             Path(folder, CONFIG).write_text(config.model_dump_json(), encoding="utf-8")
-        app = create_app(config)
+        with lines_told(source):
+            app = create_app(config)
+            state: State = app.state.thriftroute
+            state.recorder.check()
         _settle_memory()
-        _announce(config, bound)
+        _announce(config, state.registry, bound)
         common: dict[str, Any] = {
             "http": BoundedProtocol,
             "log_level": "warning",
@@ -80,9 +87,9 @@ def worker() -> object:
     folder = Path(os.environ[FOLDER_VARIABLE])
     config = Config.model_validate_json((folder / CONFIG).read_text(encoding="utf-8"))
     _forget_the_dead(folder / "metrics")
-    _guard_logs()
+    _set_up_logs()
     app = create_app(config, metrics_folder=folder / "metrics")
-    _settle_memory()
+    _settle()
     return app
 
 
@@ -92,6 +99,13 @@ def _forget_the_dead(metrics: Path) -> None:
         pid = path.stem.rsplit("_", 1)[1]
         if pid.isdigit() and not Path("/proc", pid).exists() and Path("/proc/self").exists():
             forget_worker(int(pid))
+
+
+def _set_up_logs() -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    # At INFO it prints every address that is called, a webhook's secret path among them.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    _guard_logs()
 
 
 def _guard_logs() -> None:
@@ -107,15 +121,21 @@ def _guard_logs() -> None:
     logging.getLogger("uvicorn.error").addFilter(without_text)
 
 
-def _settle_memory() -> None:
-    """What is loaded by now stays: millions of objects, LiteLLM's mostly, that the garbage
-    collector would else walk through every few seconds, a tenth of a second and more each time."""
+def _settle() -> None:
+    """Set this process to answering.
+
+    What is loaded by now stays: millions of objects, LiteLLM's mostly, that the garbage collector
+    would else walk through every few seconds, a tenth of a second and more each time."""
+    sys.setswitchinterval(SWITCH_S)
     gc.collect()
     gc.freeze()
 
 
-def settled(config: Path | None, flags: Mapping[str, Any], **server: Any) -> Config:
+def settled(
+    config: Path | None, flags: Mapping[str, Any], **server: Any
+) -> tuple[Config, Path | None]:
     """The configuration of a file or of flags; `server`'s host, port and workers win over both.
+    Then the file, None where it is of flags.
 
     flags: keywords of `config.config_from_flags`, None where a flag was not given. Without a file
     or models, thriftroute.yaml of this folder. Raises ConfigError.
@@ -130,7 +150,7 @@ def settled(config: Path | None, flags: Mapping[str, Any], **server: Any) -> Con
                 "nothing to serve: give --config FILE (`thriftroute init` writes one), or both "
                 "--strong-model and --weak-model"
             )
-        return config_from_flags(**given, **own)
+        return config_from_flags(**given, **own), None
     if given:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise ConfigError(
@@ -139,10 +159,10 @@ def settled(config: Path | None, flags: Mapping[str, Any], **server: Any) -> Con
         )
     read = load_config(config)
     if not own:
-        return read
+        return read, config
     changed = read.model_copy(update={"server": read.server.model_copy(update=own)})
     check(changed)
-    return changed
+    return changed, config
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -162,7 +182,7 @@ def _bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def _announce(config: Config, bound: socket.socket) -> None:
+def _announce(config: Config, pool: Registry, bound: socket.socket) -> None:
     host, port = bound.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     console = Console(stderr=True)
@@ -177,6 +197,17 @@ def _announce(config: Config, bound: socket.socket) -> None:
             "warning: no API keys are configured and this address can be reached from outside: "
             "anyone may spend your money; `thriftroute keys new` makes one",
             highlight=False,
+            soft_wrap=True,
+        )
+    weak, strong = pool[config.weak], pool[config.strong]
+    if min(weak.input_price, weak.output_price) > 0 and (
+        weak.input_price >= strong.input_price and weak.output_price > strong.output_price
+    ):
+        console.print(
+            f"warning: the weak model {weak.name} costs more than the strong one, {strong.name}: "
+            "no routing saves anything; are they the wrong way round?",
+            highlight=False,
+            markup=False,
             soft_wrap=True,
         )
     sys.stderr.flush()

@@ -5,17 +5,18 @@
 Values of settings that may hold secrets, and what environment variables held, are never repeated.
 """
 
+import contextlib
 import difflib
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from pydantic import BaseModel, ValidationError
 
-from ..router.errors import ConfigError
+from ..router.errors import ConfigError, UnknownRouterError
 from .consistency import problems
 from .expected import described, expected, schema_at
 from .settings import Config, Settings
@@ -81,6 +82,32 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
             update={"router": router.model_copy(update={"checkpoint_path": folder})}
         )
     return config
+
+
+@contextlib.contextmanager
+def lines_told(path: Path | None) -> Iterator[None]:
+    """What is found wrong with a config of the file `path` only once its models and its router are
+    loaded gets the line that it is about, as what `load_config` finds has. None: no file.
+
+    Raises ConfigError in place of ConfigError and UnknownRouterError; all else passes.
+    """
+    try:
+        yield
+    except (ConfigError, UnknownRouterError) as error:
+        try:
+            text = "" if path is None else path.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError):  # it was read before
+            text = ""
+        if not text:
+            raise
+        document = read(text, os.environ)
+        said = f"router.name: {error}" if isinstance(error, UnknownRouterError) else str(error)
+        placed: list[str] = []
+        for line in said.splitlines():
+            loc = _about(line, document)
+            at = None if loc is None else document.line(loc)
+            placed.append(line if at is None else f"{path}:{at}: {line}")
+        raise ConfigError("\n".join(placed)) from error
 
 
 def config_from_flags(
@@ -267,6 +294,25 @@ def _price(flag: str, text: str) -> dict[str, float]:
             f"{flag} {text!r}: expected IN,OUT in USD per million tokens, as 2.5,10"
         ) from None
     return {"input": prices[0], "output": prices[1]}
+
+
+def _about(text: str, document: Document) -> Loc | None:
+    """The place that an error's text begins with: "records.url: ...", "models[1] (big): ...", or,
+    in the words of other rooms, "router 'mf': ..." and "model 'big': bundle_model ..."."""
+    if text.startswith("router '"):
+        loc: Loc = ("router", "checkpoint_path")
+        return loc if loc in document.lines else ("router", "name")
+    models = document.data.get("models") if isinstance(document.data, dict) else None
+    if found := re.match(r"model '([^']*)': (\w+)", text):
+        named = enumerate(models if isinstance(models, list) else ())
+        is_it = (i for i, m in named if isinstance(m, dict) and m.get("name") == found[1])
+        index = next(is_it, None)
+        return None if index is None else ("models", index, found[2])
+    key = re.match(r"[a-z_]+(?:\.[\w-]+|\[\d+\])*(?=:| \()", text)
+    parts = re.findall(r"[\w-]+", key[0]) if key else []
+    if not parts or parts[0] not in Config.model_fields:
+        return None
+    return tuple(int(part) if part.isdigit() else part for part in parts)
 
 
 def _flag(loc: Loc) -> str:

@@ -132,7 +132,36 @@ def test_models_without_a_price_are_an_error() -> None:
     text = POOL.replace("    price: {input: 0.1, output: 0.3}\n", "")
     Path("thriftroute.yaml").write_text(text, encoding="utf-8")
     (line,) = fails(2, "models")
-    assert line.startswith("models[1] ([red]own): LiteLLM's map does not know 'openai/own'")
+    told = "models[1] ([red]own): LiteLLM's map does not know 'openai/own'"
+    assert line.startswith(f"thriftroute.yaml:4: {told}")
+
+
+@pytest.mark.parametrize(
+    ("more", "line", "told"),
+    [
+        ("router: {name: nosuch}", 11, "router.name: unknown router 'nosuch'; available: mf, "),
+        ("router:\n  name: mf\n  checkpoint_path: none", 13, "router 'mf': checkpoint_path '"),
+        ("records: {url: 'sqlite:///none/x.db'}", 11, "records.url: cannot write decisions to "),
+        (
+            "router: {name: random}\ncache: {backend: memory, semantic: {enabled: true}}",
+            12,
+            "cache.semantic: needs a router with an encoder (a bundle); 'random' has none",
+        ),
+        (
+            "router: {strategy: pool, threshold: 0.5}",
+            8,
+            "model '[red]own': bundle_model 'nosuch' is not in the bundle of router 'mf'",
+        ),
+    ],
+)
+def test_what_is_found_wrong_when_all_is_loaded_has_its_line_too(
+    more: str, line: int, told: str
+) -> None:
+    """Before anything is served, and however many workers there are."""
+    text = POOL.replace("    tags:", "    bundle_model: nosuch\n    tags:")
+    Path("router.yaml").write_text(f"{text if line == 8 else POOL}{more}\n", encoding="utf-8")
+    (found,) = fails(2, "serve", "--config", "router.yaml", "--port", "0", "--workers", "2")
+    assert found.startswith(f"router.yaml:{line}: {told}")
 
 
 def test_prices_of_models() -> None:

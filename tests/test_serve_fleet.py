@@ -206,6 +206,23 @@ def test_sigterm_lets_running_requests_end_and_keeps_their_records(tmp_path: Pat
     assert ids == {answer.headers["x-thriftroute-decision-id"] for answer in answers}
 
 
+def test_workers_log_as_one_process_does_and_a_pair_the_wrong_way_round_is_told(
+    tmp_path: Path,
+) -> None:
+    with StubProvider() as provider:
+        swapped = {"strong": "weak", "weak": "strong", "server": {"port": 0, "workers": 2}}
+        provider.fail(Fault(status=500))
+        with started(tmp_path, pool(provider.url, **swapped)) as running:
+            assert running.ask("hello").status_code == 200
+    assert any(
+        re.match(r"[\d-]{10} [\d:,]{12} WARNING model 'strong' failed: ", line)
+        for line in running.said
+    )
+    assert running.said[0].startswith(
+        "warning: the weak model strong costs more than the strong one, weak: "
+    )
+
+
 def test_a_port_in_use_and_a_bad_config_end_with_a_sentence(tmp_path: Path) -> None:
     with StubProvider() as provider:
         port = int(provider.url.split(":")[2].split("/")[0])

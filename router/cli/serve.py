@@ -86,8 +86,8 @@ def serve(
         "api_key": api_key,
     }
     with error_lines():
-        settings = settled(config, flags, host=host, port=port, workers=workers)
-        run_serve(settings)
+        settings, source = settled(config, flags, host=host, port=port, workers=workers)
+        run_serve(settings, source)
 
 
 def init(
@@ -112,12 +112,14 @@ def models(config: ConfigOption = CONFIG, as_json: JsonOption = False) -> None:
 
     Example: thriftroute models --config thriftroute.yaml --json
     """
-    from ...serve.config import load_config
+    from ...serve.config import lines_told, load_config
     from ...serve.registry import Registry
     from ...serve.show import as_dict, show
 
     with error_lines():
-        registry = Registry.build(load_config(config))
+        settings = load_config(config)
+        with lines_told(config):
+            registry = Registry.build(settings)
     if as_json:
         print_json([as_dict(registry, model) for model in registry.values()])
         return

@@ -42,8 +42,9 @@ class Recorder:
     last `flush_s` seconds and of the write under way where the database keeps up; none that was
     written. The end of the machine (power) may take the last commits of SQLite with it too.
 
-    All methods but `start` and `close` may be called from any thread; `put` never waits for the
-    database, the others do. With `settings.url` None nothing is kept and every report is empty.
+    All methods but `check`, `start` and `close` may be called from any thread; `put` never waits
+    for the database, the others do. With `settings.url` None nothing is kept and every report is
+    empty.
     """
 
     def __init__(self, settings: RecordSettings) -> None:
@@ -84,6 +85,12 @@ class Recorder:
         """False while the database is away; rows wait then."""
         return not self._away
 
+    def check(self) -> None:
+        """What `start` would raise, before anything is served; no connection is kept."""
+        if self.engine is not None:
+            self._make_tables(self.engine)
+            self.engine.dispose()  # processes that are started from here need their own
+
     def start(self) -> None:
         """Make the table and start to write.
 
@@ -92,21 +99,24 @@ class Recorder:
         """
         if self.engine is None or self._thread is not None:
             return
+        self._make_tables(self.engine)
+        self._thread = threading.Thread(target=self._run, name="thriftroute-records", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)
+
+    def _make_tables(self, engine: Engine) -> None:
         try:
-            create_schema(self.engine)
+            create_schema(engine)
             self._schema = True
         except SQLAlchemyError as error:
             # Locked: other workers start as well.
-            if self.engine.dialect.name == "sqlite" and "locked" not in str(error):
-                where = shown(self.engine)
+            if engine.dialect.name == "sqlite" and "locked" not in str(error):
+                where = shown(engine)
                 raise ConfigError(
                     f"records.url: cannot write decisions to {where}: {_cause(error)}; does its "
                     "folder exist, and may this user write there?"
                 ) from None
             self._log_away(error)
-        self._thread = threading.Thread(target=self._run, name="thriftroute-records", daemon=True)
-        self._thread.start()
-        atexit.register(self.close)
 
     def put(self, record: Record) -> None:
         """Keep the record, soon. Never waits and never raises; leave the record alone from now."""
