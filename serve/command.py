@@ -29,8 +29,8 @@ DEFAULT = Path("thriftroute.yaml")
 FOLDER_VARIABLE = "THRIFTROUTE_SERVE_FOLDER"
 CONFIG = "config.json"
 BACKLOG = 2048  # as uvicorn's own
-# Python's own is 5 ms: so long does the event loop hold up a thread that comes back from scoring, or
-# a thread the loop, each time one of them wants to go on. Requests wait several times over.
+# Python's own is 5 ms: so long may the event loop hold up a thread that comes back from scoring,
+# and a thread the loop, each time that it wants to go on; a request waits so several times.
 SWITCH_S = 0.0005
 
 
@@ -55,7 +55,7 @@ def run_serve(config: Config, source: Path | None = None) -> None:
             app = create_app(config)
             state: State = app.state.thriftroute
             state.recorder.check()
-        _settle_memory()
+        _settle()
         _announce(config, state.registry, bound)
         common: dict[str, Any] = {
             "http": BoundedProtocol,
