@@ -6,7 +6,8 @@ Quality is the mean reward over that of the strong model; saving is the part of 
 bill that is not paid (of its calls, where costs are unknown). What is tested, and on what:
 
 weak-only    the weak model alone keeps the quality. No threshold is chosen, so all rows are used:
-             E[weak - min_quality * strong] >= 0 by betting, valid at any n (`audit.means`).
+             E[weak - min_quality * strong] >= 0 by betting, valid at any n
+             (`audit.guarantee.means`).
 route        One half of the rows, at random, chooses the threshold, with the guarantee of
              `audit.guarantee`; the other half, which had no part in it, gives saving, quality and
              their intervals, and tests that the routing beats a random mix of the same share and
@@ -22,8 +23,9 @@ label-more   the data lean to `route` or `weak-only` without showing it: `needed
              would, four times of five, if what was seen so far is the truth; or they are few, and
              tell nothing yet.
 
-So on scores that know nothing "route" comes at most one time in twenty, and a threshold is
-recommended that keeps less than `min_quality` at most with probability 1 - `confidence`.
+So on scores that know nothing "route" comes at most one time in twenty. What keeps less than
+`min_quality` is recommended with probability 1 - `confidence` at most where it is the weak model
+alone, and with half of that where it is a threshold.
 """
 
 import math
@@ -107,7 +109,7 @@ class _Audit:
     def _more_or_strong(self) -> Verdict:
         n = self.seen.rows.n
         if n < MIN_ROWS:
-            return self._label_more(FIRST_LABELS, "too-few-rows", f"{n} rows tell nothing")
+            return self._label_more(FIRST_LABELS, "too-few-rows", "so few rows tell nothing")
         weak_needs, router_needs = self.seen.weak_needs(), self.seen.router_needs()
         needed = min(weak_needs, router_needs)
         if needed <= self.wishes.max_labels:
@@ -159,18 +161,23 @@ class _Audit:
 
     def _weak(self) -> Verdict:
         quality, wishes = self.seen.weak.quality, self.wishes
+        kept = (
+            f"keeps {quality.value:.1%} [{quality.low:.1%}, {quality.high:.1%}] of the strong "
+            f"model's quality, at least {wishes.min_quality:.0%}"
+            if math.isfinite(quality.value)
+            else "is better: the strong model earns nothing on these prompts. That holds"
+        )
         return self._answer(
             "weak-only",
             "weak-is-good-enough",
-            f"the weak model alone keeps {quality.value:.1%} [{quality.low:.1%}, "
-            f"{quality.high:.1%}] of the strong model's quality, at least "
-            f"{wishes.min_quality:.0%} with {wishes.confidence:.0%} confidence: no router needed",
+            f"the weak model alone {kept} with {wishes.confidence:.0%} confidence: no router "
+            "needed",
             threshold=1.0,
             measured=self.seen.weak,
         )
 
     def _strong(self, reason: str, why: str) -> Verdict:
-        everything = self.seen.measure(self.seen.rows, np.ones(self.seen.rows.n))
+        everything = self.seen.measure(self.seen.rows, 1.0)
         return self._answer("strong-only", reason, why, threshold=0.0, measured=everything)
 
     def _label_more(self, total: int, reason: str, lean: str) -> Verdict:
@@ -178,7 +185,7 @@ class _Audit:
         return self._answer(
             "label-more",
             reason,
-            f"{lean}; {n:,} labels do not tell: label about {total - n:,} more ({total:,} in all)",
+            f"{lean}; label about {total - n:,} more than these {n:,} to tell ({total:,} in all)",
             threshold=math.nan if self.seen.choice is None else self.seen.choice.threshold,
             measured=self.seen.found,
             needed_n=total,

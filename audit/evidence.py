@@ -84,7 +84,7 @@ class Evidence:
         self.rows, self.wishes, self.others = rows, wishes, others
         self.resamples, self.seed = resamples, seed
         self.first, self.second = halves(rows.n, seed)
-        self.weak = self.measure(rows, np.zeros(rows.n))
+        self.weak = self.measure(rows, 0.0)
         self.curve = curve(rows, resamples=min(resamples, CURVE_RESAMPLES), seed=seed)
         self.choice: Choice | None = None
         self.found: Measured | None = None
@@ -93,7 +93,7 @@ class Evidence:
         if rows.n >= MIN_ROWS:
             self._judge_router()
 
-    def measure(self, rows: Rows, sends: Floats) -> Measured:
+    def measure(self, rows: Rows, sends: float | Floats) -> Measured:
         """`measure.measure` with this audit's resamples and seed."""
         return measure(rows, sends, resamples=self.resamples, seed=self.seed)
 
@@ -144,10 +144,10 @@ class Evidence:
         """Baselines on the measured half, at the router's own share there."""
         assert self.found is not None
         share = self.found.share.value
-        ways: dict[str, Floats] = {
-            "always-strong": np.ones(held.n),
-            "always-weak": np.zeros(held.n),
-            "random": np.full(held.n, share),
+        ways: dict[str, float | Floats] = {
+            "always-strong": 1.0,
+            "always-weak": 0.0,
+            "random": share,
         }
         for name, values in self.others.items():
             # Matched by scores alone: no label takes part.

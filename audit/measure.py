@@ -5,6 +5,11 @@ A way of routing is the share of each row that goes to the strong model, float64
 over rows, so that one bootstrap of the sums gives the interval of any of them, and differences of
 two ways of routing are paired (the same resamples). A row's weight is its importance weight after
 sampling that was not uniform; without such sampling all are 1.
+
+Each resample is of the rows and of four more ("plus four": Agresti and Coull 1998, The American
+Statistician 52): where only one of the models is right, either way, once sent to either model.
+Without them 50 rows that show no loss would have an interval of no width, though a loss of one in
+twenty would show none as often as one time in thirteen; of 300 rows they move little.
 """
 
 import math
@@ -93,6 +98,24 @@ class Rows:
             self.usd,
         )
 
+    def extremes(self) -> "Rows":
+        """The four rows that each resample has besides: the first two go to strong, where a
+        threshold decides. Their cost and weight are the means."""
+        each = np.ones(4)
+
+        def mean(costs: Floats) -> Floats:
+            return each * np.average(costs, weights=self.weight)
+
+        return Rows(
+            np.array([1.0, 1.0, 0.0, 0.0]),
+            np.array([1.0, 0.0, 1.0, 0.0]),
+            np.array([0.0, 1.0, 0.0, 1.0]),
+            mean(self.strong_cost),
+            mean(self.weak_cost),
+            each * self.weight.mean(),
+            self.usd,
+        )
+
     def sends(self, threshold: float) -> Floats:
         """1 where the score is at or above `threshold` (strong), else 0: float64[n]."""
         return (self.scores >= threshold).astype(np.float64)
@@ -143,29 +166,24 @@ class Measured:
 def measure(rows: Rows, sends: npt.ArrayLike, *, resamples: int = 1000, seed: int = 0) -> Measured:
     """Quality, saving and cost of sending the share `sends` float64[n] of each row to strong.
 
-    Intervals: 95%, percentile bootstrap over rows (`eval.bootstrap`).
+    A number for `sends` is the share of every row, seen or not: 1 is always strong, and a routing
+    that happens to send all of these rows to strong is not. Intervals: 95%, percentile bootstrap
+    over rows (`eval.bootstrap`) and four more, see above.
     """
-    d = np.broadcast_to(np.asarray(sends, dtype=np.float64), (rows.n,))
-    w = rows.weight
-    columns = np.column_stack(
-        (
-            w,
-            w * d,
-            w * (rows.weak + d * (rows.strong - rows.weak)),
-            w * rows.strong,
-            w * (rows.weak_cost + d * (rows.strong_cost - rows.weak_cost)),
-            w * rows.strong_cost,
-        )
-    )
+    given = np.asarray(sends, dtype=np.float64)
+    more = rows.extremes()
+    columns = _routed(rows, np.broadcast_to(given, (rows.n,)))
     total = columns.sum(axis=0)
-    drawn = _resampled(columns, resamples, seed)
+    # A row's score says where a threshold sends it; a share holds for these four too.
+    added = _routed(more, more.scores if given.ndim else np.broadcast_to(given, (more.n,)))
+    drawn = _resampled(np.concatenate((columns, added)), resamples, seed)
 
     def estimate(over: int, under: int, *, one_minus: bool = False) -> tuple[Estimate, Floats]:
         values = _ratio(drawn[:, over], drawn[:, under])
         value = float(_ratio(total[over], total[under]))
         if one_minus:
             values, value = 1.0 - values, 1.0 - value
-        return Estimate(value, *interval(values)), values
+        return _estimate(value, values), values
 
     quality, draws = estimate(2, 3)
     return Measured(
@@ -177,6 +195,31 @@ def measure(rows: Rows, sends: npt.ArrayLike, *, resamples: int = 1000, seed: in
         cost=estimate(4, 0)[0],
         draws=draws,
     )
+
+
+def _routed(rows: Rows, d: Floats) -> Floats:
+    """Weighted terms of what `measure` sums: weight, share, reward, strong's reward, cost, strong's
+    cost. float64[n, 6]."""
+    w = rows.weight
+    return np.column_stack(
+        (
+            w,
+            w * d,
+            w * (rows.weak + d * (rows.strong - rows.weak)),
+            w * rows.strong,
+            w * (rows.weak_cost + d * (rows.strong_cost - rows.weak_cost)),
+            w * rows.strong_cost,
+        )
+    )
+
+
+def _estimate(value: float, values: Floats) -> Estimate:
+    """With the interval of the resampled `values`; where the value is not defined, nor is that."""
+    low, high = interval(values)
+    if not np.isfinite(value):
+        return Estimate(value, float("nan"), float("nan"))
+    # At the edge of what there can be, an estimate lies outside of all resamples.
+    return Estimate(value, min(low, value), max(high, value))
 
 
 def _resampled(columns: Floats, resamples: int, seed: int) -> Floats:
@@ -216,10 +259,12 @@ def against_random(
     and Romano 2017, JASA 112). Past 20,000 rows its normal limit is used.
     """
     d = np.asarray(sends, dtype=np.float64)
-    w, gain = rows.weight, rows.strong - rows.weak
-    price = rows.strong_cost - rows.weak_cost if same == "spend" else np.ones(rows.n)
-    columns = np.column_stack((w, w * d * gain, w * gain, w * d * price, w * price))
-    total, drawn = columns.sum(axis=0), _resampled(columns, resamples, seed)
+    w, gain, price = rows.weight, rows.strong - rows.weak, _price(rows, same)
+    more = rows.extremes()
+    columns = _mixed(rows, d, price)
+    total = columns.sum(axis=0)
+    added = _mixed(more, more.scores, _price(more, same))
+    drawn = _resampled(np.concatenate((columns, added)), resamples, seed)
 
     def difference(sums: Floats) -> Floats:
         part = _ratio(sums[..., 3], sums[..., 4])
@@ -230,10 +275,21 @@ def against_random(
     z = float(_student(d[None, :], residual, w)[0])
     return AgainstRandom(
         same=same,
-        difference=Estimate(value, *interval(difference(drawn))),
+        difference=_estimate(value, difference(drawn)),
         p_value=_permuted_p(d, residual, w, z, seed),
         z=z,
     )
+
+
+def _price(rows: Rows, same: str) -> Floats:
+    """What a strong call costs more, where it is the spend that is the same; else a call."""
+    return rows.strong_cost - rows.weak_cost if same == "spend" else np.ones(rows.n)
+
+
+def _mixed(rows: Rows, d: Floats, price: Floats) -> Floats:
+    """Weighted terms of the difference to a random mix: float64[n, 5]."""
+    w, gain = rows.weight, rows.strong - rows.weak
+    return np.column_stack((w, w * d * gain, w * gain, w * d * price, w * price))
 
 
 def _student(sends: Floats, residual: Floats, weight: Floats) -> Floats:

@@ -183,6 +183,13 @@ def test_tied_scores_stay_on_one_side() -> None:
     assert (ones.threshold, ones.feasible, ones.needed_n) == (0.0, False, None)
 
 
+def test_a_lost_prompt_or_few_do_not_say_that_no_number_of_labels_would_do() -> None:
+    one = guaranteed([0.5], [1.0], [0.0], min_quality=0.95)
+    few = guaranteed(np.linspace(0.1, 0.9, 5), np.ones(5), np.zeros(5), min_quality=0.95)
+    for found in (one, few):
+        assert found.needed_n is not None and found.needed_n >= 50
+
+
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_a_handful_of_labels_promises_nothing(n: int) -> None:
     scores, strong, weak = traffic(n)

@@ -24,6 +24,8 @@ LATTICE = 2_000
 BLOCK, BLOCK_VALUES = 64, 8_000_000
 # Labels that would do are estimated for this share of calls to the other side, at this power.
 USEFUL_SHARE, POWER = 0.1, 0.8
+# Fewer draws than this do not tell that a promise is out of reach because they are alike.
+HANDFUL = 10
 # Bets become smaller near the goal, which takes so many times the draws of the largest bet.
 SLACK = 1.25
 # Steps in which the bound of the last threshold is tightened.
@@ -112,7 +114,8 @@ class Sequence:
         limit theorem has it, and from how fast wealth can grow at the largest bet. A mean that is
         not above 0, yet not shown to be below, is taken for half a standard error. None where one
         of the three is below 0 by more than these draws can err, or 0 on every prompt: there the
-        promise is not kept.
+        promise is not kept. A handful of draws that are alike say little of how much others vary:
+        that is then taken for the most that there can be.
         """
         n = self._scores.size
         calls = 1 - np.searchsorted(np.sort(self._scores), self.thresholds) / n
@@ -129,6 +132,9 @@ class Sequence:
             deviation = max(float(column.std()), 1e-12)
             error = deviation / math.sqrt(n)
             mean = float(column.mean())
+            if mean <= 0 and n < HANDFUL:
+                deviation = (self.bounds[1] - self.bounds[0]) / 2
+                error = deviation / math.sqrt(n)
             if mean + sure * error < 0 or not column.any():
                 return None
             mean = max(mean, error / 2)
