@@ -253,3 +253,13 @@ def tiny_base(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         calibration={"method": "platt", "a": 1.0, "b": 0.0},
     )
     return made.path
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads of tiny products only wait for each other, the more so on a busy machine."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

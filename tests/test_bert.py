@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,7 @@ from thriftroute.training.models.bert import BertModel, BertSettings, BertTask, 
 from thriftroute.training.models.loop import TrainingInterruptedError, fit  # noqa: E402
 
 SETTINGS = BertSettings(epochs=2, batch=8, lr=1e-3, head_lr=1e-2)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads of tiny products only wait for each other, the more so on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def table(n: int, seed: int) -> tuple[PairTable, list[list[int]]]:

@@ -6,8 +6,9 @@ import pytest
 from thriftroute.router.text import as_conversation
 from thriftroute.serve.cache.sessions import Sessions, tool_calls
 from thriftroute.serve.cache.store import MemoryStore
-from thriftroute.serve.request import Asked, Options, Principal
+from thriftroute.serve.request import Asked
 from thriftroute.serve.settings import Config
+from thriftroute.tests import asking
 
 USER = {"role": "user", "content": "what is the weather in Rome?"}
 
@@ -21,19 +22,12 @@ def config(sticky_s: float = 600.0) -> Config:
 
 def asked(*messages: dict[str, Any], tenant: str = "acme", session: str | None = None) -> Asked:
     found = list(messages) or [USER]
-    return Asked(
-        id="1",
-        model="auto",
-        body={"messages": found},
+    return asking.asked(
+        as_conversation(found).last,
         messages=found,
-        text=as_conversation(found).last,
-        stream=False,
-        needs=frozenset(),
-        prompt_tokens=1,
-        output_tokens=1,
-        choices=1,
-        principal=Principal(tenant=tenant),
-        options=Options(session=session),
+        body={"messages": found},
+        tenant=tenant,
+        session=session,
     )
 
 

@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +37,7 @@ Maker = Callable[..., Path]
 # The first components of the embedding of SENTENCE by the official weights, in torch.
 SENTENCE = "Prove that the square root of 2 is irrational."
 GOLDEN = [0.09304, 0.0398, 0.03683, 0.11939, -0.04051, -0.01369]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads of tiny products only wait for each other, the more so on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

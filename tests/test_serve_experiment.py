@@ -3,6 +3,7 @@
 import contextlib
 import json
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from thriftroute.router.errors import ConfigError
 from thriftroute.router.stub import StubProvider
 from thriftroute.serve.experiment import Experiment
 from thriftroute.serve.records import Record, Recorder, hash_session
-from thriftroute.serve.request import Asked, Options, Principal
+from thriftroute.serve.request import Asked
 from thriftroute.serve.settings import Config, RecordSettings
 from thriftroute.serve.state import State
+from thriftroute.tests import asking
 from thriftroute.tests.serving import Serving, pool, serving
 
 # Threshold 0 sends all of the treatment to the strong model, 1 all of the control to the weak one.
@@ -102,20 +104,8 @@ def test_a_treatment_that_cannot_be_made_stops_the_start() -> None:
 
 
 def asked(number: int, session: str | None = None, tenant: str = "default") -> Asked:
-    return Asked(
-        id=f"{number:032x}",
-        model="auto",
-        body={},
-        messages=[{"role": "user", "content": "Hi"}],
-        text="Hi",
-        stream=False,
-        needs=frozenset(),
-        prompt_tokens=1,
-        output_tokens=1,
-        choices=1,
-        principal=Principal(tenant=tenant),
-        options=Options(session=session),
-    )
+    found = asking.asked("Hi", tenant=tenant, session=session)
+    return replace(found, id=f"{number:032x}")
 
 
 def experiment(**changes: Any) -> Experiment:

@@ -44,15 +44,7 @@ BUNDLE_V1 = Path(__file__).parent / "data" / "bundle_v1"
 WAYS = ("mf from a bundle", "mf from an encoder", "bert")
 BERT = BertSettings(epochs=6, batch=16, lr=2e-3, head_lr=1e-2, patience=6)
 Row = dict[str, Any]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads of tiny products only wait for each other, the more so on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def texts(n: int, seed: int = 0) -> list[tuple[str, bool]]:
