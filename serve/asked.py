@@ -30,7 +30,12 @@ OPTIONS = (
     "models",
     "cache",
 )
-_ALIASES = {"maxCost": "max_cost", "taskType": "task", "task_type": "task"}
+_ALIASES = {
+    "maxCost": "max_cost",
+    "strongShare": "strong_share",
+    "taskType": "task",
+    "task_type": "task",
+}
 _CHOICES = {"quality": ("low", "medium", "high"), "priority": ("cost", "quality", "speed")}
 _OFF = {"0", "false", "no", "off", "bypass", "no-cache", "no-store"}
 _ON = {"1", "true", "yes", "on", "use"}
@@ -71,7 +76,8 @@ def read_body(raw: bytes) -> dict[str, Any]:
 def read_options(metadata: object, headers: Mapping[str, str]) -> tuple[Options, str | None]:
     """(options, the tenant that the request names). `headers` have lower-case names.
 
-    Raises RefusedError (400) for a value that is none of an option's.
+    Raises RefusedError (400) for a value that is none of an option's, and for a header of ours that
+    is no option. Other entries of `metadata` are the client's own.
     """
     if metadata is not None and not isinstance(metadata, Mapping):
         raise _wrong("metadata", f"expected an object, got {_kind(metadata)}")
@@ -83,10 +89,7 @@ def read_options(metadata: object, headers: Mapping[str, str]) -> tuple[Options,
             given[name] = (f"metadata.{key}", value)
         else:
             rest[key] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    for name in OPTIONS:
-        header = PREFIX + name.replace("_", "-")
-        if header in headers:
-            given[name] = (header, headers[header])
+    given.update(_in_headers(headers))
 
     def text(name: str) -> str | None:
         where, value = given.get(name, ("", None))
@@ -207,6 +210,20 @@ def read_request(
         principal=principal,
         options=options,
     )
+
+
+def _in_headers(headers: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Option -> (header, value); of a header that is given twice, the first."""
+    found: dict[str, tuple[str, str]] = {}
+    for header, value in headers.items():
+        if header.startswith(PREFIX):
+            key = header.removeprefix(PREFIX).replace("-", "_")
+            name = _ALIASES.get(key, key)
+            if name not in OPTIONS:  # most likely misspelled, and a limit that is not set costs
+                known = ", ".join(PREFIX + option.replace("_", "-") for option in OPTIONS)
+                raise _wrong(header, f"there is no such option; known are {known}")
+            found.setdefault(name, (header, value))
+    return found
 
 
 def _needs(body: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> frozenset[str]:

@@ -50,7 +50,9 @@ def _number(schema: Mapping[str, Any]) -> str:
         return f"{number} from {low:g} to {high:g}"
     if low is not None:
         return f"{number} >= {low:g}"
-    above = schema.get("exclusiveMinimum")
+    above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
+    if above is not None and below is not None:
+        return f"{number} between {above:g} and {below:g}"
     return number if above is None else f"{number} > {above:g}"
 
 

@@ -61,7 +61,7 @@ def read(text: str, environ: Mapping[str, str]) -> Document:
         if node is not None:
             document.data = _Reader(loader, document, environ).value(node, ())
     except yaml.MarkedYAMLError as error:
-        document.problems.append(_syntax(error))
+        document.problems.append(_syntax(error, text))
     except yaml.YAMLError as error:
         document.problems.append(Problem((), " ".join(str(error).split())))
     except RecursionError:
@@ -172,9 +172,11 @@ class _Reader:
         self._document.problems.append(Problem(loc, text, node.start_mark.line + 1))
 
 
-def _syntax(error: yaml.MarkedYAMLError) -> Problem:
+def _syntax(error: yaml.MarkedYAMLError, whole: str) -> Problem:
     mark = error.problem_mark or error.context_mark
     parts = [part for part in (error.context, error.problem) if part]
     column = "" if mark is None else f" (column {mark.column + 1})"
     text = f"not YAML: {', '.join(parts)}{column}"
+    if mark is not None and whole[: mark.index].endswith("$"):
+        text += '; inside of { } write "${NAME}", in quotes'
     return Problem((), text, None if mark is None else mark.line + 1)

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import re
 import sqlite3
 import time
 from collections.abc import Callable
@@ -312,6 +313,46 @@ def test_no_key_reaches_a_log_or_an_error(caplog: pytest.LogCaptureFixture) -> N
         assert secret not in "".join(
             record.getMessage() for record in caplog.records if "thriftroute" in record.name
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("threshold", 0.25, "threshold 0.25, of the request"),
+        ("strong_share", 0.4, "strong share 0.4"),
+        ("strongShare", 0.4, "strong share 0.4"),
+        ("quality", "high", "quality high: strong share 0.8"),
+        ("priority", "cost", "priority cost"),
+        ("max_cost", 0, "max_cost is $0"),
+        ("maxCost", 0, "max_cost is $0"),
+        ("task", "legal", "rule 'legal'"),
+        ("task_type", "legal", "rule 'legal'"),
+        ("taskType", "legal", "rule 'legal'"),
+        ("models", "strong", "only 'strong' can take it"),
+        ("require", "eu", "is not eu, which the request requires"),
+    ],
+)
+def test_what_a_request_asks_for_counts_in_its_body_and_in_a_header(
+    name: str, value: object, shown: str
+) -> None:
+    header = "x-thriftroute-" + re.sub(r"(?=[A-Z])|_", "-", name).lower()
+    rules = [{"name": "legal", "when": {"task": ["legal"]}, "model": "strong"}]
+    with StubProvider() as provider, serving(pool(provider.url, rules=rules)) as server:
+        for more in ({"metadata": {name: value}}, {"headers": {header: str(value)}}):
+            answer = ask(server, "auto", **more)
+            assert shown in answer.headers.get("x-thriftroute-reason", "") + answer.text
+
+
+def test_a_header_that_is_no_option_is_refused_and_other_metadata_is_not() -> None:
+    with StubProvider() as provider, serving(pool(provider.url)) as server:
+        misspelled = ask(server, headers={"x-thriftroute-maxcost": "0.01"})
+        other = ask(server, metadata={"maxcost": "0.01"})
+    assert misspelled.status_code == 400
+    error = misspelled.json()["error"]
+    assert error["param"] == "x-thriftroute-maxcost"
+    assert "known are x-thriftroute-threshold, x-thriftroute-strong-share, " in error["message"]
+    assert other.status_code == 200
+    assert len(provider.requests) == 1
 
 
 def test_a_request_past_max_cost_is_refused_with_the_price() -> None:
