@@ -86,8 +86,8 @@ def import_logs(
     for name, value in (("workers", workers), ("keep_entries", keep_entries)):
         if value < 1:
             raise ConfigError(f"{name}: expected a whole number >= 1, got {value!r}")
-    if options.rejects is not None and not options.rejects.absolute().parent.is_dir():
-        raise DataError("the rejects file cannot be written: no such folder", path=options.rejects)
+    if options.rejects is not None:
+        _check_rejects(options.rejects)
     progress = progress or (lambda stage, done, total: None)
     out = Path(out).absolute()
     names = [str(path) for path in files]
@@ -106,6 +106,13 @@ def import_logs(
             _look(work, out, options, embedder, report, language, progress)
         work.remove()
         return result
+
+
+def _check_rejects(path: Path) -> None:
+    """Now, and not when all is read."""
+    if not path.absolute().parent.is_dir() or path.is_dir():
+        problem = "the rejects file cannot be written; expected a file's name in a folder"
+        raise DataError(f"{problem} that is there", path=path)
 
 
 def _read(

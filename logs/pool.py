@@ -54,13 +54,14 @@ def in_order(
     taken: it may depend on that. With one worker all is. Raises what `do` raises, ScalingError.
     """
     waiting: deque[tuple[Kept, Future[Result]]] = deque()
-    # Not forked: threads and locks of this process would not survive it.
-    spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=begin)
+    pool: ProcessPoolExecutor | None = None
+    if workers > 1:
+        # Not forked: threads and locks of this process would not survive it.
+        spawn = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=begin)
     try:
         for kept, arguments, can_be_sent in jobs:
-            sent = workers > 1 and can_be_sent
-            if sent:
+            if sent := pool is not None and can_be_sent:
                 waiting.append((kept, pool.submit(do, *arguments)))
             while len(waiting) > (workers * AHEAD if sent else 0):
                 earlier, future = waiting.popleft()
@@ -73,4 +74,5 @@ def in_order(
     except BrokenProcessPool as error:
         raise ScalingError from error
     finally:
-        pool.shutdown(cancel_futures=True)
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)

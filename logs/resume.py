@@ -137,14 +137,15 @@ def open_work(out: Path, files: Sequence[str], options: Options) -> Iterator[Wor
     }
     with ExitStack() as stack:
         lock(stack.enter_context((path / "lock").open("wb")).fileno(), path)
+        last = _last(path)
         manifest = path / MANIFEST
-        last = None
-        if manifest.exists():
-            check_same(path, read_manifest(manifest), settings)
-            last = _last(path)
-        else:
-            if any(each.name != "lock" for each in path.iterdir()):
-                raise ConfigError(f"{path} is no folder of an import; {way_out(path)}")
+        was = read_manifest(manifest) if manifest.exists() else None
+        if last is not None or (was is not None and was.get("what") != settings["what"]):
+            check_same(path, was or {}, settings)
+        elif was is None and any(_is_foreign(each) for each in path.iterdir()):
+            raise ConfigError(f"{path} is no folder of an import; move it out of the way")
+        if last is None:
+            # Of a run that was stopped before it wrote anything down there is nothing to go on.
             write_manifest(manifest, settings)
         work = _opened(path, stack, files, last)
         try:
@@ -186,15 +187,20 @@ def _last(path: Path) -> dict[str, Any] | None:
         for line in file:
             try:
                 values = json.loads(line)
-            except ValueError:
-                break
-            if not line.endswith(b"\n"):
+                fits = all(_size(path / name) >= size for name, size in values["sizes"].items())
+            except (ValueError, TypeError, KeyError, AttributeError):
                 break  # torn: the machine went down in the middle of it
+            if not line.endswith(b"\n"):
+                break
             whole += len(line)
-            if all(_size(path / name) >= size for name, size in values["sizes"].items()):
+            if fits:
                 found = values
     os.truncate(journal, whole)
     return found
+
+
+def _is_foreign(path: Path) -> bool:
+    return path.name != "lock" and path.suffix != ".tmp"
 
 
 def _size(path: Path) -> int:

@@ -19,8 +19,10 @@ def show_import(result: Imported, out: Path, console: Console | None = None) -> 
         show_traffic(result.traffic, console)
     for path, format in result.formats.items():
         console.print(f"{path}: {format}", highlight=False, markup=False)
-    told = f"{result.entries:,} entries read, {result.distinct:,} distinct requests in "
-    told += f"{result.requests:,.0f}"
+    told = f"{result.entries:,} entries read"
+    if result.resumed:
+        told += f" ({result.resumed:,} of them by an earlier run)"
+    told += f", {result.distinct:,} distinct requests in {result.requests:,.0f}"
     if result.left_out:
         reasons = (f"{n:,} {reason}" for reason, n in result.left_out.most_common())
         told += f"; left out: {', '.join(reasons)}"

@@ -1,11 +1,14 @@
 """`thriftroute logs import` and `logs report`: what they print and write, and each mistake."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+from thriftroute.logs.importing import import_logs
 from thriftroute.logs.schema import read_logs
 from thriftroute.router.cli import app
+from thriftroute.router.cli import scale as cli_scale
 from typer.testing import CliRunner, Result
 
 
@@ -105,3 +108,32 @@ def test_bad_entries_are_skipped_on_request(log: Path, tmp_path: Path) -> None:
     result = run("import", log, "--out", out, "--skip-bad", "--rejects", bad)
     assert result.exit_code == 0 and "1 bad, the first" in result.stdout
     assert json.loads(bad.read_text())["line"] == 61
+
+
+def test_an_import_that_was_stopped_tells_where_it_goes_on(log: Path, tmp_path: Path) -> None:
+    class Enough(Exception):  # noqa: N818
+        pass
+
+    def stop(stage: str, done: int, total: int | None) -> None:
+        raise Enough
+
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "logs.jsonl"
+    assert run("import", log, "--out", whole, "--workers", 2).exit_code == 0
+    with pytest.raises(Enough):
+        import_logs([log], out, keep_entries=1, progress=stop)
+    refused = run("import", log, "--out", out, "--mask")
+    assert refused.exit_code == 2
+    assert "of a run with another mask: False, now True; finish it as it was" in refused.stderr
+    result = run("import", log, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert result.stderr == "going on after 60 entries, which an earlier run read\n"
+    assert "60 entries read (60 of them by an earlier run), 59 distinct" in result.stdout
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_where_nobody_watches_a_line_now_and_then(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli_scale, "LINE_EVERY_S", 0.0)
+    result = run("import", log, "--out", tmp_path / "logs.jsonl")
+    assert re.fullmatch(r"reading: 60, [\d,]+ a second\n", result.stderr)

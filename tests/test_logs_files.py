@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,22 @@ def test_csv_with_a_quote_that_does_not_end(tmp_path: Path) -> None:
 def test_nothing_is_in_an_empty_file(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text(" \n")
     assert read(tmp_path / "log.jsonl") == []
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with a name here")
+def test_a_pipe_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match=r"is a pipe .* write it to a file first"):
+        list(objects(tmp_path / "pipe"))
+
+
+@pytest.mark.parametrize("name", ["log.json", "log.csv"])
+def test_a_file_may_be_read_in_part(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text("a,b\n1,2\n3,4\n" if name == "log.csv" else '[{"a": 1},\n{"a": 3}]')
+    found = objects(path)
+    assert next(found)[0] in (1, 2)
+    found.close()  # type: ignore[attr-defined]
 
 
 def test_no_file(tmp_path: Path) -> None:
