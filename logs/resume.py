@@ -25,7 +25,7 @@ from ..router.errors import ConfigError
 from .entries import Imported, Options, Read
 from .files import Block, ChangedError, Place, blocks, check_whole, place_of
 from .folder import MANIFEST, check_same, lock, read_manifest, way_out, whole_file, write_manifest
-from .spool import Spool
+from .spool import INDEX, REPEATS, ROWS, Spool
 
 VERSION = 1
 JOURNAL, REJECTS = "journal.jsonl", "rejects.jsonl"
@@ -113,7 +113,8 @@ class Work:
             shutil.copyfileobj(source, file)
 
     def remove(self) -> None:
-        """Delete the folder."""
+        """Delete the folder; what is left of it where that is stopped is no import to go on with."""
+        (self.path / JOURNAL).unlink(missing_ok=True)
         shutil.rmtree(self.path, ignore_errors=True)
 
 
@@ -200,7 +201,8 @@ def _last(path: Path) -> dict[str, Any] | None:
 
 
 def _is_foreign(path: Path) -> bool:
-    return path.name != "lock" and path.suffix != ".tmp"
+    own = ("lock", JOURNAL, REJECTS, ROWS, INDEX, REPEATS)
+    return path.name not in own and path.suffix != ".tmp"
 
 
 def _size(path: Path) -> int:

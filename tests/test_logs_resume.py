@@ -392,6 +392,11 @@ def test_an_import_that_wrote_nothing_down_leaves_nothing_behind(log: Path, tmp_
     (tmp_path / "out.jsonl.work" / "journal.jsonl").unlink()
     # So is one that was killed before it wrote anything down: other settings may follow.
     assert import_logs([log], out, Options(mask=True)).resumed == 0
+    # And one that was killed while it deleted its folder.
+    (tmp_path / "out.jsonl.work").mkdir()
+    (tmp_path / "out.jsonl.work" / "rows.jsonl").write_text("rest")
+    assert import_logs([log], out, Options(mask=True)).resumed == 0
+    assert beside(out) == []
 
     def stop(stage: str, done: int, total: int | None) -> None:
         raise Enough
