@@ -63,6 +63,18 @@ def error_lines() -> Iterator[None]:
         sys.exit(USAGE)
 
 
+@contextlib.contextmanager
+def database_errors() -> Iterator[None]:
+    """Where records are read: what the database says is wrong, in one line and without the SQL."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except SQLAlchemyError as error:
+        cause = str(getattr(error, "orig", None) or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"the records cannot be read: {cause}") from None
+
+
 def _drop_output() -> None:
     """Where stdout cannot be written: forget what is buffered, or the interpreter tries again."""
     try:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import ConfigError, require_extra
-from .exits import error_lines
+from .exits import database_errors, error_lines
 from .options import JsonOption
 from .output import print_json
 
@@ -256,8 +256,6 @@ def export_records(
     Example: thriftroute records export --since 2026-01-01 --out decisions.jsonl
     """
     require_extra("sqlalchemy", "serve")
-    from sqlalchemy.exc import SQLAlchemyError
-
     from ...serve.config import load_config
     from ...serve.records.stats import export_jsonl
 
@@ -267,18 +265,16 @@ def export_records(
         raise ConfigError(f"{config}: records.url is not set: nothing is written down")
     start, end = (None if d is None else d.replace(tzinfo=UTC).timestamp() for d in (since, until))
     target = Path(f"{out}.part")
-    try:
-        if str(out) == "-":
-            export_jsonl(found, sys.stdout, since=start, until=end, rated=rated)
-            return
-        with target.open("w", encoding="utf-8") as file:
-            count = export_jsonl(found, file, since=start, until=end, rated=rated)
-        target.replace(out)  # whole or not at all
-    except SQLAlchemyError as error:
-        cause = str(getattr(error, "orig", None) or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"the records cannot be read: {cause}") from None
-    finally:
-        target.unlink(missing_ok=True)
+    with database_errors():
+        try:
+            if str(out) == "-":
+                export_jsonl(found, sys.stdout, since=start, until=end, rated=rated)
+                return
+            with target.open("w", encoding="utf-8") as file:
+                count = export_jsonl(found, file, since=start, until=end, rated=rated)
+            target.replace(out)  # whole or not at all
+        finally:
+            target.unlink(missing_ok=True)
     typer.echo(f"wrote {count:,} decisions to {out}", err=True)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import ConfigError, require_extra
-from .exits import error_lines
+from .exits import database_errors, error_lines
 from .options import JsonOption
 from .output import print_json
 from .serve import CONFIG
@@ -71,8 +71,6 @@ def watch(
     Example: thriftroute watch --url sqlite:///thriftroute.db --router mf --since 2026-01-31
     """
     require_extra("sqlalchemy", "serve")
-    from sqlalchemy.exc import SQLAlchemyError
-
     from ...serve.moments import moment
     from ...serve.records.table import open_engine
 
@@ -91,21 +89,18 @@ def watch(
             raise ConfigError(f"--by {by!r}: expected session or tenant")
     engine = open_engine(found)
     drift = False
-    try:
-        if experiment:
-            _experiment(engine, span, settings, name, by, alpha, as_json)
-        elif save_baseline is not None:
-            _save(engine, span, router, save_baseline)
-        else:
-            level = alpha if alpha is not None or settings is None else settings.watch.alpha
-            drift = _drift(
-                engine, span, _baseline(settings, router, baseline), level, threshold, as_json
-            )
-    except SQLAlchemyError as error:
-        cause = str(getattr(error, "orig", None) or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"the records cannot be read: {cause}") from None
-    finally:
-        engine.dispose()
+    with database_errors():
+        try:
+            if experiment:
+                _experiment(engine, span, settings, name, by, alpha, as_json)
+            elif save_baseline is not None:
+                _save(engine, span, router, save_baseline)
+            else:
+                level = alpha if alpha is not None or settings is None else settings.watch.alpha
+                against = _baseline(settings, router, baseline)
+                drift = _drift(engine, span, against, level, threshold, as_json)
+        finally:
+            engine.dispose()
     if drift:
         sys.exit(DRIFT)
 
