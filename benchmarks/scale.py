@@ -162,6 +162,7 @@ def importing(folder: Path, count: int, seed: int) -> dict[str, Any]:
         told, memory = watched({"what": "import", "raw": str(raw), "out": str(folder / "i.jsonl")})
         peaks.append(memory["peak_mb"])
         found |= {"seconds": told["seconds"], "rows_per_s": round(n / told["seconds"])}
+        found["cpu_us_per_row"] = round(1e6 * told["cpu_s"] / n, 1)
         assert told["written"] == n
     found["peak_mb"] = peaks[-1]
     found["bytes_per_row"] = round((peaks[1] - peaks[0]) * 1e6 / (count - count // 2))
@@ -305,9 +306,10 @@ def child(job: dict[str, Any]) -> None:
 def do_import(job: dict[str, Any]) -> dict[str, Any]:
     from thriftroute.logs.importing import import_logs
 
-    begin = time.perf_counter()
+    begin, spent = time.perf_counter(), time.process_time()
     result = import_logs([job["raw"]], job["out"])
-    return {"seconds": round(time.perf_counter() - begin, 2), "written": result.written}
+    seconds, cpu = time.perf_counter() - begin, time.process_time() - spent
+    return {"seconds": round(seconds, 2), "cpu_s": round(cpu, 2), "written": result.written}
 
 
 def do_cut(job: dict[str, Any]) -> dict[str, Any]:
@@ -341,8 +343,8 @@ def show(report: dict[str, Any]) -> None:
     if "import" in report:
         i = report["import"]
         console.print(
-            f"import: {i['rows']:,} rows in {i['seconds']:.0f} s, {i['rows_per_s']:,} rows/s, one "
-            f"process; peak {i['peak_mb']:,.0f} MB, {i['bytes_per_row']} bytes more for each row"
+            f"import: {i['rows']:,} rows in {i['seconds']:.0f} s, {i['rows_per_s']:,} rows/s, "
+            f"{i['cpu_us_per_row']} us of CPU a row, one process; peak {i['peak_mb']:,.0f} MB, {i['bytes_per_row']} bytes more for each row"
             f" -> {PROJECTED:,} rows: {i['projected_hours']} h, {i['projected_mb']:,} MB"
         )
     if "cut" in report:

@@ -113,7 +113,7 @@ class Work:
             shutil.copyfileobj(source, file)
 
     def remove(self) -> None:
-        """Delete the folder; what is left of it where that is stopped is no import to go on with."""
+        """Delete the folder; what a stop leaves of it is no import to go on with."""
         (self.path / JOURNAL).unlink(missing_ok=True)
         shutil.rmtree(self.path, ignore_errors=True)
 
