@@ -289,3 +289,22 @@ def test_bars_are_as_wide_as_their_part_of_the_longest() -> None:
     nan = float("nan")
     found = chart.bars_html([("a", 2.0, "2", "x"), ("b", 0.5, "h", "y"), ("c", nan, "-", "z")])
     assert re.findall(r"width:([\d.]+)%", found) == ["100.0", "25.0"]
+
+
+def test_of_so_few_labels_nothing_is_said_that_was_not_done(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    found = page.to_html(audited(tiny_bundle, write(tmp_path / "labels.jsonl", 8)))
+    assert "no threshold was chosen" in found
+    assert "looked best there" not in found
+    # The command is one that can be run, once the words in capitals are filled in.
+    assert "--judge JUDGE --max-usd USD" in found
+
+
+def test_where_the_strong_model_earns_nothing_there_is_no_curve(routed: Audited) -> None:
+    none = np.full(routed.verdict.curve.quality.shape, np.nan)
+    verdict = dataclasses.replace(
+        routed.verdict, curve=dataclasses.replace(routed.verdict.curve, quality=none)
+    )
+    found = page.to_html(dataclasses.replace(routed, verdict=verdict))
+    assert "Quality against the share of strong calls" not in found

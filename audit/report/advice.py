@@ -102,7 +102,8 @@ def _label_steps(audited: Audited) -> list[Step]:
     return [
         (
             f"Label about {more:,} more prompts of the same traffic, drawn at random.",
-            f"thriftroute label LOG --strong STRONG --weak WEAK --out LABELS --n {total}",
+            "thriftroute label LOG --strong STRONG --weak WEAK --judge JUDGE --max-usd USD "
+            f"--out LABELS --n {total}",
         ),
         (
             "Audit again, with the old labels and the new.",

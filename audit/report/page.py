@@ -157,6 +157,8 @@ def _money(audited: Audited) -> str:
 def _curve(audited: Audited) -> str:
     verdict = audited.verdict
     band, option = verdict.curve, verdict.candidate
+    if not math.isfinite(float(band.quality[0])):
+        return ""  # the strong model earns nothing, and quality is no part of it
     point = None
     if option is not None:
         point = (option.strong_pct, option.quality, option.quality_ci)
@@ -364,7 +366,7 @@ def _next(audited: Audited) -> str:
 
 def _method(audited: Audited) -> str:
     verdict = audited.verdict
-    said = [
+    routing = [
         f"The {verdict.n:,} labelled prompts were split in halves at random (seed {verdict.seed}): "
         f"{verdict.n_chosen_on:,} chose the threshold, {verdict.n_measured:,} had no part in it "
         "and give the figures of the routing, their intervals and the test against a random mix.",
@@ -376,8 +378,11 @@ def _method(audited: Audited) -> str:
         else "No threshold was shown to keep the wanted quality on the first half; the one that is "
         "drawn looked best there, and promises nothing.",
         _against(verdict),
-        "Intervals are 95%, bootstrap over prompts. The curve is of all prompts and decides "
-        "nothing.",
+    ]
+    said = [
+        *(routing if verdict.n_measured else ["So few are not split: no threshold was chosen."]),
+        "Intervals are 95%, bootstrap over prompts and four more, on which one model fails, so that "
+        "few do not look certain. The curve is of all prompts and decides nothing.",
         "All of it is about prompts like these, graded as these were; a router that has learned "
         "from them would look better here than it is.",
     ]
