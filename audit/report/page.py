@@ -381,8 +381,8 @@ def _method(audited: Audited) -> str:
     ]
     said = [
         *(routing if verdict.n_measured else ["So few are not split: no threshold was chosen."]),
-        "Intervals are 95%, bootstrap over prompts and four more on which one model fails: few would "
-        "look too certain. The curve is of all prompts and decides nothing.",
+        "Intervals are 95%, bootstrap over prompts and four more on which one model fails: few "
+        "would look too certain. The curve is of all prompts and decides nothing.",
         "All of it is about prompts like these, graded as these were; a router that has learned "
         "from them would look better here than it is.",
     ]
