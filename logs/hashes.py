@@ -3,11 +3,10 @@
 import hashlib
 import json
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 _FULLEST = 0.6  # share of the table that may be taken
 _SORTED = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
@@ -30,9 +29,9 @@ class Seen:
     for ten million.
     """
 
-    def __init__(self, keys: npt.ArrayLike = ()) -> None:
-        """With keys uint64[n] that all differ, in their order."""
-        self._keys = array("Q", np.asarray(keys, np.uint64).tobytes())
+    def __init__(self, keys: Iterable[int] = ()) -> None:
+        """With keys that all differ, in their order; an array("Q") of them becomes its own."""
+        self._keys: array[int] = keys if isinstance(keys, array) else array("Q", keys)
         self._slots = array("I")  # number + 1, or 0 where it is free
         self._place(1024)
 
