@@ -28,6 +28,16 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True)
+class Need:
+    """What one request may cost, an amount a budget: `full`, and `weak` on the weak model."""
+
+    id: str
+    budgets: tuple[Budget, ...]
+    full: tuple[int, ...]
+    weak: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Hold:
     """What was set aside, budget by budget, and in which bucket.
 
@@ -62,15 +72,7 @@ class Taken:
 class Counters(Protocol):
     """The operations that `ledger.Ledger` needs."""
 
-    async def take(
-        self,
-        id: str,
-        budgets: Sequence[Budget],
-        full: Sequence[int],
-        weak: Sequence[int],
-        now: float,
-        seen: Mapping[str, int],
-    ) -> Taken | Refused:
+    async def take(self, need: Need, now: float, seen: Mapping[str, int]) -> Taken | Refused:
         """Hold `full` amounts; or `weak` ones where a soft share is reached or only they fit.
 
         `seen`: what counters (by `Budget.key`) are known to have reached; they are raised to it,
@@ -116,39 +118,31 @@ class MemoryCounters:
         self._open: dict[str, float] = {}  # id of a hold -> when it lapses
         self._minute = 0
 
-    async def take(
-        self,
-        id: str,
-        budgets: Sequence[Budget],
-        full: Sequence[int],
-        weak: Sequence[int],
-        now: float,
-        seen: Mapping[str, int],
-    ) -> Taken | Refused:
+    async def take(self, need: Need, now: float, seen: Mapping[str, int]) -> Taken | Refused:
         """See `Counters`."""
         self._tidy(now)
         minute = math.floor(now / BUCKET_S)
-        totals = [self._totals(budget, seen, minute) for budget in budgets]
+        totals = [self._totals(budget, seen, minute) for budget in need.budgets]
         level: Level = "open"
-        for budget, each, amount in zip(budgets, totals, full, strict=True):
+        for budget, each, amount in zip(need.budgets, totals, need.full, strict=True):
             used = each.spent + each.held
             if budget.soft is not None and (used >= budget.soft or used + amount > budget.limit):
                 level = "soft"
-        amounts = tuple(full if level == "open" else weak)
-        for budget, each, amount in zip(budgets, totals, amounts, strict=True):
+        amounts = need.full if level == "open" else need.weak
+        for budget, each, amount in zip(need.budgets, totals, amounts, strict=True):
             # What costs nothing fits in any budget, also in one that is spent.
             if amount > 0 and each.spent + each.held + amount > budget.limit:
                 return Refused(budget, each, amount)
         bucket = bucket_of(now, self._lease_s)
-        for budget, amount in zip(budgets, amounts, strict=True):
+        for budget, amount in zip(need.budgets, amounts, strict=True):
             count = self._count(budget, seen)
             count.held[bucket] = count.held.get(bucket, 0) + amount
-        self._open[id] = now + self._lease_s
+        self._open[need.id] = now + self._lease_s
         after = tuple(
             Totals(each.spent, each.held + amount)
             for each, amount in zip(totals, amounts, strict=True)
         )
-        return Taken(Hold(id, tuple(budgets), amounts, bucket), level, after)
+        return Taken(Hold(need.id, need.budgets, amounts, bucket), level, after)
 
     async def settle(
         self, hold: Hold, spent: Sequence[int], now: float, seen: Mapping[str, int]

@@ -19,7 +19,7 @@ from ..request import Principal
 from ..settings import Config, TierSettings
 from .alerts import Alerts
 from .budgets import Budget, budgets_of, refusal
-from .counters import Hold, Level, MemoryCounters, Refused, Taken, Totals
+from .counters import Hold, Level, MemoryCounters, Need, Refused, Taken, Totals
 from .history import Stats, spent_before
 from .redis_counters import RedisCounters, connect, failures
 
@@ -114,9 +114,13 @@ class Ledger:
         if not budgets:
             return Reservation("open", Hold(id, (), (), 0))
         low = usd if weak_usd is None else min(usd, weak_usd)
-        full = [budget.amount(usd, tokens) for budget in budgets]
-        weak = [budget.amount(low, tokens) for budget in budgets]
-        result = await self._take(id, budgets, full, weak, now)
+        need = Need(
+            id,
+            budgets,
+            full=tuple(budget.amount(usd, tokens) for budget in budgets),
+            weak=tuple(budget.amount(low, tokens) for budget in budgets),
+        )
+        result = await self._take(need, now)
         if isinstance(result, Refused):
             totals = result.totals
             raise refusal(result.budget, totals.spent, totals.held, result.asked, now)
@@ -176,40 +180,33 @@ class Ledger:
         if self._client is not None:
             await self._client.aclose()
 
-    async def _take(
-        self,
-        id: str,
-        budgets: Sequence[Budget],
-        full: Sequence[int],
-        weak: Sequence[int],
-        now: float,
-    ) -> Taken | Refused:
+    async def _take(self, need: Need, now: float) -> Taken | Refused:
         self._tidy(now)
         if self._remote is None:
-            await self._recall(budgets)
-            return await self._local.take(id, budgets, full, weak, now, self._known(budgets))
-        seen = self._known(budgets)
+            await self._recall(need.budgets)
+            return await self._local.take(need, now, self._known(need.budgets))
+        seen = self._known(need.budgets)
         asked = not self.degraded
         if asked:
             try:
                 async with asyncio.timeout(PATIENCE_S):
-                    result = await self._remote.take(id, budgets, full, weak, now, seen)
+                    result = await self._remote.take(need, now, seen)
             except failures() as error:
                 self._lost(error)
             except asyncio.CancelledError:
-                self._keep(self._end_unknown(id, budgets))
+                self._keep(self._end_unknown(need.id, need.budgets))
                 raise
             else:
                 if isinstance(result, Taken):
                     self._saw(result.hold.budgets, result.totals)
                 return result
         self.degraded_requests += 1
-        result = await self._local.take(id, budgets, full, weak, now, seen)
+        result = await self._local.take(need, now, seen)
         if not asked:
             return result
         # Redis may have taken it before it fell silent, and is told of its end like of any other.
         if isinstance(result, Refused):
-            self._keep(self._end_unknown(id, budgets))
+            self._keep(self._end_unknown(need.id, need.budgets))
             return result
         return replace(result, hold=replace(result.hold, shared=True))
 

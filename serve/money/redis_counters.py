@@ -11,7 +11,7 @@ from typing import Any
 
 from ...router.errors import require_extra
 from .budgets import Budget
-from .counters import BUCKET_S, Hold, Refused, Taken, Totals, bucket_of
+from .counters import BUCKET_S, Hold, Need, Refused, Taken, Totals, bucket_of
 
 CONNECTIONS = 8  # a worker; a command takes well below a millisecond
 DONE_S = 3600  # how long Redis remembers that a hold was settled: longer than anybody tries again
@@ -119,15 +119,7 @@ class RedisCounters:
         self._take = client.register_script(_TAKE)
         self._settle = client.register_script(_SETTLE)
 
-    async def take(
-        self,
-        id: str,
-        budgets: Sequence[Budget],
-        full: Sequence[int],
-        weak: Sequence[int],
-        now: float,
-        seen: Mapping[str, int],
-    ) -> Taken | Refused:
+    async def take(self, need: Need, now: float, seen: Mapping[str, int]) -> Taken | Refused:
         """See `Counters`."""
         bucket = bucket_of(now, self._lease_s)
         args: list[int | str] = [
@@ -135,17 +127,18 @@ class RedisCounters:
             bucket,
             math.ceil(self._lease_s * 1000),
         ]
-        for budget, most, least in zip(budgets, full, weak, strict=True):
+        for budget, most, least in zip(need.budgets, need.full, need.weak, strict=True):
             soft = -1 if budget.soft is None else budget.soft
             args += [budget.limit, soft, most, least, seen.get(budget.key, 0)]
             args += self._about(budget)
-        level, *rest = await self._take(self._keys(id, budgets), args)
+        level, *rest = await self._take(self._keys(need.id, need.budgets), args)
         if level == 2:
             index, low, spent, held = rest
-            return Refused(budgets[index], Totals(spent, held), (weak if low else full)[index])
+            asked = (need.weak if low else need.full)[index]
+            return Refused(need.budgets[index], Totals(spent, held), asked)
         totals = tuple(Totals(*rest[i : i + 2]) for i in range(0, len(rest), 2))
-        amounts = tuple(weak if level else full)
-        hold = Hold(id, tuple(budgets), amounts, bucket, shared=True)
+        amounts = need.weak if level else need.full
+        hold = Hold(need.id, need.budgets, amounts, bucket, shared=True)
         return Taken(hold, "soft" if level else "open", totals)
 
     async def settle(
