@@ -345,7 +345,8 @@ def show(report: dict[str, Any]) -> None:
         console.print(
             f"import: {i['rows']:,} rows in {i['seconds']:.0f} s, {i['rows_per_s']:,} rows/s, "
             f"{i['cpu_us_per_row']} us of CPU a row, one process; peak {i['peak_mb']:,.0f} MB, "
-            f"{i['bytes_per_row']} bytes more for each row -> {PROJECTED:,} rows: {i['projected_hours']} h, {i['projected_mb']:,} MB"
+            f"{i['bytes_per_row']} bytes more for each row -> {PROJECTED:,} rows: "
+            f"{i['projected_hours']} h, {i['projected_mb']:,} MB"
         )
     if "cut" in report:
         c = report["cut"]
