@@ -20,7 +20,7 @@ from .app import create_app
 from .config import check, config_from_flags, lines_told, load_config
 from .limits import BoundedProtocol
 from .metrics import forget_worker
-from .registry import Registry
+from .registry import Registry, missing_key
 from .settings import Config
 from .state import State
 
@@ -210,4 +210,14 @@ def _announce(config: Config, pool: Registry, bound: socket.socket) -> None:
             markup=False,
             soft_wrap=True,
         )
+    for model in pool.values():
+        missing = missing_key(model)
+        if missing is not None:
+            console.print(
+                f"warning: model {model.name} has no API key: set {missing}, or its api_key in the "
+                "config",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
     sys.stderr.flush()

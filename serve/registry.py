@@ -102,6 +102,19 @@ class Registry(Mapping[str, Model]):
         )
 
 
+def missing_key(model: Model) -> str | None:
+    """The environment variable that would hold the API key that calls of `model` lack; None where
+    they have one, need none as far as LiteLLM knows, or go to an address of the config's own."""
+    if model.params.get("api_key") or model.params.get("api_base"):
+        return None
+    if model.litellm_model.split("/", 1)[0] in _ASKS_OTHERS:
+        return None
+    found = load_litellm().validate_environment(model.litellm_model)
+    names = [name for name in found["missing_keys"] if name.endswith("_API_KEY")]
+    # Where more is missing than a key there are other ways to log in.
+    return names[-1] if names and len(names) == len(found["missing_keys"]) else None
+
+
 def _model(
     litellm: ModuleType, newer: Mapping[str, Mapping[str, Any]], settings: ModelSettings
 ) -> Model:

@@ -396,6 +396,17 @@ def test_a_local_server_needs_no_key(
     assert provider.requests[0].api_key == "none"
 
 
+def test_a_model_without_a_key_is_not_called_and_called_by_its_fault(
+    provider: StubProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    pool = {**make_pool(provider.url), "weak": make_model("weak", provider.url, params={})}
+    answer = call(make_caller(pool, retries=2), "weak", "strong")
+    assert tried(answer) == [("weak", None, "NoApiKey"), ("strong", 200, None)]
+    outcome = refused(make_caller(pool), "weak")
+    assert "no model could answer: weak: the server has no API key for it" in str(outcome)
+
+
 def test_cancelling_a_call_hangs_up(provider: StubProvider, caller: Caller) -> None:
     provider.fail(Fault(hang_s=60))
 

@@ -12,7 +12,7 @@ from litellm.types.utils import (
 )
 from thriftroute.router.completion import load_litellm
 from thriftroute.router.errors import ConfigError
-from thriftroute.serve.registry import PER, Model, Registry, lookup
+from thriftroute.serve.registry import PER, Model, Registry, lookup, missing_key
 from thriftroute.serve.settings import Config
 
 
@@ -209,3 +209,26 @@ def test_the_registry_is_a_mapping_in_the_order_of_the_config() -> None:
     assert [m.name for m in registry.cheapest_first(1000, 0)] == ["a", "b", "c"]
     assert [m.name for m in registry.cheapest_first(0, 1000)] == ["c", "a", "b"]
     assert registry["c"].estimate(1000, 500) == pytest.approx(3.5e-3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "variable"),
+    [
+        ({"model": "gpt-4o"}, "OPENAI_API_KEY"),
+        ({"model": "anthropic/claude-sonnet-4-5"}, "ANTHROPIC_API_KEY"),
+        ({"model": "gpt-4o", "api_key": "k"}, None),
+        ({"model": "openai/own", "api_base": "http://127.0.0.1:8000/v1"}, None),
+        ({"model": "ollama_chat/llama3"}, None),
+        ({"model": "bedrock/anthropic.claude-v2"}, None),  # there are roles beside keys
+    ],
+)
+def test_a_key_that_is_not_there_is_known_before_the_first_call(
+    settings: dict[str, Any], variable: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    model = one(price={"input": 1, "output": 2}, **settings)
+    assert missing_key(model) == variable
+    if variable is not None:
+        monkeypatch.setenv(variable, "k")
+        assert missing_key(model) is None

@@ -19,6 +19,7 @@ _PROVIDER = frozenset({401, 402, 403, 404, 405})
 # LiteLLM's and OpenAI's classes by name: they are imported at the first call, not here.
 _LATE = ("TimeoutError", "Timeout", "APITimeoutError")
 _UNANSWERED = ("APIConnectionError", "ConnectionError", "TransportError")
+NO_KEY = "NoApiKey"
 _PREFIX = re.compile(r"^(?:litellm\.)?(?:\w+(?:Error|Exception)|Timeout)\s*(?::|-)\s*")
 
 
@@ -92,7 +93,11 @@ class UpstreamError(RefusedError):
 def status_of(error: BaseException) -> int | None:
     """The HTTP status of the provider's answer; None where there was none, or none is known."""
     # LiteLLM gives a status to everything, also to a connection that was refused.
-    if _timed_out(error) or any(_is(cause, *_UNANSWERED) for cause in causes(error)):
+    if (
+        _timed_out(error)
+        or _lacks_key(error)
+        or any(_is(cause, *_UNANSWERED) for cause in causes(error))
+    ):
         return None
     try:
         return int(getattr(error, "status_code", ""))
@@ -104,6 +109,8 @@ def name_of(error: BaseException) -> str:
     """A word for the error, for records: a class name; "Timeout" for every way to be late."""
     if _timed_out(error):
         return "Timeout"
+    if _lacks_key(error):
+        return NO_KEY
     if _untranslatable(error):
         return "RequestShape"
     if status_of(error) is None and any(_is(cause, *_UNANSWERED) for cause in causes(error)):
@@ -114,8 +121,9 @@ def name_of(error: BaseException) -> str:
 
 def verdict(error: BaseException) -> Verdict:
     """What `error`, raised by LiteLLM or by a timeout, means for the request."""
-    if _timed_out(error):
-        return Verdict.NEXT  # to wait as long again for the same model is no help
+    # To wait as long again for the same model is no help, nor does a key come by itself.
+    if _timed_out(error) or _lacks_key(error):
+        return Verdict.NEXT
     if _is(error, "ContextWindowExceededError"):
         return Verdict.WINDOW
     if _is(error, "UnsupportedParamsError") or _untranslatable(error):
@@ -198,7 +206,8 @@ def _cause(attempt: Attempt) -> str:
         return str(attempt.error)
     if attempt.status is not None:
         return f"HTTP {attempt.status} ({attempt.error})"
-    return "timed out" if attempt.error == "Timeout" else str(attempt.error)
+    said = {"Timeout": "timed out", NO_KEY: "the server has no API key for it"}
+    return said.get(attempt.error or "", str(attempt.error))
 
 
 def _own_words(error: BaseException) -> str:
@@ -223,6 +232,14 @@ def _untranslatable(error: BaseException) -> bool:
 def _is_masked(error: BaseException) -> bool:
     """An error in an answer of status 200: LiteLLM makes a 422 of it where it names no code."""
     return any(type(cause) is Exception for cause in causes(error))
+
+
+def _lacks_key(error: BaseException) -> bool:
+    """OpenAI's client was not even made: what a provider answers is of a class beneath this one."""
+    return any(
+        type(cause).__name__ == "OpenAIError" and type(cause).__module__.startswith("openai")
+        for cause in causes(error)
+    )
 
 
 def _timed_out(error: BaseException) -> bool:
