@@ -138,8 +138,9 @@ def test_the_command_reads_the_config_that_compose_mounts(
 ) -> None:
     service = compose["services"]["thriftroute"]
     assert json.loads(last(dockerfile, "ENTRYPOINT")) == ["thriftroute"]
-    serve, flag, path = json.loads(last(dockerfile, "CMD"))
+    serve, flag, path, *address = json.loads(last(dockerfile, "CMD"))
     assert (serve, flag) == ("serve", "--config")
+    assert address == ["--host", "0.0.0.0"]  # else a config of `init` could not be reached
     assert dict(mounts(service))["./thriftroute.yaml"] == path
     # All else is read-only: what may be written is the folder that the image leaves the user.
     writable = [target for source, target in mounts(service) if not source.startswith("./")]
