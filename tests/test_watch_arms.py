@@ -60,6 +60,45 @@ def test_an_arm_without_anything_is_said_to_be_unknown() -> None:
 
 def test_arms_that_never_vary_differ_where_they_are_not_the_same() -> None:
     none, all_ = (sums(np.full(200, value), np.ones(200)) for value in (0.0, 1.0))
-    assert difference("errors", none, none, alpha=0.05).interval == (0.0, 0.0)
-    assert not difference("errors", none, none, alpha=0.05).differs
-    assert difference("errors", none, all_, alpha=0.05).differs
+    assert difference("cost", none, none, alpha=0.05).interval == (0.0, 0.0)
+    assert not difference("cost", none, none, alpha=0.05).differs
+    for metric in ("cost", "errors", "strong_share"):
+        assert difference(metric, none, all_, alpha=0.05).differs
+
+
+def test_no_error_in_a_small_arm_is_no_proof_that_it_has_fewer() -> None:
+    # Errors of 1% of 3,000 requests; none in 100, as in every third sample of 100.
+    control = sums(np.repeat([1.0, 0.0], [30, 2970]), np.ones(3000))
+    treatment = sums(np.zeros(100), np.ones(100))
+    found = difference("errors", control, treatment, alpha=0.05)
+    assert found.difference == pytest.approx(-0.01)
+    assert not found.differs
+    # As plain numbers, which may be anything, the two would differ.
+    assert difference("cost", control, treatment, alpha=0.05).differs
+
+
+@pytest.mark.parametrize(
+    ("metric", "rate", "rated"), [("errors", 0.002, 1.0), ("feedback", 0.9, 0.05)]
+)
+def test_rare_events_raise_no_more_false_alarms_than_stated(
+    metric: str, rate: float, rated: float
+) -> None:
+    # A tenth is treated, arms are alike, and all is looked at every 100 sessions of 2,000.
+    random = np.random.default_rng(5)
+    alarms = 0
+    for _ in range(100):
+        requests = random.binomial(random.geometric(0.3, 2000), rated).astype(float)
+        x = random.binomial(requests.astype(int), rate).astype(float)
+        treated = random.random(2000) < 0.1
+        alarms += any(
+            difference(metric, _arm(x, requests, ~treated, k), _arm(x, requests, treated, k),
+                       alpha=0.05).differs
+            for k in range(100, 2001, 100)
+        )  # fmt: skip
+    assert alarms <= 5
+
+
+def _arm(x: np.ndarray, d: np.ndarray, inside: np.ndarray, k: int) -> Sums:
+    x, d = x[:k][inside[:k]], d[:k][inside[:k]]
+    parts = (x.sum(), d.sum(), (x * x).sum(), (x * d).sum(), (d * d).sum())
+    return Sums(len(x), *(float(part) for part in parts))
