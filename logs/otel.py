@@ -5,6 +5,7 @@ attributes) and, where they differ, OpenInference's names. The events of one mes
 some SDKs send as log records apart from their span are not joined.
 """
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,8 +15,13 @@ from .shapes import Object, body, count, first, text
 _OTHER = ("embeddings", "execute_tool", "create_agent", "invoke_agent", "retrieval")
 _NUMBERED = re.compile(
     r"(?:gen_ai\.(?P<old>prompt|completion)|llm\.(?P<new>input|output)_messages)"
-    r"\.(?P<at>\d{1,6})(?:\.message)?\.(?P<what>role|content)"
+    r"\.(?P<at>\d{1,6})(?:\.message)?\."
+    r"(?:(?P<what>role|content|tool_call_id)"
+    r"|contents\.(?P<part>\d{1,6})\.message_content\.(?P<kind>text|image\.image\.url)"
+    r"|tool_calls\.(?P<call>\d{1,6})\.(?:tool_call\.)?(?:function\.)?(?P<of>id|name|arguments))"
 )
+# Parts of a message that some SDKs write as JSON where its text belongs.
+_PARTS = {"text", "input_text", "output_text", "image_url", "image", "tool_use", "tool_result"}
 _TURN = re.compile(r"gen_ai\.(system|user|assistant|tool)\.message")
 _ERROR = (2, "2", "STATUS_CODE_ERROR", "ERROR")
 
@@ -135,14 +141,66 @@ def _value(typed: object) -> Any:
 
 def _numbered(found: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """Messages from attributes such as `gen_ai.prompt.0.content`, in their order."""
-    turns: dict[str, dict[int, dict[str, Any]]] = {"input": {}, "output": {}}
+    turns: dict[str, dict[int, _Turn]] = {"input": {}, "output": {}}
     for name, value in found.items():
         if match := _NUMBERED.fullmatch(name):
             side = "input" if match["old"] == "prompt" or match["new"] == "input" else "output"
-            default = "user" if side == "input" else "assistant"
-            turn = turns[side].setdefault(int(match["at"]), {"role": default, "content": None})
-            turn[match["what"]] = value
-    return {side: [said[at] for at in sorted(said)] for side, said in turns.items()}
+            turns[side].setdefault(int(match["at"]), _Turn()).take(match, value)
+    default = {"input": "user", "output": "assistant"}
+    return {
+        side: [said[at].message(default[side]) for at in sorted(said)]
+        for side, said in turns.items()
+    }
+
+
+class _Turn:
+    """One message whose fields, parts and calls of tools are attributes of their own."""
+
+    def __init__(self) -> None:
+        self._fields: dict[str, Any] = {}
+        self._parts: dict[int, dict[str, Any]] = {}
+        self._calls: dict[int, dict[str, Any]] = {}
+
+    def take(self, match: re.Match[str], value: Any) -> None:
+        """Keep the value of an attribute whose name is a match of `_NUMBERED`."""
+        if match["part"] is not None:
+            text_part, image = {"type": "text", "text": value}, {"url": value}
+            self._parts[int(match["part"])] = (
+                text_part if match["kind"] == "text" else {"type": "image_url", "image_url": image}
+            )
+        elif match["call"] is not None:
+            self._calls.setdefault(int(match["call"]), {})[match["of"]] = value
+        else:
+            self._fields[match["what"]] = value
+
+    def message(self, role: str) -> dict[str, Any]:
+        """As OpenAI's; `role` where the attributes name none."""
+        content = self._fields.get("content")
+        if self._parts:
+            content = [self._parts[at] for at in sorted(self._parts)]
+        found = {"role": role, **self._fields, "content": _from_json(content)}
+        if self._calls:
+            found["tool_calls"] = [
+                {
+                    "id": call.get("id", ""),
+                    "type": "function",
+                    "function": {n: text(call.get(n)) for n in ("name", "arguments")},
+                }
+                for call in (self._calls[at] for at in sorted(self._calls))
+            ]
+        return found
+
+
+def _from_json(content: Any) -> Any:
+    """The parts of a message where its content is the JSON text of them; else the content."""
+    if not isinstance(content, str) or not content.lstrip().startswith("["):
+        return content
+    try:
+        parts = json.loads(content)
+    except (ValueError, RecursionError):
+        return content
+    known = bool(parts) and all(body(part).get("type") in _PARTS for part in parts)
+    return parts if known else content
 
 
 def _calls(said: Mapping[str, Any]) -> dict[str, Any]:

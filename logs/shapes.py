@@ -248,6 +248,8 @@ def _message(value: object) -> list[dict[str, Any]]:
     role = _ROLES.get(role, role)
     kept = {name: value[name] for name in _KEPT if value.get(name)}
     content = value.get("content", value.get("parts"))
+    if not content and isinstance(value.get("refusal"), str):
+        content = value["refusal"]  # which is what was answered
     if isinstance(content, dict):
         content = [content]
     if not isinstance(content, list | tuple):
@@ -266,7 +268,7 @@ def _from_parts(role: str, parts: Iterable[Any], kept: Mapping[str, Any]) -> lis
         if not isinstance(part, dict):
             raise DataError(f"{shown(part)} is not a part of a message", field="messages")
         kind = part.get("type")
-        words = part.get("text", part.get("content"))
+        words = part.get("text", part.get("content", part.get("refusal")))
         if kind in _CALLS:
             calls.append(_call(part))
         elif kind in _RESULTS:

@@ -359,3 +359,16 @@ def test_feedback_in_its_many_forms(value: object, wanted: float) -> None:
 
 def test_every_format_is_known_by_name() -> None:
     assert FORMATS == ("openai", "litellm", "langfuse", "otel", "records", "logs")
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        {"choices": [{"message": {"role": "assistant", "content": None, "refusal": "I cannot."}}]},
+        {"output": [{"type": "message", "role": "assistant",
+                     "content": [{"type": "refusal", "refusal": "I cannot."}]}]},
+    ],
+)  # fmt: skip
+def test_a_refusal_is_an_answer(response: Mapping[str, Any]) -> None:
+    asked = {"model": "m", "messages": [{"role": "user", "content": "q"}]}
+    assert row({"request": asked, "response": response})["answer"] == "I cannot."

@@ -168,3 +168,59 @@ def test_calls_without_text_and_calls_that_failed() -> None:
     asked = {**ATTRIBUTES, "gen_ai.input.messages": json.dumps(INPUT)}
     assert rows(export(span(ATTRIBUTES), span(asked, status={"code": 2}))) == [NO_TEXT, FAILED]
     assert rows(export(span({**asked, "error.type": "timeout"}))) == [FAILED]
+
+
+def test_numbered_attributes_of_parts_and_of_calls_are_messages() -> None:
+    said = {
+        "llm.model_name": "m",
+        "llm.input_messages.0.message.role": "user",
+        "llm.input_messages.0.message.contents.1.message_content.text": "in this picture?",
+        "llm.input_messages.0.message.contents.0.message_content.text": "What is",
+        "llm.output_messages.0.message.role": "assistant",
+        "llm.output_messages.0.message.tool_calls.0.tool_call.function.name": "look",
+        "llm.output_messages.0.message.tool_calls.0.tool_call.function.arguments": '{"x": 1}',
+    }
+    [row] = rows(export(span(said)))
+    assert row["prompt"] == "What is\nin this picture?"
+    assert row["answer"] == 'look({"x": 1})'
+    image = "llm.input_messages.0.message.contents.2.message_content.image.image.url"
+    [row] = rows(export(span({**said, image: "https://example.org/a.png"})))
+    assert row["messages"][0]["content"][2] == {
+        "type": "image_url",
+        "image_url": {"url": "https://example.org/a.png"},
+    }
+
+
+def test_numbered_calls_of_the_older_convention() -> None:
+    said = {
+        "gen_ai.prompt.0.role": "user",
+        "gen_ai.prompt.0.content": "weather?",
+        "gen_ai.prompt.1.role": "assistant",
+        "gen_ai.prompt.1.tool_calls.0.id": "c",
+        "gen_ai.prompt.1.tool_calls.0.name": "weather",
+        "gen_ai.prompt.1.tool_calls.0.arguments": "{}",
+        "gen_ai.prompt.2.role": "tool",
+        "gen_ai.prompt.2.tool_call_id": "c",
+        "gen_ai.prompt.2.content": "sunny",
+        "gen_ai.completion.0.tool_calls.0.name": "again",
+        "gen_ai.completion.0.tool_calls.1.name": "later",
+    }
+    [row] = rows(export(span(said)))
+    assert row["messages"][1]["tool_calls"][0]["function"]["name"] == "weather"
+    assert row["messages"][2]["tool_call_id"] == "c"
+    assert row["answer"] == "again()\nlater()"
+
+
+@pytest.mark.parametrize(
+    ("content", "prompt"),
+    [
+        ('[{"type": "text", "text": "what is it"}]', "what is it"),
+        # What a person wrote is left alone, though it be JSON.
+        ('[{"type": "bug", "text": "x"}]', '[{"type": "bug", "text": "x"}]'),
+        ("[]", "[]"),
+        ("[1, 2", "[1, 2"),
+    ],
+)
+def test_parts_that_are_written_as_json_are_parts(content: str, prompt: str) -> None:
+    [row] = rows(export(span({"gen_ai.prompt.0.content": content})))
+    assert row["prompt"] == prompt
