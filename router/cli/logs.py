@@ -176,13 +176,16 @@ def _progress() -> Iterator[Callable[[str, int, int | None], None]]:
     with contextlib.ExitStack() as stack:
         status = stack.enter_context(console.status("starting")) if console.is_terminal else None
         told = began = time.monotonic()
-        earlier = 0
+        earlier: int | None = 0
 
         def show(stage: str, done: int, total: int | None) -> None:
             nonlocal told, began, earlier
             now = time.monotonic()
-            if stage == "resumed":
+            if earlier is None:
+                # From here on: of what an earlier run read, only a hash is computed.
                 earlier, began = done, now
+            if stage == "resumed":
+                earlier = None
                 line = f"going on after {done:,} entries, which an earlier run read"
                 console.print(line, highlight=False, soft_wrap=True)
                 return
