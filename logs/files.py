@@ -33,6 +33,8 @@ _LARGEST = 1 << 28  # characters of one object that is no line
 _CSV_FIELD_LIMIT = 1 << 28
 _BOM = b"\xef\xbb\xbf"
 _WHAT = "expected one JSON object"
+# What a file is that begins so, and cannot be read.
+_OTHERS = {b"PAR1": "Parquet", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"PK": "a ZIP archive"}
 
 
 class ChangedError(ConfigError):
@@ -367,6 +369,10 @@ def _open_bytes(path: Path) -> IO[bytes]:
             path=path,
         )
     with path.open("rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
+        start = file.read(4)
+    for magic, what in _OTHERS.items():
+        if start.startswith(magic):
+            raise DataError(f"is {what}; expected JSON Lines, JSON or CSV in UTF-8", path=path)
+    packed = start.startswith(b"\x1f\x8b")
     # gzip.open and open differ in type, not in what is used of them here.
     return gzip.open(path, "rb") if packed else path.open("rb")  # type: ignore[return-value]

@@ -163,3 +163,18 @@ def test_no_file(tmp_path: Path) -> None:
         list(objects(tmp_path / "none"))
     with pytest.raises(DataError, match="cannot be opened"):
         list(objects(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"PAR1\x15\x04", "Parquet"),
+        ('{"prompt": "q"}\n'.encode("utf-16"), "UTF-16"),
+        (b"PK\x03\x04", "a ZIP archive"),
+    ],
+)
+def test_a_file_of_another_kind_is_named(data: bytes, what: str, tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=f"is {what}; expected JSON Lines, JSON or CSV"):
+        list(objects(path))
