@@ -3,8 +3,10 @@
 import math
 
 import pytest
+from sqlalchemy import event, func, select
 from sqlalchemy.exc import IntegrityError
 from thriftroute.serve.records import Record, hash_prompt, hash_session
+from thriftroute.serve.records.daily import PAGE, insert
 from thriftroute.serve.records.table import (
     create_schema,
     decisions,
@@ -49,6 +51,30 @@ def test_a_latency_step_is_within_two_and_a_half_percent(seconds: float) -> None
 @pytest.mark.parametrize("seconds", [0.0, -1.0, math.inf])
 def test_an_odd_latency_has_a_step_too(seconds: float) -> None:
     assert 1e-5 < step_seconds(latency_step(seconds)) < 2e6
+
+
+def test_batches_of_any_size_take_few_statements() -> None:
+    """The driver keeps every one of them, and of many rows each is large."""
+    engine = open_engine("sqlite://")
+    create_schema(engine)
+    seen: set[str] = set()
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def _look(*given: object) -> None:
+        seen.add(str(given[2]))
+
+    sizes = [1, 2, PAGE - 1, PAGE, PAGE + 1, 3 * PAGE + 2, *range(5 * PAGE, 8 * PAGE)]
+    for size in sizes:
+        rows = [to_row(Record(id=f"{size}-{index}", time=0.0)) for index in range(size)]
+        with engine.begin() as connection:
+            insert(connection, rows)
+    with engine.begin() as connection:
+        assert connection.execute(select(func.count()).select_from(decisions)).scalar() == sum(
+            sizes
+        )
+    inserts = {each for each in seen if each.startswith("INSERT INTO thriftroute_decisions")}
+    assert 0 < len(inserts) <= PAGE
+    engine.dispose()
 
 
 def test_an_error_of_the_database_shows_no_row() -> None:

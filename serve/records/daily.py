@@ -18,13 +18,19 @@ _ADDED = (
 SUMS = tuple(column.name for column in daily.c if not column.primary_key)
 
 
+# Rows of one statement. SQLite's driver keeps the latest 128 statements of a connection, each
+# number of rows is another one, and each takes 4 KB a row: of whole batches they would fill 100 MB.
+PAGE = 32
+
+
 def insert(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
     """Insert the rows, passing over ids that are there, and add those that were new to their day.
 
     At most 800 rows: SQLite takes no more values in a statement.
     """
     statement = insert_new(connection, decisions).returning(decisions.c.id)
-    new = set(connection.execute(statement, list(rows)).scalars())
+    paged = {"insertmanyvalues_page_size": PAGE}
+    new = set(connection.execute(statement, list(rows), execution_options=paged).scalars())
     by_id = {row["id"]: row for row in reversed(rows)}  # of twins in a batch, the first was new
     sums: dict[tuple[int, str, str], dict[str, float]] = {}
     for id in new:
