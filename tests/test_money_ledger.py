@@ -748,6 +748,19 @@ def test_after_a_restart_a_ledger_in_memory_goes_on_from_the_records(tmp_path: P
         recorder.close(10)
 
 
+def test_a_budget_that_was_spent_before_the_start_is_shown_though_it_only_refuses() -> None:
+    async def main() -> None:
+        async with opened(None, clock=Clock(), history=lambda _: 100) as ledger:
+            with pytest.raises(RefusedError, match="is spent"):
+                await ledger.reserve(
+                    ACME, tier(BudgetSettings(tokens=100, soft=None)), usd=0, tokens=5
+                )
+            (row,) = await ledger.state()
+            assert (row["name"], row["spent"], row["held"]) == ("acme", 100, 0)
+
+    run(main())
+
+
 def test_records_that_cannot_be_read_stop_no_request(caplog: pytest.LogCaptureFixture) -> None:
     def history(_: Budget) -> int:
         raise OSError("away")

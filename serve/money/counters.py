@@ -132,6 +132,10 @@ class MemoryCounters:
         for budget, each, amount in zip(need.budgets, totals, amounts, strict=True):
             # What costs nothing fits in any budget, also in one that is spent.
             if amount > 0 and each.spent + each.held + amount > budget.limit:
+                # What was spent before a restart is to be seen, most of all where it refuses.
+                for known, total in zip(need.budgets, totals, strict=True):
+                    if total.spent:
+                        self._count(known, seen)
                 return Refused(budget, each, amount)
         bucket = bucket_of(now, self._lease_s)
         for budget, amount in zip(need.budgets, amounts, strict=True):
