@@ -171,7 +171,7 @@ def train_general(asked: TrainRequest, say: Progress) -> TrainResult:
     exported.fields["encoder"] = asked.encoder_name
     base = {
         **data.facts,
-        "label": "how many models fail, within each task (see training/general.py)",
+        "label": "how many models fail, within each task (see training/models/general.py)",
         "general": dataclasses.asdict(settings),
         "tasks": len(set(parts[0].task)),
         "left_out": labels.left_out,
