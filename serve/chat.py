@@ -108,7 +108,10 @@ class Chat:
         if state.experiment is not None:
             exchange.arm = state.experiment.arm(asked)
         pipeline = state.pipeline_of(exchange.arm)
-        plan = await state.in_thread(lambda: pipeline.plan(asked, held=held))
+        if pipeline.is_quick(asked):  # sooner done than a thread is woken
+            plan = pipeline.plan(asked, held=held)
+        else:
+            plan = await state.in_thread(lambda: pipeline.plan(asked, held=held))
         exchange.plan = plan
         found = await self._cached(exchange)
         if found is not None:
@@ -286,6 +289,7 @@ class Chat:
             exchange.routed_cost = 0.0
             return
         attempts = exchange.failed if answer is None else answer.attempts
+        priced: dict[str, float] = {}  # what the latest usage comes to
         for attempt in attempts:
             usage = usage_of(attempt.usage)
             if attempt.error == CANCELLED:  # what it was given will be charged, if nothing else
@@ -295,12 +299,14 @@ class Chat:
                     continue  # it failed after a cascade's weak answer, which was given then
                 usage = await self._estimated(exchange, answer.text)
             if usage is not None:
-                exchange.cost += cost_of(registry.models[attempt.model], usage)
+                priced = {attempt.model: cost_of(registry.models[attempt.model], usage)}
+                exchange.cost += priced[attempt.model]
                 exchange.used_tokens += usage.total_tokens
                 exchange.usage = usage
         if answer is None:
             return
-        exchange.strong_cost = cost_of(strong, exchange.usage)
+        known = priced.get(strong.name)
+        exchange.strong_cost = cost_of(strong, exchange.usage) if known is None else known
         routed = None if exchange.plan is None else exchange.plan.routed
         if routed is not None:
             exchange.routed_cost = cost_of(registry.models[routed], exchange.usage)

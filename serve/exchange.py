@@ -141,5 +141,8 @@ def headers_of(exchange: Exchange) -> dict[str, str]:
 
 def header_value(value: object) -> str:
     """`value` on one line of printable ASCII, as HTTP headers carry it."""
-    text = " ".join(str(value).split()).encode("ascii", "replace").decode()
+    text = " ".join(str(value).split())
+    if text.isascii() and text.isprintable():
+        return text[:500]
+    text = text.encode("ascii", "replace").decode()
     return "".join(char if char.isprintable() else "?" for char in text)[:500]

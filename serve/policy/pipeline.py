@@ -98,8 +98,13 @@ class Pipeline:
         tell. Takes milliseconds of CPU; never raises."""
         return self._scoring.familiarity(asked)
 
+    def is_quick(self, asked: Asked) -> bool:
+        """Whether `plan` takes a few microseconds: a model is named, and no text is looked at."""
+        return asked.model in self._models and not len(self._rules) and not self._sensitivity.active
+
     def plan(self, asked: Asked, *, held: str | None = None) -> Plan:
-        """The models to call for a request. Takes milliseconds of CPU; call it in a thread.
+        """The models to call for a request. Takes milliseconds of CPU; call it in a thread, but
+        where it `is_quick`.
 
         held: the model that this session or these tool calls are on.
 
