@@ -95,11 +95,11 @@ def run_audit(
         seed=seed,
     )
     warnings = [*verdict.warnings, *assumptions]
-    if learned_from(router, target.data):
+    if learned := learned_from(router, target.data, benchmark.prompts):
         warnings.insert(
             0,
-            "this router was trained on a file of this name: where these are the prompts that it "
-            "learned from, every figure here is too good; audit prompts that it has not seen",
+            f"{learned}: what it has seen makes every figure here too good; audit prompts that it "
+            "has not learned from",
         )
     return Audited(
         verdict=dataclasses.replace(verdict, warnings=tuple(warnings)),

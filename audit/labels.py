@@ -1,6 +1,6 @@
 """Labelled prompts as the audit and the guarantee take them: rewards, costs, sampling weights."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from ..data.readers import read_rows
 from ..data.schema import Row
+from ..data.sketch import seen
 from ..data.tables import pair_table
 from ..eval.benchmarks import Benchmark, from_table
 from ..eval.command import Target
@@ -47,12 +48,27 @@ def read_labels(target: Target) -> Labels:
     return Labels(from_table(table, Path(target.data).stem), None if equal else weights, (0.0, 1.0))
 
 
-def learned_from(router: Router, data: str | None) -> bool:
-    """Whether the router's bundle says that it was trained on a file of this name."""
-    if data is None or not isinstance(router, BundleRouter):
-        return False
-    sources = router.scorer.bundle.manifest.training.get("data", {})
-    return Path(data).name in {Path(str(source)).name for source in sources}
+def learned_from(router: Router, data: str | None, prompts: Sequence[str]) -> str | None:
+    """What the router's bundle knows of being trained on these prompts; None where nothing.
+
+    By the sketch of its prompts, or by the name of a file, where no sketch of all of them says
+    that they are others.
+    """
+    if not isinstance(router, BundleRouter):
+        return None
+    training = router.scorer.bundle.manifest.training
+    kept = training.get("sketch")
+    if isinstance(kept, str) and kept:
+        found = seen(kept.split(), prompts)
+        if found.known:
+            about = "" if found.whole else "about "
+            return f"the router has learned from {about}{found.share:.0%} of these prompts"
+        if found.whole:
+            return None
+    names = {Path(str(source)).name for source in training.get("data", {})}
+    if data is None or Path(data).name not in names:
+        return None
+    return f"the router has learned from a file called {Path(data).name}"
 
 
 class _Weighing(Iterable[Row]):

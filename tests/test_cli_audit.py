@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from thriftroute.data.sketch import sketch
 from thriftroute.router.cli import app
 from thriftroute.router.scorer import Scorer
 from typer.testing import CliRunner, Result
@@ -146,7 +147,26 @@ def test_a_router_that_learned_from_the_file_is_told_of(
 ) -> None:
     bundle = make_bundle("trained", training={"data": {"labels.jsonl": {"rows": 500}}})
     found = verdict("--router", bundle.path, "--data", routed, *PAIR)
-    assert "was trained on a file of this name" in found["warnings"][0]
+    assert "learned from a file called labels.jsonl" in found["warnings"][0]
+
+
+def test_prompts_that_a_router_learned_from_are_known_under_any_name(
+    make_bundle: BundleMaker, routed: Path, tmp_path: Path
+) -> None:
+    prompts = [json.loads(line)["prompt"] for line in routed.read_text().splitlines()]
+    half = " ".join(sketch(prompts[: len(prompts) // 2]))
+    bundle = make_bundle("half", training={"data": {"x.jsonl": {"rows": 9}}, "sketch": half})
+    found = verdict("--router", bundle.path, "--data", routed, *PAIR)
+    assert "has learned from 50% of these prompts" in found["warnings"][0]
+    # Another month's file of the same name: the sketch, which is whole, says that it is another.
+    [key] = sketch(["another"])
+    other = make_bundle("other", training={"data": {"labels.jsonl": {"rows": 1}}, "sketch": key})
+    found = verdict("--router", other.path, "--data", routed, *PAIR)
+    assert not any("learned" in warning for warning in found["warnings"])
+    # What is no sketch says nothing.
+    odd = make_bundle("odd", training={"data": {}, "sketch": {"a": 1}})
+    found = verdict("--router", odd.path, "--data", routed, *PAIR)
+    assert not any("learned" in warning for warning in found["warnings"])
 
 
 def test_a_benchmark_in_place_of_a_file(tiny_bundle: Path, data_dir: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..data.readers import read_rows
 from ..data.schema import Row
+from ..data.sketch import sketch
 from ..data.sources import SOURCES, is_evaluation_file
 from ..data.split import decontaminate, dedupe
 from ..data.tables import ComparisonTable, PairTable, both_tables
@@ -87,6 +88,7 @@ def prepare(request: TrainRequest, scorer: Scorer, say: Progress) -> Prepared:
         "dropped": dropped,
         "duplicates": duplicates,
         "sources": dict(sorted(Counter(pairs.source).items())),
+        "sketch": " ".join(sketch(pairs.prompts)),
         "source_weights": request.source_weights,
         "weights": _mean_weights(pairs),
         "weak_fails": request.weak_fails,

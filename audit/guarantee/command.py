@@ -128,11 +128,9 @@ def run_guarantee(
         seed=seed,
     )
     cautions = list(assumed)
-    if learned_from(router, target.data) and budget is None:
-        cautions.append(
-            f"the router has learned from a file called {Path(str(target.data)).name}: the promise "
-            "holds for labels that it has not learned from"
-        )
+    learned = None if benchmark is None else learned_from(router, target.data, benchmark.prompts)
+    if learned and budget is None:
+        cautions.append(f"{learned}: the promise holds for labels that it has not learned from")
     if labels is not None and labels.weights is not None:
         cautions.append("prompts count by the weight of their rows")
     if write:
