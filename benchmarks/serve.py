@@ -15,7 +15,8 @@ each way in turn, round after round, so that a busy moment of the machine falls 
     proxy      LiteLLM's own proxy, where --litellm-proxy names its command
 
 Overhead is the difference of two percentiles of one run, in ms. All of it, load generator and stub
-too, shares this machine's cores.
+too, shares this machine's cores. CPU ms is what all these processes together took for a request:
+what a busy machine does to percentiles, it does less to that.
 """
 
 import argparse
@@ -104,7 +105,9 @@ async def _measure(options: argparse.Namespace) -> dict[str, Any]:
                 if name in processes:
                     await _wait(port, processes[name], name)
             async with aiohttp.ClientSession() as session:
-                result["ways"] = await _rounds(session, ways, prompts, options, console)
+                everyone = [psutil.Process(), *(psutil.Process(p.pid) for p in processes.values())]
+                result["load"] = os.getloadavg()[0]
+                result["ways"] = await _rounds(session, ways, prompts, options, console, everyone)
                 if options.sustain:
                     server = psutil.Process(processes["server"].pid)
                     result["sustain"] = {
@@ -128,15 +131,19 @@ async def _rounds(
     prompts: list[str],
     options: argparse.Namespace,
     console: Console,
+    everyone: Sequence[psutil.Process],
 ) -> dict[str, Any]:
     taken: dict[str, list[float]] = {name: [] for name in ways}
+    cpu: dict[str, list[float]] = {name: [] for name in ways}  # ms a request, of each round
     errors = dict.fromkeys(ways, 0)
     for name, way in ways.items():  # imports, connections, first pages: not what is asked here
         for prompt in prompts[:20]:
             await _ask(session, name, way, prompt)
     steps = [name for _ in range(options.rounds) for name in ways]
     for name in track(steps, "rounds", console=console):
+        before = _cpu_s(everyone)
         seconds, failed = await _open_loop(session, name, ways[name], prompts, options.rate)
+        cpu[name].append(1000 * (_cpu_s(everyone) - before) / (len(seconds) + failed))
         taken[name] += seconds
         errors[name] += failed
     rows = {}
@@ -148,8 +155,14 @@ async def _rounds(
             "p50_ms": float(p50),
             "p95_ms": float(p95),
             "p99_ms": float(p99),
+            "cpu_ms": float(np.median(cpu[name])),
         }
     return rows
+
+
+def _cpu_s(everyone: Sequence[psutil.Process]) -> float:
+    times = [process.cpu_times() for process in everyone]
+    return sum(each.user + each.system for each in times)
 
 
 async def _open_loop(
@@ -325,11 +338,12 @@ async def _stub(port: int) -> None:
 
 def _show(result: dict[str, Any], console: Console) -> None:
     ways = result["ways"]
-    table = Table(title=f"{result['rate']:g} requests/s, {result['prompts']} different prompts")
-    for column in ("way", "n", "errors", "p50 ms", "p95 ms", "p99 ms"):
+    title = f"{result['rate']:g} requests/s, {result['prompts']} different prompts"
+    table = Table(title=f"{title}, load average {result['load']:.1f} before")
+    for column in ("way", "n", "errors", "p50 ms", "p95 ms", "p99 ms", "CPU ms"):
         table.add_column(column, justify="left" if column == "way" else "right")
     for name, row in ways.items():
-        cells = [f"{row[f'p{q}_ms']:.1f}" for q in (50, 95, 99)]
+        cells = [f"{row[key]:.1f}" for key in ("p50_ms", "p95_ms", "p99_ms", "cpu_ms")]
         table.add_row(name, str(row["n"]), str(row["errors"]), *cells)
     console.print(table)
     pairs = [*TARGETS, *((("proxy", "direct"),) if "proxy" in ways else ())]
@@ -341,13 +355,16 @@ def _show(result: dict[str, Any], console: Console) -> None:
         goal = "" if goals is None else f"  (goal p50 <= {goals[0]:g}"
         if goals is not None:
             goal += f", p99 <= {goals[1]:g})" if goals[1] is not None else ")"
-        console.print(f"{above} above {below}: p50 {p50:+.1f} ms, p99 {p99:+.1f} ms{goal}")
+        cpu = ways[above]["cpu_ms"] - ways[below]["cpu_ms"]
+        console.print(
+            f"{above} above {below}: p50 {p50:+.1f} ms, p99 {p99:+.1f} ms, CPU {cpu:+.1f} ms{goal}"
+        )
     for name, row in result.get("sustain", {}).items():
         memory = row["rss_mb"]
         console.print(
             f"{name}, {row['n']:,} requests, 16 at a time: {row['per_s']:.0f}/s, "
-            f"{row['errors']} errors, memory {memory[0]:.0f} MB at the start, "
-            f"{memory[len(memory) // 2]:.0f} half way, {memory[-1]:.0f} at the end"
+            f"{row['errors']} errors, MB of memory at each tenth: "
+            + " ".join(f"{each:.0f}" for each in memory)
         )
 
 
