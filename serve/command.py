@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import tempfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,8 @@ def _set_up_logs() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     # At INFO it prints every address that is called, a webhook's secret path among them.
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    # They quote what is in an answer where it is of another type than it should be.
+    warnings.filterwarnings("ignore", "Pydantic serializer warnings", UserWarning)
     _guard_logs()
 
 

@@ -357,9 +357,19 @@ def test_a_parameter_that_a_model_lacks_sends_the_request_on(provider: StubProvi
     assert not caller.cooling()
 
 
-def test_a_request_of_no_shape_cools_no_model(provider: StubProvider) -> None:
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"messages": ["hello"]},
+        # LiteLLM reads these options where it sets up its logging, before it looks for errors.
+        {"messages": [*HELLO, {"role": "assistant", "tool_calls": []}], "web_search_options": [1]},
+    ],
+)
+def test_a_request_of_no_shape_cools_no_model(
+    provider: StubProvider, wrong: dict[str, Any]
+) -> None:
     caller = make_caller(make_pool(provider.url), failures_to_cool=1)
-    error = refused(caller, messages=["hello"])
+    error = refused(caller, **wrong)
     assert (error.status, error.code) == (400, "invalid_request")
     assert "Traceback" not in error.to_dict()["error"]["message"]
     assert provider.requests == []

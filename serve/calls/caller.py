@@ -24,6 +24,7 @@ from .answer import Answer
 from .cascade import cascade as run_cascade
 from .failures import (
     Attempt,
+    ShapeError,
     Verdict,
     all_failed,
     name_of,
@@ -185,12 +186,11 @@ class Caller:
         )
         if body.get("tools"):
             request.update(self._with_tools)
-        request.update(self._quiet.keywords(request))
         start = time.perf_counter()
         total = float(params["timeout"])
         limit = min(total, self._settings.first_token_timeout_s) if stream else total
         async with asyncio.timeout(limit if within_s is None else min(limit, within_s)):
-            source = await self._litellm.acompletion(**request)
+            source = await self._sent(request)
             if stream:
                 tell = wire.wants_usage(body)
                 chunks = Stream(source, name, self._health, tell_usage=tell, limit_s=total)
@@ -210,6 +210,15 @@ class Caller:
         usage = response["usage"] if any(response["usage"].values()) else None
         made = Attempt(name, 200, None, seconds, usage)
         return Answer(name, response=response, made=(made,))
+
+    async def _sent(self, request: dict[str, Any]) -> Any:
+        """LiteLLM's answer, or stream. Raises ShapeError where LiteLLM stumbles over the request
+        before it calls anybody: over an answer it does so inside an error of its own."""
+        try:
+            request.update(self._quiet.keywords(request))
+            return await self._litellm.acompletion(**request)
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            raise ShapeError from error
 
     def _warm(self) -> None:
         """Load what LiteLLM otherwise loads at its first call, a second in which no loop turns."""

@@ -33,6 +33,10 @@ class Verdict(Enum):
     STOP = "the request itself is at fault"
 
 
+class ShapeError(Exception):
+    """A request that cannot be sent as it is: its client's doing, and no model's failure."""
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One call of one model. `status` is HTTP's, None where no answer came; `error` a class name.
@@ -223,6 +227,8 @@ def _own_words(error: BaseException) -> str:
 def _untranslatable(error: BaseException) -> bool:
     """Where LiteLLM itself stumbled over the request, as it does over messages that are no objects:
     the provider was never asked. Over an answer it stumbles inside the provider's own error."""
+    if isinstance(error, ShapeError):
+        return True
     if not _is(error, "APIConnectionError"):
         return False
     cause = error.__cause__ or error.__context__

@@ -81,7 +81,7 @@ def _stream_options(body: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def completion(response: Any) -> dict[str, Any]:
     """A ModelResponse of LiteLLM as OpenAI's `chat.completion`."""
-    raw = response.model_dump()
+    raw = _dumped(response)
     answer = {
         "id": raw.get("id"),
         "object": "chat.completion",
@@ -107,13 +107,18 @@ def pieces(stream: Any) -> tuple[AsyncIterator[Any], Callable[[Any], dict[str, A
     return aiter(stream), _chunk, False
 
 
+def _dumped(part: Any, **how: Any) -> dict[str, Any]:
+    """A model of pydantic's as a dict, without warnings that quote fields of unexpected types."""
+    found: dict[str, Any] = part.model_dump(warnings=False, **how)
+    return found
+
+
 def _as_sent(part: Any) -> dict[str, Any]:
-    sent: dict[str, Any] = part.model_dump(exclude_unset=True)
-    return sent
+    return _dumped(part, exclude_unset=True)
 
 
 def _chunk(part: Any) -> dict[str, Any]:
-    raw = part.model_dump()
+    raw = _dumped(part)
     usage = raw.get("usage")
     answer = {
         "id": raw.get("id"),
