@@ -147,3 +147,19 @@ def test_a_log_that_is_not_there_is_told_of(panel: Panel, tmp_path: Path) -> Non
     assert result.exit_code == 1
     assert "none.jsonl" in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_a_log_that_was_not_imported_is_told_how(panel: Panel, tmp_path: Path) -> None:
+    raw = tmp_path / "raw.jsonl"
+    raw.write_text('{"request": {"messages": [{"role": "user", "content": "q"}]}}\n')
+    result = label(panel, raw)
+    assert result.exit_code == 1
+    assert f"{raw}:1" in result.stderr
+    assert "thriftroute logs import" in result.stderr
+
+
+@pytest.mark.parametrize("price", ["abc", "1", "nan,1", "-1,2"])
+def test_a_price_that_is_none_names_its_option(panel: Panel, log: Path, price: str) -> None:
+    result = label(panel, log, f"--weak-price={price}")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: --weak-price: ")

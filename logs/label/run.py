@@ -13,7 +13,7 @@ from rich.console import Console
 from ...data.schema import Message
 from ...eval.pricing import Price, litellm_price
 from ...router.completion import load_litellm
-from ...router.errors import ConfigError, DataError
+from ...router.errors import CalibrationError, ConfigError, DataError
 from ..schema import LogRow, read_logs
 from . import output
 from .active import EXPLORE, Floats, next_round, uncertainty
@@ -208,7 +208,10 @@ def _check_params(params: Mapping[str, Mapping[str, Any]]) -> None:
 def _price(request: LabelRequest, side: str, name: str) -> Price:
     given = request.prices.get(side)
     if given is not None:
-        return Price.parse(given)
+        try:
+            return Price.parse(given)
+        except CalibrationError as error:
+            raise CalibrationError(f"--{side}-price: {error}") from error
     load_litellm()  # which sets what keeps its import silent
     return litellm_price(name, option=f"--{side}-price")
 
@@ -226,10 +229,16 @@ def _check(request: LabelRequest) -> None:
 
 def _read(path: Path) -> dict[str, LogRow]:
     rows: dict[str, LogRow] = {}
-    for row in read_logs(path):
-        if row.id in rows:
-            raise DataError(f"two rows have the id {row.id!r}", path=path, field="id")
-        rows[row.id] = row
+    try:
+        for row in read_logs(path):
+            if row.id in rows:
+                raise DataError(f"two rows have the id {row.id!r}", path=path, field="id")
+            rows[row.id] = row
+    except DataError as error:
+        hint = "expected a log as `thriftroute logs import` writes it"
+        raise DataError(
+            f"{error.problem}; {hint}", path=error.path, line=error.line, field=error.field
+        ) from error
     return rows
 
 
