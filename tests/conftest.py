@@ -7,7 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from thriftroute.router.bundle import Bundle, write_bundle
+
+# How long an example takes is the machine's doing.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 WORDS = [
     "what",

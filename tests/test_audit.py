@@ -191,7 +191,7 @@ def test_without_a_gap_there_is_no_apgr() -> None:
 
 
 @given(st.integers(1, 60), st.integers(0, 5))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_halves_are_a_partition(n: int, seed: int) -> None:
     first, second = halves(n, seed)
     assert sorted([*first, *second]) == list(range(n))

@@ -3,7 +3,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from thriftroute.serve.cache.answers import (
     Assembler,
@@ -293,7 +293,6 @@ def test_what_json_cannot_hold_is_not_packed() -> None:
 any_text = st.text(st.characters(exclude_categories=()), min_size=1, max_size=1200)
 
 
-@settings(deadline=None)
 @given(texts=st.lists(any_text.filter(lambda t: bool(t.strip())), min_size=1, max_size=3))
 def test_any_text_survives_a_store_and_a_stream(texts: list[str]) -> None:
     answer = completion(*({"content": text} for text in texts))

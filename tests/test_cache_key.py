@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from thriftroute.router.text import as_conversation
 from thriftroute.serve.cache.key import cache_key, model_id, semantic_bucket
@@ -134,7 +134,6 @@ json_values = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(value=json_values, other=json_values)
 def test_one_key_a_meaning(value: Any, other: Any) -> None:
     key = cache_key(asked(extra={"k": value}), POOL, plan())
@@ -145,7 +144,6 @@ def test_one_key_a_meaning(value: Any, other: Any) -> None:
     assert (key == cache_key(asked(extra={"k": other}), POOL, plan())) == same
 
 
-@settings(deadline=None)
 @given(a=st.text(), b=st.text(), c=st.text(), d=st.text())
 def test_no_text_can_stand_for_a_border(a: str, b: str, c: str, d: str) -> None:
     def key(tenant: str, content: str) -> str:
@@ -154,7 +152,6 @@ def test_no_text_can_stand_for_a_border(a: str, b: str, c: str, d: str) -> None:
     assert (key(a, b) == key(c, d)) == ((a, b) == (c, d))
 
 
-@settings(deadline=None)
 @given(names=st.permutations(["temperature", "n", "seed", "tools", "user"]))
 def test_the_order_of_keywords_does_not_count(names: list[str]) -> None:
     values = {"temperature": 0.5, "n": 2, "seed": 3, "tools": [], "user": "u"}

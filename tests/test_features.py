@@ -187,7 +187,7 @@ def test_unknown_names() -> None:
         features("abc", 1, ["tokens", "colour"])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=st.text(st.characters(codec=None), max_size=200), tokens=st.integers(0, 10_000))
 def test_any_text_has_values_of_the_order_of_one(text: str, tokens: int) -> None:
     got = features(text, tokens)

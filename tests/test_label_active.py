@@ -31,7 +31,7 @@ def test_scores_that_are_none_are_refused() -> None:
             uncertainty(bad)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     doubt=st.lists(st.floats(0, 1), min_size=1, max_size=40),
     n=st.integers(0, 40),
@@ -143,3 +143,22 @@ def test_rows_without_a_label_are_taken_to_be_like_their_round() -> None:
     found = weights(rounds, ["a", "c", "d"])
     assert found["a"] == pytest.approx(2 * (0.5 / 0.2 + 0.5) / (0.5 / 0.25) * found["c"])
     assert sum(found.values()) == pytest.approx(3)
+
+
+def test_rows_that_stand_for_many_requests_are_not_missed() -> None:
+    mass = np.array([100.0] + [1.0] * 99)
+    p = probabilities(np.ones(100), 10, mass=mass)
+    assert p[0] == 1.0
+    assert p[1:] == pytest.approx(9 / 99)
+    # Of rows that stand for as much, what a label stands for is the same, however it was drawn.
+    mass = np.linspace(1, 3, 40)
+    rows = [str(i) for i in range(40)]
+    drawn = next_round(rows, [], 8, seed=1, number=1, mass=list(mass))
+    assert sum(drawn.rows.values()) < 8
+    each = {row: mass[int(row)] / chance for row, chance in drawn.rows.items()}
+    assert list(each.values()) == pytest.approx([mass.sum() / 8] * 8)
+
+
+def test_doubt_and_mass_both_count() -> None:
+    p = probabilities([1.0, 0.0, 1.0, 0.0], 1, explore=0.5, mass=[3.0, 3.0, 1.0, 1.0])
+    assert p == pytest.approx([0.5 * 3 / 8 + 0.5 * 3 / 4, 0.5 * 3 / 8, 0.125 + 0.125, 0.0625])
