@@ -154,11 +154,10 @@ def test_rows_that_stand_for_many_requests_are_not_missed() -> None:
     mass = np.linspace(1, 3, 40)
     rows = [str(i) for i in range(40)]
     drawn = next_round(rows, [], 8, seed=1, number=1, mass=list(mass))
-    assert sum(drawn.rows.values()) < 8
     each = {row: mass[int(row)] / chance for row, chance in drawn.rows.items()}
     assert list(each.values()) == pytest.approx([mass.sum() / 8] * 8)
 
 
 def test_doubt_and_mass_both_count() -> None:
     p = probabilities([1.0, 0.0, 1.0, 0.0], 1, explore=0.5, mass=[3.0, 3.0, 1.0, 1.0])
-    assert p == pytest.approx([0.5 * 3 / 8 + 0.5 * 3 / 4, 0.5 * 3 / 8, 0.125 + 0.125, 0.0625])
+    assert p == pytest.approx([0.5 * 3 / 8 + 0.5 * 3 / 4, 0.5 * 3 / 8, 0.0625 + 0.125, 0.0625])

@@ -132,7 +132,11 @@ def run_guarantee(
     if learned and budget is None:
         cautions.append(f"{learned}: the promise holds for labels that it has not learned from")
     if labels is not None and labels.weights is not None:
-        cautions.append("prompts count by the weight of their rows")
+        heaviest = float(labels.weights.max() / labels.weights.mean())
+        cautions.append(
+            "prompts count by the weight of their rows, and no prompt of the traffic is taken to "
+            f"weigh more than the heaviest of these, {heaviest:.3g} times their mean"
+        )
     if write:
         write_table(router, label, scores)
     return dataclasses.replace(found, assumptions=(*found.assumptions, *cautions))

@@ -1,7 +1,8 @@
 """Which rows to label next, and what each then stands for.
 
-Rows are drawn without replacement, at random, with known probabilities: a share `explore` of the
-probability is the same for all rows, the rest is spread by how uncertain the router is about each.
+Rows are drawn without replacement, at random, with known probabilities, in proportion to how many
+requests each stands for, so that none that stands for many is missed: a share `explore` of the
+probability follows that alone, the rest also how uncertain the router is about each.
 Because every probability is known and above 0, means over the labels can be kept unbiased by
 weights, whatever the router thought (Horvitz and Thompson 1952; for rounds that depend on earlier
 labels, Farquhar, Gal and Rainforth 2021, arXiv 2101.11665, whose idea `weights` follows).
@@ -37,19 +38,28 @@ def uncertainty(scores: npt.ArrayLike, threshold: float = 0.5) -> Floats:
     return found
 
 
-def probabilities(doubt: npt.ArrayLike, n: int, *, explore: float = EXPLORE) -> Floats:
+def probabilities(
+    doubt: npt.ArrayLike,
+    n: int,
+    *,
+    explore: float = EXPLORE,
+    mass: npt.ArrayLike | None = None,
+) -> Floats:
     """The probability of each row to be among the n that are drawn, float64[rows], their sum n.
 
-    doubt: float64[rows], each >= 0. Raises ConfigError for an `explore` outside (0, 1]: without
-    it some rows might never be drawn, and nothing could be said of them.
+    doubt: float64[rows], each >= 0; mass: float64[rows], each > 0, what a row stands for, by
+    default 1. Raises ConfigError for an `explore` outside (0, 1]: without it some rows might never
+    be drawn, and nothing could be said of them.
     """
     if not 0.0 < explore <= 1.0:
         raise ConfigError(f"--explore: expected a number above 0 and at most 1, got {explore}")
     d = np.asarray(doubt, dtype=np.float64)
     if n >= d.size:
         return np.ones(d.size)
+    size = np.ones(d.size) if mass is None else np.asarray(mass, dtype=np.float64)
+    d = d * size
     total = d.sum()
-    even = np.full(d.size, 1.0 / d.size)
+    even = size / size.sum()
     share = even if total <= 0 else explore * even + (1.0 - explore) * d / total
     p: Floats = np.zeros(d.size)
     sure = np.zeros(d.size, dtype=np.bool_)
@@ -87,17 +97,21 @@ def next_round(
     number: int,
     doubt: Callable[[Sequence[int]], Floats] | None = None,
     explore: float = EXPLORE,
+    mass: Sequence[float] | None = None,
 ) -> Round:
     """Draw n of the `rows` (ids) that were not drawn yet, or all of them where there are fewer.
 
-    doubt: the uncertainty of the rows with these indices; without it all are equally likely.
+    doubt: the uncertainty of the rows with these indices; without it the chances are those of
+    `mass`, what each row stands for, and without that all are equally likely.
     seed, number: the same round of the same log is drawn alike.
     """
     known = set(drawn)
     left = [i for i, row in enumerate(rows) if row not in known]
     n = min(n, len(left))
     values = np.ones(len(left)) if doubt is None else doubt(left)
-    p = probabilities(values, n, explore=explore)
+    p = probabilities(
+        values, n, explore=explore, mass=None if mass is None else [mass[i] for i in left]
+    )
     rng = np.random.default_rng([seed, number])
     picked = systematic(p, rng)
     return Round(len(left), {rows[left[int(i)]]: float(p[int(i)]) for i in picked})

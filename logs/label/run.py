@@ -274,6 +274,7 @@ def _draw(
         # Where all are drawn there is nothing to choose.
         doubt=doubt if request.routers and missing < len(rows) - len(drawn) else None,
         explore=request.explore,
+        mass=[row.weight for row in rows.values()],
     )
     if not request.only_estimate:
         ledger.draw(drawing)
