@@ -49,7 +49,7 @@ def base(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle
     centres /= np.linalg.norm(centres, axis=1, keepdims=True)
     gate = Gate(centres, -0.5, 0.9, (layers - manifest.dim, layers))
     u = np.array([[a, 0.3 * a] for a in ABILITIES.values()], np.float32)
-    head = Head(MODELS, w1, np.array([-0.5, 0.1], np.float32), u, np.array([False, True]), gate)
+    head = Head(MODELS, w1, np.array([-0.5, 0.1], np.float32), u, np.array([0, 1], np.int8), gate)
     return write_bundle(
         tmp_path_factory.mktemp("add") / "base",
         files={
@@ -251,7 +251,7 @@ class TestBundle:
         )
         np.testing.assert_array_equal(two.w1, one.w1)
         np.testing.assert_array_equal(two.u[:3], one.u)
-        assert two.gated.tolist() == [False, True]
+        assert two.gated.tolist() == [0, 1]
 
     def test_one_after_another(self, add: Add) -> None:
         first = add(votes(50, 60))

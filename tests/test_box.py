@@ -320,6 +320,6 @@ class TestRival:
 
 def test_the_settings_of_the_box() -> None:
     """bert's own head takes the ridge's place, at full weight."""
-    fresh = {"mf": GeneralSettings(centres=12), "bert": GeneralSettings(centres=12, mix=1.0)}
+    fresh = {"mf": GeneralSettings(neighbours=7), "bert": GeneralSettings(neighbours=7, mix=1.0)}
     assert fresh == box.GENERAL
     assert not set(box.STRONG) & set(box.WEAK)

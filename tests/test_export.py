@@ -83,17 +83,29 @@ def feeds(cheap: bool = False) -> list[dict[str, Any]]:
     return made
 
 
-def head_of(gated: bool, n_models: int = 3, seed: int = 1) -> Head:
+def head_of(gated: str, n_models: int = 3, seed: int = 1) -> Head:
     """Two hidden directions on 37 columns; the gate, where there is one, is half open."""
     rng = np.random.default_rng(seed)
     width = 32 + N_FEATURES
     w1, b1, u = (rng.normal(size=s).astype(np.float32) for s in ((2, width), 2, (n_models, 2)))
     names = [f"m{i}" for i in range(n_models)]
     if not gated:
-        return Head(names, w1, b1, u, np.zeros(2, np.bool_))
+        return Head(names, w1, b1, u, np.zeros(2, np.int8))
     centres = rng.normal(size=(7, 32)).astype(np.float32)
     centres /= np.linalg.norm(centres, axis=1, keepdims=True)
-    return Head(names, w1, b1, u, np.array([False, True]), Gate(centres, 0.1, 0.35, (0, 32)))
+    if gated == "centres":
+        gate = Gate(centres, 0.1, 0.35, (0, 32))
+        return Head(names, w1, b1, u, np.array([0, 1], np.int8), gate)
+    gate = Gate(
+        rng.integers(-127, 128, (40, 6)).astype(np.int8), -0.5, 1.5, (0, 32),
+        scale=0.004,
+        projection=rng.normal(size=(32, 6)).astype(np.float32),
+        values=rng.normal(size=40).astype(np.float32),
+        neighbours=5,
+        temperature=0.1,
+    )  # fmt: skip
+    recall = np.array([0, 0.8], np.float32)
+    return Head(names, w1, b1, u, np.array([-1, 1], np.int8), gate, recall)
 
 
 def by_torch(encoder: LoadedEncoder) -> Any:
@@ -177,10 +189,10 @@ def test_features_are_a_third_input_of_a_graph(encoder: LoadedEncoder, represent
     assert (representation[:, 32:] == cheap).all()
 
 
-@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("gated", ["", "centres", "memory"])
 class TestHead:
     def test_the_grafted_head_is_the_one_that_was_fitted(
-        self, represented: Path, gated: bool
+        self, represented: Path, gated: str
     ) -> None:
         head = head_of(gated)
         graph = graft_head(represented.read_bytes(), head)
@@ -189,9 +201,9 @@ class TestHead:
         assert quality.shape == (len(LENGTHS), 3)
         assert np.abs(quality - head.quality(x)).max() < 1e-4
         plain = (x @ head.w1.T + head.b1) @ head.u.T
-        assert (np.abs(quality - plain).max() > 1e-2) == gated
+        assert (np.abs(quality - plain).max() > 1e-2) == bool(gated)
 
-    def test_familiarity_is_the_gate(self, represented: Path, gated: bool) -> None:
+    def test_familiarity_is_the_gate(self, represented: Path, gated: str) -> None:
         head = head_of(gated)
         graph = graft_head(represented.read_bytes(), head)
         outputs = [output.name for output in onnx.load_from_string(graph).graph.output]
@@ -205,7 +217,7 @@ class TestHead:
         assert np.abs(found[:, 0] - head.gate(x)).max() < 1e-5
         assert ((found > 0) & (found < 1)).any()
 
-    def test_it_can_be_read_from_the_graph(self, represented: Path, gated: bool) -> None:
+    def test_it_can_be_read_from_the_graph(self, represented: Path, gated: str) -> None:
         head = head_of(gated)
         found = read_head(graft_head(represented.read_bytes(), head), head.models)
         assert found.models == head.models
@@ -216,23 +228,26 @@ class TestHead:
             assert found.gate is None
             return
         assert found.gate is not None
-        assert (found.gate.centres == head.gate.centres).all()
-        assert found.gate.columns == (0, 32)
-        assert (found.gate.low, found.gate.high) == pytest.approx((0.1, 0.35))
+        for field in dataclasses.fields(Gate):
+            expected = getattr(head.gate, field.name)
+            assert getattr(found.gate, field.name) == pytest.approx(expected), field.name
+        assert found.gate.points.dtype == head.gate.points.dtype
+        assert (found.recall is None) == (head.recall is None)
+        assert head.recall is None or (found.recall == head.recall).all()
 
-    def test_and_grafted_again_it_is_the_same_graph(self, represented: Path, gated: bool) -> None:
+    def test_and_grafted_again_it_is_the_same_graph(self, represented: Path, gated: str) -> None:
         graph = graft_head(represented.read_bytes(), head_of(gated))
         assert graft_head(graph, read_head(graph, ["m0", "m1", "m2"])) == graph
 
-    @pytest.mark.parametrize("before", [False, True])
+    @pytest.mark.parametrize("before", ["", "centres", "memory"])
     def test_it_takes_the_place_of_another(
-        self, represented: Path, gated: bool, before: bool
+        self, represented: Path, gated: str, before: str
     ) -> None:
         bare = represented.read_bytes()
         old = graft_head(bare, head_of(before, n_models=5, seed=9))
         assert graft_head(old, head_of(gated)) == graft_head(bare, head_of(gated))
 
-    def test_it_is_not_quantized(self, represented: Path, gated: bool) -> None:
+    def test_it_is_not_quantized(self, represented: Path, gated: str) -> None:
         """The graph is quantized before; the head's factors stay what they were."""
         head = head_of(gated)
         graph = graft_head(quantize(represented), head)

@@ -217,52 +217,72 @@ class TestGate:
         x = representations(1000)
         # The last layer, of eight columns, has four clusters; the first layer has none.
         corners = np.eye(8)[:4]
-        last = corners[rng.integers(0, 4, 1000)] + 0.1 * rng.normal(size=(1000, 8))
+        cluster = rng.integers(0, 4, 1000)
+        last = corners[cluster] + 0.1 * rng.normal(size=(1000, 8))
         x[:, 8:16] = last / np.linalg.norm(last, axis=1, keepdims=True)
-        gate = fit_gate(x, 8, GeneralSettings(centres=4), seed=0)
+        # Strong gains by cluster.
+        table = pairs(np.array([0.7, 0.3, -0.2, -0.7])[cluster] + 0.05 * rng.normal(size=1000))
+        gate = fit_gate(x, table, 8, GeneralSettings(memory_dim=5, neighbours=9))
         assert gate.columns == (8, 16)
-        assert gate.centres.shape == (4, 8)
-        assert gate.centres.dtype == np.float32
-        np.testing.assert_allclose(np.linalg.norm(gate.centres, axis=1), 1.0, atol=1e-6)
-        assert (np.sort((gate.centres @ corners.T).max(0)) > 0.99).all()
-        found = gate(x)
-        # Percentiles 10 and 60 of the cosines: a tenth is shut out, two fifths are let in.
-        assert np.mean(found == 0) == pytest.approx(0.10, abs=0.01)
-        assert np.mean(found == 1) == pytest.approx(0.40, abs=0.01)
-        far = x[:20].copy()
+        assert gate.projection is not None
+        assert gate.projection.shape == (8, 5)
+        assert gate.points.shape == (1000, 5)
+        assert gate.points.dtype == np.int8
+        lengths = np.linalg.norm(gate.points * gate.scale, axis=1)
+        np.testing.assert_allclose(lengths, 1.0, atol=0.02)
+        # Percentiles 40 and 80 of the cosines with another prompt: of prompts that are drawn
+        # alike about so many are shut out, and so many let in.
+        fresh = representations(1000, seed=3)
+        theirs = rng.integers(0, 4, 1000)
+        other = corners[theirs] + 0.1 * rng.normal(size=(1000, 8))
+        fresh[:, 8:16] = other / np.linalg.norm(other, axis=1, keepdims=True)
+        found = gate(fresh)
+        assert np.mean(found == 0) == pytest.approx(0.40, abs=0.05)
+        assert np.mean(found == 1) == pytest.approx(0.20, abs=0.05)
+        recalled = gate.recalled(fresh)
+        means = [recalled[theirs == one].mean() for one in range(4)]
+        assert means == sorted(means, reverse=True)
+        assert recalled.mean() == pytest.approx(0.0, abs=0.2)  # clusters are drawn
+        assert recalled.std() == pytest.approx(1.0, abs=0.1)
+        far = fresh[:20].copy()
         far[:, 8:16] = np.eye(8)[5]
         assert (gate(far) == 0).all()
-        far[:, 8:16] = corners[2]
-        far[:, :8] = -1
-        assert (gate(far) == 1).all()
+        again = x.copy()
+        again[:, :8] = -1
+        assert gate(again).mean() > found.mean() + 0.2  # each finds itself, but for rounding
 
-    def test_no_more_centres_than_prompts(self) -> None:
+    def test_fewer_prompts_than_neighbours(self) -> None:
         x = representations(12)
-        gate = fit_gate(x, 8, GeneralSettings(centres=256), seed=0)
-        assert gate.centres.shape == (12, 8)
-        # Every prompt is its own centre: low and high must not be the same.
+        gate = fit_gate(x, pairs(np.linspace(-1, 1, 12)), 8, GeneralSettings(memory_dim=64))
+        assert gate.points.shape == (12, 8)
+        assert gate.neighbours == 11
         assert gate.high > gate.low
-        assert np.isfinite(gate(representations(5, seed=1))).all()
+        asked = representations(5, seed=1)
+        assert np.isfinite(gate(asked)).all()
+        assert np.isfinite(gate.recalled(asked)).all()
 
-    def test_the_seed_decides(self) -> None:
-        x = representations(200)
-        gates = [fit_gate(x, 8, GeneralSettings(centres=9), seed) for seed in (0, 0, 1)]
-        one, same, other = (gate.centres.tobytes() for gate in gates)
-        assert one == same != other
+    def test_prompts_that_are_all_the_same(self) -> None:
+        x = np.repeat(representations(1), 9, axis=0)
+        gate = fit_gate(x, pairs(np.full(9, 0.5)), 8, GeneralSettings())
+        assert gate.high > gate.low
+        assert np.isfinite(gate.recalled(x)).all()
 
 
 def test_general_head_is_the_formula() -> None:
-    """Ability times (general + local * gate * local direction)."""
+    """Ability times (general where the gate is shut, the gain and the neighbours where open)."""
     rng = np.random.default_rng(0)
     x = representations(30)
     general, local = (Direction(rng.normal(size=WIDTH), float(rng.normal())) for _ in range(2))
     centres = np.eye(8, dtype=np.float32)[:2]
-    gate = Gate(centres, -0.2, 0.6, (8, 16))
+    values = np.array([2, -1], np.float32)
+    gate = Gate(centres, -0.2, 0.6, (8, 16), values=values, neighbours=2, temperature=0.3)
     abilities = {"strong": 0.5, "weak": -0.5, "other": 1.25}
-    head = general_head(general, local, gate, abilities, GeneralSettings(local=0.7))
+    settings = GeneralSettings(local=0.7, recall=0.4)
+    head = general_head(general, local, gate, abilities, settings)
     assert head.models == ["strong", "weak", "other"]
     assert np.mean((gate(x) > 0) & (gate(x) < 1)) > 0
-    margin = general(x) + 0.7 * gate(x) * local(x)
+    gain = 0.7 * local(x) + 0.4 * gate.recalled(x)
+    margin = (1 - gate(x)) * general(x) + gate(x) * gain
     np.testing.assert_allclose(head.margin(x, "strong", "weak"), margin, atol=1e-4)
     for model, ability in abilities.items():
         at = head.models.index(model)

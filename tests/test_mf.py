@@ -193,7 +193,7 @@ class TestFitPair:
 def gate(**changes: Any) -> Gate:
     """Two centres in the last four columns of six; half open at a cosine of 0.7."""
     centres = np.array([[1, 0, 0, 0], [0, 1, 0, 0]], np.float32)
-    fields = {"centres": centres, "low": 0.5, "high": 0.9, "columns": (2, 6)}
+    fields = {"points": centres, "low": 0.5, "high": 0.9, "columns": (2, 6)}
     return Gate(**{**fields, **changes})
 
 
@@ -214,7 +214,7 @@ class TestHead:
     def test_quality_is_the_formula(self) -> None:
         rng = np.random.default_rng(0)
         w1, b1, u = (rng.normal(size=s).astype(np.float32) for s in ((3, 6), 3, (4, 3)))
-        gated = np.array([False, True, False])
+        gated = np.array([0, 1, 0], np.int8)
         x = in_front_of([(0.1, 0.2), (0.7, 0.6), (0.95, 0.1)])
         names = ["a", "b", "c", "d"]
         head = Head(names, w1, b1, u, gated, gate())
@@ -225,15 +225,46 @@ class TestHead:
             np.testing.assert_allclose(head.quality(row[None])[0], quality, rtol=1e-4)
             margin = head.margin(row[None], "d", "b")[0]
             assert margin == pytest.approx(quality[3] - quality[1], rel=1e-4)
-        bare = Head(names, w1, b1, u, np.zeros(3, np.bool_))
+        bare = Head(names, w1, b1, u, np.zeros(3, np.int8))
         np.testing.assert_allclose(bare.quality(x), (x @ w1.T + b1) @ u.T, rtol=1e-4)
         assert bare.quality(x).dtype == np.float32
+
+    def test_what_is_recalled_and_what_fades_where_the_gate_opens(self) -> None:
+        rng = np.random.default_rng(0)
+        w1, b1, u = (rng.normal(size=s).astype(np.float32) for s in ((3, 6), 3, (4, 3)))
+        x = in_front_of([(0.1, 0.2), (0.7, 0.6), (0.95, 0.1)])
+        known = gate(values=np.array([3, -1], np.float32), neighbours=2, temperature=0.2)
+        recall, names = np.array([0, 2.5, -1], np.float32), ["a", "b", "c", "d"]
+        head = Head(names, w1, b1, u, np.array([-1, 1, 0], np.int8), known, recall)
+        for row, near, open_ in zip(
+            x, ((0.1, 0.2), (0.7, 0.6), (0.95, 0.1)), (0, 0.5, 1), strict=True
+        ):
+            weight = [math.exp(cosine / 0.2) for cosine in near]
+            told = (3 * weight[0] - weight[1]) / sum(weight)
+            plain = [row @ w1[k] + b1[k] + told * recall[k] for k in range(3)]
+            hidden = [plain[0] * (1 - open_), plain[1] * open_, plain[2]]
+            assert known.recalled(row[None])[0] == pytest.approx(told, rel=1e-5)
+            np.testing.assert_allclose(head.hidden(row[None])[0], hidden, rtol=1e-4, atol=1e-6)
+        nearest = gate(values=np.array([3, -1], np.float32))
+        np.testing.assert_allclose(nearest.recalled(x), [-1, 3, 3])
+
+    def test_points_are_looked_up_where_they_are_projected_to(self) -> None:
+        rng = np.random.default_rng(1)
+        x = rng.normal(size=(5, 6)).astype(np.float32)
+        x[4, 2:] = 0  # nothing to look up: no cosine, and no error
+        projection = rng.normal(size=(4, 3)).astype(np.float32)
+        points = rng.integers(-127, 128, (7, 3)).astype(np.int8)
+        found = gate(points=points, scale=0.01, projection=projection, low=-2.0, high=2.0)
+        for row, open_ in zip(x, found(x), strict=True):
+            short = row[2:] @ projection
+            nearest = max(0.01 * points @ short) / max(np.linalg.norm(short), 1e-9)
+            assert open_ == pytest.approx(np.clip((nearest + 2) / 4, 0, 1), abs=1e-5)
 
     def test_a_base_is_the_margin_of_its_pair(self) -> None:
         x = in_front_of([(0.1, 0.2), (0.7, 0.6)])
         w1, b1 = np.ones((1, 6), np.float32), np.array([0.5], np.float32)
         u = np.array([[2.0], [0.5], [-1.0]], np.float32)
-        head = Head(["a", "b", "c"], w1, b1, u, np.zeros(1, np.bool_))
+        head = Head(["a", "b", "c"], w1, b1, u, np.zeros(1, np.int8))
         np.testing.assert_allclose(Base(head, "a", "c")(x), 3 * (x.sum(1) + 0.5), rtol=1e-5)
 
 
@@ -245,7 +276,7 @@ class TestPairHead:
     def base(self) -> Base:
         rng = np.random.default_rng(8)
         w1, b1, u = (rng.normal(size=s).astype(np.float32) for s in ((2, 6), 2, (3, 2)))
-        return Base(Head(["a", "b", "c"], w1, b1, u, np.array([False, True]), gate()), "c", "a")
+        return Base(Head(["a", "b", "c"], w1, b1, u, np.array([0, 1], np.int8), gate()), "c", "a")
 
     def test_its_margin_is_the_one_that_was_fitted(self) -> None:
         x = in_front_of([(0.1, 0.2), (0.7, 0.6), (0.95, 0.1)])
@@ -264,7 +295,7 @@ class TestPairHead:
         np.testing.assert_allclose(found.margin(x, base(x)), expected)
         np.testing.assert_allclose(head.margin(x, "big", "small"), expected, atol=1e-4)
         assert (head.w1[:2] == base.head.w1).all()
-        assert head.gated.tolist() == [False, True, False]
+        assert head.gated.tolist() == [0, 1, 0]
         assert head.gate is base.head.gate
 
     def test_starting_from_a_bundle_that_was_started_from_another(self) -> None:
@@ -276,7 +307,7 @@ class TestPairHead:
         )
         expected = self.fitted().margin(x) + 2.0 * first.margin(x, "big", "small")
         np.testing.assert_allclose(again.margin(x, "big", "small"), expected, atol=1e-3)
-        assert again.gated.tolist() == [False, True, False, False]
+        assert again.gated.tolist() == [0, 1, 0, 0]
 
     def test_other_models_stand_by_their_ability(self) -> None:
         x = in_front_of([(0.1, 0.2), (0.7, 0.6), (0.95, 0.1)])

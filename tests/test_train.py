@@ -421,7 +421,7 @@ class TestMf:
             [centre] = Scorer.load(tiny_base).representations(["0123456789"])
             centres = centre[None, :32] / np.linalg.norm(centre[:32])
             gate = Gate(centres.astype(np.float32), 0.5, 1.0, (0, 32))
-            return dataclasses.replace(head, gated=np.array([True]), gate=gate)
+            return dataclasses.replace(head, gated=np.array([1], np.int8), gate=gate)
 
         base = rebased(tiny_base, tmp_path / "gated", gated)
         bundle = train(request_of(base=str(base))).bundle
@@ -431,7 +431,7 @@ class TestMf:
         assert scorer.familiarity("aeiou") == Scorer.load(base).familiarity("aeiou")
         assert Scorer.load(tiny_base).familiarity("aeiou") is None
         head = read_head(model_bytes(bundle), bundle.manifest.models)
-        assert head.gated.tolist() == [True, False]
+        assert head.gated.tolist() == [1, 0]
 
     def test_cached_vectors_of_another_machine_are_no_figures(
         self, request_of: Request, tiny_base: Path, tmp_path: Path

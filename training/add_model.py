@@ -73,6 +73,7 @@ def add_model(
         np.concatenate((head.u, coordinates)).astype(np.float32),
         head.gated,
         head.gate,
+        head.recall,
     )
     line = (
         f"\n## Added\n\n`{name}`, ability {ability:+.2f} [{ability - error:+.2f}, "

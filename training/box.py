@@ -149,7 +149,7 @@ def train_general(asked: TrainRequest, say: Progress) -> TrainResult:
             x[hard], parts[0].subset(hard), weight[hard], settings, tuned=tuned
         )
         local = local_direction(paired[pair], train_part.subset(pair), asked.seed)
-        gate = fit_gate(paired[pair], dim, settings, asked.seed)
+        gate = fit_gate(paired[pair], train_part.subset(pair), dim, settings)
         return general_head(general, local, gate, abilities, settings)
 
     # Probabilities are fitted on margins of prompts that the directions have not seen.

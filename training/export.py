@@ -9,7 +9,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,8 +177,8 @@ def graft_head(encoder: bytes, head: Head) -> bytes:
         gated = head.gated.astype(np.float32)[None]
         values |= {
             "mf.gated": gated,
-            "mf.open": 1 - gated,
-            "mf.centres": gate.centres.T.astype(np.float32),
+            "mf.open": (gated <= 0).astype(np.float32),
+            "mf.points": gate.points.T,
             "mf.low": np.array(gate.low, np.float32),
             "mf.high": np.array(gate.high, np.float32),
             "mf.starts": np.array([gate.columns[0]], np.int64),
@@ -190,15 +190,23 @@ def graft_head(encoder: bytes, head: Head) -> bytes:
         }
         nodes += [
             make("Slice", ["representation", "mf.starts", "mf.ends", "mf.axes"], ["mf.last"]),
-            make("MatMul", ["mf.last", "mf.centres"], ["mf.cosines"]),
+            *_cosines(gate, values),
             make("ReduceMax", ["mf.cosines"], ["mf.nearest"], axes=[1], keepdims=1),
             make("Sub", ["mf.nearest", "mf.low"], ["mf.above"]),
             make("Div", ["mf.above", "mf.range"], ["mf.scaled"]),
             make("Clip", ["mf.scaled", "mf.zero", "mf.one"], ["familiarity"]),
             make("Mul", ["familiarity", "mf.gated"], ["mf.opened"]),
             make("Add", ["mf.opened", "mf.open"], ["mf.factors"]),
-            make("Mul", ["mf.hidden", "mf.factors"], ["mf.let"]),
         ]
+        if head.recall is not None:
+            values["mf.recall"] = head.recall.astype(np.float32)[None]
+            nodes += [
+                *_recalled(gate, values),
+                make("Mul", ["mf.recalled", "mf.recall"], ["mf.told"]),
+                make("Add", ["mf.hidden", "mf.told"], ["mf.informed"]),
+            ]
+            hidden = "mf.informed"
+        nodes.append(make("Mul", [hidden, "mf.factors"], ["mf.let"]))
         hidden = "mf.let"
         outputs["familiarity"] = 1
     nodes.append(make("MatMul", [hidden, "mf.u"], ["quality"]))
@@ -227,14 +235,83 @@ def read_head(graph: bytes, models: Sequence[str]) -> Head:
     }
     if not {"mf.w1", "mf.b1", "mf.u"} <= set(found):
         raise ExportError("the graph has no mf head: only a bundle of kind mf, format 2, has one")
-    gate, gated = None, np.zeros(len(found["mf.b1"]), np.bool_)
+    gate, gated, recall = None, np.zeros(len(found["mf.b1"]), np.int8), None
+    # Bundles of before the points were prompts call them centres.
     if "mf.centres" in found:
-        columns = (int(found["mf.starts"][0]), int(found["mf.ends"][0]))
-        low, high = float(found["mf.low"]), float(found["mf.high"])
-        gate = Gate(found["mf.centres"].T.copy(), low, high, columns)
-        gated = found["mf.gated"][0] > 0
+        found["mf.points"] = found["mf.centres"]
+    if "mf.points" in found:
+        gate = _read_gate(found)
+        gated = found["mf.gated"][0].astype(np.int8)
+        recall = found["mf.recall"][0].copy() if "mf.recall" in found else None
     w1, b1, u = (found[f"mf.{name}"].T.copy() for name in ("w1", "b1", "u"))
-    return Head(list(models), w1, b1, u, gated, gate)
+    return Head(list(models), w1, b1, u, gated, gate, recall)
+
+
+def _cosines(gate: Gate, values: dict[str, npt.NDArray[Any]]) -> list[Any]:
+    """Nodes from mf.last, a prompt's last layer, to mf.cosines with each point (see `Gate`)."""
+    onnx = require_extra("onnx", "train")
+    make = onnx.helper.make_node
+    nodes, asked = [], "mf.last"
+    if gate.projection is not None:
+        values |= {
+            "mf.projection": gate.projection.astype(np.float32),
+            "mf.least": np.array(1e-9, np.float32),
+        }
+        nodes += [
+            make("MatMul", ["mf.last", "mf.projection"], ["mf.short"]),
+            make("ReduceL2", ["mf.short"], ["mf.length"], axes=[1], keepdims=1),
+            make("Max", ["mf.length", "mf.least"], ["mf.divisor"]),
+            make("Div", ["mf.short", "mf.divisor"], ["mf.asked"]),
+        ]
+        asked = "mf.asked"
+    if gate.points.dtype != np.int8:
+        return [*nodes, make("MatMul", [asked, "mf.points"], ["mf.cosines"])]
+    values["mf.scale"] = np.array(gate.scale, np.float32)
+    # Not DequantizeLinear: with it onnxruntime multiplies in 8 bits, which is .004 off.
+    return [
+        *nodes,
+        make("Cast", ["mf.points"], ["mf.whole"], to=onnx.TensorProto.FLOAT),
+        make("MatMul", [asked, "mf.whole"], ["mf.products"]),
+        make("Mul", ["mf.products", "mf.scale"], ["mf.cosines"]),
+    ]
+
+
+def _recalled(gate: Gate, values: dict[str, npt.NDArray[Any]]) -> list[Any]:
+    """Nodes from mf.cosines to mf.recalled float32[1, 1], what `Gate.recalled` gives."""
+    make = require_extra("onnx", "train").helper.make_node
+    known = np.zeros(len(gate.points)) if gate.values is None else gate.values
+    values |= {
+        "mf.values": known.astype(np.float32),
+        "mf.neighbours": np.array([gate.neighbours], np.int64),
+        "mf.temperature": np.array(gate.temperature, np.float32),
+    }
+    return [
+        make("TopK", ["mf.cosines", "mf.neighbours"], ["mf.near", "mf.which"], axis=1),
+        make("Div", ["mf.near", "mf.temperature"], ["mf.logits"]),
+        make("Softmax", ["mf.logits"], ["mf.shares"], axis=1),
+        make("Gather", ["mf.values", "mf.which"], ["mf.theirs"]),
+        make("Mul", ["mf.shares", "mf.theirs"], ["mf.parts"]),
+        make("ReduceSum", ["mf.parts", "mf.axes"], ["mf.recalled"], keepdims=1),
+    ]
+
+
+def _read_gate(found: Mapping[str, npt.NDArray[Any]]) -> Gate:
+    optional: dict[str, Any] = {}
+    if "mf.scale" in found:
+        optional["scale"] = float(found["mf.scale"])
+    if "mf.projection" in found:
+        optional["projection"] = found["mf.projection"].copy()
+    if "mf.values" in found:
+        optional["values"] = found["mf.values"].copy()
+        optional["neighbours"] = int(found["mf.neighbours"][0])
+        optional["temperature"] = float(found["mf.temperature"])
+    return Gate(
+        found["mf.points"].T.copy(),
+        float(found["mf.low"]),
+        float(found["mf.high"]),
+        (int(found["mf.starts"][0]), int(found["mf.ends"][0])),
+        **optional,
+    )
 
 
 def _of_head(item: Any) -> bool:

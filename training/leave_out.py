@@ -66,17 +66,23 @@ FAMILIES = {
     "planning": ("/planbench/blocksworld", "/planbench/blocksworld_3", "/agentverse-logicgrid"),
 }  # fmt: skip
 CHOSEN = GeneralSettings()
-OFF = dataclasses.replace(CHOSEN, slopes=0.0, mix=0.0, length=0.0, local=0.0)
-# What is scored: settings of the head, and whether its local direction is let through everywhere.
-VARIANTS: dict[str, tuple[GeneralSettings, bool]] = {
-    "tokens alone": (dataclasses.replace(OFF, length=1.0), False),
-    "slopes of cheap features": (dataclasses.replace(OFF, slopes=1.0), False),
-    "ridge on difficulty": (dataclasses.replace(OFF, mix=1.0), False),
-    "slopes + ridge": (dataclasses.replace(OFF, slopes=1.0, mix=0.5), False),
-    "slopes + ridge + tokens": (dataclasses.replace(CHOSEN, local=0.0), False),
-    "the same + the pair's gain, everywhere": (CHOSEN, True),
-    "the same + the pair's gain, gated (in the box)": (CHOSEN, False),
-}
+OFF = dataclasses.replace(CHOSEN, slopes=0.0, mix=0.0, length=0.0)
+# From which cosine on the gate opens, and is open, where it is not as fitted. No cosine is 2.
+SHUT, OPEN = (2.0, 3.0), (-3.0, -2.0)
+# What is scored: settings of the head, and its gate.
+VARIANTS: dict[str, tuple[GeneralSettings, tuple[float, float] | None]] = {
+    "tokens alone": (dataclasses.replace(OFF, length=1.0), SHUT),
+    "slopes of cheap features": (dataclasses.replace(OFF, slopes=1.0), SHUT),
+    "ridge on difficulty": (dataclasses.replace(OFF, mix=1.0), SHUT),
+    "slopes + ridge": (dataclasses.replace(OFF, slopes=1.0, mix=0.5), SHUT),
+    "slopes + ridge + tokens": (CHOSEN, SHUT),
+    "where familiar the gain's direction": (
+        dataclasses.replace(CHOSEN, local=1.0, recall=0.0), None),
+    "where familiar the neighbours' gain": (
+        dataclasses.replace(CHOSEN, local=0.0, recall=1.0), None),
+    "both, everywhere": (CHOSEN, OPEN),
+    "where familiar both (in the box)": (CHOSEN, None),
+}  # fmt: skip
 IN_BOX = list(VARIANTS)[-1]
 GAIN_ALONE = "the pair's gain alone (strong minus weak)"
 # Pairs of models of a task, spread over gaps and abilities; fewer where fewer have a clear gap.
@@ -228,16 +234,17 @@ def _heads(
     weight = np.array([DIFFICULTY_WEIGHTS.get(source, 1.0) for source in labels.source])
     paired = data.paired[pair_seen]
     local = local_direction(paired, data.pairs.subset(pair_seen), seed)
-    gate = fit_gate(paired, data.dim, CHOSEN, seed)
+    gate = fit_gate(paired, data.pairs.subset(pair_seen), data.dim, CHOSEN)
     scores: dict[str, Callable[[npt.NDArray[np.float32]], Floats]] = {GAIN_ALONE: local}
     abilities = {"strong": 0.5, "weak": -0.5}
-    for name, (settings, open_gate) in VARIANTS.items():
+    for name, (settings, cut) in VARIANTS.items():
         if name not in names:
             continue
         general = general_direction(x, labels, weight, settings)
         head = general_head(general, local, gate, abilities, settings)
-        if open_gate:
-            head = dataclasses.replace(head, gated=np.zeros(2, np.bool_), gate=None)
+        if cut is not None:
+            changed = dataclasses.replace(gate, low=cut[0], high=cut[1])
+            head = dataclasses.replace(head, gate=changed)
         scores[name] = lambda asked, head=head: head.margin(  # type: ignore[misc]
             asked, "strong", "weak"
         )

@@ -8,8 +8,10 @@ sets tasks apart taken out. The *length* stands for itself besides, since it is 
 that helps nearly everywhere. Leaving out one family of tasks at a time, the slopes carry most of
 what carries over.
 
-Beside the general direction stands a *local* one, the pair's own gain on the training sources. It
-anti-transfers, so a gate lets it count only where a prompt is like those of the sources.
+Beside the general direction stands a *local* one, the pair's own gain on the training sources, and
+with it the *recall* of the gain of the nearest training prompts. They anti-transfer, so a gate lets
+them count only where a prompt is like those of the sources; there they take the place of the
+general direction.
 """
 
 from dataclasses import dataclass
@@ -19,9 +21,8 @@ import numpy.typing as npt
 
 from ...data.difficulty import DifficultyTable
 from ...data.tables import PairTable
-from ...router.errors import require_extra
 from ...router.features import FEATURES
-from .mf import Gate, Head, representation_blocks
+from .mf import BLOCK, Gate, Head, nearest_mean, representation_blocks, unit_rows
 from .ridge import estimate_variances, fit_blocks
 
 Floats = npt.NDArray[np.float64]
@@ -48,8 +49,10 @@ class GeneralSettings:
     prompt. between: share of the difference between tasks that the ridge may explain. slopes, mix,
     length: weights of the scores of the slopes, of the ridge, and of the logarithm of the tokens,
     each standardized. balance: a prompt weighs (prompts of its task) ** -balance in the ridge.
-    local: weight of the local direction, where the gate is open. centres, gate_percentiles: of the
-    gate (see `fit_gate`).
+    local, recall: weights of the local direction and of what the neighbours were like, where the
+    gate is open; the two go together (correlation about .45), so that .6 of each have the variance
+    of one. neighbours, temperature, memory_dim, gate_percentiles: of the gate (see
+    `fit_gate`).
     """
 
     slope_ridge: float = 0.3
@@ -59,9 +62,12 @@ class GeneralSettings:
     mix: float = 0.5
     length: float = 0.5
     balance: float = 0.5
-    local: float = 1.0
-    centres: int = 256
-    gate_percentiles: tuple[float, float] = (10.0, 60.0)
+    local: float = 0.6
+    recall: float = 0.6
+    neighbours: int = 30
+    temperature: float = 0.1
+    memory_dim: int = 64
+    gate_percentiles: tuple[float, float] = (40.0, 80.0)
 
 
 def general_direction(
@@ -114,22 +120,51 @@ def local_direction(x: npt.NDArray[np.floating], table: PairTable, seed: int) ->
     return Direction(weights * scale, -float(score.mean()) * scale)
 
 
-def fit_gate(x: npt.NDArray[np.floating], dim: int, settings: GeneralSettings, seed: int) -> Gate:
-    """A gate that is open for prompts like those of x [n, width].
+def fit_gate(
+    x: npt.NDArray[np.floating],
+    table: PairTable,
+    dim: int,
+    settings: GeneralSettings,
+) -> Gate:
+    """A gate that is open for prompts like the table's, and recalls their gain.
 
-    centres: of k-means on the last layer. low and high are percentiles of the training prompts' own
-    cosines with the nearest centre.
+    x [n, width]: the prompts' representations. Their last layers are projected onto their first
+    principal axes and kept in int8. low and high are percentiles of their own cosines with the
+    nearest other one. What is recalled has mean 0 and variance 1 over the prompts, each by the
+    others.
     """
-    cluster = require_extra("sklearn.cluster", "train")
     layers = x.shape[1] - len(FEATURES)
     columns = (layers - dim, layers)
-    last = np.asarray(x[:, slice(*columns)], dtype=np.float32)
-    k = min(settings.centres, len(last))
-    means = cluster.MiniBatchKMeans(k, random_state=seed, n_init=1, batch_size=2048).fit(last)
-    centres = means.cluster_centers_.astype(np.float32)
-    centres /= np.maximum(np.linalg.norm(centres, axis=1, keepdims=True), 1e-9)
-    low, high = np.percentile((last @ centres.T).max(1), settings.gate_percentiles)
-    return Gate(centres, float(low), max(float(high), float(low) + 1e-6), columns)
+    last = unit_rows(np.asarray(x[:, slice(*columns)], dtype=np.float32))
+    # Without centring: a cosine is about the origin.
+    axes = np.linalg.eigh(last.T.astype(np.float64) @ last)[1][:, ::-1]
+    projection = np.ascontiguousarray(axes[:, : settings.memory_dim], dtype=np.float32)
+    short = unit_rows(last @ projection)
+    scale = float(np.abs(short).max()) / 127
+    points = np.round(short / scale).astype(np.int8)
+    neighbours = max(1, min(settings.neighbours, len(points) - 1))
+    nearest, recalled = np.empty(len(points)), np.empty(len(points))
+    known = (table.strong - table.weak).astype(np.float32)
+    whole = points.T.astype(np.float32) * np.float32(scale)
+    for start in range(0, len(points), BLOCK):
+        rows = np.arange(start, min(start + BLOCK, len(points)))
+        cosines = short[rows] @ whole
+        cosines[np.arange(len(rows)), rows] = -2.0  # not its own neighbour
+        nearest[rows] = cosines.max(1)
+        recalled[rows] = nearest_mean(cosines, known, neighbours, settings.temperature)
+    low, high = np.percentile(nearest, settings.gate_percentiles)
+    spread = max(float(recalled.std()), 1e-6)
+    return Gate(
+        points,
+        float(low),
+        max(float(high), float(low) + 1e-6),
+        columns,
+        scale,
+        projection,
+        ((known - recalled.mean()) / spread).astype(np.float32),
+        neighbours,
+        settings.temperature,
+    )
 
 
 def general_head(
@@ -139,15 +174,17 @@ def general_head(
     abilities: dict[str, float],
     settings: GeneralSettings,
 ) -> Head:
-    """Two hidden directions, the second of them gated; coordinates are abilities."""
-    coordinates = np.array([[ability, settings.local * ability] for ability in abilities.values()])
+    """Two hidden directions: the general one, which fades where the gate opens, and the local one
+    with what is recalled, which fades where it shuts. Coordinates are abilities."""
+    coordinates = np.array([[ability, ability] for ability in abilities.values()])
     return Head(
         list(abilities),
-        np.stack((general.weights, local.weights)).astype(np.float32),
-        np.array([general.intercept, local.intercept], dtype=np.float32),
+        np.stack((general.weights, settings.local * local.weights)).astype(np.float32),
+        np.array([general.intercept, settings.local * local.intercept], dtype=np.float32),
         coordinates.astype(np.float32),
-        np.array([False, True]),
+        np.array([-1, 1], np.int8),
         gate,
+        np.array([0.0, settings.recall], np.float32),
     )
 
 

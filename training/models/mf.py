@@ -28,6 +28,8 @@ MIN_TIER_GAP = 0.2
 # What a base score of standard deviation 1 says of the gain, as a share of the gain's own standard
 # deviation: measured on the training sources, leaving each out in turn (docs/results.md).
 BASE_SLOPE = 0.14
+# Prompts that are looked up among the points of a gate at once.
+BLOCK = 1024
 
 
 @dataclass(frozen=True)
@@ -44,47 +46,111 @@ class MFSettings:
 
 @dataclass(frozen=True)
 class Gate:
-    """How familiar a prompt is: 0 where it is like nothing that was trained on, 1 where it is.
+    """How familiar a prompt is: 0 where it is like nothing that was trained on, 1 where it is; and
+    what its nearest neighbours were like.
 
-    centres float32[k, dim], of unit length: means of clusters of the training prompts' last layer.
-    The largest cosine with one of them gives 0 at low or less, 1 at high or more, linear between.
-    columns: where the last layer stands in a representation.
+    A prompt is looked up by its last layer (`columns` of a representation), projected onto
+    `projection` float32[dim, p] and made of unit length; where that is None, as it is. points
+    float32[k, p], or int8[k, p] that are multiplied by `scale`: training prompts, or means of
+    clusters of them, of unit length. The largest cosine with one of them gives 0 at low or less, 1
+    at high or more, linear between.
+    values float32[k]: what is known of each point, None where nothing is; `recalled` is the mean of
+    the `neighbours` nearest, by the softmax of their cosines over `temperature`.
     """
 
-    centres: Floats32
+    points: Floats32 | npt.NDArray[np.int8]
     low: float
     high: float
     columns: tuple[int, int]
+    scale: float = 1.0
+    projection: Floats32 | None = None
+    values: Floats32 | None = None
+    neighbours: int = 1
+    temperature: float = 1.0
 
     def __call__(self, x: npt.NDArray[np.floating]) -> Floats:
         """float64[n], in [0, 1], for x [n, width]."""
-        last = np.asarray(x, dtype=np.float32)[:, slice(*self.columns)]
-        nearest = (last @ self.centres.T).max(1).astype(np.float64)
+        return self._open(self._cosines(x).max(1))
+
+    def recalled(self, x: npt.NDArray[np.floating]) -> Floats:
+        """The neighbours' mean value, float64[n], for x [n, width]; 0 where no values are known."""
+        return self.look_up(x)[1]
+
+    def look_up(self, x: npt.NDArray[np.floating]) -> tuple[Floats, Floats]:
+        """How familiar the prompts are, and their neighbours' mean value, float64[n] each."""
+        opened, recalled = np.empty(len(x)), np.zeros(len(x))
+        for start in range(0, len(x), BLOCK):  # n times k cosines would be a gigabyte
+            rows = slice(start, start + BLOCK)
+            cosines = self._cosines(x[rows])
+            opened[rows] = self._open(cosines.max(1))
+            if self.values is not None:
+                recalled[rows] = nearest_mean(
+                    cosines, self.values, self.neighbours, self.temperature
+                )
+        return opened, recalled
+
+    def _open(self, nearest: npt.NDArray[np.floating]) -> Floats:
         value: Floats = np.clip((nearest - self.low) / (self.high - self.low), 0.0, 1.0)
-        return value
+        return value.astype(np.float64)
+
+    def _cosines(self, x: npt.NDArray[np.floating]) -> Floats32:
+        asked = np.asarray(x, dtype=np.float32)[:, slice(*self.columns)]
+        if self.projection is not None:
+            asked = unit_rows(asked @ self.projection)
+        cosines: Floats32 = asked @ (self.points.T.astype(np.float32) * np.float32(self.scale))
+        return cosines
+
+
+def unit_rows(x: Floats32) -> Floats32:
+    """x [n, p] with rows of unit length; a row of zeros stays one."""
+    lengths = np.sqrt(np.square(x).sum(1, keepdims=True))
+    rows: Floats32 = (x / np.maximum(lengths, np.float32(1e-9))).astype(np.float32)
+    return rows
+
+
+def nearest_mean(
+    cosines: Floats32, values: Floats32, neighbours: int, temperature: float
+) -> Floats:
+    """Mean value of the nearest points, weighted by softmax(cosine / temperature), float64[n].
+
+    cosines float32[n, k], values float32[k], neighbours at most k.
+    """
+    cut = cosines.shape[1] - neighbours
+    at = np.argpartition(cosines, cut, axis=1)[:, cut:]
+    near = np.take_along_axis(cosines, at, 1).astype(np.float64)
+    weight = np.exp((near - near.max(1, keepdims=True)) / temperature)
+    mean: Floats = (weight * values[at]).sum(1) / weight.sum(1)
+    return mean
 
 
 @dataclass(frozen=True)
 class Head:
-    """quality = ((x @ w1.T + b1) * g) @ u.T, with g the gate for the gated hidden directions, 1 for
-    the others: what was learned of one domain counts where a prompt is of that domain.
+    """quality = ((x @ w1.T + b1 + r * recall) * f) @ u.T. What was learned of one domain counts
+    where a prompt is of that domain: with g the gate, f is g for the hidden directions with gated =
+    1, 1 - g for those with -1, and 1 for those with 0; r is what the gate recalls of neighbours.
 
-    w1 float32[d, width], b1 float32[d], u float32[n_models, d], gated bool[d]; gate is None where
-    no direction is gated.
+    w1 float32[d, width], b1 float32[d], u float32[n_models, d], gated int8[d], recall float32[d];
+    gate is None where no direction is gated, recall None where none uses neighbours.
     """
 
     models: list[str]
     w1: Floats32
     b1: Floats32
     u: Floats32
-    gated: npt.NDArray[np.bool_]
+    gated: npt.NDArray[np.int8]
     gate: Gate | None = None
+    recall: Floats32 | None = None
 
     def hidden(self, x: npt.NDArray[np.floating]) -> Floats32:
         """float32[n, d] for x [n, width]."""
         hidden = np.asarray(x, dtype=np.float32) @ self.w1.T + self.b1
         if self.gate is not None:
-            hidden = np.where(self.gated, hidden * self.gate(x)[:, None], hidden)
+            opened, recalled = (found[:, None] for found in self.gate.look_up(x))
+            if self.recall is not None:
+                hidden = hidden + recalled * self.recall
+            hidden = hidden * np.where(
+                self.gated == 1, opened, np.where(self.gated == -1, 1 - opened, 1.0)
+            )
         return hidden.astype(np.float32)
 
     def quality(self, x: npt.NDArray[np.floating]) -> Floats32:
@@ -206,7 +272,7 @@ def pair_head(
     w1 = found.weights[None].astype(np.float32)
     b1 = np.array([found.intercept], dtype=np.float32)
     margin = np.ones(1)
-    gated = np.zeros(1, dtype=np.bool_)
+    gated = np.zeros(1, dtype=np.int8)
     if base is not None:
         head = base.head
         row = head.u[head.models.index(base.strong)] - head.u[head.models.index(base.weak)]
@@ -214,8 +280,12 @@ def pair_head(
         margin = np.concatenate((found.slope * row, margin))
         gated = np.concatenate((head.gated, gated))
     u = np.outer([ability / gap for ability in abilities.values()], margin)
-    gate = None if base is None else base.head.gate
-    return Head(list(abilities), w1, b1, u.astype(np.float32), gated, gate)
+    if base is None:
+        return Head(list(abilities), w1, b1, u.astype(np.float32), gated)
+    recall = base.head.recall
+    if recall is not None:
+        recall = np.concatenate((recall, np.zeros(1, np.float32)))
+    return Head(list(abilities), w1, b1, u.astype(np.float32), gated, base.head.gate, recall)
 
 
 def tier_abilities(
