@@ -88,7 +88,11 @@ class _Views:
             lambda: recorder.stats(since, by, until=until, filters=filters)
         )
         more = await self._state.in_reports(lambda: self._watched(since, until))
-        records = {"pending": recorder.pending, "dropped": recorder.dropped}
+        records = {
+            "kept": recorder.engine is not None,
+            "pending": recorder.pending,
+            "dropped": recorder.dropped,
+        }
         return JSONResponse(
             {
                 **report,

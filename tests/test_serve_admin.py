@@ -106,7 +106,7 @@ def test_stats_are_totals_groups_pool_and_budgets(client: httpx.Client) -> None:
     (budget,) = report["budgets"]
     assert (budget["scope"], budget["name"], budget["limit"]) == ("tenant", "acme", 5.0)
     assert 0 < budget["spent"] < totals["cost"]
-    assert report["records"] == {"pending": 0, "dropped": 0}
+    assert report["records"] == {"kept": True, "pending": 0, "dropped": 0}
     assert abs(report["now"] - time.time()) < 60
 
 

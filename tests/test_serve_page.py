@@ -134,7 +134,11 @@ def filled(provider: StubProvider, folder: Path, rows: Iterator[Record]) -> Iter
 
 
 def test_a_browser_draws_spend_models_and_decisions(provider: StubProvider, tmp_path: Path) -> None:
-    with filled(provider, tmp_path, records(20)) as url:
+    tried = (
+        {"model": "weak", "status": 500, "error": "BrokenError", "seconds": 0.1},
+        {"model": "strong", "status": 200, "error": None, "seconds": 0.2},
+    )
+    with filled(provider, tmp_path, records(20, attempts=tried)) as url:
         html = drawn(url, tmp_path / "browser")
     tiles = html[html.index('id="tiles"') : html.index("</dl>")]
     values = re.findall(r'class="value">([^<]*)<', tiles)
@@ -146,6 +150,7 @@ def test_a_browser_draws_spend_models_and_decisions(provider: StubProvider, tmp_
     decisions = text_of(html, "decisions")
     assert "reason 0" in decisions
     assert "reason 19" in decisions
+    assert decisions.count("weak 500 BrokenError, strong 200") == 20
     assert html.count('aria-pressed="true"') == 1
     assert '<section id="gate" class="card" hidden' in html
     assert "<rect" in html
@@ -168,6 +173,12 @@ def test_an_empty_server_says_so(provider: StubProvider, tmp_path: Path) -> None
     assert "No decisions yet." in text_of(html, "decisions")
     assert "No requests in this period yet." in text_of(html, "chart")
     assert "NaN" not in html.replace(part("script"), "")
+
+
+def test_a_server_that_records_nothing_says_so(provider: StubProvider, tmp_path: Path) -> None:
+    with serving(pool(provider.url)) as running:
+        html = drawn(running.url, tmp_path / "browser")
+    assert "Decisions are not recorded: records.url is null" in text_of(html, "decisions")
 
 
 def test_a_server_with_keys_asks_for_one(provider: StubProvider, tmp_path: Path) -> None:
