@@ -78,7 +78,12 @@ def run_serve(config: Config, source: Path | None = None) -> None:
             )
             return
         running = uvicorn.Server(uvicorn.Config(app, **common))
-        running.run(sockets=[bound])
+        try:
+            running.run(sockets=[bound])
+        except KeyboardInterrupt:
+            if not running.started:
+                raise
+            return  # Ctrl-C is how it is ended; all that ran has ended in good order
         if not running.started:
             raise ConfigError("the server could not start; its log says why")
 

@@ -206,6 +206,19 @@ def test_sigterm_lets_running_requests_end_and_keeps_their_records(tmp_path: Pat
     assert ids == {answer.headers["x-thriftroute-decision-id"] for answer in answers}
 
 
+def test_ctrl_c_ends_it_in_good_order(tmp_path: Path) -> None:
+    path = tmp_path / "records.db"
+    with StubProvider() as provider:
+        settings = pool(provider.url, records={"url": f"sqlite:///{path}", "flush_s": 60.0})
+        with started(tmp_path, settings) as running:
+            assert running.ask("hello").status_code == 200
+            running.process.send_signal(signal.SIGINT)
+            assert running.process.wait(30) == 0
+    assert running.said == []
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM thriftroute_decisions").fetchone() == (1,)
+
+
 def test_workers_log_as_one_process_does_and_nothing_that_was_said(
     tmp_path: Path,
 ) -> None:
