@@ -388,6 +388,7 @@ def test_narrowed_to_nothing_is_refused() -> None:
         with pytest.raises(RefusedError, match="only models no dearer than 'weak' now") as e:
             planner.narrowed(plan, request)
         assert (e.value.status, e.value.code) == (429, "weak_models_only")
+        assert e.value.headers == {"x-should-retry": "false"}
 
 
 def test_narrowed_leaves_tool_calls_on_their_model() -> None:

@@ -156,6 +156,7 @@ class Pipeline:
                 "weak_models_only",
                 f"the budget allows {outcome} now, and this request can go to: {', '.join(names)}",
                 param="model",
+                headers={"x-should-retry": "false"},  # OpenAI's clients would, within seconds
             )
         if left[0] == plan.models[0]:
             picked = Picked(left[0], plan.choice, plan.reason)
