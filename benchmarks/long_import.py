@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = run(
             command,
             stop=lambda: scored() >= given.score or time.monotonic() > until,
-            signal_=signal.SIGINT,
+            signal_=signal.SIGTERM,
         )
         report["scored"] = rates(found, scored())
         tell(report["scored"], "scored")
