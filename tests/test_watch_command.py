@@ -154,7 +154,10 @@ def test_mistakes(args: tuple[str, ...], problem: str) -> None:
 
 def test_a_database_that_is_none() -> None:
     assert "the records cannot be read: " in fails("--url", "sqlite:///no/such/folder.db")
+    assert "there is no missing.db" in fails("--url", "sqlite:///missing.db")
+    assert not Path("missing.db").exists()
     assert "expected a database of sqlite or postgresql" in fails("--url", "mysql://host/db")
     Path("b.json").write_text("{}")
+    Path("r.db").touch()
     result = run("--url", "sqlite:///r.db", "--baseline", "b.json")
     assert (result.exit_code, "no baseline" in result.stderr) == (1, True)

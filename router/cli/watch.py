@@ -72,7 +72,7 @@ def watch(
     """
     require_extra("sqlalchemy", "serve")
     from ...serve.moments import moment
-    from ...serve.records.table import open_engine
+    from ...serve.records.table import open_recorded
 
     with error_lines():
         settings = _settings(url, config)
@@ -87,7 +87,7 @@ def watch(
                 raise ConfigError(f"--{flag} {value!r}: {error}") from None
         if by not in {None, "session", "tenant"}:
             raise ConfigError(f"--by {by!r}: expected session or tenant")
-    engine = open_engine(found)
+        engine = open_recorded(found)
     drift = False
     with database_errors():
         try:

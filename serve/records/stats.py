@@ -29,7 +29,7 @@ from sqlalchemy.engine import RowMapping
 
 from ..errors import RefusedError
 from .daily import ALL, DAY, SUMS
-from .table import DERIVED, daily, decisions, from_row, open_engine, step_seconds
+from .table import DERIVED, daily, decisions, from_row, open_recorded, step_seconds
 
 GROUPS = ("tenant", "key", "tier", "model", "task", "choice", "cache", "status", "day", "hour")
 FILTERS = (
@@ -154,9 +154,10 @@ def export_jsonl(
 ) -> int:
     """Write the decisions of the database at `url` as JSON, one a line; how many.
 
-    Raises ConfigError for a URL that cannot be used, and SQLAlchemy's errors where it holds none.
+    Raises ConfigError for a URL that cannot be used or a file that is not there, and SQLAlchemy's
+    errors where it holds none.
     """
-    engine = open_engine(url)
+    engine = open_recorded(url)
     count = 0
     try:
         for decision in export(engine, since=since, until=until, rated=rated):

@@ -6,6 +6,7 @@ SQLite (in WAL mode) or PostgreSQL (psycopg 3). Reading from it is `stats`', wri
 import math
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
@@ -214,6 +215,21 @@ def _open_sqlite(url: URL) -> Engine:
         cursor.execute("PRAGMA synchronous = NORMAL")
         cursor.close()
 
+    return engine
+
+
+def open_recorded(url: str) -> Engine:
+    """An engine for the database of a server that has recorded: as `open_engine`, and ConfigError
+    where `url` names a SQLite file that is not there, which reading would make."""
+    engine = open_engine(url)
+    path = engine.url.database
+    if engine.url.get_backend_name() == "sqlite" and path not in {None, "", ":memory:"}:
+        assert path is not None
+        if not path.startswith("file:") and not Path(path).exists():
+            engine.dispose()
+            raise ConfigError(
+                f"the records cannot be read: there is no {path}; take the records.url of a server"
+            )
     return engine
 
 
