@@ -63,6 +63,16 @@ def test_every_step_is_told_in_order() -> None:
     assert "bob" not in json.dumps(plan.to_dict())
 
 
+def test_only_what_looks_at_no_text_is_planned_at_once() -> None:
+    rules = [{"name": "never", "when": {"task": ["x"]}, "model": "mid"}]
+    look = {"actions": {"email": "mask"}}
+    assert pipeline(FIVE, HALF).is_quick(asked(model="mid"))
+    assert not pipeline(FIVE, HALF, rules=rules).is_quick(asked(model="mid"))
+    assert not pipeline(FIVE, HALF, sensitivity=look).is_quick(asked(model="mid"))
+    for name in ("auto", "router-mf-0.5", "unknown"):
+        assert not pipeline(FIVE, HALF).is_quick(asked(model=name))
+
+
 def test_stand_ins_are_weak_then_strong_then_the_others_by_price() -> None:
     plan = pipeline(FIVE, HALF).plan(asked(threshold=0.9))
     assert plan.models == ("weak", "strong", "tiny", "mid", "dear")
