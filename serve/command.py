@@ -33,6 +33,7 @@ BACKLOG = 2048  # as uvicorn's own
 # Python's own is 5 ms: so long may the event loop hold up a thread that comes back from scoring,
 # and a thread the loop, each time that it wants to go on; a request waits so several times.
 SWITCH_S = 0.0005
+IDLE_S = 75  # how long a connection without a request is kept
 
 
 def run_serve(config: Config, source: Path | None = None) -> None:
@@ -63,6 +64,9 @@ def run_serve(config: Config, source: Path | None = None) -> None:
             "log_level": "warning",
             "access_log": False,
             "server_header": False,
+            # uvicorn's own 5 s are also those after which httpx, and so OpenAI's client, gives up
+            # an idle connection: where the server is first by a hair, a request is lost.
+            "timeout_keep_alive": IDLE_S,
             "timeout_graceful_shutdown": max(1, round(server.shutdown_s)),
         }
         if server.workers > 1:

@@ -1,6 +1,7 @@
 """A fleet as it is run: the command, two workers, Redis, PostgreSQL, and everything going wrong."""
 
 import contextlib
+import http.client
 import json
 import os
 import random
@@ -204,6 +205,19 @@ def test_sigterm_lets_running_requests_end_and_keeps_their_records(tmp_path: Pat
     with contextlib.closing(sqlite3.connect(path)) as connection:
         ids = {row[0] for row in connection.execute("SELECT id FROM thriftroute_decisions")}
     assert ids == {answer.headers["x-thriftroute-decision-id"] for answer in answers}
+
+
+def test_an_idle_connection_is_kept_longer_than_clients_keep_it(tmp_path: Path) -> None:
+    with StubProvider() as provider, started(tmp_path, pool(provider.url)) as running:
+        host, _, port = running.url.removeprefix("http://").partition(":")
+        with contextlib.closing(http.client.HTTPConnection(host, int(port), timeout=60)) as client:
+            client.request("GET", "/health")
+            assert client.getresponse().read()
+            before = client.sock
+            time.sleep(6.5)  # httpx gives up after 5
+            client.request("GET", "/health")
+            assert client.getresponse().status == 200
+            assert client.sock is before
 
 
 def test_ctrl_c_ends_it_in_good_order(tmp_path: Path) -> None:
