@@ -155,12 +155,8 @@ def graft_head(encoder: bytes, head: Head) -> bytes:
     """
     onnx = require_extra("onnx", "train")
     make = onnx.helper.make_node
-    model = onnx.load_from_string(encoder)
+    model = onnx.load_from_string(without_head(encoder))
     graph = model.graph
-    for items in (graph.node, graph.initializer, graph.output):
-        kept = [item for item in items if not _of_head(item)]
-        del items[:]
-        items.extend(kept)
     values: dict[str, npt.NDArray[Any]] = {
         "mf.w1": head.w1.T.astype(np.float32),
         "mf.b1": head.b1.astype(np.float32),
@@ -218,6 +214,17 @@ def graft_head(encoder: bytes, head: Head) -> bytes:
         graph.output.append(
             onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", width])
         )
+    return bytes(model.SerializeToString())
+
+
+def without_head(graph: bytes) -> bytes:
+    """The encoder of a graph, with nothing of mf's head."""
+    onnx = require_extra("onnx", "train")
+    model = onnx.load_from_string(graph)
+    for items in (model.graph.node, model.graph.initializer, model.graph.output):
+        kept = [item for item in items if not _of_head(item)]
+        del items[:]
+        items.extend(kept)
     return bytes(model.SerializeToString())
 
 

@@ -42,7 +42,7 @@ from ..router.routers import BundleRouter, load_router
 from ..router.scorer import Scorer
 from .embed import embed
 from .encoder import encoder_bundle
-from .export import graft_head, read_head, run_graph
+from .export import graft_head, read_head, run_graph, without_head
 from .models.mf import MFSettings, fit_pair
 from .models.rival import fit_rival_pair
 from .prepare import prepare, request_rows
@@ -221,8 +221,8 @@ def _int8(scorer: Scorer, benchmark: Benchmark, say: Progress) -> Int8Report:
     bundle = scorer.bundle
     head = read_head(bundle.file("model.onnx").read_bytes(), bundle.manifest.models)
     encoder, fp32 = encoder_bundle(bundle.manifest.encoder, max_tokens=bundle.manifest.max_tokens)
-    plain = graft_head(encoder.file("model.onnx").read_bytes(), head)
-    if plain != bundle.file("model.onnx").read_bytes():
+    ours, theirs = (without_head(one.file("model.onnx").read_bytes()) for one in (bundle, encoder))
+    if ours != theirs:
         raise EvaluationError(
             f"{bundle} does not stand on {bundle.manifest.encoder} as it is (a tuned encoder?): "
             "its fp32 graph is not at hand; its card says what int8 changed"
