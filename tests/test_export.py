@@ -29,6 +29,7 @@ from thriftroute.training.export import (  # noqa: E402
     quantize,
     read_head,
     run_graph,
+    without_head,
 )
 from thriftroute.training.models.mf import Gate, Head  # noqa: E402
 
@@ -246,6 +247,11 @@ class TestHead:
         bare = represented.read_bytes()
         old = graft_head(bare, head_of(before, n_models=5, seed=9))
         assert graft_head(old, head_of(gated)) == graft_head(bare, head_of(gated))
+
+    def test_without_it_the_encoder_is_left(self, represented: Path, gated: str) -> None:
+        bare = represented.read_bytes()
+        assert without_head(graft_head(bare, head_of(gated))) == without_head(bare)
+        assert without_head(bare) != graft_head(bare, head_of(gated))
 
     def test_it_is_not_quantized(self, represented: Path, gated: str) -> None:
         """The graph is quantized before; the head's factors stay what they were."""
