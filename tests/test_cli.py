@@ -621,7 +621,7 @@ def test_a_closed_pipe_is_no_error(tiny_bundle: Path, tmp_path: Path) -> None:
     child.stdout.close()
     errors = child.stderr.read()
     child.stderr.close()
-    assert (child.wait(60), errors) == (0, b"")
+    assert (child.wait(300), errors) == (0, b"")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
@@ -659,7 +659,7 @@ def test_an_interrupted_training_keeps_its_state_and_goes_on(
     child.send_signal(signal.SIGINT)
     errors = child.stderr.read()
     child.stderr.close()
-    assert child.wait(60) == 130, errors
+    assert child.wait(300) == 130, errors
     assert "error: interrupted" in errors and "run the same command again" in errors
     assert "Traceback" not in errors
     assert (state / "state.safetensors").is_file()

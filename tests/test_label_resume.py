@@ -96,7 +96,7 @@ def test_ctrl_c_waits_for_what_is_under_way_and_goes_on_later(log: Path) -> None
         child = start(panel, log, "--concurrency", "2")
         wait_for(panel, 5)
         child.send_signal(signal.SIGINT)
-        out, err = child.communicate(timeout=60)
+        out, err = child.communicate(timeout=300)
         assert child.returncode == 130
         assert "interrupted; the same command goes on" in out
         assert "error: interrupted" in err

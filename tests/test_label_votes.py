@@ -151,7 +151,7 @@ def test_votes_from_a_terminal(panel: Panel, tmp_path: Path) -> None:
         seen += read_until(master, None)
     finally:
         os.close(master)
-        assert child.wait(timeout=60) == 0
+        assert child.wait(timeout=300) == 0
     seen = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", seen)  # colours
     assert "1 of 3: the request" in seen
     assert "2 comparisons" in seen

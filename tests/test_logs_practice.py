@@ -110,6 +110,6 @@ def test_the_command_serves_until_it_is_told_to_stop() -> None:
             check=False,
         )
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(120) == 0
     assert taken.returncode == 1
     assert "cannot be used" in taken.stderr

@@ -391,7 +391,7 @@ def test_processes_that_share_redis_overspend_by_no_more_than_those_in_flight(
             assert worker.stdin is not None
             worker.stdin.write("go\n")
             worker.stdin.flush()
-        results = [json.loads(worker.communicate(timeout=60)[0]) for worker in workers]
+        results = [json.loads(worker.communicate(timeout=300)[0]) for worker in workers]
     finally:
         for worker in workers:
             worker.kill()

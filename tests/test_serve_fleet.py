@@ -65,7 +65,7 @@ def started(folder: Path, settings: dict[str, Any]) -> Iterator[Running]:
             time.sleep(0.1)
         yield running
         process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        process.wait(300)
     finally:
         if process.poll() is None:
             process.kill()
@@ -201,7 +201,7 @@ def test_sigterm_lets_running_requests_end_and_keeps_their_records(tmp_path: Pat
             running.process.send_signal(signal.SIGTERM)
             answers = [future.result() for future in asked]
             assert [answer.status_code for answer in answers] == [200] * 4
-            running.process.wait(30)
+            running.process.wait(300)
     with contextlib.closing(sqlite3.connect(path)) as connection:
         ids = {row[0] for row in connection.execute("SELECT id FROM thriftroute_decisions")}
     assert ids == {answer.headers["x-thriftroute-decision-id"] for answer in answers}
@@ -227,7 +227,7 @@ def test_ctrl_c_ends_it_in_good_order(tmp_path: Path) -> None:
         with started(tmp_path, settings) as running:
             assert running.ask("hello").status_code == 200
             running.process.send_signal(signal.SIGINT)
-            assert running.process.wait(30) == 0
+            assert running.process.wait(300) == 0
     assert running.said == []
     with contextlib.closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT count(*) FROM thriftroute_decisions").fetchone() == (1,)
