@@ -652,7 +652,7 @@ def test_an_interrupted_training_keeps_its_state_and_goes_on(
     )  # fmt: skip
     assert child.stderr is not None
     # The folder of the run appears when the training starts.
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 300
     while not (state / "best.safetensors").exists() and child.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -52,7 +52,7 @@ def start(panel: Panel, log: Path, *more: str) -> "subprocess.Popen[str]":
 
 
 def wait_for(panel: Panel, count: int) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while len(panel.requests) < count:
         assert time.monotonic() < deadline, "the process made no calls"
         time.sleep(0.01)

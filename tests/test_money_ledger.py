@@ -109,7 +109,7 @@ async def refused(ask: Awaitable[Reservation]) -> RefusedError:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end, "it never came to be"
         await asyncio.sleep(0.02)
@@ -664,7 +664,7 @@ def test_a_client_that_leaves_is_charged_and_holds_nothing(url: str | None) -> N
             async def settled() -> bool:
                 return await spent(ledger) == [(80, 0)]
 
-            end = time.monotonic() + 5
+            end = time.monotonic() + 60
             while not await settled():
                 assert time.monotonic() < end, await spent(ledger)
                 await asyncio.sleep(0.02)

@@ -165,7 +165,7 @@ def run_until_first_chunk(folder: Path, **options: Any) -> subprocess.Popen[str]
 
 
 def wait_for(condition: Callable[[], bool]) -> bool:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 200
     while not condition() and time.monotonic() < end:
         time.sleep(0.05)
     return condition()
