@@ -1,5 +1,6 @@
 """Fixtures: tiny real tokenizers and ONNX graphs, small enough to build in each test run."""
 
+import asyncio
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,10 @@ from thriftroute.router.bundle import Bundle, write_bundle
 # How long an example takes is the machine's doing.
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
+
+# A first call of LiteLLM without a loop makes one that nobody closes: the next `asyncio.run` would
+# drop it, and the test that happens to run then fail for it.
+asyncio.set_event_loop(None)
 
 WORDS = [
     "what",
