@@ -73,13 +73,13 @@ def write(path: Path, found: list[Row]) -> str:
 
 @pytest.fixture(scope="module", autouse=True)
 def small() -> Iterator[None]:
-    """Few steps of tuning, few centres of the gate, one thread."""
+    """Few steps of tuning, few neighbours, one thread."""
     import torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     general = {
-        kind: dataclasses.replace(settings, centres=12) for kind, settings in box.GENERAL.items()
+        kind: dataclasses.replace(settings, neighbours=7) for kind, settings in box.GENERAL.items()
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(box, "TUNE", TUNE)
