@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-_CALLBACKS = (
+CALLBACKS = (
     "callbacks",
     "input_callback",
     "success_callback",
@@ -89,7 +89,7 @@ class Quiet:
 
     def _is_read(self) -> bool:
         """Whether this process has told LiteLLM to log anywhere."""
-        for name in _CALLBACKS:
+        for name in CALLBACKS:
             if any(each != _MARKER for each in getattr(self._litellm, name, None) or ()):
                 return True
         if getattr(self._litellm, "max_budget", None):  # counted from what is logged
