@@ -262,6 +262,20 @@ class TestHead:
         assert (read_head(graph, head.models).w1 == head.w1).all()
 
 
+def test_a_bundle_of_before_its_points_were_prompts(represented: Path) -> None:
+    head = head_of("centres")
+    graph = graft_head(represented.read_bytes(), head)
+    model = onnx.load_from_string(graph)
+    for item in model.graph.initializer:
+        if item.name == "mf.points":
+            item.name = "mf.centres"
+    found = read_head(model.SerializeToString(), head.models)
+    assert found.gate is not None
+    assert head.gate is not None
+    assert (found.gate.points == head.gate.points).all()
+    assert found.gated.tolist() == [0, 1]
+
+
 def test_a_graph_without_a_head(fp32: Path, represented: Path) -> None:
     for graph in (fp32, represented):
         with pytest.raises(ExportError, match="has no mf head: only a bundle of kind mf, format 2"):
