@@ -6,6 +6,7 @@ client = Controller(routers=["mf"], strong_model="gpt-4o", weak_model="gpt-4o-mi
 client.chat.completions.create(model="router-mf-0.5", messages=[...])
 """
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
@@ -33,6 +34,17 @@ from .router.threshold import Decision
 
 if TYPE_CHECKING:
     from .router.scorer import Scorer
+
+# Libraries that report their use to their makers, or write an id of this machine, unless told not
+# to before they are imported. Nothing above imports one of them, and no module of this package,
+# in whatever process, is imported before this one. What the user has set stays.
+for _name, _value in {
+    "ORT_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_UPDATE_DOWNLOAD_COUNTS": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}.items():
+    os.environ.setdefault(_name, _value)
 
 __all__ = [
     "Bundle",

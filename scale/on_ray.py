@@ -8,7 +8,6 @@ repeats its chunk; a chunk may be done twice, with the same result.
 
 import contextlib
 import logging
-import os
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -91,9 +90,7 @@ def _connected(ray: Any, workers: int, address: str) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    # Ray reports its use to its makers unless told not to; a router decides without a network.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # It also tells of what was chosen here, such as that it shows no progress of its own.
+    # Ray tells of what was chosen here, such as that it shows no progress of its own.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == LOCAL:

@@ -5,7 +5,6 @@ an error.
 """
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -56,7 +55,6 @@ def on_cluster(folder: Path, runs: dict[str, Any]) -> dict[str, list[Any]]:
         text=True,
         timeout=240,
         cwd=folder,
-        env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
