@@ -8,8 +8,9 @@
     tokenizer.json  Hugging Face tokenizers format
     card.md         what it was trained on, how good it is, what it cannot do
 
-Nothing is loaded before the manifest is valid and every file has the size and the SHA-256 that it
-names; nothing is ever unpickled.
+Nothing is loaded before the manifest is valid, every file lies in the folder with the size and the
+SHA-256 that it names, and graph and tokenizer hold only what is listed (`graph`, `tokenizing`);
+nothing is ever unpickled.
 
 To raise FORMAT: add the new field to `Manifest` with a default that keeps the old meaning, write
 `_upgrade_N` from N to N + 1 into `_UPGRADES`, keep a bundle of format N under tests/data, and test
@@ -19,17 +20,18 @@ that it still loads. A bundle of a newer format is refused.
 import dataclasses
 import hashlib
 import json
-import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from .errors import BundleError, BundleFormatError, BundleIntegrityError
 from .features import unknown_features
+from .graph import check_graph
+from .strict_json import is_finite, parse_json
 
 FORMAT = 2
 KINDS = ("mf", "bert", "encoder")
@@ -38,6 +40,9 @@ MODEL = "model.onnx"
 TOKENIZER = "tokenizer.json"
 CARD = "card.md"
 MANIFEST_MAX_BYTES = 4 * 1024 * 1024
+MODEL_MAX_BYTES = 2**31  # the largest protobuf there is
+FILE_MAX_BYTES = 100 * 1024 * 1024  # three times what the largest vocabulary takes
+LONGEST = 8192  # tokens; attention over more takes gigabytes
 
 
 def _upgrade_1(raw: dict[str, Any]) -> dict[str, Any]:
@@ -122,6 +127,15 @@ class Bundle:
         """Path of one of the bundle's files."""
         return self.path / name
 
+    def graph(self) -> bytes:
+        """The graph, checked (see `graph`). Raises BundleFormatError where it may not be loaded."""
+        data = self.file(MODEL).read_bytes()
+        try:
+            check_graph(data)
+        except ValueError as error:
+            raise BundleFormatError(f"{MODEL} does not load: it {error}", self.path) from error
+        return data
+
     @property
     def model_sha256(self) -> str:
         """Identity of the model, for caches: hash of the graph, the tokenizer, the truncation and
@@ -149,12 +163,13 @@ def read_manifest(folder: Path) -> Manifest:
         raise BundleFormatError("no such folder", folder)
     if not path.is_file():
         raise BundleFormatError(f"has no {MANIFEST}: not a bundle", folder)
+    _check_place(path, folder)
     if path.stat().st_size > MANIFEST_MAX_BYTES:
         raise BundleFormatError(f"{MANIFEST} is larger than {MANIFEST_MAX_BYTES} bytes", folder)
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = parse_json(path.read_text(encoding="utf-8"))
     # ValueError: not UTF-8, not JSON, or a number with thousands of digits.
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise BundleFormatError(f"{MANIFEST} is not readable JSON: {error}", folder) from error
     if not isinstance(raw, dict):
         raise BundleFormatError(f"{MANIFEST}: expected an object", folder)
@@ -262,6 +277,7 @@ def _check_file(folder: Path, name: str, entry: FileEntry) -> None:
     path = folder / name
     if not path.is_file():
         raise BundleIntegrityError(f"{name} is missing", folder)
+    _check_place(path, folder)
     size = path.stat().st_size
     if size != entry.bytes:
         raise BundleIntegrityError(
@@ -275,6 +291,11 @@ def _check_file(folder: Path, name: str, entry: FileEntry) -> None:
             "copy or train the bundle again",
             folder,
         )
+
+
+def _check_place(path: Path, folder: Path) -> None:
+    if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+        raise BundleIntegrityError(f"{path.name} is a link out of it; copy it by cp -rL", folder)
 
 
 def _parse(raw: dict[str, Any], folder: Path) -> Manifest:
@@ -330,11 +351,14 @@ def _parse(raw: dict[str, Any], folder: Path) -> Manifest:
     max_tokens = typed("max_tokens", int)
     prefix, suffix = items("prefix_ids", int), items("suffix_ids", int)
     # The suffix ends each of up to three parts: system text, history, last turn.
-    if max_tokens < len(prefix) + 3 * len(suffix) + 8:
-        raise fail(f"'max_tokens' {max_tokens} leaves no room for text")
+    if not len(prefix) + 3 * len(suffix) + 8 <= max_tokens <= LONGEST:
+        raise fail(f"'max_tokens' {max_tokens} leaves no room for text, or is above {LONGEST}")
+    if any(not 0 <= token < 2**31 for token in prefix + suffix):
+        raise fail("'prefix_ids' and 'suffix_ids' must be token ids")
     calibration = typed("calibration", dict)
     for name in ("calibration", "thresholds", "training"):
-        _check_finite(raw[name], name, fail)
+        if not is_finite(raw[name]):
+            raise fail(f"{name!r} holds a number that is not finite")
     return Manifest(
         kind=kind,
         encoder=typed("encoder", str),
@@ -360,6 +384,8 @@ def _entry(name: str, value: Any, fail: Callable[[str], BundleFormatError]) -> F
     _check_name(name, fail)
     match value:
         case {"bytes": int(size), "sha256": str(digest)} if len(value) == 2 and len(digest) == 64:
+            if size > (MODEL_MAX_BYTES if name == MODEL else FILE_MAX_BYTES):
+                raise fail(f"files[{name!r}] is too large")
             return FileEntry(size, digest)
     raise fail(f"files[{name!r}] must hold 'bytes' and 'sha256'")
 
@@ -372,15 +398,3 @@ def _check_name(name: str, fail: Callable[[str], BundleFormatError]) -> None:
 
 def _has_no_default(item: "dataclasses.Field[Any]") -> bool:
     return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-
-
-def _check_finite(value: Any, name: str, fail: Callable[[str], BundleFormatError]) -> None:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise fail(f"{name!r} holds a number that is not finite")
-    children: Sequence[Any] = ()
-    if isinstance(value, Mapping):
-        children = list(value.values())
-    elif isinstance(value, list):
-        children = value
-    for child in children:
-        _check_finite(child, name, fail)

@@ -31,6 +31,7 @@ from .text import (
     validate_context,
 )
 from .threshold import apply_calibration
+from .tokenizing import load_tokenizer, token_ids
 
 Floats = npt.NDArray[np.float64]
 Progress = Callable[[int], None]
@@ -109,19 +110,17 @@ class Scorer:
         options.log_severity_level = 3
         # Threads that spin between requests burn a core for nothing.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Otherwise bytes that look like onnxruntime's own format are read as that, unchecked.
+        options.add_session_config_entry("session.load_model_format", "ONNX")
+        graph = bundle.graph()
         try:
-            session = ort.InferenceSession(
-                bundle.file(MODEL), options, providers=["CPUExecutionProvider"]
-            )
+            session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime raises its own, unrelated classes
             raise BundleFormatError(f"{MODEL} does not load: {error}", bundle.path) from error
         try:
-            tokenizer = Tokenizer.from_file(str(bundle.file(TOKENIZER)))
-        except Exception as error:  # tokenizers raises a bare Exception
+            tokenizer = load_tokenizer(bundle.file(TOKENIZER).read_bytes())
+        except ValueError as error:
             raise BundleFormatError(f"{TOKENIZER} does not load: {error}", bundle.path) from error
-        # Truncation and padding of the training days would come before ours.
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
         _check_graph(session, bundle)
         if manifest.models:
             try:
@@ -229,20 +228,27 @@ class Scorer:
 
     def _encoded(self, prompt: Promptlike | Conversation) -> Encoded:
         manifest = self.bundle.manifest
-        return encode(
-            as_conversation(prompt),
-            self._tokenizer,
-            max_tokens=manifest.max_tokens,
-            prefix=manifest.prefix_ids,
-            suffix=manifest.suffix_ids,
-            context=self.context,
-        )
+        conversation = as_conversation(prompt)
+        try:
+            return encode(
+                conversation,
+                self._tokenizer,
+                max_tokens=manifest.max_tokens,
+                prefix=manifest.prefix_ids,
+                suffix=manifest.suffix_ids,
+                context=self.context,
+            )
+        except ValueError as error:
+            raise BundleFormatError(f"{TOKENIZER} {error}", self.bundle.path) from error
 
     def count_tokens(self, prompt: Promptlike) -> int:
         """Tokens of the whole text, not truncated, by the encoder's own tokenizer."""
         conversation = as_conversation(prompt)
         text = "\n".join((conversation.system, conversation.history, conversation.last))
-        return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        try:
+            return len(token_ids(self._tokenizer, text))
+        except ValueError as error:
+            raise BundleFormatError(f"{TOKENIZER} {error}", self.bundle.path) from error
 
     def calibrated(self, margin: float | Floats) -> Any:
         """Probability for a margin or an array of margins, by the bundle's calibration."""

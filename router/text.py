@@ -23,6 +23,7 @@ from typing import Any, Literal, TypeGuard, get_args
 from tokenizers import Tokenizer
 
 from .errors import ConfigError, DataError
+from .tokenizing import token_ids
 
 Context = Literal["last", "conversation", "full"]
 Message = Mapping[str, Any]
@@ -112,7 +113,8 @@ def encode(
     """Token ids of a conversation by the rule above, and the text that features are made of.
 
     `prefix` and `suffix` are the encoder's special tokens ([CLS] and [SEP]); the suffix also stands
-    between the parts. Where there is no text, the ids are prefix and suffix alone.
+    between the parts. Where there is no text, the ids are prefix and suffix alone. Raises
+    ValueError where the tokenizer fails.
     """
     budget = max_tokens - len(prefix) - len(suffix)
     text = _clip(conversation.last)
@@ -141,7 +143,7 @@ def encode(
 
 def special_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     """The ids that the tokenizer's own template puts before and after a text."""
-    bare = tokenizer.encode("a", add_special_tokens=False).ids
+    bare = token_ids(tokenizer, "a")
     whole = tokenizer.encode("a", add_special_tokens=True).ids
     start = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), None)
     if start is None or not bare:
@@ -159,10 +161,7 @@ def _clip(text: str) -> str:
 
 
 def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    if not text:
-        return []
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
-    return ids
+    return token_ids(tokenizer, text) if text else []
 
 
 def _head_and_tail(ids: list[int], room: int) -> list[int]:

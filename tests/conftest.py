@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +116,9 @@ BundleMaker = Callable[..., Bundle]
 @pytest.fixture
 def make_bundle(tmp_path: Path) -> BundleMaker:
     """Write a tiny real bundle; keyword arguments replace fields of its manifest, and its graph
-    takes as many features as the manifest names."""
+    takes as many features as the manifest names. files: content in the place of a file's."""
 
-    def make(name: str = "tiny", **fields: Any) -> Bundle:
+    def make(name: str = "tiny", files: Mapping[str, bytes] | None = None, **fields: Any) -> Bundle:
         models = fields.get("models", ["strong-1", "weak-1", "other-1"])
         n_features = len(fields.get("features", []))
         if n_features:
@@ -139,6 +139,7 @@ def make_bundle(tmp_path: Path) -> BundleMaker:
             "model.onnx": tiny_graph(len(models), features=n_features),
             "tokenizer.json": tiny_tokenizer_json(),
             "card.md": b"# tiny\n",
+            **(files or {}),
         }
         return write_bundle(tmp_path / name, files=files, **{**defaults, **fields})
 

@@ -47,7 +47,7 @@ def add_model(
     models = list(bundle.manifest.models)
     if name in models:
         raise TrainingError(f"{bundle} knows {name!r} already; give the new model another name")
-    head = read_head(bundle.file("model.onnx").read_bytes(), models)
+    head = read_head(bundle.graph(), models)
     known, ours, theirs = _comparisons(rows, name, models)
     if len(known) < MIN_COMPARISONS:
         raise TrainingError(
@@ -169,7 +169,7 @@ def _write(bundle: Bundle, head: Head, out: Path, line: str, *, overwrite: bool)
     for name in ("prefix_ids", "suffix_ids", "features"):
         fields[name] = list(getattr(manifest, name))
     files: dict[str, bytes | Path] = {
-        "model.onnx": graft_head(bundle.file("model.onnx").read_bytes(), head),
+        "model.onnx": graft_head(bundle.graph(), head),
         "tokenizer.json": bundle.file("tokenizer.json").read_bytes(),
         "card.md": bundle.file("card.md").read_bytes() + line.encode(),
     }

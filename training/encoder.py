@@ -6,6 +6,7 @@ The default is all-MiniLM-L6-v2 (Apache-2.0, 384-d). Its weights come from the p
 
 import hashlib
 import importlib.util
+import json
 import warnings
 import zipfile
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from ..router.bundle import FORMAT, Bundle, file_sha256, write_bundle
 from ..router.errors import BundleError, ExportError, TrainingError, require_extra
 from ..router.features import FEATURES
 from ..router.text import special_tokens
+from ..router.tokenizing import load_tokenizer
 from .export import TORCH_BOUND, Feeds, export_module, quantize, run_graph
 
 DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
@@ -142,6 +144,7 @@ def load_encoder(name: str = DEFAULT_ENCODER) -> LoadedEncoder:
     """
     st = require_extra("sentence_transformers", "train")
     folder = resolve_encoder(name)
+    _check_modules(folder, name)
     # Its bar over the loading of 100 small tensors is noise beside ours.
     require_extra("transformers", "train").utils.logging.disable_progress_bar()
     with warnings.catch_warnings():
@@ -152,8 +155,9 @@ def load_encoder(name: str = DEFAULT_ENCODER) -> LoadedEncoder:
                 str(folder),
                 device="cpu",
                 local_files_only=True,
-                # Plain attention: the only one that exports to plain ONNX operators.
-                model_kwargs={"attn_implementation": "eager"},
+                # Plain attention: the only one that exports to plain ONNX operators. Other files
+                # of weights are pickles, which run code and are not part of the cache's key.
+                model_kwargs={"attn_implementation": "eager", "use_safetensors": True},
             )
         except Exception as error:  # each library below raises classes of its own
             raise TrainingError(
@@ -169,13 +173,31 @@ def load_encoder(name: str = DEFAULT_ENCODER) -> LoadedEncoder:
     pooling = str(modules[1].pooling_mode)
     if pooling not in ("mean", "cls"):
         raise TrainingError(f"encoder {name!r} pools by {pooling!r}; supported: mean, cls")
-    tokenizer = Tokenizer.from_str(model.tokenizer.backend_tokenizer.to_str())
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
+    try:
+        tokenizer = load_tokenizer(model.tokenizer.backend_tokenizer.to_str().encode())
+    except ValueError as error:
+        raise TrainingError(f"no bundle can have the tokenizer of {name!r}: {error}") from error
     module = EncoderModule(modules[0].auto_model, pooling, normalize=len(modules) == 3)
     module.eval()
     dim = int(modules[1].get_embedding_dimension())
     return LoadedEncoder(name, module, tokenizer, dim)
+
+
+def _check_modules(folder: Path, name: str) -> None:
+    """Raises TrainingError where an encoder is made of classes of its own: code that would run."""
+    try:
+        modules = json.loads((folder / "modules.json").read_bytes())
+        kinds = [str(module["type"]) for module in modules]
+    except FileNotFoundError:
+        return
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise TrainingError(f"encoder {name!r}: modules.json cannot be read: {error}") from error
+    for kind in kinds:
+        if not kind.startswith("sentence_transformers."):
+            raise TrainingError(
+                f"encoder {name!r} has a module of its own, {kind!r}, whose code would run; "
+                "supported: those of sentence-transformers"
+            )
 
 
 def encoder_bundle(

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 
 from ..router.errors import ExportError, require_extra
+from ..router.graph import check_graph
 from .models.mf import Gate, Head
 
 OPSET = 17
@@ -116,6 +117,11 @@ def export_module(
     except Exception as error:
         partial.unlink(missing_ok=True)
         raise ExportError(f"this encoder does not export to ONNX: {error}") from error
+    try:
+        check_graph(partial.read_bytes())
+    except ValueError as error:
+        partial.unlink()
+        raise ExportError(f"no bundle can have this encoder: its graph {error}") from error
     partial.replace(path)
 
 

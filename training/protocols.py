@@ -219,9 +219,9 @@ def _calibration(
 
 def _int8(scorer: Scorer, benchmark: Benchmark, say: Progress) -> Int8Report:
     bundle = scorer.bundle
-    head = read_head(bundle.file("model.onnx").read_bytes(), bundle.manifest.models)
+    head = read_head(bundle.graph(), bundle.manifest.models)
     encoder, fp32 = encoder_bundle(bundle.manifest.encoder, max_tokens=bundle.manifest.max_tokens)
-    ours, theirs = (without_head(one.file("model.onnx").read_bytes()) for one in (bundle, encoder))
+    ours, theirs = (without_head(one.graph()) for one in (bundle, encoder))
     if ours != theirs:
         raise EvaluationError(
             f"{bundle} does not stand on {bundle.manifest.encoder} as it is (a tuned encoder?): "

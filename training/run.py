@@ -121,7 +121,7 @@ def start_of(request: TrainRequest) -> Start:
 
 def bundle_base(bundle: Bundle) -> Base:
     """A bundle's head and its own pair. Raises ExportError where it has no mf head."""
-    head = read_head(bundle.file("model.onnx").read_bytes(), bundle.manifest.models)
+    head = read_head(bundle.graph(), bundle.manifest.models)
     return Base(head, bundle.manifest.strong, bundle.manifest.weak)
 
 
@@ -196,7 +196,7 @@ def mf_export(
         probe = torch_probe(start.fp32)
         checks.append(Check(probe.feeds, head.quality(probe.representations), "fp32"))
     return Exported(
-        model=graft_head(bundle.file("model.onnx").read_bytes(), head),
+        model=graft_head(bundle.graph(), head),
         whole=whole,
         models=head.models,
         pair=pair,

@@ -36,7 +36,7 @@ def train(
         typer.Option("--base", help="The bundle that mf starts from; by default mf in the box."),
     ] = None,
     max_tokens: Annotated[
-        int | None, typer.Option("--max-tokens", min=16, help="Length after truncation.")
+        int | None, typer.Option("--max-tokens", min=16, max=8192, help="Length after truncation.")
     ] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="At most so many.")] = None,
     min_evidence: Annotated[
