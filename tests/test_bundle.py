@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -323,6 +324,35 @@ class TestFiles:
         with pytest.raises(BundleIntegrityError, match="missing"):
             Bundle.open(folder)
 
+    @pytest.mark.parametrize("name", ["model.onnx", "card.md", "manifest.json"])
+    def test_link_out_of_the_folder(self, folder: Path, name: str) -> None:
+        (folder / name).rename(folder.parent / "elsewhere")
+        (folder / name).symlink_to("../elsewhere")
+        with pytest.raises(BundleIntegrityError, match=f"{name} is a link out of it"):
+            Bundle.open(folder)
+
+    def test_links_that_stay_inside(self, folder: Path) -> None:
+        """As a volume of Kubernetes has them; and a bundle may itself be reached by a link."""
+        (folder / "..data").mkdir()
+        for name in ("model.onnx", "tokenizer.json", "card.md", "manifest.json"):
+            (folder / name).rename(folder / "..data" / name)
+            (folder / name).symlink_to(f"..data/{name}")
+        (folder.parent / "link").symlink_to(folder)
+        assert Bundle.open(folder.parent / "link").manifest == Bundle.open(folder).manifest
+
+    @pytest.mark.parametrize("target", ["nowhere", "card.md", "/dev/zero"])
+    def test_link_to_no_file(self, folder: Path, target: str) -> None:
+        (folder / "card.md").unlink()
+        (folder / "card.md").symlink_to(target)
+        with pytest.raises(BundleIntegrityError, match=r"card\.md is missing"):
+            Bundle.open(folder)
+
+    def test_pipe_in_place_of_a_file(self, folder: Path) -> None:
+        (folder / "card.md").unlink()
+        os.mkfifo(folder / "card.md")
+        with pytest.raises(BundleIntegrityError, match=r"card\.md is missing"):
+            Bundle.open(folder)
+
     def test_further_files_are_ignored(self, folder: Path) -> None:
         (folder / "notes.txt").write_text("x")
         assert "notes.txt" not in Bundle.open(folder).manifest.files
@@ -390,6 +420,20 @@ class TestManifest:
         with pytest.raises(BundleFormatError, match="'format' must be a whole number"):
             Bundle.open(folder)
 
+    def test_name_that_stands_twice(self, folder: Path) -> None:
+        path = folder / "manifest.json"
+        path.write_text('{"weak": "s", ' + path.read_text().lstrip()[1:])
+        with pytest.raises(BundleFormatError, match="a name stands twice"):
+            Bundle.open(folder)
+
+    @pytest.mark.parametrize(("name", "size"), [("model.onnx", 2**31 + 1), ("card.md", 200 << 20)])
+    def test_file_that_is_too_large(self, folder: Path, name: str, size: int) -> None:
+        """Told before any of it is read."""
+        entry = {"bytes": size, "sha256": "0" * 64}
+        edit(folder, lambda raw: raw["files"].update({name: entry}))
+        with pytest.raises(BundleFormatError, match="is too large"):
+            Bundle.open(folder)
+
     def test_missing_format(self, folder: Path) -> None:
         edit(folder, lambda raw: raw.pop("format"))
         with pytest.raises(BundleFormatError, match="'format'"):
@@ -432,6 +476,9 @@ class TestManifest:
             ("prefix_ids", [True], "'prefix_ids' must be a list of int"),
             ("suffix_ids", 3, "'suffix_ids' must be list"),
             ("suffix_ids", [3] * 9, "leaves no room"),
+            ("max_tokens", 8193, "'max_tokens' 8193 .* is above 8192"),
+            ("prefix_ids", [-1], "must be token ids"),
+            ("suffix_ids", [10**30], "must be token ids"),
             ("calibration", [], "'calibration' must be dict"),
             ("calibration", {"a": float("nan")}, "'calibration' holds a number that is not finite"),
             ("calibration", {"x": [{"y": float("inf")}]}, "'calibration' holds a number"),

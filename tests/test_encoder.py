@@ -68,6 +68,40 @@ def variant(tiny_encoder: Path, tmp_path: Path) -> Maker:
     return make
 
 
+@pytest.mark.parametrize("kind", ["evil.Module", "subprocess.Popen", "sentence_transformers_x.A"])
+def test_an_encoder_with_classes_of_its_own_runs_no_code(variant: Maker, kind: str) -> None:
+    folder = variant()
+    (folder / "evil.py").write_text(
+        "import pathlib; pathlib.Path(__file__).with_name('ran').touch()"
+    )
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[1]["type"] = kind
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(TrainingError, match="whose code would run"):
+        load_encoder(str(folder))
+    assert not (folder / "ran").exists()
+
+
+def test_weights_in_a_pickle_are_not_read(variant: Maker) -> None:
+    folder = variant()
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(TrainingError, match="does not load"):
+        load_encoder(str(folder))
+
+
+def test_a_tokenizer_that_no_bundle_can_have(variant: Maker) -> None:
+    folder = variant()
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    split = {"pattern": {"Regex": "(a|aa)+$"}, "behavior": "Isolated", "invert": False}
+    tokenizer["pre_tokenizer"] = {"type": "Split", **split}
+    path.write_text(json.dumps(tokenizer))
+    settings = folder / "tokenizer_config.json"
+    settings.write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    with pytest.raises(TrainingError, match="no bundle can have the tokenizer of"):
+        load_encoder(str(folder))
+
+
 def embed(loaded: Any, text: str) -> Any:
     ids = torch.tensor([loaded.tokenizer.encode(text).ids])
     with torch.no_grad():
