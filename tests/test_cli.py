@@ -17,6 +17,7 @@ from thriftroute.eval import benchmarks
 from thriftroute.eval.benchmarks import Benchmark
 from thriftroute.router.cli import app
 from thriftroute.router.routers import CHECKPOINTS
+from thriftroute.tests.conftest import BundleMaker
 from typer.testing import CliRunner, Result
 
 COMMANDS = ("route", "score", "train", "add-model", "evaluate", "calibrate", "inspect", "demo")
@@ -169,6 +170,21 @@ def test_inspect_verifies_and_tells(tiny_bundle: Path) -> None:
     assert "strong-1" in text and "SHA-256 agree" in text
     assert ok("inspect", tiny_bundle, "--card").startswith("# tiny")
     assert json.loads(ok("inspect", tiny_bundle, "--json"))["kind"] == "mf"
+
+
+def test_nothing_of_a_bundle_moves_the_terminal(make_bundle: BundleMaker) -> None:
+    """What it says of itself is somebody else's writing, as is a prompt that is shown."""
+    evil = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e"
+    bundle = make_bundle(
+        files={"card.md": f"# tiny {evil}\n".encode() + b"\xff"},
+        models=["strong-1", f"w{evil}"], weak=f"w{evil}", encoder=evil,
+        training={"validation": [evil]}, thresholds={evil: {}},
+    )  # fmt: skip
+    shown = ok("inspect", bundle.path) + ok("inspect", bundle.path, "--card")
+    shown += ok("score", "--router", bundle.path, f"hello {evil}")
+    shown += fails(1, "inspect", f"{bundle.path}{evil}")
+    assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(shown)
+    assert "tiny" in shown and "�[2J" in shown
 
 
 def test_train_writes_a_bundle_that_routes(

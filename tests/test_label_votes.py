@@ -15,8 +15,9 @@ import pytest
 from rich.console import Console
 from thriftroute.logs.label.answers import Label
 from thriftroute.logs.label.ledger import Ledger, Reply, Vote
-from thriftroute.logs.label.votes import human_scores, pair_hash, printable, take_votes
+from thriftroute.logs.label.votes import human_scores, pair_hash, take_votes
 from thriftroute.logs.schema import LogRow
+from thriftroute.router.text import printable
 from thriftroute.tests.labelling import PRICES, Panel, lines, make_log, make_request, run
 
 

@@ -6,7 +6,6 @@ drawn; neither the models nor what a judge said is shown. Votes are written down
 
 import hashlib
 import random
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import IO, Literal
 
@@ -15,6 +14,7 @@ from rich.rule import Rule
 from rich.text import Text
 
 from ...data.schema import content_text
+from ...router.text import printable
 from ..schema import LogRow
 from .answers import Label
 from .ledger import Ledger, Vote
@@ -22,7 +22,6 @@ from .ledger import Ledger, Vote
 Ended = Literal["done", "quit"]
 
 _HELP = "a: the first is better; b: the second; t: equally good or bad; s: skip; q: stop"
-_KEPT = "\n\t\u200c\u200d"  # the last two join letters and emoji
 _SAID = {"a": 1.0, "b": 0.0, "t": 0.5}
 
 
@@ -84,15 +83,6 @@ def human_scores(ledger: Ledger, labels: Mapping[str, Label]) -> Mapping[str, tu
     for (item, _), strong in last.items():
         votes.setdefault(item, []).append(strong)
     return {item: (sum(each) / len(each), len(each)) for item, each in votes.items()}
-
-
-def printable(text: str) -> str:
-    """Text without what moves a terminal's cursor or turns its writing around: answers and logs
-    are other people's writing."""
-    return "".join(
-        c if c in _KEPT or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else "�"
-        for c in text.replace("\r\n", "\n")
-    )
 
 
 def _show(console: Console, row: LogRow, label: Label, *, strong_first: bool, title: str) -> None:

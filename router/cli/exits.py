@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import ConfigError, RoutingError, ThriftrouteError
+from ..text import printable
 
 USAGE = 2
 INTERRUPTED = 130
@@ -48,7 +49,7 @@ class Commands(TyperGroup):
 
 def fail(error: object, status: int) -> NoReturn:
     """Say what was wrong, in one line whatever a library put into its own message, and exit."""
-    typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+    typer.echo(f"error: {printable(' '.join(str(error).split()))}", err=True)
     sys.exit(status)
 
 
@@ -59,7 +60,7 @@ def error_lines() -> Iterator[None]:
         yield
     except ConfigError as error:
         for line in str(error).splitlines():
-            typer.echo(f"error: {line}", err=True)
+            typer.echo(f"error: {printable(line)}", err=True)
         sys.exit(USAGE)
 
 

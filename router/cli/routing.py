@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import ConfigError
+from ..text import printable
 from .options import ContextOption, JsonOption, RouterOption
 from .output import print_json, short
 
@@ -117,9 +118,10 @@ def inspect(
         print_json(whole)
         return
     if card:
-        typer.echo(found.file(CARD).read_text(encoding="utf-8"))
+        typer.echo(printable(found.file(CARD).read_text(encoding="utf-8", errors="replace")))
         return
-    validation = manifest.training.get("validation", {})
+    validation = manifest.training.get("validation")
+    validation = validation if isinstance(validation, dict) else {}
     lines = {
         "kind": f"{manifest.kind}, format {manifest.format}, by {manifest.written_by}",
         "encoder": f"{manifest.encoder}, {manifest.dim}-d, {manifest.max_tokens} tokens",
@@ -134,7 +136,7 @@ def inspect(
         "verified": "all sizes and SHA-256 agree with the manifest",
     }
     for key, text in lines.items():
-        typer.echo(f"{key + ':':<13}{text}")
+        typer.echo(printable(f"{key + ':':<13}{text}"))
 
 
 def _prompt(prompt: str | None, messages: Path | None) -> Any:
