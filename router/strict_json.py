@@ -15,9 +15,12 @@ def parse_json(data: bytes | str) -> Any:
 
 
 def is_finite(value: Any) -> bool:
-    """Whether no number in a JSON value is NaN or infinite. Raises RecursionError."""
-    if isinstance(value, float):
-        return math.isfinite(value)
+    """Whether all numbers in a JSON value are those of a float. Raises RecursionError."""
+    if isinstance(value, int | float):
+        try:
+            return math.isfinite(value)
+        except OverflowError:  # a whole number with hundreds of digits
+            return False
     children = value.values() if isinstance(value, dict) else value
     return not isinstance(value, dict | list) or all(is_finite(child) for child in children)
 

@@ -482,6 +482,8 @@ class TestManifest:
             ("calibration", [], "'calibration' must be dict"),
             ("calibration", {"a": float("nan")}, "'calibration' holds a number that is not finite"),
             ("calibration", {"x": [{"y": float("inf")}]}, "'calibration' holds a number"),
+            ("calibration", {"a": 10**400}, "'calibration' holds a number that is not finite"),
+            ("thresholds", {"x": [[10**400]]}, "'thresholds' holds a number that is not finite"),
             ("thresholds", {"x": [float("nan")]}, "'thresholds' holds a number that is not finite"),
             ("thresholds", None, "'thresholds' must be dict"),
             ("training", [], "'training' must be dict"),

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import sqlite3
 import stat
 import time
@@ -211,6 +212,43 @@ def test_nothing_in_the_folder_is_unpickled(
         other.set("a", Trap())
         other.get("a")
     assert sprung.exists()  # the trap is a good one
+
+
+@pytest.mark.parametrize("name", ["../secret.txt", "absolute", "link/secret.txt"])
+def test_a_database_that_names_other_files_neither_reads_nor_deletes_them(
+    tmp_path: Path, name: str
+) -> None:
+    secret, folder = tmp_path / "secret.txt", tmp_path / "cache"
+    secret.write_bytes(b"private")
+    store = DiskStore(folder)
+    (folder / "link").symlink_to(tmp_path)
+
+    async def work() -> None:
+        await store.set("a", b"x", 600)
+        with contextlib.closing(sqlite3.connect(folder / "cache.db")) as database:
+            named = str(secret) if name == "absolute" else name
+            database.execute("update Cache set filename = ?, mode = 2", (named,))
+            database.commit()
+        assert await store.get("a") is None
+        await store.delete("a")
+
+    use(store, work)
+    assert secret.read_bytes() == b"private"
+
+
+def test_answers_are_nobody_elses_in_a_folder_that_all_can_read(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    (tmp_path / "cache.db").touch(0o644)  # as a version before this one made it
+    store = DiskStore(tmp_path)
+
+    async def work() -> None:
+        await store.set("a", b"x" * 200_000, 600)
+        modes = {p.name: p.stat().st_mode & 0o777 for p in tmp_path.rglob("*") if p.is_file()}
+        assert "cache.db" in modes
+        assert set(modes.values()) == {0o600}
+        assert await store.get("a") == b"x" * 200_000
+
+    use(store, work)
 
 
 def test_a_folder_that_cannot_be_used_is_an_error_at_start(tmp_path: Path) -> None:

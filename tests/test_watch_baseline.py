@@ -103,6 +103,7 @@ GOOD = {"kind": "thriftroute-baseline", "format": 1, "name": "b", "scores": [0.5
         (json.dumps({**GOOD, "scores": [2.0] * 60}), "scores must be numbers in [0, 1]"),
         (json.dumps({**GOOD, "scores": "many"}), "field 'scores'"),
         (json.dumps({**GOOD, "scores": None}), "field 'scores'"),
+        (json.dumps({**GOOD, "scores": [10**400] * 60}), "field 'scores'"),
         (json.dumps({**GOOD, "novel": {"total": 5, "n": 2}}), "field 'novel'"),
         (json.dumps({**GOOD, "feedback": [1]}), "expected {'total': number, 'n': count}"),
     ],

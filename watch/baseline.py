@@ -149,7 +149,7 @@ class Baseline:
         rates = {name: _rates(raw.get(name), name, path) for name in ("novel", "feedback")}
         try:
             return cls.from_scores(str(raw.get("name", path.name)), raw.get("scores", []), **rates)
-        except (ThriftrouteError, TypeError, ValueError) as error:
+        except (ThriftrouteError, TypeError, ValueError, OverflowError) as error:
             raise DataError(str(error), path=path, field="scores") from error
 
 

@@ -109,7 +109,17 @@ class DiskStore:
         def open_cache() -> Any:
             # Answers are nobody else's to read; diskcache would make a folder that all can.
             Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
-            return diskcache.Cache(str(path), timeout=WAIT_S, disk=_BytesDisk, size_limit=max_bytes)
+            database = Path(path, diskcache.core.DBNAME)
+            database.touch(mode=0o600)  # SQLite gives its other files the same mode
+            database.chmod(0o600)
+            return diskcache.Cache(
+                str(path),
+                timeout=WAIT_S,
+                disk=_BytesDisk,
+                size_limit=max_bytes,
+                # All values lie in the database: a file of its own would have the mode of any file.
+                disk_min_file_size=max_entry_bytes + 1,
+            )
 
         try:
             self._cache = self._thread.submit(open_cache).result()
@@ -165,7 +175,8 @@ class _Pickled(bytes):
 
 
 class _BytesDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
-    """Text keys and bytes alone: what somebody else put into the folder is never unpickled."""
+    """Text keys and bytes alone: what somebody else put into the folder is never unpickled, and
+    leads to no file outside it."""
 
     def put(self, key: object) -> tuple[object, bool]:
         return key, not isinstance(key, _Pickled)
@@ -176,7 +187,18 @@ class _BytesDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no type
     def fetch(self, mode: int, filename: str | None, value: object, read: bool) -> object:
         if mode not in {diskcache.core.MODE_RAW, diskcache.core.MODE_BINARY}:
             raise ValueError("a value that is no bytes")
+        if filename is not None and not self._holds(filename):
+            raise ValueError("a value in a file of somebody else's")
         return super().fetch(mode, filename, value, read)
+
+    def remove(self, file_path: str) -> None:
+        if self._holds(file_path):
+            super().remove(file_path)
+
+    def _holds(self, name: str) -> bool:
+        """Whether a file that the database names lies in the cache's folder."""
+        home = Path(self._directory).resolve()
+        return (home / name).resolve().is_relative_to(home)
 
 
 class RedisStore:
