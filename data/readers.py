@@ -10,7 +10,6 @@ written to the rejects file and reported in the log at the end. What makes a who
 """
 
 import csv
-import gzip
 import json
 import logging
 import zlib
@@ -20,7 +19,8 @@ from typing import IO, Any, Literal
 
 from ..router.errors import DataError, require_extra
 from .layouts import LAYOUTS, Record, detect_layout, request, row_maker
-from .schema import Row, check_text, shown
+from .lines import MAX_LINE, json_object, lines, open_bytes, too_long
+from .schema import Row, check_text
 
 logger = logging.getLogger("thriftroute.data")
 
@@ -31,7 +31,6 @@ _EXTENSIONS = {
     ".parquet": "parquet", ".pq": "parquet",
 }  # fmt: skip
 _BATCH = 4096
-_CSV_FIELD_LIMIT = 1 << 28
 _KEPT_PROBLEMS = 5
 
 # One record as a container yields it: its line or row number, and the record itself or, where it
@@ -208,7 +207,7 @@ def _container(path: Path) -> str:
     if suffixes and suffixes[-1] in _EXTENSIONS:
         return _EXTENSIONS[suffixes[-1]]
     try:
-        with _open_bytes(path) as file:
+        with open_bytes(path) as file:
             head = file.read(64).lstrip()
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"cannot be read ({error})", path=path) from error
@@ -217,20 +216,12 @@ def _container(path: Path) -> str:
     return "jsonl" if head.startswith(b"{") else "csv"
 
 
-def _open_bytes(path: Path) -> IO[bytes]:
-    with path.open("rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
-    # gzip.open and open differ in type, not in what is used of them here.
-    return gzip.open(path, "rb") if packed else path.open("rb")  # type: ignore[return-value]
-
-
-def _lines(path: Path) -> Generator[tuple[int, bytes]]:
+def _lines(path: Path) -> Generator[tuple[int, bytes | DataError]]:
     line = 0
     try:
-        with _open_bytes(path) as file:
-            for text in file:
-                line += 1
-                yield line, text
+        with open_bytes(path) as file:
+            for line, data in enumerate(lines(file), 1):
+                yield line, data
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
             f"cannot be read past this line ({error}); is the file truncated?", path=path, line=line
@@ -238,40 +229,38 @@ def _lines(path: Path) -> Generator[tuple[int, bytes]]:
 
 
 def _jsonl_records(path: Path) -> Generator[Raw]:
-    for line, bytes_read in _lines(path):
-        data = bytes_read.removeprefix(b"\xef\xbb\xbf") if line == 1 else bytes_read
-        if not data.strip():
-            continue
-        try:
-            value = json.loads(data.decode())
-        except UnicodeDecodeError as error:
-            yield line, DataError(f"byte {error.start + 1} is not UTF-8"), data
-        except (ValueError, RecursionError) as error:
-            yield line, DataError(f"not valid JSON ({error}); expected one JSON object"), data
-        else:
-            if isinstance(value, dict):
-                yield line, value, data
-            else:
-                hint = "; a JSON list must be written one object a line" if line == 1 else ""
-                problem = f"{shown(value)} is not a JSON object{hint}"
-                yield line, DataError(problem), data
+    for line, data in _lines(path):
+        if isinstance(data, DataError):
+            yield line, data, None
+        elif data.strip():
+            value = json_object(data)
+            if line == 1 and isinstance(value, DataError) and data.lstrip().startswith(b"["):
+                hint = "; a JSON list must be written one object a line"
+                value = DataError(value.problem + hint)
+            yield line, value, data
 
 
 def _text_records(path: Path) -> Generator[Raw]:
     for line, data in _lines(path):
-        if not data.strip():
-            continue
-        # What is not UTF-8 becomes lone surrogates, which check_text refuses.
-        text = data.decode("utf-8-sig" if line == 1 else "utf-8", "surrogateescape")
-        yield line, {"prompt": text.rstrip("\r\n")}, data
+        if isinstance(data, DataError):
+            yield line, data, None
+        elif data.strip():
+            # What is not UTF-8 becomes lone surrogates, which check_text refuses.
+            text = data.decode("utf-8-sig" if line == 1 else "utf-8", "surrogateescape")
+            yield line, {"prompt": text.rstrip("\r\n")}, data
 
 
 def _csv_records(path: Path) -> Generator[Raw]:
     # The module's limit of 128 kB a field is below a prompt that we mean to read.
-    csv.field_size_limit(max(csv.field_size_limit(), _CSV_FIELD_LIMIT))
+    csv.field_size_limit(MAX_LINE)
+    size = 0  # of the row that is being read
 
     def texts() -> Generator[str]:
+        nonlocal size
         for line, data in _lines(path):
+            size += 0 if isinstance(data, DataError) else len(data)
+            if isinstance(data, DataError) or size > MAX_LINE:
+                raise DataError(too_long("the row").problem, path=path, line=line)
             yield data.decode("utf-8-sig" if line == 1 else "utf-8", "surrogateescape")
 
     tab = ".tsv" in (suffix.lower() for suffix in path.suffixes)
@@ -286,6 +275,7 @@ def _csv_records(path: Path) -> Generator[Raw]:
         raise DataError(f"column {twice[0]!r} occurs twice", path=path, line=1, field=twice[0])
     while True:
         line = reader.line_num + 1
+        size = 0
         try:
             cells = next(reader)
         except StopIteration:

@@ -6,6 +6,7 @@ field and what was expected; readers add the file and the line.
 """
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -105,15 +106,11 @@ Row = Comparison | PromptScore
 
 def parse_number(value: object, field: str, what: str) -> float:
     """`value` as a float; a numeric string counts. Raises DataError(field) saying `what`."""
-    if isinstance(value, (int, float)):
-        return float(value)
-    if isinstance(value, str):
+    if isinstance(value, str) or hasattr(value, "__float__"):
         try:
             return float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
-    elif hasattr(value, "__float__"):
-        return float(value)
     raise DataError(f"{shown(value)} is not {what}", field=field)
 
 
@@ -210,9 +207,17 @@ def check_text(value: object, field: str) -> None:
             ) from error
 
 
+def is_finite(value: object) -> bool:
+    """Whether it is a number that a float can hold: no NaN, no infinity, no 400 digits."""
+    return isinstance(value, (int, float)) and abs(value) <= sys.float_info.max
+
+
 def shown(value: object, limit: int = 60) -> str:
     """`value` as an error message quotes it, cut to `limit` characters."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deep; a whole number of thousands of digits
+        text = f"a {type(value).__name__}"
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
@@ -223,14 +228,14 @@ def _check_unit(value: object, field: str) -> None:
 
 
 def _check_weight(value: object) -> None:
-    if not isinstance(value, (int, float)) or not 0.0 < value < float("inf"):
+    if not is_finite(value) or not value > 0.0:  # type: ignore[operator]
         raise DataError(f"{shown(value)} is not a finite number above 0", field="weight")
 
 
 def _check_amount(value: object, field: str) -> None:
     if value is None:
         return
-    if not isinstance(value, (int, float)) or not 0.0 <= value < float("inf"):
+    if not is_finite(value) or not value >= 0.0:  # type: ignore[operator]
         raise DataError(
             f"{shown(value)} is not a finite number that is 0 or more, or left out",
             field=field,

@@ -172,7 +172,10 @@ def _reject(error: DataError, entry: object) -> str:
     """A bad entry as a line of the file of rejects."""
     row = None if isinstance(entry, DataError) else entry
     told = {"path": error.path, "line": error.line, "field": error.field, "problem": error.problem}
-    return json.dumps({**told, "row": row}, default=repr) + "\n"
+    try:
+        return json.dumps({**told, "row": row}, default=repr) + "\n"
+    except RecursionError:
+        return json.dumps({**told, "row": None}) + "\n"
 
 
 def _keeper(rejects: Path | None) -> Callable[[str], None]:

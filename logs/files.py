@@ -7,18 +7,19 @@ can be read on another time, if what stands before is still the same.
 
 import contextlib
 import csv
-import gzip
 import hashlib
 import io
 import itertools
 import json
+import re
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from ..data.schema import shown
+from ..data.lines import MAX_LINE, is_doubled, json_object, lines, object_of, open_bytes, too_long
 from ..router.errors import ConfigError, DataError
 
 Object = Mapping[str, Any]
@@ -29,12 +30,13 @@ Layout = Literal["lines", "json", "csv"]
 BLOCK_ENTRIES = 1000
 BLOCK_BYTES = 1 << 20  # a block ends when it has so many
 _CHUNK = 1 << 20  # characters
-_LARGEST = 1 << 28  # characters of one object that is no line
-_CSV_FIELD_LIMIT = 1 << 28
 _BOM = b"\xef\xbb\xbf"
-_WHAT = "expected one JSON object"
+_BETWEEN = re.compile(r"[ \t\r\n,\[\]]*")  # the objects of JSON
 # What a file is that begins so, and cannot be read.
-_OTHERS = {b"PAR1": "Parquet", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"PK": "a ZIP archive"}
+_OTHERS = {
+    **{b"PAR1": "Parquet", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"PK": "a ZIP archive"},
+    **{b"\x28\xb5\x2f\xfd": "packed with zstd", b"BZh": "packed with bzip2", b"\xfd7zX": "xz"},
+}
 
 
 class ChangedError(ConfigError):
@@ -123,19 +125,13 @@ def check_whole(path: str | Path, place: Place) -> None:
 
 
 def objects(path: str | Path) -> Iterator[Found]:
-    """(line, object) of everything in a file; what cannot be read alone comes as its DataError.
-
-    Raises DataError as `blocks`.
-    """
+    """(line, object) of everything in a file, a DataError for what is bad; raises as `blocks`."""
     for block in blocks(path):
         yield from block.found()
 
 
 def json_lines(path: str | Path) -> Iterator[tuple[int, Object]]:
-    """(line, object) of a file in which all must be readable: DataError for the first that is not.
-
-    See `objects`.
-    """
+    """(line, object) of a file as `objects`; raises DataError for the first that is bad."""
     for line, value in objects(path):
         if isinstance(value, DataError):
             raise DataError(value.problem, path=path, line=line, field=value.field) from value
@@ -193,6 +189,7 @@ def _changed(path: Path, how: str) -> ChangedError:
 def _line_blocks(file: IO[bytes], path: Path, at: _Reading) -> Generator[Block]:
     held: list[bytes] = []
     size = 0
+    ready: list[Block] = []
 
     def block() -> Block:
         line = at.line
@@ -200,8 +197,21 @@ def _line_blocks(file: IO[bytes], path: Path, at: _Reading) -> Generator[Block]:
         at.take(b"".join(held))
         return Block(at.place(), line, lines=tuple(held))
 
+    def pass_over(data: bytes) -> None:
+        nonlocal held, size
+        if held:  # which stands before it
+            ready.append(block())
+            held, size = [], 0
+        at.take(data)
+
     try:
-        for data in file:
+        for data in lines(file, pass_over):
+            yield from ready
+            ready.clear()
+            if isinstance(data, DataError):
+                line, at.line = at.line, at.line + 1
+                yield Block(at.place(), line, values=((line, data),))
+                continue
             held.append(data)
             size += len(data)
             if size >= BLOCK_BYTES or len(held) == BLOCK_ENTRIES:
@@ -209,6 +219,7 @@ def _line_blocks(file: IO[bytes], path: Path, at: _Reading) -> Generator[Block]:
                 held, size = [], 0
     except (OSError, EOFError, zlib.error):
         # What stands before the fault is told of first.
+        yield from ready
         if held:
             yield block()
         raise
@@ -218,29 +229,20 @@ def _line_blocks(file: IO[bytes], path: Path, at: _Reading) -> Generator[Block]:
 
 def _parsed(lines: Iterable[bytes], first: int) -> Iterator[Found]:
     for line, data in enumerate(lines, first):
-        if data.isspace():
-            continue
-        try:
-            yield line, _object(json.loads(data.removeprefix(_BOM)))
-        except UnicodeDecodeError as error:
-            yield line, DataError(f"byte {error.start + 1} is not UTF-8")
-        except (ValueError, RecursionError) as error:
-            yield line, DataError(f"not valid JSON ({error}); {_WHAT}")
+        if not data.isspace():
+            yield line, json_object(data)
 
 
-def _json_blocks(file: IO[bytes], path: Path, at: _Reading) -> Generator[Block]:
-    return _gathered(_json_values(_text(file, at), path, at), at)
-
-
-def _csv_blocks(file: IO[bytes], path: Path, at: _Reading) -> Generator[Block]:
-    return _gathered(_csv_rows(_text(file, at), path, at), at)
-
-
-def _gathered(found: Iterator[Found], at: _Reading) -> Generator[Block]:
+def _value_blocks(
+    read: Callable[[io.TextIOWrapper, Path, _Reading], Iterator[Found]],
+    file: IO[bytes],
+    path: Path,
+    at: _Reading,
+) -> Generator[Block]:
     held: list[Found] = []
     start = at.offset
     try:
-        for each in found:
+        for each in read(_text(file, at), path, at):
             held.append(each)
             if at.offset - start >= BLOCK_BYTES or len(held) == BLOCK_ENTRIES:
                 yield Block(at.place(), held[0][0], values=tuple(held))
@@ -268,10 +270,9 @@ def _json_values(text: io.TextIOWrapper, path: Path, at: _Reading) -> Iterator[F
     buffer, i, taken, ended = "", 0, 0, False
     try:
         while True:
-            while i < len(buffer) and buffer[i] in " \t\r\n,[]":
-                at.line += buffer[i] == "\n"
-                at.depth += (buffer[i] == "[") - (buffer[i] == "]")
-                i += 1
+            i = next(_BETWEEN.finditer(buffer, i)).end()  # which may be empty
+            at.line += buffer.count("\n", taken, i)
+            at.depth += buffer.count("[", taken, i) - buffer.count("]", taken, i)
             at.take(buffer[taken:i].encode())
             taken = i
             if i < len(buffer):
@@ -280,8 +281,8 @@ def _json_values(text: io.TextIOWrapper, path: Path, at: _Reading) -> Iterator[F
                     # Of a number or a word that the buffer cuts, more may follow.
                     whole = ended or isinstance(value, dict)
                 except (ValueError, RecursionError) as error:
-                    if ended or isinstance(error, RecursionError) or len(buffer) - i > _LARGEST:
-                        problem = f"not valid JSON ({error}); {_WHAT}, or a list of them"
+                    if ended or isinstance(error, RecursionError):
+                        problem = f"not valid JSON ({error}); expected objects, or a list of them"
                         raise DataError(problem, path=path, line=at.line) from error
                     whole = False
                 if whole:
@@ -289,12 +290,15 @@ def _json_values(text: io.TextIOWrapper, path: Path, at: _Reading) -> Iterator[F
                     at.line += buffer.count("\n", i, end)
                     at.take(buffer[i:end].encode())
                     i = taken = end
-                    yield line, _object(value)
+                    yield line, object_of(value)
                     continue
             if ended:
                 break
             # Twice as much each time: an object that is larger than a chunk is not tried for ever.
-            more = text.read(max(_CHUNK, len(buffer) - i))
+            room = MAX_LINE - (len(buffer) - i)
+            if room <= 0:
+                raise DataError(too_long("what begins here").problem, path=path, line=at.line)
+            more = text.read(min(room, max(_CHUNK, len(buffer) - i)))
             ended = not more
             buffer, i, taken = buffer[i:] + more, 0, 0
         if at.depth:
@@ -304,22 +308,35 @@ def _json_values(text: io.TextIOWrapper, path: Path, at: _Reading) -> Iterator[F
 
 
 def _csv_rows(text: io.TextIOWrapper, path: Path, at: _Reading) -> Iterator[Found]:
-    # The module's limit of 128 kB a field is below a prompt that we mean to read.
-    csv.field_size_limit(max(csv.field_size_limit(), _CSV_FIELD_LIMIT))
+    csv.field_size_limit(MAX_LINE)
     first = at.line
+    held: list[str] = []  # the lines of a row, which are done with when it is whole
+    size = 0
 
-    def lines() -> Iterator[str]:
-        for line in text:
-            at.take(line.encode())
+    def texts() -> Iterator[str]:
+        nonlocal size
+        while line := text.readline(MAX_LINE - size + 1):
+            size += len(line)
+            if size > MAX_LINE:
+                raise DataError(too_long("the row").problem, path=path, line=at.line)
+            held.append(line)
             yield line
 
+    def take(lines_read: int) -> int:
+        nonlocal size
+        at.take("".join(held).encode())
+        held.clear()
+        size = 0
+        line, at.line = at.line, first + lines_read
+        return line
+
     try:
-        reader = csv.DictReader(lines(), at.names, strict=True)
+        reader = csv.DictReader(texts(), at.names, strict=True)
         try:
             at.names = tuple(reader.fieldnames or ())
-            at.line = first + reader.line_num
+            take(reader.line_num)
             for row in reader:
-                line, at.line = at.line, first + reader.line_num
+                line = take(reader.line_num)
                 if None in row or None in row.values():
                     problem = f"a row of other length; expected {len(at.names)} cells"
                     yield line, DataError(problem)
@@ -333,32 +350,37 @@ def _csv_rows(text: io.TextIOWrapper, path: Path, at: _Reading) -> Iterator[Foun
 
 
 _BLOCKS: Mapping[Layout, Callable[[IO[bytes], Path, _Reading], Generator[Block]]]
-_BLOCKS = {"lines": _line_blocks, "json": _json_blocks, "csv": _csv_blocks}
+_BLOCKS = {
+    "lines": _line_blocks,
+    "json": partial(_value_blocks, _json_values),
+    "csv": partial(_value_blocks, _csv_rows),
+}
 
 
 def _is_lines(file: IO[bytes]) -> bool:
     """Whether the file has an object a line, though it be a broken one; nothing is consumed."""
-    filled = (line.removeprefix(_BOM).strip() for line in file)
-    first, second = itertools.islice(itertools.chain(filter(None, filled), (b"", b"")), 2)
+    first = second = b""
+    # A list may be one line however long it is; an object of that length is not read.
+    whole = True
+    while whole and not second and (line := file.readline(MAX_LINE + 1)):
+        said = line.removeprefix(_BOM).strip()
+        first, second = (first, said) if first else (said, b"")
+        whole = len(line) <= MAX_LINE and not first.startswith(b"[")
     file.seek(0)
+    if not whole and not second:
+        return first.startswith(b"{")
     try:
         return isinstance(json.loads(first or b"{}"), dict)
     except (ValueError, RecursionError):
         # In an object that goes on, the second line begins with a name.
-        return first.startswith(b"{") and second.startswith(b"{")
+        return first.startswith(b"{") and (second.startswith(b"{") or is_doubled(first))
 
 
 def _unwrapped(value: Object | DataError) -> Iterable[Object | DataError]:
     page = None if isinstance(value, DataError) else value.get("data")
     if isinstance(page, list) and not {"messages", "request", "input"} & set(value):  # type: ignore[arg-type]
-        return map(_object, page)
+        return map(object_of, page)
     return (value,)
-
-
-def _object(value: object) -> Object | DataError:
-    if isinstance(value, dict):
-        return value
-    return DataError(f"{shown(value)} is not a JSON object")
 
 
 def _open_bytes(path: Path) -> IO[bytes]:
@@ -373,6 +395,4 @@ def _open_bytes(path: Path) -> IO[bytes]:
     for magic, what in _OTHERS.items():
         if start.startswith(magic):
             raise DataError(f"is {what}; expected JSON Lines, JSON or CSV in UTF-8", path=path)
-    packed = start.startswith(b"\x1f\x8b")
-    # gzip.open and open differ in type, not in what is used of them here.
-    return gzip.open(path, "rb") if packed else path.open("rb")  # type: ignore[return-value]
+    return open_bytes(path)

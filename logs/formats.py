@@ -12,6 +12,7 @@ The format of a file follows from its first entry. What is no chat that was answ
 embedding or a request that failed, raises LeftOutError with the reason.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -21,30 +22,37 @@ from . import otel
 from .hashes import digest
 from .schema import LogRow, row_of
 from .shapes import (
+    CUT,
     FAILED,
     NO_CHAT,
-    NO_TEXT,
     LeftOutError,
     Object,
-    answer_text,
     body,
-    conversation,
     count,
     first,
     iso_time,
     number,
+    parsed,
     rating,
     sound,
     text,
 )
+from .streams import joined
+from .turns import answer_text, conversation
 
 REFUSED = 400  # HTTP status of the first answer that is none
 _OWN = {
     *("id", "time", "prompt", "messages", "answer", "model", "input_tokens", "output_tokens"),
     *("cost_usd", "task", "session", "tenant", "feedback", "cluster", "weight"),
 }
-_REDACTED = "redacted-by-litellm"
+# LiteLLM's names of what is a chat.
 _CALLS = ("completion", "responses", "anthropic_messages", "generate_content", "chat")
+# What an operation, an address or a model is called that is none.
+_OTHERS = re.compile(
+    r"embedding|embed(_|content|$)|\bembed\b|rerank|moderation|speech|\btts\b|transcri"
+    r"|whisper|/audio|images?[/_]|generateimage|dall-e|gpt-image|\bimagen|/videos",
+    re.IGNORECASE,
+)
 _FEEDBACK = ("feedback", "thumb", "rating", "like")
 
 
@@ -71,17 +79,22 @@ def rows_of(record: Object, format: str) -> Iterator[LogRow | LeftOutError]:
 
     Raises DataError, with the field at fault, where the entry cannot be used.
     """
+    try:
+        for each in _calls(record, format):
+            try:
+                yield _MAKERS[format](each)
+            except LeftOutError as error:
+                yield error
+    except RecursionError as error:
+        raise DataError("is nested too deep to be read") from error
+
+
+def _calls(record: Object, format: str) -> Iterator[Object]:
     if format == "otel":
-        found: Iterator[Object] = otel.calls(record)
-    elif format == "langfuse" and isinstance(record.get("observations"), list):
-        found = _observations(record)
-    else:
-        found = iter((record,))
-    for each in found:
-        try:
-            yield _MAKERS[format](each)
-        except LeftOutError as error:
-            yield error
+        return otel.calls(record)
+    if format == "langfuse" and isinstance(record.get("observations"), list):
+        return _observations(record)
+    return iter((record,))
 
 
 def _is_own(record: Object) -> bool:
@@ -97,20 +110,25 @@ def _openai(record: Object) -> LogRow:
     request = body(request.get("body")) or request
     if not set(request) & {"messages", "input", "prompt", "contents"}:
         request = record
-    response = first(record, "response", "response_body", "output", "completion", "answer")
+    response = joined(first(record, "response", "response_body", "output", "completion", "answer"))
     outer = body(response)
-    inner = body(outer.get("body")) or outer
+    inner = body(joined(outer.get("body"))) or outer
     status = number(first(record, "status_code", "response.status_code"), "status_code")
     if (status or 0) >= REFUSED or first(record, "error") or first(inner, "error"):
         raise LeftOutError(FAILED)
-    url = text(first(record, "url", "path", "endpoint"))
-    if "embedding" in url or inner.get("object") == "list" or not _is_chat(request):
+    kinds = [first(record, name) for name in ("call_type", "operation", "url", "path", "endpoint")]
+    # Embeddings, images, moderations and rankings come so.
+    listed = inner.get("object") == "list" or {"data", "results", "embeddings"} & set(inner)
+    if listed and not {"choices", "output", "content", "candidates"} & set(inner):
         raise LeftOutError(NO_CHAT)
+    if not {"messages", "contents"} & set(request):
+        kinds.append(first(request, "model") or first(record, "model"))
+    _check_chat(*kinds)
     messages, after = conversation(dict(request))
     said = answer_text(inner if inner and inner is not outer else response)
     if said is None and set(record) & {"choices"}:
         said, inner = answer_text(record), record
-    usage = body(inner.get("usage") or record.get("usage"))
+    usage = body(first(inner, "usage", "usageMetadata") or record.get("usage"))
     return _row(
         record,
         messages,
@@ -135,20 +153,21 @@ def _openai(record: Object) -> LogRow:
 
 
 def _litellm(record: Object) -> LogRow:
+    # A table's export has its columns of JSON as text.
+    record = {name: value for name, value in record.items() if value != "null"}
     kind = text(record.get("call_type"))
     if "failure" in (record.get("status"), first(record, "metadata.status")):
         raise LeftOutError(FAILED)
     if kind and not any(word in kind for word in _CALLS):
         raise LeftOutError(NO_CHAT)
-    asked = first(record, "messages") or first(record, "proxy_server_request")
-    if asked is None or _REDACTED in str(asked)[:200]:
-        raise LeftOutError(NO_TEXT)
+    if not kind:
+        _check_chat(first(record, "model_group", "model"))
+    asked = first(record, "messages") or body(first(record, "proxy_server_request"))
     messages, after = conversation(asked)
-    said = answer_text(first(record, "response"))
     return _row(
         record,
         messages,
-        answer=after if said is None or _REDACTED in said else said,
+        answer=answer_text(first(record, "response")) or after,
         id=first(record, "request_id", "id", "litellm_call_id"),
         time=record.get("startTime"),
         # What clients ask for; behind it may be several deployments.
@@ -170,7 +189,12 @@ def _langfuse(record: Object) -> LogRow:
         raise LeftOutError(NO_CHAT)
     if text(record.get("level")).upper() == "ERROR":
         raise LeftOutError(FAILED)
-    messages, after = conversation(first(record, "input"))
+    asked = first(record, "input")
+    model = first(record, "providedModelName", "provided_model_name", "model")
+    found = parsed(asked) if isinstance(asked, str) else asked
+    if not any(isinstance(each, dict) for each in (found if isinstance(found, list) else (found,))):
+        _check_chat(model)  # which is asked about text
+    messages, after = conversation(asked)
     usage = body(first(record, "usageDetails", "usage_details", "usage"))
     return _row(
         record,
@@ -178,7 +202,7 @@ def _langfuse(record: Object) -> LogRow:
         answer=answer_text(first(record, "output")) or after,
         id=record.get("id"),
         time=first(record, "startTime", "start_time", "timestamp"),
-        model=first(record, "providedModelName", "provided_model_name", "model"),
+        model=model,
         tokens_in=_usage(usage, record, _IN),
         tokens_out=_usage(usage, record, _OUT),
         cost=first(
@@ -213,6 +237,7 @@ def _scored(scores: object) -> float | None:
 def _otel(record: Object) -> LogRow:
     if record["failed"]:
         raise LeftOutError(FAILED)
+    _check_chat(*record["kinds"], record["model"])
     messages, after = conversation(record["input"], record["system"])
     answer = answer_text(record["output"]) or after
     names = ("id", "time", "model", "tokens_in", "tokens_out", "cost", "task", "session", "tenant")
@@ -222,12 +247,15 @@ def _otel(record: Object) -> LogRow:
 def _records(record: Object) -> LogRow:
     if (number(record.get("status"), "status") or 0) >= REFUSED or record.get("error"):
         raise LeftOutError(FAILED)
-    messages, _ = conversation(record.get("prompt"))
+    asked, said = first(record, "prompt"), first(record, "answer")
+    if _is_torn(asked):
+        raise LeftOutError(CUT)
+    messages, _ = conversation(asked)
     tenant = record.get("tenant")
     return _row(
         record,
         messages,
-        answer=answer_text(record.get("answer")),
+        answer=None if _is_torn(said) else answer_text(said),
         id=record.get("id"),
         time=record.get("time"),
         model=record.get("model"),
@@ -239,6 +267,11 @@ def _records(record: Object) -> LogRow:
         tenant=None if tenant == "default" else tenant,
         feedback=record.get("feedback"),
     )
+
+
+def _is_torn(said: object) -> bool:
+    """Whether the server cut a text that was too long: whole ones are JSON."""
+    return isinstance(said, str) and said.startswith("[") and isinstance(parsed(said), str)
 
 
 def _row(
@@ -275,8 +308,14 @@ def _row(
     )
 
 
-_IN = ("prompt_tokens", "input_tokens", "input", "promptTokens", "inputTokens")
-_OUT = ("completion_tokens", "output_tokens", "output", "completionTokens", "outputTokens")
+_IN = (
+    *("prompt_tokens", "input_tokens", "input", "promptTokens", "inputTokens", "promptTokenCount"),
+    "prompt_eval_count",
+)
+_OUT = (
+    *("completion_tokens", "output_tokens", "output", "completionTokens", "outputTokens"),
+    *("candidatesTokenCount", "eval_count"),
+)
 
 
 def _usage(usage: Object, record: Object, names: tuple[str, ...]) -> Any:
@@ -285,8 +324,10 @@ def _usage(usage: Object, record: Object, names: tuple[str, ...]) -> Any:
     return first(record, *(n for n in names if "okens" in n)) if found is None else found
 
 
-def _is_chat(request: Object) -> bool:
-    return not ("input" in request and "embed" in text(request.get("model")))
+def _check_chat(*names: object) -> None:
+    """Raises LeftOutError where an operation, an address or a model is called what is no chat."""
+    if any(_OTHERS.search(text(name)) for name in names):
+        raise LeftOutError(NO_CHAT)
 
 
 # Columns of which one a group must be there, the most telling formats first.

@@ -1,8 +1,8 @@
 """Calls of models in OpenTelemetry's JSON: OTLP spans and log records, and single spans.
 
 Read are the GenAI semantic conventions (`gen_ai.input.messages` and the older events and numbered
-attributes) and, where they differ, OpenInference's names. The events of one message each that
-some SDKs send as log records apart from their span are not joined.
+attributes) and, where they differ, OpenInference's names, the AI SDK's and pydantic-ai's. The
+events of one message each that some SDKs send as log records apart from their span are not joined.
 """
 
 import json
@@ -10,9 +10,12 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .shapes import Object, body, count, first, text
+from .parts import kind_of, type_of
+from .shapes import Object, body, count, first, is_value, parsed, text
 
-_OTHER = ("embeddings", "execute_tool", "create_agent", "invoke_agent", "retrieval")
+_OTHER = ("execute_tool", "create_agent", "invoke_agent", "invoke_workflow", "retrieval")
+# Kinds of OpenInference's spans that are calls of models; they are no chats but for the first.
+_MODELS = ("LLM", "EMBEDDING", "RERANKER")
 _NUMBERED = re.compile(
     r"(?:gen_ai\.(?P<old>prompt|completion)|llm\.(?P<new>input|output)_messages)"
     r"\.(?P<at>\d{1,6})(?:\.message)?\."
@@ -20,8 +23,6 @@ _NUMBERED = re.compile(
     r"|contents\.(?P<part>\d{1,6})\.message_content\.(?P<kind>text|image\.image\.url)"
     r"|tool_calls\.(?P<call>\d{1,6})\.(?:tool_call\.)?(?:function\.)?(?P<of>id|name|arguments))"
 )
-# Parts of a message that some SDKs write as JSON where its text belongs.
-_PARTS = {"text", "input_text", "output_text", "image_url", "image", "tool_use", "tool_result"}
 _TURN = re.compile(r"gen_ai\.(system|user|assistant|tool)\.message")
 _ERROR = (2, "2", "STATUS_CODE_ERROR", "ERROR")
 
@@ -43,11 +44,16 @@ def calls(record: Object) -> Iterator[dict[str, Any]]:
     for each in _entries(record):
         found = _attributes(each.get("attributes"))
         turns: list[dict[str, Any]] = []
-        for event in each.get("events") or ():
+        # pydantic-ai has the events as an attribute, too.
+        own = [{"attributes": said} for said in _listed(found.get("events"))]
+        for event in (*_listed(each.get("events")), *own):
             said = _attributes(event.get("attributes"))
-            name = text(event.get("name"))
+            name = text(event.get("name") or said.get("event.name"))
             if turn := _TURN.fullmatch(name):
-                turns.append({"role": turn[1], "content": said.get("content"), **_calls(said)})
+                kept = {n: said[n] for n in ("tool_calls", "name") if said.get(n)}
+                if turn[1] == "tool":
+                    kept["tool_call_id"] = text(said.get("id"))
+                turns.append({"role": turn[1], "content": said.get("content"), **kept})
             elif name == "gen_ai.choice":
                 found["gen_ai.completion"] = said.get("message", said.get("content"))
             else:
@@ -58,16 +64,18 @@ def calls(record: Object) -> Iterator[dict[str, Any]]:
 
 
 def _call(entry: Object, found: Mapping[str, Any], turns: list[Any]) -> dict[str, Any] | None:
-    if not any(name.startswith(("gen_ai.", "llm.")) for name in found):
+    # The AI SDK's outer spans repeat what the inner ones, `doGenerate` and its kin, have.
+    inner = ".do" in text(found.get("ai.operationId"))
+    if not inner and not any(name.startswith(("gen_ai.", "llm.")) for name in found):
         return None
     if found.get("gen_ai.operation.name") in _OTHER:
         return None
-    kind = found.get("openinference.span.kind")
-    if kind is not None and str(kind).upper() != "LLM":
+    kind = text(found.get("openinference.span.kind")).upper()
+    if kind and kind not in _MODELS:
         return None
 
     def of(*names: str) -> Any:
-        return next((found[n] for n in names if found.get(n) not in (None, "", [])), None)
+        return next((found[name] for name in names if is_value(found.get(name))), None)
 
     numbered = _numbered(found)
     context = body(entry.get("context"))
@@ -81,28 +89,43 @@ def _call(entry: Object, found: Mapping[str, Any], turns: list[Any]) -> dict[str
         "failed": first(status, "code", "status_code") in _ERROR or of("error.type") is not None,
         "time": _moment(first(entry, "startTimeUnixNano", "start_time", "timeUnixNano")),
         "system": of("gen_ai.system_instructions"),
-        "input": of("gen_ai.input.messages", "gen_ai.prompt")
+        "kinds": (
+            *(kind, of("gen_ai.operation.name"), of("llm.request.type"), of("ai.operationId")),
+        ),
+        "input": of("gen_ai.input.messages", "gen_ai.prompt", "ai.prompt.messages")
         or turns
         or numbered["input"]
         or of("input.value"),
         "output": of("gen_ai.output.messages", "gen_ai.completion")
         or numbered["output"]
-        or of("output.value"),
+        or _of_ai_sdk(of("ai.response.text", "ai.result.text"), of("ai.response.toolCalls"))
+        or of("ai.response.object", "output.value"),
         "model": of(
-            "gen_ai.request.model", "gen_ai.response.model", "llm.request.model", "llm.model_name"
+            *("gen_ai.request.model", "gen_ai.response.model", "llm.request.model"),
+            *("llm.model_name", "ai.model.id"),
         ),
         "tokens_in": of(
             *("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "llm.token_count.prompt"),
+            *("ai.usage.inputTokens", "ai.usage.promptTokens"),
         ),
         "tokens_out": of(
             *("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens"),
-            "llm.token_count.completion",
+            *("llm.token_count.completion", "ai.usage.outputTokens", "ai.usage.completionTokens"),
         ),
         "cost": of("gen_ai.usage.cost", "llm.cost.total"),
-        "task": of("gen_ai.agent.name", "gen_ai.prompt.name"),
-        "session": of("gen_ai.conversation.id", "session.id"),
-        "tenant": of("tenant.id", "user.id", "enduser.id"),
+        "task": of("gen_ai.agent.name", "gen_ai.prompt.name", "ai.telemetry.functionId"),
+        "session": of(
+            *("gen_ai.conversation.id", "session.id", "ai.telemetry.metadata.sessionId"),
+        ),
+        "tenant": of("tenant.id", "user.id", "enduser.id", "ai.telemetry.metadata.userId"),
     }
+
+
+def _of_ai_sdk(said: object, calls: object) -> dict[str, Any] | None:
+    """The answer that the AI SDK logs as its text and its calls."""
+    if said is None and calls is None:
+        return None
+    return {"role": "assistant", "content": said, "tool_calls": calls}
 
 
 def _entries(record: Object) -> Iterator[Object]:
@@ -131,7 +154,8 @@ def _value(typed: object) -> Any:
     """What OTLP wraps in the name of its type; its JSON has 64-bit integers as text."""
     wrapped = body(typed)
     if "arrayValue" in wrapped:
-        return [_value(each) for each in body(wrapped["arrayValue"]).get("values") or ()]
+        values = body(wrapped["arrayValue"]).get("values")
+        return [_value(each) for each in values] if isinstance(values, list) else []
     if "kvlistValue" in wrapped:
         return _attributes(body(wrapped["kvlistValue"]).get("values"))
     if "intValue" in wrapped:
@@ -199,16 +223,18 @@ def _from_json(content: Any) -> Any:
         parts = json.loads(content)
     except (ValueError, RecursionError):
         return content
-    known = bool(parts) and all(body(part).get("type") in _PARTS for part in parts)
+    known = bool(parts) and all(type_of(body(part)) and kind_of(part) for part in parts)
     return parts if known else content
 
 
-def _calls(said: Mapping[str, Any]) -> dict[str, Any]:
-    calls = said.get("tool_calls")
-    return {"tool_calls": calls} if isinstance(calls, list) and calls else {}
+def _listed(value: object) -> list[dict[str, Any]]:
+    """The objects of a list, or of the JSON text of one."""
+    found = parsed(value) if isinstance(value, str) else value
+    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
 
 
 def _moment(value: object) -> object:
     """Seconds from OTLP's nanoseconds, which are text; anything else as it is."""
-    nanoseconds = isinstance(value, str) and value.isdigit()
-    return int(value) / 1e9 if nanoseconds else value  # type: ignore[call-overload]
+    if isinstance(value, str) and value.isdecimal() and len(value) < 25:
+        return int(value) / 1e9
+    return value

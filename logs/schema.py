@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..data.layouts import request
-from ..data.schema import Messages, check_text, shown
+from ..data.schema import Messages, check_text, is_finite, shown
 from ..router.errors import DataError
 from .files import json_lines
 
@@ -161,8 +161,7 @@ def moment(time: str) -> datetime:
 
 
 def _check_range(value: object, field: str, top: float) -> None:
-    usable = isinstance(value, int | float) and not isinstance(value, bool)
-    # False for NaN, so that NaN is refused too.
-    if not usable or not 0.0 <= value <= top or value == _INFINITE:  # type: ignore[operator]
+    usable = is_finite(value) and not isinstance(value, bool)
+    if not usable or not 0.0 <= value <= top:  # type: ignore[operator]
         limit = "in [0, 1]" if top == 1.0 else "that is 0 or more"
         raise DataError(f"{shown(value)} is not a finite number {limit}, or left out", field=field)

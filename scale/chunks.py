@@ -5,7 +5,6 @@ bytes, one of Parquet a range of rows in a row group.
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..data.schema import shown
+from ..data.lines import json_object, lines
 from ..logs.formats import FORMATS, detect, rows_of
 from ..logs.schema import LogRow, row_of
 from ..logs.shapes import LeftOutError
@@ -165,10 +164,13 @@ def _detected(path: Path) -> str:
     """The format of the first entry that can be read; `logs` where none of the first lines can."""
     told = objects = False
     with path.open("rb") as file:
-        for line, data in enumerate(islice(file, _DETECTED), start=1):
+        for line, data in enumerate(islice(lines(file), _DETECTED), start=1):
+            if isinstance(data, DataError):
+                objects = True  # as far as can be told
+                continue
             text = data.removeprefix(b"\xef\xbb\xbf").strip()
             told, objects = told or bool(text), objects or text.startswith(b"{")
-            record = _parsed(text)
+            record = json_object(text)
             if isinstance(record, dict):
                 try:
                     return detect(record)
@@ -188,9 +190,9 @@ def _jsonl_chunks(
 ) -> Iterator[Chunk]:
     line = 1
     start = 0
-    for stop, lines in _cuts(_line_ends(path, digest), chunk_rows, chunk_bytes):
-        yield Chunk(0, str(path), start, stop, line, lines)
-        start, line = stop, line + lines
+    for stop, n in _cuts(_line_ends(path, digest), chunk_rows, chunk_bytes):
+        yield Chunk(0, str(path), start, stop, line, n)
+        start, line = stop, line + n
 
 
 def _line_ends(path: Path, digest: "hashlib._Hash") -> Iterator[Offsets]:
@@ -235,31 +237,17 @@ def _jsonl_records(chunk: Chunk) -> Iterator[tuple[int, dict[str, Any] | DataErr
     try:
         with Path(chunk.path).open("rb") as file:
             file.seek(chunk.start)
-            left = chunk.stop - chunk.start
-            line = chunk.line
-            while left > 0 and (data := file.readline()):
-                left -= len(data)
-                if line == 1:
-                    data = data.removeprefix(b"\xef\xbb\xbf")
-                if data.strip():
-                    yield line, _parsed(data)
-                line += 1
+            for line, data in enumerate(islice(lines(file), chunk.lines), chunk.line):
+                if isinstance(data, DataError):
+                    yield line, data
+                elif data.strip():
+                    yield line, json_object(data)
     except OSError as error:
         raise DataError(
             f"cannot be read past this line ({error.strerror or error})",
             path=chunk.path,
             line=chunk.line,
         ) from error
-
-
-def _parsed(data: bytes) -> dict[str, Any] | DataError:
-    try:
-        value = json.loads(data)
-    except UnicodeDecodeError as error:
-        return DataError(f"byte {error.start + 1} is not UTF-8")
-    except (ValueError, RecursionError) as error:
-        return DataError(f"not valid JSON ({error}); expected one JSON object")
-    return value if isinstance(value, dict) else DataError(f"{shown(value)} is not a JSON object")
 
 
 def _digest(path: Path, digest: "hashlib._Hash") -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from thriftroute.logs.files import json_lines, objects
+from thriftroute.logs.files import blocks, json_lines, objects
 from thriftroute.router.errors import DataError
 
 TWO = [{"a": 1}, {"b": {"c": [None]}}]
@@ -178,3 +178,66 @@ def test_a_file_of_another_kind_is_named(data: bytes, what: str, tmp_path: Path)
     path.write_bytes(data)
     with pytest.raises(DataError, match=f"is {what}; expected JSON Lines, JSON or CSV"):
         list(objects(path))
+
+
+LONG = 65 << 20  # bytes: more than is read of a line
+GOOD = b'{"prompt": "q", "answer": "a"}\n'
+
+
+def test_a_line_that_is_too_long_is_passed_over_alone(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl.gz"
+    line = b'{"prompt": "' + b"x" * LONG + b'"}\n'
+    path.write_bytes(gzip.compress(GOOD + line + GOOD, 1))
+    found = read(path)
+    assert [line for line, _ in found] == [1, 2, 3]
+    assert "longer than 64 MiB" in str(found[1][1])
+    assert found[0][1] == found[2][1] == {"prompt": "q", "answer": "a"}
+    # A file whose first line is too long has lines still, and may end within it.
+    path.write_bytes(gzip.compress(line[:-3], 1))
+    assert [line for line, _ in read(path)] == [1]
+
+
+def test_a_place_behind_a_line_that_is_too_long_is_read_on_from(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(GOOD + b'{"prompt": "' + b"x" * LONG + b'"}\n' + GOOD)
+    ends = [block.end for block in blocks(path)]
+    assert [end.line for end in ends] == [2, 3, 4]
+    again = [line for block in blocks(path, ends[1]) for line, _ in block.found()]
+    assert again == [3]
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "tail"),
+    [
+        ("log.json", b'[{"prompt": "', b'"}]'),
+        ("log.json", b'{\n"prompt": "', b'"}'),
+        ("log.csv", b'id,prompt\n1,"', b'"\n'),
+        ("log.csv", b"id,prompt\n1,", b"\n"),
+        ("log.csv", b"id,", b"\n1,2\n"),
+    ],
+)
+def test_nothing_that_is_too_long_is_read_in_any_layout(
+    tmp_path: Path, name: str, head: bytes, tail: bytes
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(head + b"x" * LONG + tail, 1))
+    with pytest.raises(DataError, match="longer than 64 MiB") as error:
+        list(objects(path))
+    assert error.value.line is not None
+
+
+def test_a_list_may_be_one_line_of_any_length(tmp_path: Path) -> None:
+    path = tmp_path / "log.json.gz"
+    entry = b'{"prompt": "' + b"x" * (9 << 20) + b'"}, '
+    path.write_bytes(gzip.compress(b"[" + entry * 9 + b"{}]", 1))
+    assert [line for line, _ in read(path)] == [1] * 10
+
+
+def test_a_bad_row_of_csv_is_bad_when_the_file_is_read_on(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text('id,prompt\n1,a\n2,"b"c\n3,d\n')
+    found = []
+    with pytest.raises(DataError, match="not valid CSV"):
+        found.extend(blocks(path))
+    with pytest.raises(DataError, match="not valid CSV"):
+        list(blocks(path, found[-1].end))
