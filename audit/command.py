@@ -16,6 +16,7 @@ from ..eval.metrics import Floats
 from ..eval.scored import CachedScorer
 from ..router.errors import ConfigError
 from ..router.routers import CHECKPOINTS, BundleRouter, Router, load_router
+from ..router.terminal import new_console
 from ..router.threshold import format_threshold
 from .audit import audit
 from .labels import learned_from, read_labels
@@ -154,11 +155,10 @@ def prompt_text(audited: Audited, index: int) -> str:
 def show(audited: Audited, console: "Console | None" = None) -> None:
     """Print the verdict, what it rests on, and the baselines."""
     from rich import box
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    out = console or Console()
+    out = console or new_console()
     verdict = audited.verdict
     out.print(f"{verdict.verdict}: {escape(verdict.why)}", style="bold", highlight=False)
     for line in facts(verdict):

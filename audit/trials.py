@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..eval.run import json_safe
 from ..router.errors import ConfigError
+from ..router.terminal import new_console
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,8 +31,6 @@ def write_json(rows: Sequence[object]) -> None:
 
 def show(table: "Table", note: str, *, width: int) -> None:
     """The table, at least so wide: rows of figures that wrap cannot be read; and a note on it."""
-    from rich.console import Console
-
-    console = Console()
-    Console(width=max(console.width, width)).print(table)
+    console = new_console()
+    new_console(width=max(console.width, width)).print(table)
     console.print(note, highlight=False)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..router.terminal import new_console, visible
 from ..router.threshold import format_threshold
 from .calibrate import Calibration
 from .fetch import write_atomically
@@ -83,11 +84,11 @@ dt { font-weight: 600; margin-top: .5rem; } dd { margin: 0; }
 
 def show(report: EvaluationReport, console: "Console | None" = None) -> None:
     """Print a table a benchmark, with rich. `console`: a rich Console, by default stdout's."""
-    from rich import box, get_console
+    from rich import box
     from rich.markup import escape
     from rich.table import Table
 
-    console = get_console() if console is None else console
+    console = new_console() if console is None else console
     columns = WIDE if console.width >= WIDE_FROM else NARROW
     for facts in report.benchmarks:
         console.print(escape(_headline(facts)), style="bold", highlight=False)
@@ -98,7 +99,7 @@ def show(report: EvaluationReport, console: "Console | None" = None) -> None:
         for row in _ordered(report, facts["name"]):
             style = "bold" if row["kind"] == "router" else "dim"
             cells = dict(zip(COLUMNS, _cells(row), strict=True))
-            table.add_row(*(escape(cells[column]) for column in columns), style=style)
+            table.add_row(*(escape(visible(cells[column])) for column in columns), style=style)
         console.print(table)
         for note in _notes(report, facts["name"]):
             console.print(escape(note), style="dim", highlight=False)
@@ -107,10 +108,9 @@ def show(report: EvaluationReport, console: "Console | None" = None) -> None:
 
 def show_calibration(result: Calibration, console: "Console | None" = None) -> None:
     """Print a threshold, what it gives, and its neighbours."""
-    from rich.console import Console
     from rich.table import Table
 
-    out = console or Console()
+    out = console or new_console()
     low, high = result.interval
     out.print(
         f"threshold {format_threshold(result.threshold)}: {result.strong_pct:.1%} strong calls "
@@ -124,7 +124,7 @@ def show_calibration(result: Calibration, console: "Console | None" = None) -> N
             highlight=False,
         )
     if result.warning:
-        out.print(f"warning: {result.warning}", highlight=False)
+        out.print(f"warning: {result.warning}", highlight=False, markup=False)
     table = Table("", "threshold", "strong calls", "95% interval", "USD / 1,000", "mean reward")
     for row in result.table:
         table.add_row(

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..router.errors import EvaluationError
+from ..router.terminal import new_console
 from . import baselines
 from .benchmarks import Benchmark
 from .bootstrap import Samples, bootstrap, interval, paired_difference
@@ -358,15 +359,20 @@ class _Jobs:
     def __init__(self, wanted: bool | None) -> None:
         self._bar: Any = None
         if sys.stderr.isatty() if wanted is None else wanted:
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                TextColumn,
+                TimeRemainingColumn,
+            )
 
             self._bar = Progress(
-                "{task.description}",
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
-                console=Console(stderr=True),
+                console=new_console(stderr=True),
                 transient=True,
             )
 

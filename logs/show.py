@@ -8,17 +8,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..router.terminal import new_console, one_line
 from .entries import Imported
 from .traffic import Cluster, Traffic
 
 
 def show_import(result: Imported, out: Path, console: Console | None = None) -> None:
     """What was read, what was left out and why, and what was written."""
-    console = console or Console()
+    console = console or new_console()
     if result.traffic is not None:
         show_traffic(result.traffic, console)
     for path, format in result.formats.items():
-        console.print(f"{path}: {format}", highlight=False, markup=False)
+        console.print(f"{one_line(str(path))}: {format}", highlight=False, markup=False)
     told = f"{result.entries:,} entries read"
     if result.resumed:
         told += f" ({result.resumed:,} of them by an earlier run)"
@@ -42,14 +43,14 @@ def show_import(result: Imported, out: Path, console: Console | None = None) -> 
 
 def show_traffic(traffic: Traffic, console: Console | None = None) -> None:
     """The report: a summary, a table of models, a table of clusters with examples."""
-    console = console or Console()
+    console = console or new_console()
     for line in _summary(traffic):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     models = Table("model", title="Models", title_justify="left")
     for name in ("requests", "tokens in", "tokens out", "USD", "USD per 1k"):
         models.add_column(name, justify="right")
     for name, use in traffic.models.items():
-        models.add_row(escape(name), *_model(use))
+        models.add_row(escape(one_line(name)), *_model(use))
     console.print(models)
     clusters = Table(title="Clusters", title_justify="left", expand=True)
     clusters.add_column("kind of request", no_wrap=True, overflow="ellipsis", ratio=1)
@@ -105,8 +106,8 @@ def _model(use: Mapping[str, Any]) -> list[str]:
 
 
 def _cluster(cluster: Cluster) -> str:
-    lines = [f"[bold]{escape(', '.join(cluster.words))}[/bold]"]
-    lines += [f"  {escape(example)}" for example in cluster.examples]
+    lines = [f"[bold]{escape(one_line(', '.join(cluster.words)))}[/bold]"]
+    lines += [f"  {escape(one_line(example))}" for example in cluster.examples]
     return "\n".join(lines)
 
 
@@ -116,4 +117,4 @@ def _of_cluster(cluster: Cluster) -> list[str]:
 
 
 def _shares(shares: Mapping[str, float], most: int = 8) -> str:
-    return ", ".join(f"{name} {share:.0%}" for name, share in list(shares.items())[:most])
+    return ", ".join(f"{one_line(name)} {share:.0%}" for name, share in list(shares.items())[:most])

@@ -24,6 +24,7 @@ import numpy as np
 from .completion import acomplete, attach, complete
 from .errors import ConfigError, RoutingError, ThresholdError, UnknownRouterError
 from .routers import Floats, Router, available_routers, checked_scores, load_router
+from .terminal import new_console
 from .text import Conversation, Promptlike, as_conversation, validate_context
 from .threshold import Choice, Decision, choose, validate_threshold
 
@@ -310,10 +311,9 @@ class Controller:
     def _track(self, items: Sequence[T], label: str) -> Iterable[T]:
         if not self._progress_bar:
             return items
-        from rich.console import Console
         from rich.progress import track
 
-        return track(items, label, console=Console(stderr=True))
+        return track(items, label, console=new_console(stderr=True))
 
 
 def parse_model_name(model: str, routers: Collection[str]) -> tuple[str, float | None]:

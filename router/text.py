@@ -16,7 +16,6 @@ The rule, in characters first and then in tokens:
    tail in equal parts, the history its tail, the system text its head.
 """
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard, get_args
@@ -31,7 +30,6 @@ Message = Mapping[str, Any]
 Promptlike = str | Sequence[Message]
 
 CLIP_CHARS = 2048
-_KEPT = "\n\t\u200c\u200d"  # the last two join letters and emoji
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,15 +149,6 @@ def special_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     if start is None or not bare:
         raise ConfigError("the tokenizer's template changes the text's own tokens: not supported")
     return whole[:start], whole[start + len(bare) :]
-
-
-def printable(text: str) -> str:
-    """Text without what moves a terminal's cursor or turns its writing around: answers, logs
-    and bundles are other people's writing."""
-    return "".join(
-        c if c in _KEPT or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else "�"
-        for c in text.replace("\r\n", "\n")
-    )
 
 
 def _clip(text: str) -> str:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from rich.console import Console
 
 from ..router.controller import place_of
 from ..router.errors import ConfigError
+from ..router.terminal import LogFormatter, new_console
 from .app import create_app
 from .config import check, config_from_flags, lines_told, load_config
 from .limits import BoundedProtocol
@@ -112,7 +112,9 @@ def _forget_the_dead(metrics: Path) -> None:
 
 
 def _set_up_logs() -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     # At INFO it prints every address that is called, a webhook's secret path among them.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     # They quote what is in an answer where it is of another type than it should be.
@@ -197,11 +199,12 @@ def _bind(host: str, port: int) -> socket.socket:
 def _announce(config: Config, pool: Registry, bound: socket.socket) -> None:
     host, port = bound.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    console = Console(stderr=True)
+    console = new_console(stderr=True)
     console.print(
         f"thriftroute serves http://{shown}:{port}/v1  "
         f"(strong {config.strong}, weak {config.weak}, router {config.router.name})",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )
     if not config.keys and host not in {"127.0.0.1", "::1"}:

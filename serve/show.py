@@ -3,10 +3,10 @@
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..router.terminal import new_console, visible
 from .registry import PER, Model, Registry
 
 
@@ -27,8 +27,8 @@ def show(registry: Registry) -> None:
             " ".join(sorted(model.tags)) or "-",
             _origin(model),
         )
-        table.add_row(*(escape(cell) for cell in row))
-    console = Console()
+        table.add_row(*(escape(visible(cell)) for cell in row))
+    console = new_console()
     console.print(table)
     console.print("Prices in USD per million tokens.", style="dim", highlight=False)
 

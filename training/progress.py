@@ -17,7 +17,7 @@ class Progress:
     def note(self, text: str) -> None:
         """One line."""
         if self._console:
-            self._console.print(text, highlight=False)
+            self._console.print(text, highlight=False, markup=False)
 
     @contextmanager
     def bar(self, label: str) -> Iterator[Callable[[int, int], None]]:
@@ -52,5 +52,9 @@ class Progress:
             yield report
 
     def _bars(self) -> Bars:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+        )
         return Bars(*columns, TimeRemainingColumn(), console=self._console, transient=False)

@@ -13,6 +13,7 @@ from ...eval.benchmarks import Benchmark
 from ...eval.command import CostOptions, Target, check_writable, costs_of, scored, write_table
 from ...router.errors import CalibrationError, ConfigError
 from ...router.routers import load_router
+from ...router.terminal import new_console
 from ...router.text import Promptlike
 from ...router.threshold import format_threshold
 from ..labels import Labels, learned_from, read_labels
@@ -158,9 +159,7 @@ def to_dict(found: Guarantee) -> dict[str, Any]:
 
 def show(found: Guarantee, console: "Console | None" = None) -> None:
     """Print a threshold and what is promised of it, or that nothing is."""
-    from rich.console import Console
-
-    out = console or Console()
+    out = console or new_console()
 
     def say(text: str) -> None:
         out.print(text, highlight=False, markup=False, soft_wrap=True)

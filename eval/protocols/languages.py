@@ -47,6 +47,7 @@ import numpy.typing as npt
 
 from ...data.schema import check_text, shown
 from ...router.errors import DataError, EvaluationError
+from ...router.terminal import new_console
 from ...router.threshold import format_threshold, threshold_for_share
 from ..baselines import length_scores
 from ..bootstrap import interval, resample_counts
@@ -259,11 +260,11 @@ def average_ranks(values: Floats) -> Floats:
 
 def show_languages(report: LanguageReport, console: "Console | None" = None) -> None:
     """Print the table, with rich. `console`: a rich Console, by default stdout's."""
-    from rich import box, get_console
+    from rich import box
     from rich.markup import escape
     from rich.table import Table
 
-    out = get_console() if console is None else console
+    out = new_console() if console is None else console
     columns = WIDE if out.width >= WIDE_FROM else NARROW
     out.print(
         f"languages: n = {report.n} prompts in each of {len(report.languages)}",

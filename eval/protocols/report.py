@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from ...router.terminal import new_console
 from ..report import WIDE_FROM, difference_text, interval_text
 from .languages import LanguageReport, show_languages
 from .new_model import NewModelReport
@@ -200,9 +201,7 @@ def _own_cells(row: OwnLogsRow, others: Iterable[str], wide: bool) -> list[str]:
 
 
 def _console(console: "Console | None") -> "Console":
-    from rich import get_console
-
-    return get_console() if console is None else console
+    return new_console() if console is None else console
 
 
 def _line(out: "Console", text: str, style: str | None = None) -> None:

@@ -14,7 +14,7 @@ from rich.rule import Rule
 from rich.text import Text
 
 from ...data.schema import content_text
-from ...router.text import printable
+from ...router.terminal import visible
 from ..schema import LogRow
 from .answers import Label
 from .ledger import Ledger, Vote
@@ -93,10 +93,10 @@ def _show(console: Console, row: LogRow, label: Label, *, strong_first: bool, ti
     for message in row.messages:
         content = content_text(message.get("content")) or "(no text)"
         who = "" if len(row.messages) == 1 else f"{message.get('role')}: "
-        console.print(Text(printable(who + content)))
+        console.print(Text(visible(who + content)))
     for name, text in (("A", first), ("B", second)):
         console.print(Rule(name))
-        console.print(Text(printable(text)))
+        console.print(Text(visible(text)))
     console.print(Rule())
 
 
@@ -110,7 +110,7 @@ def _read(source: IO[str], console: Console) -> str:
         said = line.strip().lower()
         if said in (*_SAID, "s", "q"):
             return said
-        console.print(Text(f"{printable(line.strip())!r} is none of a, b, t, s, q"))
+        console.print(Text(f"{visible(line.strip())!r} is none of a, b, t, s, q"))
 
 
 def _pair(label: Label) -> str:

@@ -1,13 +1,16 @@
 """The command `thriftroute`. What is heavy is imported by the command that needs it."""
 
 import contextlib
+import logging
 import sys
 from typing import Annotated, NoReturn
 
 import typer
 
+from ..terminal import LogFormatter
 from . import audit, demo, label, logs, measuring, routing, serve, training, watch
 from .exits import INTERRUPTED, Commands, fail
+from .output import say
 
 __all__ = ["app", "main"]
 
@@ -27,6 +30,8 @@ def main() -> NoReturn:
     with contextlib.suppress(AttributeError):
         # Text that the terminal cannot show, such as half of a surrogate pair, is no reason to die.
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    if logging.lastResort is not None:  # which prints the warnings of commands
+        logging.lastResort.setFormatter(LogFormatter())
     try:
         app()
     except KeyboardInterrupt:
@@ -41,7 +46,7 @@ def _version(
     if version:
         from ..._version import __version__
 
-        typer.echo(f"thriftroute {__version__}")
+        say(f"thriftroute {__version__}")
         raise typer.Exit
 
 

@@ -18,7 +18,7 @@ from .options import (
     WeakPriceOption,
     names,
 )
-from .output import print_json
+from .output import print_json, say
 
 DataOption = Annotated[
     str | None,
@@ -121,8 +121,8 @@ def report(
     from ...eval.fetch import write_atomically
 
     write_atomically(out, to_html(audited, examples=examples).encode(errors="replace"))
-    typer.echo(f"{audited.verdict.verdict}: {audited.verdict.why}")
-    typer.echo(f"wrote {out}")
+    say(f"{audited.verdict.verdict}: {audited.verdict.why}")
+    say(f"wrote {out}")
 
 
 def _run(

@@ -6,11 +6,10 @@ import sys
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-import typer
 from typer.core import TyperGroup
 
 from ..errors import ConfigError, RoutingError, ThriftrouteError
-from ..text import printable
+from .output import say
 
 USAGE = 2
 INTERRUPTED = 130
@@ -49,7 +48,7 @@ class Commands(TyperGroup):
 
 def fail(error: object, status: int) -> NoReturn:
     """Say what was wrong, in one line whatever a library put into its own message, and exit."""
-    typer.echo(f"error: {printable(' '.join(str(error).split()))}", err=True)
+    say(f"error: {' '.join(str(error).split())}", err=True)
     sys.exit(status)
 
 
@@ -60,7 +59,7 @@ def error_lines() -> Iterator[None]:
         yield
     except ConfigError as error:
         for line in str(error).splitlines():
-            typer.echo(f"error: {printable(line)}", err=True)
+            say(f"error: {line}", err=True)
         sys.exit(USAGE)
 
 

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import ConfigError
+from ..terminal import new_console
 from .options import JsonOption, StrongPriceOption, WeakPriceOption
-from .output import print_json
+from .output import print_json, say
 
 NOT_ALL = 3  # exit status: stopped at the cap
 
@@ -120,7 +121,6 @@ def label(
     Example: thriftroute label logs.jsonl --strong gpt-4o --weak gpt-4o-mini --judge gpt-4.1 --n 300
     --max-usd 5 --out labels.jsonl
     """
-    from rich.console import Console
 
     from ...logs.label.run import LabelRequest, run_labels
     from ...logs.label.show import show
@@ -157,12 +157,12 @@ def label(
         timeout_s=timeout,
         seed=seed,
     )
-    result = run_labels(request, console=Console(stderr=True), source=sys.stdin)
+    result = run_labels(request, console=new_console(stderr=True), source=sys.stdin)
     if as_json:
         print_json(result.summary)
     else:
         for line in show(result.summary, out):
-            typer.echo(line)
+            say(line)
     if result.error is not None:
         raise result.error
     if result.stopped == "interrupted":

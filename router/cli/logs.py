@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import ConfigError, MissingExtraError, RoutingError
+from ..terminal import new_console
 from . import scale
 from .options import JsonOption, SeedOption
 from .output import print_json
@@ -170,9 +171,8 @@ def _language() -> Callable[[str], str | None] | None:
 @contextlib.contextmanager
 def _progress() -> Iterator[Callable[[str, int, int | None], None]]:
     """A line on a terminal's stderr that says how far it is; elsewhere a line now and then."""
-    from rich.console import Console
 
-    console = Console(stderr=True)
+    console = new_console(stderr=True)
     with contextlib.ExitStack() as stack:
         status = stack.enter_context(console.status("starting")) if console.is_terminal else None
         told = began = time.monotonic()

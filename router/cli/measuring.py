@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import ConfigError, require_extra
+from ..terminal import new_console
 from .options import (
     BenchmarkOption,
     JsonOption,
@@ -20,7 +21,7 @@ from .options import (
     WeakPriceOption,
     names,
 )
-from .output import print_json
+from .output import print_json, say
 
 INFEASIBLE = 3  # exit status
 
@@ -121,11 +122,11 @@ def evaluate(
     )
     written = report.save(result, out) if out is not None else {}
     if as_json:
-        typer.echo(report.to_json(result))
+        say(report.to_json(result))
     else:
         report.show(result)
         for path in written.values():
-            typer.echo(f"wrote {path}")
+            say(f"wrote {path}")
 
 
 def calibrate(
@@ -201,7 +202,7 @@ def calibrate(
         else:
             show(found)
         if not found.feasible:
-            typer.echo(found.message, err=True)
+            say(found.message, err=True)
             raise typer.Exit(INFEASIBLE)
         return
 
@@ -225,7 +226,6 @@ def calibrate(
 
 def _run_protocol(name: str, routers: list[str], *, as_json: bool, **options: Any) -> None:
     require_extra("torch", "train")
-    from rich.console import Console
 
     from ...eval.protocols import report
     from ...training.progress import Progress
@@ -233,7 +233,7 @@ def _run_protocol(name: str, routers: list[str], *, as_json: bool, **options: An
 
     if len(routers) != 1:
         raise ConfigError(f"--protocol works on one router, got {', '.join(routers)}")
-    progress = Progress(Console(stderr=True))
+    progress = Progress(new_console(stderr=True))
     reports = run_protocol(name, routers[0], progress=progress, **options)
     if as_json:
         print_json([found.to_dict() for found in reports])

@@ -9,9 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import ConfigError
-from ..text import printable
 from .options import ContextOption, JsonOption, RouterOption
-from .output import print_json, short
+from .output import print_json, say, short
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -53,7 +52,7 @@ def route(
         print_json(decision.to_dict())
         return
     score = "-" if decision.score is None else f"{decision.score:.4f}"
-    typer.echo(
+    say(
         f"{decision.model}  score {score}, threshold {decision.threshold:g}, router "
         f"{decision.router}, {decision.latency_ms:.1f} ms: {decision.reason}"
     )
@@ -92,7 +91,7 @@ def score(
             if as_json:
                 print_json({"index": index, "score": value}, indent=None)
             else:
-                typer.echo(f"{value:.4f}  {short(text)}")
+                say(f"{value:.4f}  {short(text)}")
             index += 1
 
 
@@ -118,7 +117,7 @@ def inspect(
         print_json(whole)
         return
     if card:
-        typer.echo(printable(found.file(CARD).read_text(encoding="utf-8", errors="replace")))
+        say(found.file(CARD).read_text(encoding="utf-8", errors="replace"))
         return
     validation = manifest.training.get("validation")
     validation = validation if isinstance(validation, dict) else {}
@@ -136,7 +135,7 @@ def inspect(
         "verified": "all sizes and SHA-256 agree with the manifest",
     }
     for key, text in lines.items():
-        typer.echo(printable(f"{key + ':':<13}{text}"))
+        say(f"{key + ':':<13}{text}")
 
 
 def _prompt(prompt: str | None, messages: Path | None) -> Any:

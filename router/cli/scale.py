@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..terminal import new_console
 from .options import JsonOption
+from .output import say
 
 if TYPE_CHECKING:
     from ...scale.run import State, Summary
@@ -112,9 +114,9 @@ def score(
             progress=progress,
         )
     if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(summary), indent=2, ensure_ascii=False))
+        say(json.dumps(dataclasses.asdict(summary), indent=2, ensure_ascii=False))
         return
-    typer.echo(_line(summary))
+    say(_line(summary))
 
 
 def _line(summary: "Summary") -> str:
@@ -133,10 +135,9 @@ def _line(summary: "Summary") -> str:
 @contextmanager
 def _progress() -> Iterator[Callable[["State"], None]]:
     """A bar on a terminal, a line now and then elsewhere; on stderr."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    console = Console(stderr=True)
+    console = new_console(stderr=True)
     if not console.is_terminal:
         told = 0.0
 
@@ -145,7 +146,7 @@ def _progress() -> Iterator[Callable[["State"], None]]:
             if state.seconds - told >= LINE_EVERY_S:
                 told = state.seconds
                 share = state.done / state.total
-                typer.echo(
+                say(
                     f"{state.done:,} of {state.total:,} rows ({share:.1%}), {_pace(state)}",
                     err=True,
                 )

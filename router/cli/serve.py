@@ -10,7 +10,7 @@ import typer
 from ..errors import ConfigError, require_extra
 from .exits import database_errors, error_lines
 from .options import JsonOption
-from .output import print_json
+from .output import print_json, say
 
 CONFIG = Path("thriftroute.yaml")
 
@@ -101,10 +101,10 @@ def init(
     from ...serve.template import TEMPLATE, write_template
 
     if str(out) == "-":
-        typer.echo(TEMPLATE, nl=False)
+        say(TEMPLATE, nl=False)
         return
     write_template(out, force=force)
-    typer.echo(f"wrote {out}; next: thriftroute models --config {out}")
+    say(f"wrote {out}; next: thriftroute models --config {out}")
 
 
 def models(config: ConfigOption = CONFIG, as_json: JsonOption = False) -> None:
@@ -143,7 +143,7 @@ def refresh_prices(
     if as_json:
         print_json(done.to_dict())
         return
-    typer.echo(
+    say(
         f"wrote {done.path}: {done.models:,} models, {done.changed:,} with other prices than the "
         f"map that is installed, {done.added:,} new, {done.removed:,} gone"
     )
@@ -177,7 +177,7 @@ def show_prices(
         print_json([{k: v for k, v in model.items() if k != "side"} for model in found])
         return
     for model in registry.values():
-        typer.echo(
+        say(
             f"{model.name}: {usd(model.input_price)} in, {usd(model.output_price)} out, "
             f"{usd(model.cached_input_price)} cached in, USD per million tokens "
             f"({model.sources['price']})"
@@ -192,7 +192,7 @@ def reset_prices() -> None:
     """
     from ...serve.prices import map_path, reset
 
-    typer.echo(f"deleted {map_path()}" if reset() else "there is no downloaded map")
+    say(f"deleted {map_path()}" if reset() else "there is no downloaded map")
 
 
 @keys.command("new")
@@ -233,9 +233,9 @@ def new_key(
         print_json({"key": key, "settings": settings})
         return
     # The key alone on its line, so that it can be copied and piped; it is kept nowhere.
-    typer.echo(f"{key}\n")
-    typer.echo("# The key is shown this once. Put this into thriftroute.yaml:")
-    typer.echo(yaml.safe_dump({"keys": [settings]}, sort_keys=False, allow_unicode=True), nl=False)
+    say(f"{key}\n")
+    say("# The key is shown this once. Put this into thriftroute.yaml:")
+    say(yaml.safe_dump({"keys": [settings]}, sort_keys=False, allow_unicode=True), nl=False)
 
 
 @records.command("export")
@@ -275,15 +275,15 @@ def export_records(
             target.replace(out)  # whole or not at all
         finally:
             target.unlink(missing_ok=True)
-    typer.echo(f"wrote {count:,} decisions to {out}", err=True)
+    say(f"wrote {count:,} decisions to {out}", err=True)
 
 
 def _show_map(found: Any, as_json: bool) -> None:
     if as_json:
         print_json(None if found is None else found.to_dict())
     elif found is None:
-        typer.echo("in use: the map that is installed with LiteLLM")
+        say("in use: the map that is installed with LiteLLM")
     else:
-        typer.echo(
+        say(
             f"in use: {found.path}, {found.models:,} models, from {found.url} at {found.fetched_at}"
         )

@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from ..errors import ConfigError, require_extra
+from ..terminal import new_console
 from .options import JsonOption, RouterOption, SeedOption, names
-from .output import print_json
+from .output import print_json, say
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -84,7 +85,6 @@ def train(
     Example: thriftroute train mf --data logs.jsonl --strong gpt-4o --weak llama3 --out my-router
     """
     require_extra("torch", "train")
-    from rich.console import Console
 
     from ...training.command import run_training
 
@@ -108,14 +108,14 @@ def train(
         skip_bad=skip_bad,
         rejects=rejects,
         overwrite=overwrite,
-        console=Console(stderr=True),
+        console=new_console(stderr=True),
         **{key: value for key, value in options.items() if value is not None},
     )
     if as_json:
         print_json({"bundle": str(result.bundle.path), **result.summary})
         return
     measured = result.summary["validation"]
-    typer.echo(
+    say(
         f"wrote {result.bundle.path}: APGR {measured['apgr']} on {measured['n']} validation "
         f"prompts (prompt length {measured['apgr_prompt_length']}, random 0.5), "
         f"ECE {measured['ece'][1]:.3f}"
@@ -156,7 +156,7 @@ def add_model(
             }
         )
         return
-    typer.echo(
+    say(
         f"wrote {added.bundle.path}: {added.name} has ability {added.ability:+.2f} "
         f"[{added.low:+.2f}, {added.high:+.2f}] from {added.comparisons:,} comparisons, where the "
         "bundle's weak model has -0.50 and its strong one +0.50"

@@ -9,7 +9,7 @@ import typer
 from ..errors import ConfigError, require_extra
 from .exits import database_errors, error_lines
 from .options import JsonOption
-from .output import print_json
+from .output import print_json, say
 from .serve import CONFIG
 
 if TYPE_CHECKING:
@@ -169,9 +169,9 @@ def _drift(
         print_json({**report.to_dict(), **span, "shadow": found if found["requests"] else None})
     else:
         for line in lines(report):
-            typer.echo(line)
+            say(line)
         for line in shadow_lines(found) if found["requests"] else ():
-            typer.echo(line)
+            say(line)
     return report.verdict == "drift"
 
 
@@ -182,7 +182,7 @@ def _save(engine: "Engine", span: dict[str, float | None], router: str | None, p
     rows = export(engine, since=span["since"], until=span["until"], only=FIELDS)
     baseline = baseline_from(rows, path.stem, router=_scored(engine, span, router))
     baseline.save(path)
-    typer.echo(f"wrote {path}: {baseline.n:,} scores", err=True)
+    say(f"wrote {path}: {baseline.n:,} scores", err=True)
 
 
 def _experiment(
@@ -221,7 +221,7 @@ def _experiment(
         print_json({**found.to_dict(), **span, "by": unit})
         return
     for line in experiment_lines(found):
-        typer.echo(line)
+        say(line)
 
 
 def _scored(engine: "Engine", span: dict[str, float | None], router: str | None) -> str | None:

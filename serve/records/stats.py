@@ -27,6 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import RowMapping
 
+from ...router.terminal import visible
 from ..errors import RefusedError
 from .daily import ALL, DAY, SUMS
 from .table import DERIVED, daily, decisions, from_row, open_recorded, step_seconds
@@ -161,7 +162,7 @@ def export_jsonl(
     count = 0
     try:
         for decision in export(engine, since=since, until=until, rated=rated):
-            out.write(json.dumps(decision, ensure_ascii=False) + "\n")
+            out.write(visible(json.dumps(decision, ensure_ascii=False)) + "\n")
             count += 1
     finally:
         engine.dispose()
