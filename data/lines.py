@@ -16,6 +16,7 @@ from ..router.errors import DataError
 from .schema import shown
 
 MAX_LINE = 64 << 20  # bytes, unpacked: of a line, a row of CSV, an object of a JSON list
+MAX_RATIO = 200  # of a column of Parquet above MAX_LINE to what is stored of it
 _PIECE = 1 << 20
 _BOM = b"\xef\xbb\xbf"
 
@@ -52,6 +53,20 @@ def too_long(what: str) -> DataError:
         f"{what} is longer than {MAX_LINE >> 20} MiB, which is the most that is read; "
         "split it, or leave it out"
     )
+
+
+def check_unpacked(path: str | Path, metadata: Any) -> None:
+    """Raises DataError where a column of a Parquet file unpacks to more than a file of this size
+    holds; metadata: pyarrow's `FileMetaData`."""
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for column in map(group.column, range(group.num_columns)):
+            size = column.total_uncompressed_size
+            if size > max(MAX_LINE, MAX_RATIO * column.total_compressed_size):
+                raise DataError(
+                    f"column {column.path_in_schema!r} unpacks to {size >> 20:,} MiB, more than "
+                    f"{MAX_RATIO} times what is stored",
+                    path=path,
+                )
 
 
 def json_object(data: bytes) -> dict[str, Any] | DataError:

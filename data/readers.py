@@ -19,7 +19,7 @@ from typing import IO, Any, Literal
 
 from ..router.errors import DataError, require_extra
 from .layouts import LAYOUTS, Record, detect_layout, request, row_maker
-from .lines import MAX_LINE, json_object, lines, open_bytes, too_long
+from .lines import MAX_LINE, check_unpacked, json_object, lines, open_bytes, too_long
 from .schema import Row, check_text
 
 logger = logging.getLogger("thriftroute.data")
@@ -300,6 +300,7 @@ def _parquet_records(path: Path) -> Generator[Raw]:
     row = 0
     try:
         with parquet.ParquetFile(path) as file:
+            check_unpacked(path, file.metadata)
             for batch in file.iter_batches(batch_size=_BATCH):
                 names = batch.schema.names
                 columns: list[list[Any]] = [column.to_pylist() for column in batch.columns]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..data.lines import json_object, lines
+from ..data.lines import check_unpacked, json_object, lines
 from ..logs.formats import FORMATS, detect, rows_of
 from ..logs.schema import LogRow, row_of
 from ..logs.shapes import LeftOutError
@@ -261,6 +261,7 @@ def _parquet_chunks(path: Path, chunk_rows: int) -> Iterator[Chunk]:
     arrow = require_extra("pyarrow", "eval")
     try:
         with parquet.ParquetFile(path) as file:
+            check_unpacked(path, file.metadata)
             names = set(file.schema_arrow.names)
             sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
     except arrow.ArrowException as error:

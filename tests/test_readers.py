@@ -367,3 +367,58 @@ def test_a_folder_of_data_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_dataset_name_of_another_form() -> None:
     assert "owner/name" in failure("hf:just-a-name").problem
+
+
+LONG = 65 << 20  # bytes: more than is read of a line
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.txt"])
+def test_a_line_that_is_too_long_is_not_held(tmp_path: Path, name: str) -> None:
+    head, tail = {
+        "a.jsonl": (b'{"prompt": "a"}\n{"prompt": "', b'"}\n{"prompt": "b"}\n'),
+        "a.csv": (b'prompt\na\n"', b'"\nb\n'),
+        "a.txt": (b"a\n", b"\nb\n"),
+    }[name]
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(head + b"x" * LONG + tail, 1))
+    prompts = read_prompts(path)
+    assert next(prompts) == "a"
+    with pytest.raises(DataError, match="longer than 64 MiB") as error:
+        next(prompts)
+    assert error.value.line == (3 if name == "a.csv" else 2)
+
+
+def test_a_line_that_is_too_long_can_be_skipped(tmp_path: Path) -> None:
+    lines = [json.dumps(SCORES[0]).encode(), b"x" * LONG, json.dumps(SCORES[1]).encode()]
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(gzip.compress(b"\n".join(lines), 1))
+    reader = read_rows(path, on_bad="skip", rejects=tmp_path / "bad.jsonl")
+    assert len(list(reader)) == 2
+    assert [problem.line for problem in reader.problems] == [2]
+    assert (tmp_path / "bad.jsonl").stat().st_size < 1000
+
+
+def test_rows_of_csv_of_many_lines_are_bounded_too(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'prompt\n"' + (b"x" * (1 << 20) + b"\n") * 65 + b'"\n')
+    with pytest.raises(DataError, match="longer than 64 MiB"):
+        list(read_prompts(path))
+
+
+def test_numbers_that_no_float_holds_are_bad(tmp_path: Path) -> None:
+    huge = "1" + "0" * 400
+    for name in ("score", "weight", "cost_usd", "input_tokens"):
+        path = tmp_path / f"{name}.jsonl"
+        record = json.dumps({**SCORES[0], name: 0.5}).replace("0.5", huge)
+        path.write_text(record + "\n")
+        assert failure(path).field == name
+
+
+def test_a_table_that_unpacks_to_far_more_than_it_is_is_refused(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pa.table({"prompt": ["x" * LONG]}), path, compression="gzip")
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(DataError, match=r"'prompt' unpacks to 65 MiB"):
+        list(read_prompts(path))

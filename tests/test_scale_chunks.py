@@ -218,3 +218,15 @@ def test_several_files_are_numbered_through_and_hashed(tmp_path: Path) -> None:
     jsonl(second, [*simple(1), {"id": "r1", "prompt": "question 2"}])
     now = [i.sha256 for i in plan([first, second]).inputs]
     assert was[0] == now[0] and was[1] != now[1]
+
+
+def test_a_line_that_is_too_long_is_a_bad_row_and_no_more(tmp_path: Path) -> None:
+    long = b'{"id": "b", "prompt": "' + b"x" * (65 << 20) + b'"}\n'
+    for first in (b'{"id": "a", "prompt": "x"}\n', b""):
+        path = tmp_path / "log.jsonl"
+        path.write_bytes(first + long + b'{"id": "c", "prompt": "y"}\n')
+        found = [row for chunk in plan([path]).chunks for row in prompts_of(chunk)]
+        ids = ["" if isinstance(row, DataError) else getattr(row, "id", None) for row in found]
+        assert ids == (["a", "", "c"] if first else ["", "c"])
+        (bad,) = (row for row in found if isinstance(row, DataError))
+        assert "longer than 64 MiB" in bad.problem and bad.line == (2 if first else 1)
