@@ -3,25 +3,58 @@ PYTHON ?= python3
 VENV ?= .venv
 # Test files run in so many processes.
 TEST_WORKERS ?= 2
+PARALLEL = -n $(TEST_WORKERS) --dist loadfile
+# Tests of what LiteLLM does with requests, answers and errors, and of what it says about models.
+CONTRACT = $(wildcard tests/test_calls_*.py) tests/test_completion.py tests/test_litellm_plugin.py \
+	tests/test_registry.py tests/test_serve_clients.py
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint format types wheel check checkpoints clean
+.PHONY: setup lock demo test test-range test-contract lint format types wheel check clean
 
 setup: $(STAMP)
 
-# The constraints keep torch to a build without CUDA; see the file.
-$(STAMP): pyproject.toml constraints.txt
+# Every package is checked against the lock's hashes but torch: each index has its own builds of it,
+# so its version alone is pinned. .ci/torch_cpu.py takes one without CUDA.
+$(STAMP): pyproject.toml requirements.lock .ci/torch_cpu.py
 	$(PYTHON) -c 'import sys; sys.exit("thriftroute needs Python 3.11 or newer; set PYTHON=") if sys.version_info < (3, 11) else None'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement requirements.lock
+	$(BIN)/python .ci/torch_cpu.py
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip check
 	touch $(STAMP)
+
+# Make both locks anew, of the newest versions that pyproject.toml allows; `make lock UPGRADE=` keeps
+# the versions that still fit. The image's lock is a part of the other one.
+UPGRADE ?= --upgrade
+# What torch's CUDA build for Linux needs and its CPU build does not: none of it is in the lock.
+CUDA := cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 \
+	nvidia-nvshmem-cu13 triton
+COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
+	--generate-hashes --no-annotate --custom-compile-command 'make lock' --group build
+
+lock: setup
+	mkdir -p build && printf '%s\n' $(CUDA) > build/cuda.txt
+	$(COMPILE) $(UPGRADE) --excludes build/cuda.txt --no-emit-package torch --extra dev \
+		--output-file requirements.lock
+	$(COMPILE) --upgrade --constraint requirements.lock --extra serve --extra postgres --extra otel \
+		--output-file deploy/requirements.lock
 
 demo: setup
 	$(BIN)/thriftroute demo
 
 test: setup
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest $(PARALLEL) --durations=25 --cov --cov-report=term:skip-covered
+
+# The whole suite at both ends of the range of LiteLLM that pyproject.toml states.
+test-range: setup
+	VENV=$(VENV) .ci/litellm lowest $(PARALLEL)
+	VENV=$(VENV) .ci/litellm newest $(PARALLEL)
+
+# The tests that talk to LiteLLM, with the newest one where the lock's is another.
+test-contract: setup
+	VENV=$(VENV) .ci/litellm newer $(PARALLEL) $(CONTRACT)
 
 lint: setup
 	$(BIN)/ruff check .
@@ -41,7 +74,7 @@ types: setup
 
 wheel: setup
 	rm -rf dist build/lib build/bdist.* *.egg-info
-	$(BIN)/python -m build --wheel --quiet
+	$(BIN)/python -m build --wheel --no-isolation --quiet
 
 check: lint types test
 
