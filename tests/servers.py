@@ -114,7 +114,7 @@ def redis_server(*, keeps: bool = False) -> Iterator[Server]:
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
-    program = _program("redis-server")
+    program = _program("redis-server", "redis-server")
     port = free_port()
 
     def is_up() -> bool:
@@ -141,7 +141,7 @@ def postgres_server() -> Iterator[Server]:
     It refuses to run as root: there it runs as the user "postgres", or "nobody".
     """
     psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed")
-    initdb, program = _program("initdb"), _program("postgres")
+    initdb, program = (_program(name, "postgresql") for name in ("initdb", "postgres"))
     user = _other_user()
     port = free_port()
 
@@ -207,13 +207,13 @@ def _folder(user: str | None = None) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _program(name: str) -> str:
-    """Path of an installed program, or the test is skipped."""
+def _program(name: str, package: str) -> str:
+    """Path of a program of that package of Debian's, or the test is skipped."""
     # Debian keeps PostgreSQL's programs off the path, a folder a version.
     folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     found = shutil.which(name, path=os.pathsep.join([*map(str, folders), os.environ["PATH"]]))
     if found is None:
-        pytest.skip(f"{name} is not installed")
+        pytest.skip(f"{name} is not installed: apt-get install {package}")
     return found
 
 

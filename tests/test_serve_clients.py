@@ -245,7 +245,7 @@ def test_langchain(server: Serving) -> None:
 def test_curl(server: Serving) -> None:
     curl = shutil.which("curl")
     if curl is None:
-        pytest.skip("curl is not installed")
+        pytest.skip("curl is not installed: apt-get install curl")
     url = f"{server.url}/v1/chat/completions"
     body = json.dumps({"model": "strong", "messages": USER, "stream": True})
     done = subprocess.run(

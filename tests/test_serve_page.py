@@ -71,7 +71,7 @@ def test_every_element_that_the_script_looks_for_is_there() -> None:
 def drawn(url: str, folder: Path, *, width: int = 1280) -> str:
     """The page as a headless browser has drawn it, as HTML."""
     if BROWSER is None:
-        pytest.skip("no Chromium is installed: the page is not drawn")
+        pytest.skip("no Chromium is installed: apt-get install chromium")
     command = [
         *(BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"),
         *("--no-first-run", "--disable-background-networking", "--disable-component-update"),
