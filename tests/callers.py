@@ -64,7 +64,7 @@ def run(caller: Caller, work: Coroutine[Any, Any, T]) -> T:
 
     async def done() -> T:
         try:
-            return await asyncio.wait_for(work, 30)
+            return await asyncio.wait_for(work, 300)
         finally:
             await caller.close()
 

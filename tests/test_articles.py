@@ -27,7 +27,7 @@ PRICES = {"nano": 0.1, "mini": 1.0, "large": 10.0, "thinker": 40.0}
 def ask(server: Serving, text: str, *, key: str = "", **body: Any) -> httpx.Response:
     sent = {"model": "auto", "messages": [{"role": "user", "content": text}], **body}
     headers = {"authorization": f"Bearer {key}"} if key else {}
-    return httpx.post(f"{server.url}/v1/chat/completions", json=sent, headers=headers, timeout=30)
+    return httpx.post(f"{server.url}/v1/chat/completions", json=sent, headers=headers, timeout=300)
 
 
 def answered_by(response: httpx.Response) -> str:

@@ -57,7 +57,7 @@ def process(*args: object, **options: Any) -> subprocess.CompletedProcess[str]:
 
 def python(*args: str, **options: Any) -> subprocess.CompletedProcess[str]:
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-    return subprocess.run([sys.executable, *args], text=True, timeout=120, check=False, **streams)
+    return subprocess.run([sys.executable, *args], text=True, timeout=600, check=False, **streams)
 
 
 def decide(bundle: Path, *args: object, stdin: bytes | str | None = None) -> dict[str, Any]:
@@ -267,7 +267,8 @@ def test_a_protocol_on_data_of_many_models(tiny_base: Path, tmp_path: Path) -> N
     reports = json.loads(ok(*args, "--json"))
     assert [report["data"] for report in reports] == list(map(str, files))
     text = ok(*args)
-    assert f"{files[0]}: a new model" in text.replace("\n", "")
+    # Without blanks: where the long path ends decides where the line breaks.
+    assert f"{files[0]}:anewmodel" in "".join(text.split())
 
 
 @pytest.mark.parametrize(

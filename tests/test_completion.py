@@ -110,7 +110,7 @@ def fresh(provider: StubProvider, tmp_path_factory: pytest.TempPathFactory) -> d
         [sys.executable, str(script), json.dumps(request(provider)), json.dumps(TOOLS)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr

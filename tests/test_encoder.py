@@ -595,7 +595,7 @@ def in_fresh_process(code: str, **environment: str) -> subprocess.CompletedProce
         env=offline,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
 

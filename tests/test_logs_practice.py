@@ -23,7 +23,7 @@ def rules() -> Any:
 
 def ask(provider: PracticeProvider, model: str, messages: Any) -> httpx.Response:
     body = {"model": model, "messages": list(messages)}
-    return httpx.post(f"{provider.url}/chat/completions", json=body, timeout=10)
+    return httpx.post(f"{provider.url}/chat/completions", json=body, timeout=300)
 
 
 def test_the_log_is_what_its_rules_make(tmp_path: Path) -> None:

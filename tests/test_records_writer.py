@@ -153,7 +153,7 @@ def test_two_workers_write_to_one_file_at_once(url: str) -> None:
         thread.join()
     for i in range(1500):
         writers[i % 3].put(record(f"d{i}"))
-    assert [writer.close(timeout=30) for writer in writers] == [0, 0, 0]
+    assert [writer.close(timeout=300) for writer in writers] == [0, 0, 0]
     assert len(ids(url)) == 1500
 
 
@@ -355,7 +355,7 @@ def test_sigterm_of_a_server_writes_all_that_waits(url: str) -> None:
     with process, process.stdout as lines:
         assert lines.readline() == "ready\n"
         process.terminate()
-        process.wait(30)
+        process.wait(300)
     assert len(ids(url)) == 700
 
 

@@ -45,7 +45,9 @@ def server(provider: StubProvider, tmp_path_factory: pytest.TempPathFactory) -> 
     with serving(settings) as running:
         for headers, model in ((ALICE, "strong"), (ALICE, "weak"), (BOB, "weak"), (BOB, "nobody")):
             body = {"model": model, "messages": USER}
-            httpx.post(f"{running.url}/v1/chat/completions", json=body, headers=headers, timeout=60)
+            httpx.post(
+                f"{running.url}/v1/chat/completions", json=body, headers=headers, timeout=300
+            )
         while running.state.recorder.pending:
             time.sleep(0.01)
         yield running
@@ -53,7 +55,7 @@ def server(provider: StubProvider, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def client(server: Serving) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=60) as made:
+    with httpx.Client(base_url=server.url, timeout=300) as made:
         yield made
 
 
@@ -314,7 +316,7 @@ def test_without_keys_the_routes_are_for_this_machine_alone(open_server: Serving
     own = {"origin": open_server.url}
     foreign = {"origin": "https://example.com"}
     body = {"prompt": "Hi"}
-    with httpx.Client(base_url=open_server.url, timeout=60) as client:
+    with httpx.Client(base_url=open_server.url, timeout=300) as client:
         assert client.get("/stats").json()["totals"]["requests"] == 0
         assert client.get("/decisions").json() == {"decisions": []}
         assert client.post("/route", json=body, headers=own).status_code == 200

@@ -25,7 +25,7 @@ HI = [{"role": "user", "content": "Hi there"}]
 def ask(server: Serving, model: str = "weak", **more: Any) -> httpx.Response:
     headers = more.pop("headers", {})
     body = {"model": model, "messages": HI, **more}
-    return httpx.post(f"{server.url}/v1/chat/completions", json=body, headers=headers, timeout=30.0)
+    return httpx.post(f"{server.url}/v1/chat/completions", json=body, headers=headers, timeout=300)
 
 
 def text_of(answer: httpx.Response) -> str:

@@ -253,7 +253,7 @@ def test_curl(server: Serving) -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=300,
     )
     events = [line for line in done.stdout.splitlines() if line]
     assert all(line.startswith("data: ") for line in events)

@@ -35,7 +35,7 @@ class Running:
 
     def ask(self, prompt: str, **more: Any) -> httpx.Response:
         body = {"model": "router-mf-1.0", "messages": [{"role": "user", "content": prompt}], **more}
-        return httpx.post(f"{self.url}/v1/chat/completions", json=body, timeout=60.0)
+        return httpx.post(f"{self.url}/v1/chat/completions", json=body, timeout=300)
 
 
 @contextlib.contextmanager
@@ -210,7 +210,7 @@ def test_sigterm_lets_running_requests_end_and_keeps_their_records(tmp_path: Pat
 def test_an_idle_connection_is_kept_longer_than_clients_keep_it(tmp_path: Path) -> None:
     with StubProvider() as provider, started(tmp_path, pool(provider.url)) as running:
         host, _, port = running.url.removeprefix("http://").partition(":")
-        with contextlib.closing(http.client.HTTPConnection(host, int(port), timeout=60)) as client:
+        with contextlib.closing(http.client.HTTPConnection(host, int(port), timeout=300)) as client:
             client.request("GET", "/health")
             assert client.getresponse().read()
             before = client.sock

@@ -116,7 +116,7 @@ def test_the_examples_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
                     ["bash", "-c", command.replace("curl ", "curl -sS --fail-with-body ")],
                     capture_output=True,
                     text=True,
-                    timeout=60,
+                    timeout=300,
                     check=False,
                 )
                 assert done.returncode == 0, done.stderr + done.stdout

@@ -46,7 +46,7 @@ def server(provider: StubProvider, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def post(server: Serving, body: Any) -> httpx.Response:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return httpx.post(f"{server.url}/v1/chat/completions", content=raw, timeout=30)
+    return httpx.post(f"{server.url}/v1/chat/completions", content=raw, timeout=300)
 
 
 def recorded(server: Serving, id: str) -> dict[str, Any]:

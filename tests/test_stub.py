@@ -25,7 +25,7 @@ def provider() -> Iterator[StubProvider]:
 
 def ask(provider: StubProvider, path: str, body: object = None) -> tuple[int, str, str]:
     """(status, content type, text); a GET where there is no body."""
-    connection = http.client.HTTPConnection(urlsplit(provider.url).netloc, timeout=60)
+    connection = http.client.HTTPConnection(urlsplit(provider.url).netloc, timeout=300)
     try:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         headers = {"Authorization": "Bearer key-1", "Content-Type": "application/json"}
@@ -160,7 +160,7 @@ def test_close_does_not_wait_for_a_delayed_answer_and_may_be_called_twice() -> N
     while not provider.requests:
         time.sleep(0.001)
     provider.close()
-    client.join(timeout=30)
+    client.join(timeout=300)
     assert answers[0]["model"] == "m"
     provider.close()
     with pytest.raises(RuntimeError, match="not running"):
@@ -193,7 +193,7 @@ def test_faults_are_used_up_in_order_a_models_own_first(provider: StubProvider) 
 
 def test_an_error_has_the_message_and_headers_that_it_is_told(provider: StubProvider) -> None:
     provider.fail(Fault(status=429, error="slow down", headers={"Retry-After": "3"}))
-    connection = http.client.HTTPConnection(urlsplit(provider.url).netloc, timeout=60)
+    connection = http.client.HTTPConnection(urlsplit(provider.url).netloc, timeout=300)
     try:
         connection.request("POST", PATH, json.dumps({"model": "m", "messages": HELLO}))
         answer = connection.getresponse()
@@ -268,7 +268,7 @@ def test_a_stream_is_cut_loudly_or_quietly_or_ends_in_an_event(provider: StubPro
 @pytest.mark.parametrize("fault", [Fault(hang_s=3600), Fault(pause_s=3600)])
 def test_it_notices_that_a_client_hangs_up(provider: StubProvider, fault: Fault) -> None:
     provider.fail(fault)
-    connection = http.client.HTTPConnection(urlsplit(provider.url).netloc, timeout=60)
+    connection = http.client.HTTPConnection(urlsplit(provider.url).netloc, timeout=300)
     body = json.dumps({"model": "m", "messages": HELLO, "stream": True})
     connection.request("POST", PATH, body)
     while not provider.requests:

@@ -183,7 +183,7 @@ def test_spans_reach_a_collector_over_http(collector: Collector) -> None:
     collector.answer.set()
     tracing = Tracing(collector.url)
     tracing.observe(RECORD)
-    tracing.close(timeout=30)
+    tracing.close(timeout=300)
     assert [path for path, _ in collector.posted] == ["/v1/traces"]
     message = ExportTraceServiceRequest()
     message.ParseFromString(collector.posted[0][1])
