@@ -1,12 +1,13 @@
 import asyncio
+import dataclasses
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from thriftroute.router.text import as_conversation
-from thriftroute.serve.cache.sessions import Sessions, tool_calls
+from thriftroute.serve.cache.sessions import Sessions
 from thriftroute.serve.cache.store import MemoryStore
-from thriftroute.serve.request import Asked
+from thriftroute.serve.request import Asked, Principal
 from thriftroute.serve.settings import Config
 from thriftroute.tests import asking
 
@@ -20,15 +21,21 @@ def config(sticky_s: float = 600.0) -> Config:
     )
 
 
-def asked(*messages: dict[str, Any], tenant: str = "acme", session: str | None = None) -> Asked:
+def asked(
+    *messages: dict[str, Any],
+    tenant: str = "acme",
+    key: str = "alice",
+    session: str | None = None,
+    user: str | None = None,
+) -> Asked:
     found = list(messages) or [USER]
-    return asking.asked(
+    made = asking.asked(
         as_conversation(found).last,
         messages=found,
-        body={"messages": found},
-        tenant=tenant,
+        body={"messages": found, "user": user},
         session=session,
     )
+    return dataclasses.replace(made, principal=Principal(key=key, tenant=tenant))
 
 
 def calls(*ids: str) -> dict[str, Any]:
@@ -86,12 +93,10 @@ def test_sessions_are_forgotten_in_time_and_off_at_zero() -> None:
 def test_a_tools_result_goes_to_the_model_that_called_it() -> None:
     async def work(sessions: Sessions) -> None:
         await sessions.remember(asked(), "strong", answer(calls("a", "b")))
-        assert (
-            await sessions.held(asked(USER, calls("a", "b"), result("a"), result("b"))) == "strong"
-        )
-        assert (
-            await sessions.held(asked(USER, calls("a", "b"), result("x"), result("a"))) == "strong"
-        )
+        both = asked(USER, calls("a", "b"), result("a"), result("b"))
+        assert await sessions.held(both) == "strong"
+        assert await sessions.held(asked(USER, calls("a", "b"), result("b"))) == "strong"
+        assert await sessions.held(asked(result("a"))) is None  # of no answer
         assert await sessions.held(asked(USER, calls("c"), result("c"))) is None
         other = asked(USER, calls("a"), result("a"), tenant="other")
         assert await sessions.held(other) is None
@@ -113,15 +118,45 @@ def test_every_round_of_tools_is_remembered() -> None:
     with_sessions(work, sticky_s=0)
 
 
-def test_ids_that_are_not_unique_meet_only_in_one_question() -> None:
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"messages": [{"role": "user", "content": "and in Paris?"}]},
+        {"messages": [{"role": "system", "content": "You speak with Bob."}, USER]},
+        {"messages": [{**USER, "content": "hi"}, {"role": "assistant", "content": "hi!"}, USER]},
+        {"key": "bob"},
+        {"session": "bob"},
+        {"user": "bob"},
+    ],
+)
+def test_ids_that_recur_are_nobody_elses(other: dict[str, Any]) -> None:
     async def work(sessions: Sessions) -> None:
-        other = {"role": "user", "content": "and in Paris?"}
-        await sessions.remember(asked(), "strong", answer(calls("call_0")))
-        await sessions.remember(asked(other), "weak", answer(calls("call_0")))
-        assert await sessions.held(asked(USER, calls("call_0"), result("call_0"))) == "strong"
-        assert await sessions.held(asked(other, calls("call_0"), result("call_0"))) == "weak"
+        mine, whose = asked(), dict(other)
+        messages = whose.pop("messages", [USER])
+        await sessions.remember(mine, "strong", answer(calls("call_0")))
+        await sessions.remember(asked(*messages, **whose), "weak", answer(calls("call_0")))
+        end = calls("call_0"), result("call_0")
+        assert await sessions.held(asked(USER, *end)) == "strong"
+        assert await sessions.held(asked(*messages, *end, **whose)) == "weak"
 
-    with_sessions(work)
+    with_sessions(work, sticky_s=0)
+
+
+def test_calls_with_other_arguments_are_another_conversation() -> None:
+    async def work(sessions: Sessions) -> None:
+        def call(arguments: str) -> dict[str, Any]:
+            (made,) = calls("call_0")["tool_calls"]
+            made["function"]["arguments"] = arguments
+            return {"role": "assistant", "content": None, "tool_calls": [made]}
+
+        await sessions.remember(asked(), "strong", answer(call('{"city": "Rome", "days": 2}')))
+        await sessions.remember(asked(), "weak", answer(call('{"city": "Oslo"}')))
+        # As clients write them that have read them.
+        again = {**call('{"days":2,"city":"Rome"}'), "content": "", "refusal": None}
+        assert await sessions.held(asked(USER, again, result("call_0"))) == "strong"
+        assert await sessions.held(asked(USER, call("{broken"), result("call_0"))) is None
+
+    with_sessions(work, sticky_s=0)
 
 
 def test_tool_calls_come_before_the_session() -> None:
@@ -154,22 +189,25 @@ def test_functions_of_the_old_kind_have_names() -> None:
         {"choices": None},
         {"choices": [None, {"message": None}, {"message": {"tool_calls": 3}}]},
         {"choices": [{"message": {"tool_calls": [None, {}, {"id": 1}], "function_call": {}}}]},
+        {"choices": [{"message": {"function_call": "f"}}]},
+        {"choices": [{"message": {"function_call": {"arguments": "[" * 5000}}}]},
     ],
 )
-def test_an_odd_answer_has_no_calls(completion: dict[str, Any]) -> None:
-    assert tool_calls(completion) == []
-
-
-def test_the_calls_of_all_choices_count_up_to_a_bound() -> None:
-    assert tool_calls(answer(calls("a"), calls("b"))) == ["id a", "id b"]
-    assert len(tool_calls(answer(calls(*map(str, range(1000)))))) == 64
-
+def test_an_odd_answer_is_no_trouble(completion: dict[str, Any]) -> None:
     async def work(sessions: Sessions) -> None:
-        many = [result(str(i)) for i in range(1000)]
-        await sessions.remember(asked(), "strong", answer(calls("0")))
-        assert await sessions.held(asked(USER, calls("0"), *many)) is None  # not looked for so far
+        await sessions.remember(asked(session="s"), "strong", completion)
+        assert await sessions.held(asked(session="s")) == "strong"
 
     with_sessions(work)
+
+
+def test_every_choice_can_be_gone_on_with() -> None:
+    async def work(sessions: Sessions) -> None:
+        await sessions.remember(asked(), "strong", answer(calls("a"), calls("b")))
+        for id in ("a", "b"):
+            assert await sessions.held(asked(USER, calls(id), result(id))) == "strong"
+
+    with_sessions(work, sticky_s=0)
 
 
 def test_odd_names_are_no_trouble() -> None:

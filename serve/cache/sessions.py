@@ -1,11 +1,13 @@
-"""Which model a conversation is on: by its session's name, or by the tool calls that it waits for.
+"""Which model a conversation is on: by its session's name, or by its messages up to tool calls.
 
-Nothing of a conversation is kept, only hashes and the model's name. Both are the tenant's own.
+Nothing of a conversation is kept, only hashes and the model's name. Both are the tenant's own. The
+id of a tool call alone says nothing: some providers number the calls of each answer from 0.
 """
 
 import asyncio
 import hashlib
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..request import Asked
@@ -13,7 +15,6 @@ from ..settings import Config
 from .store import Store
 
 TOOLS_S = 3600.0  # how long a tool may take, and its conversation still finds its model
-_MOST_CALLS = 64  # of one answer; who makes more loses the rest
 
 
 class Sessions:
@@ -29,11 +30,11 @@ class Sessions:
         In the middle of tool calls it is the model that made them, else the session's. Whether that
         model is still in the pool, and fits, is the caller's to see.
         """
-        if asked.in_tool_calls:
-            for call in _answered_calls(asked):
-                found = await self._store.get(_call_key(asked, call))
-                if found is not None:
-                    return found.decode(errors="replace")
+        waiting = _waiting(asked)
+        if waiting is not None:
+            found = await self._store.get(_loop_key(asked, *waiting))
+            if found is not None:
+                return found.decode(errors="replace")
         session = asked.options.session
         if session is None or self._sticky_s <= 0:
             return None
@@ -45,46 +46,73 @@ class Sessions:
     ) -> None:
         """Note that `model` answered `asked`, and which tool calls its answer made."""
         value = model.encode(errors="replace")
-        notes = {_call_key(asked, call): TOOLS_S for call in tool_calls(completion or {})}
+        notes = {
+            _loop_key(asked, asked.messages, message): TOOLS_S
+            for message in _messages(completion or {})
+            if any(_calls(message))
+        }
         if asked.options.session is not None and self._sticky_s > 0:
             notes[_session_key(asked, asked.options.session)] = self._sticky_s
         if notes:
             await asyncio.gather(*(self._store.set(key, value, s) for key, s in notes.items()))
 
 
-def tool_calls(completion: Mapping[str, Any]) -> list[str]:
-    """The tool calls of an answer: their ids, or for functions of the old kind their names."""
-    found: list[str] = []
+def _messages(completion: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     choices = completion.get("choices")
     for choice in choices if isinstance(choices, list) else ():
         message = choice.get("message") if isinstance(choice, Mapping) else None
-        if not isinstance(message, Mapping):
-            continue
-        calls = message.get("tool_calls")
-        for call in calls if isinstance(calls, list) else ():
-            if isinstance(call, Mapping) and isinstance(call.get("id"), str):
-                found.append(f"id {call['id']}")
-        function = message.get("function_call")
-        if isinstance(function, Mapping) and isinstance(function.get("name"), str):
-            found.append(f"name {function['name']}")
-    return found[:_MOST_CALLS]
+        if isinstance(message, Mapping):
+            yield message
 
 
-def _answered_calls(asked: Asked) -> Iterator[str]:
-    """The calls whose results end the conversation. The first has the model, mostly."""
-    for seen, message in enumerate(reversed(asked.messages)):
-        if message.get("role") not in {"tool", "function"} or seen == _MOST_CALLS:
-            return
-        if isinstance(message.get("tool_call_id"), str):
-            yield f"id {message['tool_call_id']}"
-        elif isinstance(message.get("name"), str):
-            yield f"name {message['name']}"
+def _calls(message: Mapping[str, Any]) -> Iterator[str]:
+    """The calls that a message makes: id, name and arguments of each."""
+    calls = message.get("tool_calls")
+    for call in calls if isinstance(calls, list) else ():
+        if isinstance(call, Mapping):
+            yield from (str(call.get("id")), *_function(call.get("function")))
+    if message.get("function_call"):  # of the old kind, without an id
+        yield from _function(message["function_call"])
 
 
-def _call_key(asked: Asked, call: str) -> str:
-    # Some providers number the calls of each answer from 0: an id alone is nobody's own. What the
-    # user wrote last is the same as long as tools are called.
-    return _hash("call", asked.principal.tenant, asked.text, call)
+def _function(function: object) -> tuple[str, str]:
+    if not isinstance(function, Mapping):
+        return "", ""
+    arguments = function.get("arguments")
+    name = str(function.get("name"))
+    try:  # clients read them and write them anew
+        read = json.loads(arguments or "{}") if isinstance(arguments, str) else arguments
+        return name, json.dumps(read, sort_keys=True)
+    except (ValueError, RecursionError):
+        return name, str(arguments)
+
+
+def _waiting(asked: Asked) -> tuple[Sequence[Mapping[str, Any]], Mapping[str, Any]] | None:
+    """(the messages before the answer whose tool calls' results end the conversation, that answer);
+    None where it does not end with results."""
+    last = len(asked.messages) - 1
+    while last >= 0 and asked.messages[last].get("role") in {"tool", "function"}:
+        last -= 1
+    if not 0 <= last < len(asked.messages) - 1:
+        return None
+    return asked.messages[:last], asked.messages[last]
+
+
+def _loop_key(
+    asked: Asked, before: Sequence[Mapping[str, Any]], answer: Mapping[str, Any]
+) -> str:
+    """Of whom and of the whole conversation, as far as clients send it back as it was."""
+    who, options = asked.principal, asked.options
+    parts = ["loop", who.tenant, who.key, options.session or "", _plain(asked.body.get("user"))]
+    for message in before:
+        result = message.get("tool_call_id") or message.get("name")
+        parts += [str(message.get("role")), _plain(message.get("content") or ""), _plain(result)]
+        parts += _calls(message)
+    return _hash(*parts, "answer", *_calls(answer))
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
 def _session_key(asked: Asked, session: str) -> str:
