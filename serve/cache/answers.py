@@ -1,7 +1,8 @@
 """Answers as they are kept: a chat completion as JSON, made of a stream and played as one.
 
 Only what is whole is kept: every choice asked for, each ended by the model itself ("length" and
-"content_filter" are not), none empty. What a store gives back is checked before it is used.
+"content_filter" are not), none empty, the arguments of tool calls JSON. What a store gives back is
+checked before it is used.
 """
 
 import dataclasses
@@ -37,7 +38,10 @@ def is_complete(completion: Mapping[str, Any], choices: int = 1) -> bool:
     found = completion.get("choices")
     if "error" in completion or not isinstance(found, list) or len(found) != max(choices, 1):
         return False
-    return all(isinstance(choice, Mapping) and _is_whole(choice) for choice in found)
+    try:
+        return all(isinstance(choice, Mapping) and _is_whole(choice) for choice in found)
+    except (TypeError, AttributeError):  # tool calls that are none
+        return False
 
 
 def _is_whole(choice: Mapping[str, Any]) -> bool:
@@ -47,7 +51,26 @@ def _is_whole(choice: Mapping[str, Any]) -> bool:
     texts = [message.get(name) for name in _TEXTS]
     if any(text is not None and not isinstance(text, str) for text in texts):
         return False  # nothing that a stream could replay
+    if not all(_parses(arguments) for arguments in _arguments(message)):
+        return False
     return any(text.strip() for text in texts if text) or any(message.get(name) for name in _CALLS)
+
+
+def _arguments(message: Mapping[str, Any]) -> Iterator[object]:
+    functions = [call.get("function") for call in message.get("tool_calls") or ()]
+    for function in (*functions, message.get("function_call")):
+        if function:
+            yield function.get("arguments")
+
+
+def _parses(arguments: object) -> bool:
+    """Whether these are arguments; some providers send none at all where there are none."""
+    if arguments is None or arguments == "":
+        return True
+    try:
+        return isinstance(arguments, str) and json.loads(arguments) is not None
+    except (ValueError, RecursionError):
+        return False
 
 
 def pack(kept: Kept) -> bytes | None:

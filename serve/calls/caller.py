@@ -34,6 +34,7 @@ from .failures import (
     verdict,
 )
 from .health import Health
+from .http_answer import AnswerTooLargeError, HttpAnswer, install, watched
 from .quiet import Quiet
 from .stream import CutError, Stream
 
@@ -50,6 +51,14 @@ class BadAnswerError(Exception):
     """A provider's answer with status 200 that is no completion."""
 
 
+# Failures of ours to find an answer in what came; all others are `failures.verdict`'s to judge.
+_VERDICTS: dict[type[Exception], Verdict] = {
+    BadAnswerError: Verdict.RETRY,
+    CutError: Verdict.RETRY,
+    AnswerTooLargeError: Verdict.NEXT,  # it would be as large again
+}
+
+
 class Caller:
     """For one event loop. Loads LiteLLM, which takes seconds, when it is made; no network."""
 
@@ -59,6 +68,7 @@ class Caller:
         self._models = models
         self._health = Health(self._settings.failures_to_cool, self._settings.cooldown_s)
         self._litellm = load_litellm()
+        install()
         if "LITELLM_LOG" not in os.environ:  # else its user wants to see what it logs: prompts too
             for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
                 logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -189,19 +199,25 @@ class Caller:
         start = time.perf_counter()
         total = float(params["timeout"])
         limit = min(total, self._settings.first_token_timeout_s) if stream else total
-        async with asyncio.timeout(limit if within_s is None else min(limit, within_s)):
-            source = await self._sent(request)
-            if stream:
-                tell = wire.wants_usage(body)
-                chunks = Stream(source, name, self._health, tell_usage=tell, limit_s=total)
-                chunks.waited_s = time.perf_counter() - start
+        with watched(self._settings.max_answer_bytes) as http:
+            async with asyncio.timeout(limit if within_s is None else min(limit, within_s)):
                 try:
-                    await chunks.open()
-                except BaseException:
-                    await chunks.aclose()
-                    raise
-                return Answer(name, chunks=chunks)
-        response = wire.completion(source)
+                    source = await self._sent(request)
+                    if stream:
+                        tell = wire.wants_usage(body)
+                        chunks = Stream(
+                            source, name, self._health, http, tell_usage=tell, limit_s=total
+                        )
+                        chunks.waited_s = time.perf_counter() - start
+                        return Answer(name, chunks=await _opened(chunks))
+                    response = wire.completion(source)
+                except Exception as error:
+                    # LiteLLM may miss in a whole answer what it need not have.
+                    read = None if stream else wire.read(http)
+                    if read is None:
+                        _tell_apart(http, error)
+                        raise
+                    response = read
         if not response["choices"]:
             raise BadAnswerError("no choices")
         seconds = time.perf_counter() - start
@@ -212,8 +228,8 @@ class Caller:
         return Answer(name, response=response, made=(made,))
 
     async def _sent(self, request: dict[str, Any]) -> Any:
-        """LiteLLM's answer, or stream. Raises ShapeError where LiteLLM stumbles over the request
-        before it calls anybody: over an answer it does so inside an error of its own."""
+        """LiteLLM's answer, or stream. Raises ShapeError where LiteLLM stumbles, which is over the
+        request where nothing was sent, and over the answer where one has come."""
         try:
             request.update(self._quiet.keywords(request))
             return await self._litellm.acompletion(**request)
@@ -232,7 +248,7 @@ class Caller:
                 pass
 
     def _judge(self, name: str, error: Exception, seconds: float) -> Verdict:
-        what = Verdict.RETRY if isinstance(error, BadAnswerError | CutError) else verdict(error)
+        what = _VERDICTS.get(type(error)) or verdict(error)
         if what in {Verdict.RETRY, Verdict.NEXT}:
             late = name_of(error) == "Timeout"
             self._health.failed(name, seconds if late else None)
@@ -290,3 +306,22 @@ class Caller:
         return (
             name in self._litellm.model_cost or name.split("/", 1)[-1] in self._litellm.model_cost
         )
+
+
+async def _opened(chunks: Stream) -> Stream:
+    try:
+        await chunks.open()
+    except BaseException:
+        await chunks.aclose()
+        raise
+    return chunks
+
+
+def _tell_apart(http: HttpAnswer, error: Exception) -> None:
+    """Raises what is the provider's failure where `error` would be taken for the request's: who
+    says 200 has taken the request. Only what tells of a prompt that is too long is let be."""
+    if http.too_large:
+        raise AnswerTooLargeError from error
+    taken = {Verdict.RETRY, Verdict.NEXT, Verdict.WINDOW}
+    if http.is_success and verdict(error) not in taken:
+        raise BadAnswerError from error

@@ -10,6 +10,8 @@ from typing import Any
 from . import wire
 from .failures import Attempt, name_of, status_of
 from .health import Health
+from .http_answer import AnswerTooLargeError, HttpAnswer, Turns
+from .tool_calls import Numbering
 
 logger = logging.getLogger(__name__)
 
@@ -28,14 +30,22 @@ class Stream:
     the form {"error": ...}, as OpenAI's clients understand it; nothing is raised. Closing it, or
     cancelling the task that iterates, closes the connection to the provider.
 
-    Attributes: `complete`, True once every choice has its finish reason and the stream has ended;
+    Attributes: `complete`, True once the stream has ended as it should, with `[DONE]` or a finish
+    reason for every choice;
     `error`, the class name of what broke it off, else None; `text`, what was said so far, for an
     estimate where no usage came; `usage`, once the provider has said it; `waited_s`, seconds spent
     waiting for the provider, the client's own slowness not included.
     """
 
     def __init__(
-        self, source: Any, model: str, health: Health, *, tell_usage: bool, limit_s: float
+        self,
+        source: Any,
+        model: str,
+        health: Health,
+        http: HttpAnswer,
+        *,
+        tell_usage: bool,
+        limit_s: float,
     ) -> None:
         self.model = model
         self.complete = False
@@ -46,12 +56,15 @@ class Stream:
         self._source = source
         self._parts, self._plain, self._as_sent = wire.pieces(source)
         self._health = health
+        self._http = http
+        self._turns = Turns()
         self._tell_usage = tell_usage
         self._limit_s = limit_s
         self._held: list[Chunk] = []
         self._said: list[str] = []
         self._begun: set[int] = set()  # indexes of the choices that were seen
         self._ended: set[int] = set()  # of those with a finish reason
+        self._calls: dict[int, Numbering] = {}  # by the choice's index
         self._chunks = self._run()
 
     @property
@@ -95,7 +108,8 @@ class Stream:
                 yield chunk
             if self._is_cut():
                 raise CutError("the stream ended without a finish reason")
-        except Exception as error:  # noqa: BLE001 - whatever broke it, the client is told
+        except Exception as caught:  # noqa: BLE001 - whatever broke it, the client is told
+            error = AnswerTooLargeError() if self._http.too_large else caught
             self.error, self.status = name_of(error), status_of(error)
             self._health.failed(self.model)
             logger.warning("model %r broke off its stream: %s", self.model, self.error)
@@ -113,13 +127,17 @@ class Stream:
 
     def _is_cut(self) -> bool:
         """At the end: whether something is missing. LiteLLM's wrapper ends one choice only."""
+        if self._http.too_large:
+            return True
+        if self._http.done:
+            return False
         return not self._ended or (self._as_sent and self._ended < self._begun)
 
     def _is_invented(self) -> bool:
         """Whether the finish reason is the wrapper's own; the provider's it keeps in a field."""
-        if self._as_sent:
+        if self._as_sent or self._http.done:
             return False
-        return getattr(self._source, "received_finish_reason", "") is None
+        return not getattr(self._source, "received_finish_reason", "unknown")
 
     async def _taken(self) -> Chunk | None:
         return self._held.pop(0) if self._held else await self._next()
@@ -135,6 +153,7 @@ class Stream:
                 self.waited_s += time.perf_counter() - start
             if part is None:
                 return None
+            await self._turns.give()
             chunk = self._read(self._plain(part))
             if self._ended and self._is_invented():
                 raise CutError("the stream ended without a finish reason")
@@ -144,15 +163,20 @@ class Stream:
     def _read(self, chunk: Chunk) -> Chunk | None:
         """Note what the chunk says; None where nothing is left to pass on."""
         usage = chunk.pop("usage", None)
-        if usage:
+        if usage and isinstance(usage, Mapping):
             self.usage = usage
         choices = chunk.get("choices") or []
         for choice in choices:
             index = choice.get("index", 0)
             self._begun.add(index)
-            if choice.get("finish_reason") is not None:
+            if choice.get("finish_reason"):
                 self._ended.add(index)
-            self._said.extend(words(choice.get("delta") or {}))
+            elif "finish_reason" in choice:  # some say "" in every piece
+                choice["finish_reason"] = None
+            delta = choice.get("delta") or {}
+            if delta.get("tool_calls"):
+                self._calls.setdefault(index, Numbering()).number(delta["tool_calls"])
+            self._said.extend(words(delta))
         return chunk if any(c.get("delta") or c.get("finish_reason") for c in choices) else None
 
     async def _release(self) -> None:
@@ -204,7 +228,7 @@ class Replay:
 def _says(choice: Mapping[str, Any]) -> bool:
     """True for a piece of an answer, or its end; False where only a role is named."""
     delta = choice.get("delta") or {}
-    return choice.get("finish_reason") is not None or any(
+    return bool(choice.get("finish_reason")) or any(
         value for name, value in delta.items() if name != "role"
     )
 

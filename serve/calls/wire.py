@@ -5,8 +5,11 @@ a request's parameters. A client's body must never reach those: what is not a pa
 chat completions goes to the provider as `extra_body`, under the name that the client gave it.
 """
 
+import json
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Mapping
 from typing import Any, cast
+
+from .http_answer import HttpAnswer
 
 # Parameters of OpenAI's chat completions (and `thinking`, Anthropic's, which LiteLLM translates).
 # fmt: off
@@ -81,7 +84,29 @@ def _stream_options(body: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def completion(response: Any) -> dict[str, Any]:
     """A ModelResponse of LiteLLM as OpenAI's `chat.completion`."""
-    raw = _dumped(response)
+    return _completion(_dumped(response))
+
+
+def read(http: HttpAnswer) -> dict[str, Any] | None:
+    """As `completion`, what the provider itself sent; None where that is no chat completion."""
+    if not http.is_success or http.too_large:
+        return None
+    try:
+        raw = json.loads(b"".join(http.parts))
+        choices = raw.get("choices")
+        if raw.get("error") or not choices:
+            return None
+        for choice in choices:
+            message = choice["message"]
+            if not message or not isinstance(message.get("content"), str | list | None):
+                return None
+        return _completion(raw)
+    # Anything may be anything in it. ValueError covers bytes that are no UTF-8.
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+
+
+def _completion(raw: Mapping[str, Any]) -> dict[str, Any]:
     answer = {
         "id": raw.get("id"),
         "object": "chat.completion",
@@ -114,7 +139,10 @@ def _dumped(part: Any, **how: Any) -> dict[str, Any]:
 
 
 def _as_sent(part: Any) -> dict[str, Any]:
-    return _dumped(part, exclude_unset=True)
+    chunk = _dumped(part, exclude_unset=True)
+    for choice in chunk.get("choices") or ():
+        _flatten(choice.get("delta") or {})
+    return chunk
 
 
 def _chunk(part: Any) -> dict[str, Any]:
@@ -170,7 +198,33 @@ def _unwrapped(raw: Mapping[str, Any]) -> dict[str, Any]:
             plain.setdefault(name, value)
     if isinstance(plain.get("tool_calls"), list):
         plain["tool_calls"] = [_told(call) for call in plain["tool_calls"]]
+    _flatten(plain)
     return plain
+
+
+def _flatten(message: dict[str, Any]) -> None:
+    """Of a content in parts, as Mistral's reasoning models send it, the text and the thinking,
+    where OpenAI's clients look for them; as it is where it has neither."""
+    parts = message.get("content")
+    if not isinstance(parts, list):
+        return
+    text, thinking = _texts(parts, "text"), _texts(parts, "thinking")
+    if text or thinking:
+        message["content"] = "".join(text)
+        if thinking:
+            message["reasoning_content"] = (message.get("reasoning_content") or "") + "".join(
+                thinking
+            )
+
+
+def _texts(parts: list[Any], kind: str) -> list[str]:
+    """The texts of the parts of this type, which may be in parts themselves."""
+    found: list[str] = []
+    for part in parts:
+        if isinstance(part, Mapping) and part.get("type") == kind:
+            inner = part.get(kind)
+            found += _texts(inner, "text") if isinstance(inner, list) else [str(inner or "")]
+    return found
 
 
 def _told(raw: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,182 @@
+"""A provider's HTTP answer before LiteLLM reads it: its status, its size, whether it is all there.
+
+LiteLLM (1.106 to 1.110) bounds no answer, and says neither whether a provider had answered when a
+call failed, nor whether a stream came to its `[DONE]`. It calls nearly all providers through
+`httpx.AsyncClient`, whatever carries the bytes below (aiohttp by default), but makes those clients
+itself, with no setting that reaches all of them. So `install` gives httpx's own event hooks to
+each client at its first request inside a `watched` call. Other requests of the process pass as
+they are.
+"""
+
+import asyncio
+import contextlib
+import contextvars
+import functools
+import re
+import time
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+# In a stream each token has an event of its own, of some 300 bytes and more.
+STREAM_FACTOR = 4
+_STEP = 65_536  # bytes that are unpacked at once
+_TURN_S = 0.005
+_ENCODINGS = "gzip, deflate"  # those that can be unpacked step by step here
+_DONE = re.compile(rb"[\r\n]data: ?\[DONE\]")
+
+
+class Turns:
+    """Gives the event loop its turn where a provider has always more to read: nothing waits then,
+    and so nothing else would run."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+
+    async def give(self) -> None:
+        """To be called for each piece."""
+        if time.perf_counter() - self._last > _TURN_S:
+            await asyncio.sleep(0)
+            self._last = time.perf_counter()
+
+
+class AnswerTooLargeError(Exception):
+    """More bytes than an answer may have, unpacked."""
+
+
+@dataclass(slots=True, eq=False)
+class HttpAnswer:
+    """What has come of one call. `limit`: the most bytes of an answer, unpacked; a stream may have
+    `STREAM_FACTOR` times as many. `status`: HTTP's, None before any answer came. `done`: a stream
+    came to its `[DONE]`. `too_large`: it was given up for its size. `parts`: the bytes of a whole
+    answer, unpacked; of a stream nothing is kept."""
+
+    limit: int
+    status: int | None = None
+    done: bool = False
+    too_large: bool = False
+    parts: list[bytes] = field(default_factory=list, repr=False)
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the provider has answered, and calls its answer a success."""
+        return self.status is not None and 200 <= self.status < 300
+
+
+_watched: contextvars.ContextVar[HttpAnswer | None] = contextvars.ContextVar(
+    "watched", default=None
+)
+
+
+@contextlib.contextmanager
+def watched(limit: int) -> Iterator[HttpAnswer]:
+    """Within it the next answer that this task gets, or one that it starts, is told and bounded;
+    a stream also afterwards. Past the limit reading it raises AnswerTooLargeError."""
+    answer = HttpAnswer(limit)
+    token = _watched.set(answer)
+    try:
+        yield answer
+    finally:
+        _watched.reset(token)
+
+
+@functools.cache
+def install() -> None:
+    """Let `watched` see this process's answers. Once is enough."""
+    send = httpx.AsyncClient.send
+
+    @functools.wraps(send)
+    async def hooked(self: httpx.AsyncClient, *given: Any, **named: Any) -> httpx.Response:
+        if _watched.get() is not None:
+            hooks = self.event_hooks
+            if _bound not in hooks["response"]:
+                ask, got = [*hooks["request"], _ask], [*hooks["response"], _bound]
+                self.event_hooks = {"request": ask, "response": got}
+        return await send(self, *given, **named)
+
+    setattr(httpx.AsyncClient, "send", hooked)  # noqa: B010 - for a type checker a method is final
+
+
+async def _ask(request: httpx.Request) -> None:
+    if (answer := _watched.get()) is not None:
+        answer.status = None
+        request.headers["accept-encoding"] = _ENCODINGS
+
+
+async def _bound(response: httpx.Response) -> None:
+    """Before a byte of its body is read: what reads it gets it through `_Bounded`, unpacked."""
+    answer = _watched.get()
+    if answer is None:
+        return
+    answer.status, answer.done, answer.parts = response.status_code, False, []
+    unpack = _unpacker(response.headers.pop("content-encoding", "identity").lower())
+    is_stream = response.headers.get("content-type", "").startswith("text/event-stream")
+    assert isinstance(response.stream, httpx.AsyncByteStream)
+    response.stream = _Bounded(response.stream, unpack, answer, is_stream)
+
+
+class _Bounded(httpx.AsyncByteStream):
+    def __init__(
+        self,
+        inner: httpx.AsyncByteStream,
+        unpack: Callable[[bytes], Iterator[bytes]],
+        answer: HttpAnswer,
+        is_stream: bool,
+    ) -> None:
+        self._inner = inner
+        self._unpack = unpack
+        self._answer = answer
+        self._is_stream = is_stream
+        self._room = answer.limit * (STREAM_FACTOR if is_stream else 1)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        answer, tail, turns = self._answer, b"\n", Turns()
+        async for packed in self._inner:
+            for part in self._unpack(packed):
+                await turns.give()
+                self._room -= len(part)
+                if self._room < 0:
+                    answer.too_large = True
+                    raise AnswerTooLargeError(f"an answer of more than {answer.limit} bytes")
+                if self._is_stream:
+                    tail += part
+                    answer.done = answer.done or _DONE.search(tail) is not None
+                    tail = tail[-16:]
+                else:
+                    answer.parts.append(part)
+                yield part
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+def _unpacker(encoding: str) -> Callable[[bytes], Iterator[bytes]]:
+    """What makes of each packed piece its unpacked ones, of `_STEP` bytes at most.
+
+    Raises httpx.DecodingError where the encoding is none that was asked for, or the data is broken.
+    """
+    if encoding in {"", "identity"}:
+        return lambda data: iter((data,))
+    if encoding not in {"gzip", "x-gzip", "deflate"}:
+        raise httpx.DecodingError("an answer in an encoding that was not asked for")
+    made: Any = None
+
+    def unpack(data: bytes) -> Iterator[bytes]:
+        nonlocal made
+        if made is None:
+            # "deflate" is zlib's format by its definition, and raw with some servers.
+            is_raw = encoding == "deflate" and data[:1] and data[0] & 0x0F != 8
+            made = zlib.decompressobj(-zlib.MAX_WBITS if is_raw else zlib.MAX_WBITS | 32)
+        try:
+            part = b"."
+            while data or len(part) == _STEP:  # a full step may have left more inside
+                part = made.decompress(data, _STEP)
+                data = made.unconsumed_tail
+                yield part
+        except zlib.error as error:
+            raise httpx.DecodingError("an answer whose packing is broken") from error
+
+    return unpack
