@@ -1,10 +1,11 @@
 """The ASGI application: routes, and how answers and errors become HTTP."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from .admin import admin_routes
 from .auth import principal as principal_of
-from .chat import Chat, Reply, Stream, until_left
+from .chat import Chat, Reply, Stream, shutting_down, until_left
 from .errors import RefusedError
 from .limits import Limits
 from .settings import Config
@@ -27,6 +28,7 @@ from .state import State
 
 logger = logging.getLogger(__name__)
 
+FAREWELL_S = 1.0  # for a client to take in that the server shuts down
 _EVENT_STREAM = [(b"content-type", b"text/event-stream; charset=utf-8")]
 _NO_BUFFER = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 
@@ -85,7 +87,17 @@ class _Completions:
         self._config = config
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
+        with self._chat.serving():
+            events = _Events(send)
+            try:
+                await self._answer(Request(scope, receive), events)
+            except asyncio.CancelledError:  # uvicorn does so where `server.shutdown_s` is over
+                asyncio.current_task().uncancel()  # type: ignore[union-attr]
+                if not events.started:
+                    raise shutting_down() from None
+                await events.farewell(shutting_down())
+
+    async def _answer(self, request: Request, events: "_Events") -> None:
         # Before the body is read: who has no key makes the server hold nothing.
         principal_of(request.headers, self._config)
         try:
@@ -94,35 +106,78 @@ class _Completions:
             return
 
         async def left() -> None:
-            while (await receive())["type"] != "http.disconnect":
+            while (await request.receive())["type"] != "http.disconnect":
                 pass
 
-        answer = await until_left(self._chat.answer(raw, request.headers), left)
+        chat = self._chat
+        answer = await until_left(chat.answer(raw, request.headers), left, chat.stop)
         if answer is None:
             return
         if isinstance(answer, Reply):
-            await JSONResponse(answer.body, headers=answer.headers)(scope, receive, send)
+            reply = _Json(answer.body, headers=answer.headers)
+            await reply(request.scope, request.receive, events)
             return
         try:
-            await until_left(_send_events(answer, send), left)
+            await until_left(events.send_all(answer), left, chat.stop)
         finally:
             await answer.chunks.aclose()  # type: ignore[attr-defined]
 
 
-async def _send_events(answer: Stream, send: Send) -> None:
-    """The chunks as server-sent events, then [DONE]."""
-    own = [(name.encode(), value.encode()) for name, value in answer.headers.items()]
-    head = {"type": "http.response.start", "status": 200}
-    await send({**head, "headers": [*_EVENT_STREAM, *_NO_BUFFER, *own]})
-    broken = False
-    async for chunk in answer.chunks:
-        broken = broken or "error" in chunk
-        data = json.dumps(chunk, ensure_ascii=False, separators=(",", ":"))
-        body = f"data: {data}\n\n".encode("utf-8", "replace")
-        await send({"type": "http.response.body", "body": body, "more_body": True})
-    # [DONE] would tell clients that do not look at errors that they have it all.
-    end = b"" if broken else b"data: [DONE]\n\n"
-    await send({"type": "http.response.body", "body": end, "more_body": False})
+class _Json(JSONResponse):
+    def render(self, content: Any) -> bytes:
+        return _written(content)
+
+
+def _written(value: Any) -> bytes:
+    """JSON, whatever a provider sent: it has no NaN, and UTF-8 no half of a surrogate pair."""
+    how: dict[str, Any] = {"ensure_ascii": False, "separators": (",", ":")}
+    try:
+        text = json.dumps(value, allow_nan=False, **how)
+    except ValueError:
+        plain = json.loads(json.dumps(value), parse_constant=lambda _: None)
+        text = json.dumps(plain, **how)
+    return text.encode("utf-8", "replace")
+
+
+class _Events:
+    """`send`, and an answer's server-sent events on it. `started`: whether an answer has begun."""
+
+    def __init__(self, send: Send) -> None:
+        self.started = False
+        self._are_sent = False
+        self._send = send
+
+    async def __call__(self, message: Message) -> None:
+        self.started = True
+        await self._send(message)
+
+    async def send_all(self, answer: Stream) -> None:
+        """The chunks, then [DONE]."""
+        own = [(name.encode(), value.encode()) for name, value in answer.headers.items()]
+        head = {"type": "http.response.start", "status": 200}
+        self._are_sent = True
+        await self({**head, "headers": [*_EVENT_STREAM, *_NO_BUFFER, *own]})
+        broken = False
+        async for chunk in answer.chunks:
+            broken = broken or "error" in chunk
+            await self._event(chunk)
+        # [DONE] would tell clients that do not look at errors that they have it all.
+        await self._end(b"" if broken else b"data: [DONE]\n\n")
+
+    async def farewell(self, error: RefusedError) -> None:
+        """End the events with this one, unless the client takes in no more."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL_S):
+                if self._are_sent:
+                    await self._event(error.to_dict())
+                    await self._end()
+
+    async def _event(self, chunk: Mapping[str, Any]) -> None:
+        body = b"data: " + _written(chunk) + b"\n\n"
+        await self({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def _end(self, last: bytes = b"") -> None:
+        await self({"type": "http.response.body", "body": last, "more_body": False})
 
 
 def _reading(state: State) -> list[Route]:

@@ -5,10 +5,11 @@
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -33,6 +34,13 @@ T = TypeVar("T")
 
 SHORT_BYTES = 4096
 CLIENT_LEFT = 499  # as nginx counts it; no client ever sees it
+LONGEST = 128_000  # tokens that a model may write at once of which nothing is known
+SHUTTING_DOWN = "server_shutting_down"
+
+
+def shutting_down() -> RefusedError:
+    """What a client is told whose answer the server could not wait for."""
+    return RefusedError(503, SHUTTING_DOWN, "the server shuts down before the answer was whole")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +65,23 @@ class Chat:
     def __init__(self, state: State) -> None:
         self._state = state
         self._closing: set[asyncio.Task[None]] = set()
+        self._serving: set[asyncio.Task[Any]] = set()
+        self._stopping = False
+
+    @contextlib.contextmanager
+    def serving(self) -> Iterator[None]:
+        """Around all that answers one request: `finish` waits for it."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        try:
+            yield
+        finally:
+            self._serving.discard(task)
+
+    def stop(self) -> None:
+        """What is cancelled from now on was not left by its client: the server shuts down."""
+        self._stopping = True
 
     async def answer(self, raw: bytes, headers: Mapping[str, str]) -> Reply | Stream:
         """`headers` have lower-case names. Raises RefusedError; cancelling it cancels the call."""
@@ -88,7 +113,7 @@ class Chat:
             error.headers.update(headers_of(exchange))
             raise
         except asyncio.CancelledError:
-            exchange.status, exchange.error = CLIENT_LEFT, "client_left"
+            self._cut(exchange)
             # The loop is cancelling this task: the money is settled in one of its own.
             self._close_later(exchange)
             raise
@@ -98,9 +123,9 @@ class Chat:
             raise
 
     async def finish(self) -> None:
-        """Wait for what is still to be settled."""
-        while self._closing:
-            await asyncio.gather(*self._closing, return_exceptions=True)
+        """Wait for what still answers or is still to be settled."""
+        while self._serving or self._closing:
+            await asyncio.wait({*self._serving, *self._closing})
 
     async def _answered(self, exchange: Exchange) -> Reply | Stream:
         state, asked = self._state, exchange.asked
@@ -217,12 +242,18 @@ class Chat:
                 exchange.status, exchange.error = 502, "stream_broken"
             exchange.completion = assembler.completion()
         except (asyncio.CancelledError, GeneratorExit):
-            exchange.status, exchange.error = CLIENT_LEFT, "client_left"
+            self._cut(exchange)
             raise
         finally:
             await answer.chunks.aclose()
             exchange.upstream_s = answer.chunks.waited_s
             self._close_later(exchange)
+
+    def _cut(self, exchange: Exchange) -> None:
+        if self._stopping:
+            exchange.status, exchange.error = 503, SHUTTING_DOWN
+        else:
+            exchange.status, exchange.error = CLIENT_LEFT, "client_left"
 
     def _close_later(self, exchange: Exchange) -> asyncio.Task[None] | None:
         """Close it in a task of its own, once: a client that leaves meanwhile cancels nothing."""
@@ -297,7 +328,7 @@ class Chat:
             if usage is None and answer is not None and attempt is attempts[-1]:
                 if attempt.model != answer.model:
                     continue  # it failed after a cascade's weak answer, which was given then
-                usage = await self._estimated(exchange, answer.text)
+                usage = await self._estimated(exchange, attempt.model, answer.text)
             if usage is not None:
                 priced = {attempt.model: cost_of(registry.models[attempt.model], usage)}
                 exchange.cost += priced[attempt.model]
@@ -311,12 +342,17 @@ class Chat:
         if routed is not None:
             exchange.routed_cost = cost_of(registry.models[routed], exchange.usage)
 
-    async def _estimated(self, exchange: Exchange, said: str) -> Usage | None:
-        """Where the provider did not come to say it: what it will have counted."""
+    async def _estimated(self, exchange: Exchange, model: str, said: str) -> Usage | None:
+        """Where the provider did not come to say it: what it will have counted, which is no more
+        than the request lets it write."""
         message = {"role": "assistant", "content": said}
-        count = self._state.count_tokens
+        count, asked = self._state.count_tokens, exchange.asked
         written = await self._state.in_thread(lambda: count([message], None)) if said else 0
-        return Usage(exchange.asked.prompt_tokens, written, estimated=True)
+        most = asked.output_tokens
+        if all(asked.body.get(name) is None for name in ("max_tokens", "max_completion_tokens")):
+            most = max(most, self._state.registry.models[model].max_output_tokens or LONGEST)
+        written = min(written, most * asked.choices)
+        return Usage(asked.prompt_tokens, written, estimated=True)
 
     async def _settle(self, exchange: Exchange) -> None:
         if exchange.reservation is not None:
@@ -353,10 +389,12 @@ class Chat:
             await state.in_thread(lambda: semantic.add(bucket, asked.text, key))
 
 
-async def until_left(work: Awaitable[T], left: Callable[[], Awaitable[None]]) -> T | None:
+async def until_left(
+    work: Awaitable[T], left: Callable[[], Awaitable[None]], stop: Callable[[], None]
+) -> T | None:
     """What `work` gives; None where the client left first (`left` returned): then it is cancelled.
 
-    Raises what `work` raises.
+    Raises what `work` raises. Where this is cancelled itself, `stop` is called before `work` is.
     """
     task = asyncio.ensure_future(work)
     watch = asyncio.ensure_future(left())
@@ -365,6 +403,9 @@ async def until_left(work: Awaitable[T], left: Callable[[], Awaitable[None]]) ->
         if task.done():
             return task.result()
         return None
+    except asyncio.CancelledError:
+        stop()
+        raise
     finally:
         for other in (task, watch):
             other.cancel()

@@ -177,7 +177,8 @@ def test_functions_of_the_old_kind_have_names() -> None:
         await sessions.remember(asked(), "strong", answer(call))
         found = {"role": "function", "name": "f", "content": "rain"}
         assert await sessions.held(asked(USER, call, found)) == "strong"
-        assert await sessions.held(asked(USER, call, {**found, "name": "g"})) is None
+        other = {**call, "function_call": {"name": "g", "arguments": "{}"}}
+        assert await sessions.held(asked(USER, other, {**found, "name": "g"})) is None
 
     with_sessions(work)
 
