@@ -98,9 +98,7 @@ def _waiting(asked: Asked) -> tuple[Sequence[Mapping[str, Any]], Mapping[str, An
     return asked.messages[:last], asked.messages[last]
 
 
-def _loop_key(
-    asked: Asked, before: Sequence[Mapping[str, Any]], answer: Mapping[str, Any]
-) -> str:
+def _loop_key(asked: Asked, before: Sequence[Mapping[str, Any]], answer: Mapping[str, Any]) -> str:
     """Of whom and of the whole conversation, as far as clients send it back as it was."""
     who, options = asked.principal, asked.options
     parts = ["loop", who.tenant, who.key, options.session or "", _plain(asked.body.get("user"))]
