@@ -207,6 +207,40 @@ def test_sigterm_lets_running_requests_end_and_keeps_their_records(tmp_path: Pat
     assert ids == {answer.headers["x-thriftroute-decision-id"] for answer in answers}
 
 
+def test_what_shutdown_cannot_wait_for_is_told_and_recorded(tmp_path: Path) -> None:
+    path = tmp_path / "records.db"
+    with StubProvider() as provider:
+        said = {"role": "assistant", "content": "a " * 5000}
+        provider.always(Fault(pause_s=0.1, message=said), model="weak")
+        provider.always(Fault(hang_s=600.0), model="strong")
+        settings = pool(provider.url, records={"url": f"sqlite:///{path}", "flush_s": 60.0})
+        settings["server"] = {"port": 0, "shutdown_s": 1}
+        with started(tmp_path, settings) as running, ThreadPoolExecutor(4) as threads:
+            asked = [
+                threads.submit(running.ask, "x", model=model, stream=stream)
+                for model, stream in (("strong", False), ("strong", True))
+            ]
+            begun = threads.submit(running.ask, "x", model="weak", stream=True)
+            while len(provider.requests) < 3:
+                time.sleep(0.02)
+            time.sleep(1.5)  # the first pieces have come
+            running.process.send_signal(signal.SIGTERM)
+            for future in asked:
+                answer = future.result()
+                assert answer.status_code == 503
+                assert answer.json()["error"]["code"] == "server_shutting_down"
+            *chunks, last = begun.result().text.strip().split("\n\n")
+            assert chunks
+            assert (
+                json.loads(last.removeprefix("data: "))["error"]["code"] == "server_shutting_down"
+            )
+            running.process.wait(300)
+        assert not [line for line in running.said if "Traceback" in line or "Error" in line]
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        found = connection.execute("SELECT status, error FROM thriftroute_decisions").fetchall()
+    assert found == [(503, "server_shutting_down")] * 3
+
+
 def test_an_idle_connection_is_kept_longer_than_clients_keep_it(tmp_path: Path) -> None:
     with StubProvider() as provider, started(tmp_path, pool(provider.url)) as running:
         host, _, port = running.url.removeprefix("http://").partition(":")
