@@ -3,75 +3,23 @@
 import contextlib
 import http.client
 import json
-import os
 import random
 import re
 import signal
 import sqlite3
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 from thriftroute.router.stub import StubProvider
 from thriftroute.router.stub_faults import Fault
+from thriftroute.tests.running import COMMAND, started
 from thriftroute.tests.servers import postgres_server, redis_server
 from thriftroute.tests.serving import pool
-
-COMMAND = [sys.executable, "-c", "from thriftroute.router.cli import main; main()", "serve"]
-
-
-class Running:
-    """The server's process; `url` is where it said that it serves."""
-
-    def __init__(self, process: subprocess.Popen[str], url: str, said: list[str]) -> None:
-        self.process, self.url, self.said = process, url, said
-
-    def ask(self, prompt: str, **more: Any) -> httpx.Response:
-        body = {"model": "router-mf-1.0", "messages": [{"role": "user", "content": prompt}], **more}
-        return httpx.post(f"{self.url}/v1/chat/completions", json=body, timeout=300)
-
-
-@contextlib.contextmanager
-def started(folder: Path, settings: dict[str, Any]) -> Iterator[Running]:
-    """`thriftroute serve --config`, until the block ends; killed where it does not end itself."""
-    config = folder / "thriftroute.yaml"
-    config.write_text(json.dumps(settings), encoding="utf-8")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
-    process = subprocess.Popen(
-        [*COMMAND, "--config", str(config)], stderr=subprocess.PIPE, text=True, env=environment
-    )
-    assert process.stderr is not None
-    said: list[str] = []
-    first = process.stderr.readline()
-    # Read on, or a full pipe would stop the server.
-    reader = threading.Thread(target=lambda: said.extend(process.stderr or ()), daemon=True)
-    reader.start()
-    try:
-        found = re.search(r"(http://\S+)/v1", first)
-        assert found, first + "".join(said)
-        running = Running(process, found.group(1), said)
-        for _ in range(600):
-            with contextlib.suppress(httpx.TransportError):
-                if httpx.get(f"{running.url}/ready", timeout=5.0).status_code == 200:
-                    break
-            assert process.poll() is None, "".join(said)
-            time.sleep(0.1)
-        yield running
-        process.send_signal(signal.SIGTERM)
-        process.wait(300)
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-        reader.join(10)
-        process.stderr.close()
 
 
 def streamed_text(answer: httpx.Response) -> str:
