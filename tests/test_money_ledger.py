@@ -606,6 +606,26 @@ def test_no_request_waits_for_redis_longer_than_its_patience(
     run(main())
 
 
+def test_a_process_that_stands_still_does_not_take_redis_for_away(
+    own_redis: Server, patience: Callable[[float], None]
+) -> None:
+    """Else it would count alone, and many first requests at once go past a shared budget."""
+    patience(2.0)
+
+    async def main() -> None:
+        pro = tier(BudgetSettings(tokens=1000))
+        async with opened(own_redis.url) as ledger:
+            asked = asyncio.create_task(ledger.reserve(ACME, pro, usd=0, tokens=100))
+            for _ in range(2):  # it is connecting
+                await asyncio.sleep(0)
+            time.sleep(2.2)
+            await ledger.settle(await asked, 0.0, 100)
+            assert (ledger.outages, ledger.degraded_requests) == (0, 0)
+            assert await spent(ledger) == [(100, 0)]
+
+    run(main())
+
+
 def test_an_outage_takes_no_memory_a_request(own_redis: Server) -> None:
     async def main() -> None:
         pro = tier(BudgetSettings(tokens=10**6))

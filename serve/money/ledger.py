@@ -11,7 +11,7 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from .history import Stats, spent_before
 from .redis_counters import RedisCounters, connect, failures
 
 PATIENCE_S = 0.2  # a request waits no longer than this for Redis, and only until it is known away
+STEPS = 10  # of the patience: a loop that stands still uses up one of them, however long it does
 PROBE_S = 0.5  # between looks whether Redis is back
 HISTORY_S = 2.0  # the first request of a budget waits no longer for what was spent before
 LEASE_S = 3600.0  # of a reservation whose process died; longer than any request takes
@@ -72,7 +73,7 @@ class Ledger:
         self._lease_s = lease_s
         self._clock = clock
         self._local = MemoryCounters(lease_s)
-        self._client = None if redis_url is None else connect(redis_url, PATIENCE_S)
+        self._client = None if redis_url is None else connect(redis_url, STEPS * PATIENCE_S)
         self._remote = None if self._client is None else RedisCounters(self._client, lease_s)
         self._seen: dict[str, tuple[int, int]] = {}  # counter -> (spent as Redis said, window end)
         self._pending: dict[str, tuple[Hold, tuple[int, ...]]] = {}  # id of a hold -> its end
@@ -189,7 +190,7 @@ class Ledger:
         asked = not self.degraded
         if asked:
             try:
-                async with asyncio.timeout(PATIENCE_S):
+                async with _patience():
                     result = await self._remote.take(need, now, seen)
             except failures() as error:
                 self._lost(error)
@@ -255,7 +256,7 @@ class Ledger:
                 self._batch(hold, spent)
             if not self.degraded:
                 try:
-                    async with asyncio.timeout(PATIENCE_S):
+                    async with _patience():
                         totals = await self._deliver(hold, spent, now)
                 except failures() as error:
                     self._lost(error)
@@ -329,13 +330,13 @@ class Ledger:
         self._recovery = asyncio.get_running_loop().create_task(self._recover(error))
 
     async def _recover(self, cause: BaseException) -> None:
-        """Merge as soon as Redis answers. The first look is at once: a process that was itself held
-        up sees timeouts too, and such a blink is not worth a line in the log."""
+        """Merge as soon as Redis answers. The first look is at once: a blink is not worth a line
+        in the log."""
         assert self._remote is not None
         said = False
         while True:
             try:
-                async with asyncio.timeout(PATIENCE_S):
+                async with _patience():
                     await self._remote.probe()
                 while self.pending:
                     await self._merge()
@@ -363,6 +364,29 @@ class Ledger:
             self._recalled = {key: each for key, each in self._recalled.items() if each[1] > now}
             if self.alerts is not None:
                 self.alerts.forget(now)
+
+
+@contextlib.asynccontextmanager
+async def _patience() -> AsyncIterator[None]:
+    """TimeoutError after PATIENCE_S of the time in which this loop turns. A process held up by a
+    burst would else take a healthy Redis for away, count alone and spend past a shared budget."""
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle | None = None
+
+    def step(left: int) -> None:
+        nonlocal timer
+        if left > 0:
+            timer = loop.call_later(PATIENCE_S / STEPS, step, left - 1)
+        else:
+            limit.reschedule(loop.time())
+
+    async with asyncio.timeout(None) as limit:
+        step(STEPS)
+        try:
+            yield
+        finally:
+            assert timer is not None
+            timer.cancel()
 
 
 def make_ledger(config: Config, stats: Stats | None = None) -> Ledger:
