@@ -214,6 +214,7 @@ class BoundedProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.ws_protocol_class = None  # no route is one, and its connections would have no bounds
         self._timeout_s = float(app_state.get("read_timeout_s", 30.0))
         self._header_bytes = 0
         self._header_timer: asyncio.TimerHandle | None = None
@@ -250,6 +251,9 @@ class BoundedProtocol(HttpToolsProtocol):
         _cancel(self._header_timer)
         self._header_timer = None
         super().on_headers_complete()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Who asks for another protocol is answered in this one; that is no line in the log."""
 
     def pause_writing(self) -> None:
         """The client does not read: it has so long to begin."""

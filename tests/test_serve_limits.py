@@ -258,6 +258,23 @@ def test_a_header_that_does_not_arrive_ends_the_connection(sent: bytes) -> None:
     assert answer.count(b"HTTP/1.1 200") == sent.count(b"\r\n\r\n")
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("body", [b"", b"x" * 9])
+def test_who_asks_for_a_web_socket_gets_a_plain_answer_and_no_connection_of_its_own(
+    method: str, body: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    head = f"{method} / HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n"
+    head += "connection: upgrade, close\r\nupgrade: websocket\r\n"
+    head += "sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    app = app_of(read_timeout_s=0.5)
+    settings = {"http": BoundedProtocol, "ws": "auto", "log_level": "warning"}
+    with live(app, **settings) as url, raw(url) as connection:
+        connection.sendall(head.encode() + body)
+        answer = read_all(connection)  # returns: the server hung up
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert capfd.readouterr().err == ""
+
+
 def test_an_endless_header_ends_the_connection() -> None:
     with live(app_of(), http=BoundedProtocol) as url, raw(url) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n")
