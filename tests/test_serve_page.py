@@ -2,8 +2,6 @@ import base64
 import contextlib
 import hashlib
 import re
-import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +12,11 @@ from thriftroute.router.stub import StubProvider
 from thriftroute.serve.admin import PAGE, content_security_policy
 from thriftroute.serve.auth import digest
 from thriftroute.serve.records.record import Record
+from thriftroute.tests.browser import drawn
 from thriftroute.tests.serving import pool, serving
 
 TEXT = PAGE.read_text(encoding="utf-8")
 HOSTILE = '<img src=x onerror="document.title=1"><script>document.title=2</script>'
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
 
 
 def part(tag: str) -> str:
@@ -66,24 +62,6 @@ def test_every_element_that_the_script_looks_for_is_there() -> None:
     wanted = set(re.findall(r'\$\("([\w-]+)"\)', part("script")))
     assert wanted <= ids
     assert len(wanted) > 15
-
-
-def drawn(url: str, folder: Path, *, width: int = 1280) -> str:
-    """The page as a headless browser has drawn it, as HTML."""
-    if BROWSER is None:
-        pytest.skip("no Chromium is installed: apt-get install chromium")
-    command = [
-        *(BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"),
-        *("--no-first-run", "--disable-background-networking", "--disable-component-update"),
-        *("--disable-sync", f"--user-data-dir={folder}", f"--window-size={width},900"),
-        *("--virtual-time-budget=4000", "--dump-dom", url),
-    ]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    except subprocess.TimeoutExpired:
-        pytest.skip("Chromium did not draw the page within five minutes on this machine")
-    assert done.returncode == 0, done.stderr[-500:]
-    return done.stdout
 
 
 def text_of(html: str, id: str) -> str:
