@@ -217,13 +217,12 @@ def _mutate(draw: random.Random, body: dict[str, Any]) -> None:
             continue
         break
     act = draw.random()
+    odd = copy.deepcopy(draw.choice(_ODD))
     if act < 0.6:
-        at[key] = draw.choice(_ODD)
+        at[key] = odd
     elif act < 0.75:
         del at[key]
     elif isinstance(at, list):
         at.append(copy.deepcopy(at[key]))
     else:
-        at[draw.choice(("api_base", "callbacks", "mock_response", "timeout", "x", "role"))] = (
-            draw.choice(_ODD)
-        )
+        at[draw.choice(("api_base", "callbacks", "mock_response", "timeout", "x", "role"))] = odd

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
+from starlette.applications import Starlette
 from thriftroute.serve.app import create_app
 from thriftroute.serve.limits import BoundedProtocol
 from thriftroute.serve.settings import Config
@@ -20,12 +21,12 @@ from thriftroute.serve.state import State
 
 
 class Serving:
-    """`url` without a path; `state` holds the server's own parts."""
+    """`url` without a path; `state` holds the server's own parts, `app` its routes."""
 
-    def __init__(self, url: str, state: State, loop: Any) -> None:
+    def __init__(self, url: str, app: Starlette) -> None:
         self.url = url
-        self.state = state
-        self.loop = loop
+        self.app = app
+        self.state: State = app.state.thriftroute
 
 
 def pool(api_base: str, **more: Any) -> dict[str, Any]:
@@ -70,7 +71,7 @@ def serving(settings: dict[str, Any] | Config) -> Iterator[Serving]:
             while not server.started:
                 assert thread.is_alive(), "the server ended before it had started"
                 thread.join(0.02)
-            yield Serving(f"http://127.0.0.1:{bound.getsockname()[1]}", app.state.thriftroute, None)
+            yield Serving(f"http://127.0.0.1:{bound.getsockname()[1]}", app)
         finally:
             server.should_exit = True
             thread.join()

@@ -17,6 +17,7 @@ from thriftroute.router.cli import app
 from typer.testing import CliRunner
 
 from .auditing import write
+from .browser import drawn
 
 VOID = {"meta", "link", "br", "line", "circle", "polyline", "polygon"}
 BIG, SMALL = ("big",), ("small",)
@@ -140,6 +141,24 @@ def test_text_of_the_data_is_never_html(routed: Audited) -> None:
     assert {"script", "b"} & {tag for tag, _ in found.seen} <= {"b"}
     assert all("onclick" not in attributes for _, attributes in found.seen)
     assert evil in found.text
+
+
+def test_no_script_of_the_data_runs_in_a_browser(routed: Audited, tmp_path: Path) -> None:
+    evil = "<script>document.title='ran'</script><img src=x onerror=\"document.title='ran'\">"
+    n = routed.benchmark.n
+    benchmark = dataclasses.replace(
+        routed.benchmark, prompts=[evil] * n, strong_model=evil, weak_model=evil, name=evil
+    )
+    bad = dataclasses.replace(routed, benchmark=benchmark, tasks=[evil, "b"] * (n // 2))
+    path = tmp_path / "report.html"
+    path.write_text(page.to_html(bad), encoding="utf-8")
+    html = drawn(path.as_uri(), tmp_path / "browser")
+    title = re.search(r"<title>(.*?)</title>", html, re.S)
+    assert title is not None
+    assert title.group(1).strip() != "ran"
+    assert "<script" not in html
+    assert "<img" not in html
+    assert "document.title" in html  # it was drawn, as text
 
 
 def test_examples_are_of_the_measured_half_and_can_be_left_out(routed: Audited) -> None:
