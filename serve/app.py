@@ -161,6 +161,9 @@ class _Events:
         async for chunk in answer.chunks:
             broken = broken or "error" in chunk
             await self._event(chunk)
+            # Neither waits where a provider is fast: a full buffer would be sent in one turn of
+            # the loop, and a few such streams hold up everybody for a second.
+            await asyncio.sleep(0)
         # [DONE] would tell clients that do not look at errors that they have it all.
         await self._end(b"" if broken else b"data: [DONE]\n\n")
 

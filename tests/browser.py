@@ -24,7 +24,7 @@ def drawn(
     browser is installed, or where it does not draw the page in time.
     """
     if BROWSER is None:
-        pytest.skip("chromium is not installed: the page is not drawn")
+        pytest.skip("chromium is not installed: apt-get install chromium")
     command = [
         *(BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"),
         *("--no-first-run", "--disable-background-networking", "--disable-component-update"),

@@ -1,10 +1,12 @@
 """What was solid under load and is to stay so: clients that leave, clients that stop reading."""
 
+import asyncio
 import contextlib
 import json
 import re
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +17,8 @@ import httpx
 import pytest
 from thriftroute.router.stub import StubProvider
 from thriftroute.router.stub_faults import Fault
+from thriftroute.serve.app import create_app
+from thriftroute.serve.settings import Config
 from thriftroute.tests.serving import Serving, pool, serving
 
 BODY = {"model": "weak", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
@@ -109,3 +113,49 @@ def test_clients_that_stop_reading_close_the_upstream_and_hold_nothing(tmp_path:
             report = settled(server, n)
     assert [(group["name"], group["requests"]) for group in report["groups"]] == [(499, n)]
     assert_paid(report)
+
+
+def test_a_fast_stream_lets_others_have_their_turn() -> None:
+    """A provider that has sent it all, and a client that takes it all: nothing waits for anything,
+    and without a pause of its own the stream would be sent in one turn of the event loop."""
+    turns = 0
+    sent: Counter[int] = Counter()  # events by the turn in which they were sent
+
+    async def main(config: Config) -> None:
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+
+        def turn() -> None:
+            nonlocal turns
+            turns += 1
+            if not ended.is_set():
+                loop.call_soon(turn)
+
+        messages = iter([{"type": "http.request", "body": json.dumps(BODY).encode()}])
+
+        async def receive() -> Any:
+            for message in messages:
+                return message
+            await ended.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                loop.call_soon(turn)
+                time.sleep(0.5)  # the provider goes on meanwhile, into the sockets' buffers
+            sent[turns] += 1
+
+        app = create_app(config)
+        scope = {
+            **{"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": []},
+            **{"query_string": b"", "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2)},
+        }
+        async with app.router.lifespan_context(app):
+            await app(scope, receive, send)
+            ended.set()
+
+    with StubProvider() as provider:
+        provider.always(Fault(message={"role": "assistant", "content": "word " * 200}))
+        asyncio.run(main(Config.model_validate(pool(provider.url))))
+    assert sum(sent.values()) > 200
+    assert max(sent.values()) <= 3
