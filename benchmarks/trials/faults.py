@@ -76,7 +76,8 @@ async def kill(scale: float) -> list[Row]:
             whole = _check(folder)
             row.note = (
                 f"{answered - kept} of {answered} answered requests have no record "
-                f"(`flush_s` 0.2); database {whole}; 50 of 50 answered after the restart"
+                f"(`flush_s` 0.2); database {whole}; {again.statuses[200]} of 50 answered "
+                f"after the restart"
             )
     return [row]
 
