@@ -8,9 +8,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import func, select, text, update
+from sqlalchemy import event, func, select, text, update
 from thriftroute.router.errors import ConfigError
 from thriftroute.serve.errors import RefusedError
 from thriftroute.serve.records import Record, Recorder
@@ -357,6 +358,30 @@ def test_sigterm_of_a_server_writes_all_that_waits(url: str) -> None:
         process.terminate()
         process.wait(300)
     assert len(ids(url)) == 700
+
+
+def test_a_full_disk_makes_rows_wait_and_loses_none(url: str) -> None:
+    """SQLite's own limit on the pages of a file: its error is that of a full disk."""
+    pages = 60
+    made = recorder(url, text=True)
+    assert made.engine is not None
+
+    @event.listens_for(made.engine, "connect")
+    def limit(connection: Any, _: object) -> None:
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+
+    made.start()
+    names = {f"row-{i}" for i in range(100)}
+    for name in sorted(names):
+        made.put(record(name, prompt="x" * 5000))
+    until(lambda: not made.healthy)
+    assert made.pending > 0
+    made.put(record("later"))  # nobody waits for it
+    pages = 10**6
+    made.engine.dispose()
+    until(lambda: made.pending == 0)
+    assert (made.dropped, made.close()) == (0, 0)
+    assert ids(url) == {*names, "later"}
 
 
 def test_postgresql_away_and_back_loses_nothing(
