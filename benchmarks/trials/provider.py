@@ -102,7 +102,7 @@ class Provider:
         """Never ends, as fast as it is read."""
         await _chunked(writer, _EVENT)
         while True:
-            await _piece(writer, event("x" * 16_000))
+            await _piece(writer, event("x" * 64_000))
             await asyncio.sleep(0)
 
     async def _huge(self, writer: asyncio.StreamWriter, stream: bool) -> None:
