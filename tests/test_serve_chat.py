@@ -48,7 +48,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    for _ in range(500):
+    for _ in range(15000):
         if condition():
             return
         time.sleep(0.02)

@@ -50,7 +50,7 @@ def post(server: Serving, body: Any) -> httpx.Response:
 
 
 def recorded(server: Serving, id: str) -> dict[str, Any]:
-    for _ in range(200):
+    for _ in range(15000):
         row = server.state.recorder.one(id)
         if row is not None:
             return row

@@ -57,7 +57,7 @@ def test_in_shadow_mode_the_strong_model_answers_and_the_record_says_what_would_
             ask(server, model="router-mf-0.0", stream=True)
             direct = ask(server, model="weak")
             dry = httpx.post(f"{server.url}/route", json={"prompt": EASY}).json()
-            for _ in range(200):
+            for _ in range(15000):
                 report = httpx.get(f"{server.url}/stats").json()
                 if report["totals"]["requests"] == 3:
                     break
@@ -169,7 +169,7 @@ def test_by_itself_it_watches_against_the_bundles_own_table() -> None:
     with StubProvider() as provider, serving(pool(provider.url)) as server:
         assert server.state.watching.on
         ask(server)
-        for _ in range(500):
+        for _ in range(15000):
             server.state.watching.step()
             report = server.state.watching.report
             assert report is not None
@@ -288,7 +288,7 @@ def test_a_held_threshold_starts_with_what_was_recorded(tmp_path: Path) -> None:
                     )
                 )
         with serving(pool(provider.url, records=records, router=router)) as server:
-            for _ in range(1000):
+            for _ in range(30000):
                 if server.state.pipeline.threshold != 0.5:
                     break
                 asyncio.run(asyncio.sleep(0.01))
