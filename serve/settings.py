@@ -230,7 +230,7 @@ class CallSettings(Settings):
 
     timeout_s: Positive = 600.0  # of a whole answer
     first_token_timeout_s: Positive = 60.0  # of a stream's first piece
-    max_answer_bytes: Count = 16_000_000  # unpacked; of a stream, whose tokens are events, 4 times
+    max_answer_bytes: Count = 8_000_000  # unpacked; of a stream, whose tokens are events, 8 times
     retries: Annotated[int, Field(ge=0, le=10)] = 1  # of the same model
     cooldown_s: Annotated[float, Field(ge=0)] = 30.0
     failures_to_cool: Count = 3  # in a row, a model

@@ -142,6 +142,7 @@ router:
 calls:
   timeout_s: 600              # of a whole answer
   #first_token_timeout_s: 60  # of a stream's first piece
+  #max_answer_bytes: 8000000  # unpacked; of a stream 8 times
   #retries: 1                 # of the same model
   #failures_to_cool: 3        # in a row, then the model is left alone for
   #cooldown_s: 30

@@ -377,6 +377,35 @@ def test_an_answer_byte_by_byte_is_late(way: str) -> None:
         assert (answer.status_code, answer.json()["error"]["code"]) == (504, "upstream_timeout")
 
 
+CROWDED = [
+    b'{"choices": [%s]}' % b",".join([b"{}"] * 6000),
+    whole({"role": "assistant", "content": "x", "odd": [[]] * 250_000}),
+    whole({"role": "assistant", "content": None, "tool_calls": [call("c", "{}")] * 6000}),
+]
+
+
+def test_an_answer_of_very_many_objects_is_given_up() -> None:
+    streamed = [FIRST, event({"content": "", "odd": [[]] * 6000}), event({}, "stop"), DONE]
+    probabilities = [{"token": "[{", "logprob": -1.0, "bytes": None, "top_logprobs": []}] * 6000
+    fine = whole({"role": "assistant", "content": "x"}).replace(
+        b'"logprobs": null', b'"logprobs": {"content": %s}' % json.dumps(probabilities).encode()
+    )
+    many = [event({"content": "[{" * 100}) for _ in range(100)]
+    with (
+        RawProvider(
+            *CROWDED, (STREAM, streamed), fine, (STREAM, [*many, event({}, "stop"), DONE])
+        ) as provider,
+        serving(settings(provider)) as server,
+    ):
+        for body in CROWDED:
+            answer = ask(server)
+            assert answer.status_code == 502, body[:100]
+            assert "AnswerTooLargeError" in answer.json()["error"]["message"]
+        assert "AnswerTooLargeError" in chunks_of(ask(server, stream=True))[-1]["error"]["message"]
+        assert ask(server, logprobs=True).status_code == 200
+        assert chunks_of(ask(server, stream=True))[-1] == "[DONE]"
+
+
 def test_others_are_served_while_a_provider_never_pauses() -> None:
     """A stream that always has more to read gives way: without it this hangs until its limit."""
     with (

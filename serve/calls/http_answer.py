@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import contextvars
 import functools
+import json
 import re
 import time
 import zlib
@@ -22,7 +23,13 @@ from typing import Any
 import httpx
 
 # In a stream each token has an event of its own, of some 300 bytes and more.
-STREAM_FACTOR = 4
+STREAM_FACTOR = 8
+# To read an answer takes LiteLLM up to 0.1 ms for each object of it, and no loop turns: lists and
+# objects of a whole answer (log probabilities are many), and of one event; choices; tool calls.
+MOST_OBJECTS = 200_000
+_MOST_AT_ONCE = 5_000
+_MOST_CHOICES = 128
+_MOST_CALLS = 1_000
 _STEP = 65_536  # bytes that are unpacked at once
 _TURN_S = 0.005
 _ENCODINGS = "gzip, deflate"  # those that can be unpacked step by step here
@@ -44,7 +51,7 @@ class Turns:
 
 
 class AnswerTooLargeError(Exception):
-    """More bytes than an answer may have, unpacked."""
+    """More bytes than an answer may have, unpacked, or more objects."""
 
 
 @dataclass(slots=True, eq=False)
@@ -131,6 +138,7 @@ class _Bounded(httpx.AsyncByteStream):
         self._answer = answer
         self._is_stream = is_stream
         self._room = answer.limit * (STREAM_FACTOR if is_stream else 1)
+        self._objects = 0  # of a stream: since its last whole line
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         answer, tail, turns = self._answer, b"\n", Turns()
@@ -138,9 +146,9 @@ class _Bounded(httpx.AsyncByteStream):
             for part in self._unpack(packed):
                 await turns.give()
                 self._room -= len(part)
-                if self._room < 0:
+                if self._room < 0 or self._has_too_many(part):
                     answer.too_large = True
-                    raise AnswerTooLargeError(f"an answer of more than {answer.limit} bytes")
+                    raise AnswerTooLargeError
                 if self._is_stream:
                     tail += part
                     answer.done = answer.done or _DONE.search(tail) is not None
@@ -148,9 +156,38 @@ class _Bounded(httpx.AsyncByteStream):
                 else:
                     answer.parts.append(part)
                 yield part
+        if not self._is_stream and self._objects > _MOST_AT_ONCE and _is_crowded(answer.parts):
+            answer.too_large = True
+            raise AnswerTooLargeError
+
+    def _has_too_many(self, part: bytes) -> bool:
+        """Whether a piece brings more objects than may be. Brackets within text count too."""
+        if self._is_stream and (end := part.rfind(b"\n")) >= 0:
+            first, part = part.split(b"\n", 1)[0], part[end:]
+            most = self._objects + _brackets(first)
+            self._objects = _brackets(part)
+            return max(most, self._objects) > _MOST_AT_ONCE
+        self._objects += _brackets(part)
+        return self._objects > (_MOST_AT_ONCE if self._is_stream else MOST_OBJECTS)
 
     async def aclose(self) -> None:
         await self._inner.aclose()
+
+
+def _brackets(part: bytes) -> int:
+    return part.count(b"{") + part.count(b"[")
+
+
+def _is_crowded(parts: list[bytes]) -> bool:
+    """Whether a chat completion has more choices, or tool calls, than anybody asks for."""
+    try:
+        choices = json.loads(b"".join(parts))["choices"]
+        if len(choices) > _MOST_CHOICES:
+            return True
+        calls = (len(choice["message"].get("tool_calls") or ()) for choice in choices)
+        return sum(calls) > _MOST_CALLS
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return False  # whatever it is, it is no completion of many
 
 
 def _unpacker(encoding: str) -> Callable[[bytes], Iterator[bytes]]:
