@@ -1,7 +1,8 @@
 """The boundary to LiteLLM: imported on first use, because its import takes seconds.
 
 The first use sets what keeps the import silent and off the network, and leaves alone what the
-user set before. Every keyword goes to LiteLLM as it was given.
+user set before. Every keyword goes to LiteLLM as it was given, with a key that stands for none
+where a local server needs none (`local_key`).
 """
 
 import asyncio
@@ -13,8 +14,13 @@ from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
+from .errors import ConfigError
 from .threshold import Decision
 
+# LiteLLM's names for providers that speak OpenAI's API, whatever model they serve.
+OPENAI_API = frozenset(
+    {"openai", "custom_openai", "openai_like", "hosted_vllm", "litellm_proxy", "lm_studio"}
+)
 _HIDDEN = "_hidden_params"
 _KEY = "thriftroute"
 _GATEWAY = "litellm.responses.mcp.chat_completions_handler"
@@ -42,15 +48,73 @@ def _import_litellm() -> ModuleType:
 
 
 def complete(request: Mapping[str, Any]) -> Any:
-    """`litellm.completion(**request)`: a ModelResponse, or a stream wrapper with `stream=True`."""
+    """`litellm.completion(**request)`: a ModelResponse, or a stream wrapper with `stream=True`.
+
+    Raises what LiteLLM raises, and ConfigError for a model whose provider it cannot tell."""
     litellm, internal = prepare(request)
-    return litellm.completion(**request, **internal)
+    try:
+        return litellm.completion(**{**request, **internal})
+    except litellm.exceptions.BadRequestError:
+        check_provider(request["model"], request)
+        raise
 
 
 async def acomplete(request: Mapping[str, Any]) -> Any:
-    """`await litellm.acompletion(**request)`; imports happen in a thread, never on the loop."""
+    """`complete` for asyncio; imports happen in a thread, never on the loop."""
     litellm, internal = await asyncio.to_thread(prepare, request)
-    return await litellm.acompletion(**request, **internal)
+    try:
+        return await litellm.acompletion(**{**request, **internal})
+    except litellm.exceptions.BadRequestError:
+        check_provider(request["model"], request)
+        raise
+
+
+def provider_of(model: str, params: Mapping[str, Any]) -> str:
+    """LiteLLM's name for who serves `model` with these keywords; "" where it cannot tell."""
+    return _resolved(model, params)[0]
+
+
+def check_provider(model: str, params: Mapping[str, Any]) -> None:
+    """Raise ConfigError, which says what to write, where LiteLLM cannot tell who serves `model`."""
+    # A provider by name needs no look at the rest, which for some opens a log-in.
+    if model.partition("/")[0] in load_litellm().provider_list or provider_of(model, params):
+        return
+    known = load_litellm().model_cost.get(model, {}).get("litellm_provider")
+    offered = f"{known}/{model}" if known else f"openai/{model} or ollama_chat/{model}"
+    raise ConfigError(
+        f"LiteLLM cannot tell who serves the model {model!r}: put the provider before its name, "
+        f"such as {offered} (openai/ is any server at an api_base that speaks OpenAI's API); in a "
+        "config file as `model`, where `name` may stay as it is"
+    )
+
+
+def local_key(model: str, params: Mapping[str, Any]) -> dict[str, str]:
+    """The keyword `api_key` for calls that have no key and go to an address of the user's own.
+
+    A local server asks for no key, OpenAI's client for any. Empty where there is a key."""
+    address = params.get("api_base") or params.get("base_url")
+    if not address or params.get("api_key"):
+        return {}
+    litellm = load_litellm()
+    provider, key = _resolved(model, params)
+    found = key or litellm.api_key or litellm.openai_key or os.environ.get("OPENAI_API_KEY")
+    return {} if found or provider not in OPENAI_API else {"api_key": "none"}
+
+
+def _resolved(model: str, params: Mapping[str, Any]) -> tuple[str, str | None]:
+    """(provider, the key that LiteLLM has for it), as far as LiteLLM tells before a call."""
+    litellm = load_litellm()
+    model = litellm.model_alias_map.get(model, model)
+    given = params.get("custom_llm_provider")
+    first = given or model.partition("/")[0]
+    if given or any(first == own["provider"] for own in litellm.custom_provider_map):
+        return str(first), None
+    try:
+        address = params.get("api_base") or params.get("base_url")
+        _, provider, key, _ = litellm.get_llm_provider(model, api_base=address)
+    except litellm.exceptions.BadRequestError:
+        return "", None
+    return str(provider), key
 
 
 def attach(response: Any, decision: Decision) -> None:
@@ -93,9 +157,10 @@ def retry_after(error: BaseException) -> float | None:
 def prepare(request: Mapping[str, Any]) -> tuple[ModuleType, dict[str, Any]]:
     """LiteLLM, and what it must be given so that it can make this request as it is installed."""
     litellm = load_litellm()
+    more: dict[str, Any] = local_key(request["model"], request) if "model" in request else {}
     if request.get("tools") and _is_broken(_GATEWAY):
-        return litellm, {"_skip_mcp_handler": True}
-    return litellm, {}
+        more["_skip_mcp_handler"] = True
+    return litellm, more
 
 
 @functools.cache

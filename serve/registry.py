@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType, ModuleType
 from typing import Any
 
-from ..router.completion import load_litellm
+from ..router.completion import check_provider, load_litellm
 from ..router.errors import ConfigError
 from . import prices
 from .settings import CAPABILITIES, Config, ModelSettings
@@ -66,12 +66,13 @@ class Registry(Mapping[str, Model]):
         self.weak = weak
 
     @classmethod
-    def build(cls, config: Config) -> "Registry":
+    def build(cls, config: Config, *, called: bool = True) -> "Registry":
         """The pool of `config`. Imports LiteLLM, which takes seconds; asks no network.
 
         What the config does not say comes from LiteLLM's map of models. Raises ConfigError, a line
         for each model without a price: none is ever taken to cost nothing unless the config says
-        `price: {input: 0, output: 0}`.
+        `price: {input: 0, output: 0}`; and for each whose provider LiteLLM cannot tell, which no
+        call could reach, unless `called` is False.
         """
         litellm = load_litellm()
         newer = prices.load()
@@ -79,6 +80,9 @@ class Registry(Mapping[str, Model]):
         wrong: list[str] = []
         for i, settings in enumerate(config.models):
             try:
+                if called:  # first: under its right name the map may know the price too
+                    params = {**settings.params, "api_base": settings.api_base}
+                    check_provider(settings.model or settings.name, params)
                 models[settings.name] = _model(litellm, newer, settings)
             except ConfigError as error:
                 wrong.append(f"models[{i}] ({settings.name}): {error}")

@@ -136,6 +136,20 @@ def test_models_without_a_price_are_an_error() -> None:
     assert line.startswith(f"thriftroute.yaml:4: {told}")
 
 
+def test_a_model_whose_provider_nobody_knows_stops_the_start() -> None:
+    text = POOL.replace("model: openai/own", "model: own:32b")
+    Path("thriftroute.yaml").write_text(text, encoding="utf-8")
+    told = "LiteLLM cannot tell who serves the model 'own:32b'"
+    for command in ("models", "serve"):
+        (line,) = fails(2, command)
+        assert line.startswith(f"thriftroute.yaml:4: models[1] ([red]own): {told}")
+        assert "openai/own:32b" in line
+    flags = ["--strong-model", "own:32b", "--weak-model", "openai/own:8b", "--api-base"]
+    prices = ["--strong-price", "1,1", "--weak-price", "1,1", "--port", "0"]
+    (line,) = fails(2, "serve", *flags, "http://127.0.0.1:9/v1", *prices)
+    assert line.startswith(f"models[0] (own:32b): {told}")
+
+
 @pytest.mark.parametrize(
     ("more", "line", "told"),
     [

@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,12 @@ from thriftroute.router.completion import (
     _is_broken,
     acomplete,
     attach,
+    check_provider,
     complete,
     decision_of,
     load_litellm,
 )
+from thriftroute.router.errors import ConfigError
 from thriftroute.router.stub import StubProvider
 from thriftroute.router.threshold import Decision
 
@@ -162,6 +164,43 @@ def test_the_providers_errors_come_through(provider: StubProvider) -> None:
             complete(request(refusing))
         with pytest.raises(load_litellm().AuthenticationError):
             asyncio.run(acomplete(request(refusing)))
+
+
+@pytest.mark.parametrize("how", [complete, lambda given: asyncio.run(acomplete(given))])
+def test_a_local_server_needs_no_key(
+    provider: StubProvider, how: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    for given in ({"api_key": None}, {"model": "lm_studio/strong", "api_key": ""}):
+        assert how(request(provider, **given)).choices
+    # A key that is in the environment is sent as it is.
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-environment")
+    monkeypatch.setenv("HOSTED_VLLM_API_KEY", "vllm-environment")
+    how(request(provider, api_key=None))
+    how(request(provider, model="hosted_vllm/strong", api_key=None))
+    sent = [received.api_key for received in provider.requests[-4:]]
+    assert sent[0] == "none"
+    assert sent[2:] == ["sk-environment", "vllm-environment"]
+
+
+@pytest.mark.parametrize("how", [complete, lambda given: asyncio.run(acomplete(given))])
+def test_a_model_whose_provider_nobody_knows_says_what_to_write(
+    provider: StubProvider, how: Callable[[Any], Any]
+) -> None:
+    with pytest.raises(ConfigError, match=r"who serves the model 'qwen3:32b'.*openai/qwen3:32b"):
+        how(request(provider, model="qwen3:32b"))
+    with pytest.raises(load_litellm().BadRequestError), StubProvider(status=400) as refusing:
+        how(request(refusing))
+
+
+def test_a_provider_of_the_users_own_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    litellm = load_litellm()
+    monkeypatch.setattr(
+        litellm, "custom_provider_map", [{"provider": "mine", "custom_handler": None}]
+    )
+    monkeypatch.setattr(litellm, "model_alias_map", {"short": "openai/gpt-4o"})
+    check_provider("mine/it", {})
+    check_provider("short", {})
 
 
 @pytest.mark.parametrize(

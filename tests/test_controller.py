@@ -497,6 +497,15 @@ def test_each_model_has_its_own_server_and_key(make: Make, provider: StubProvide
     assert client.model_counts == {"mf": {STRONG: 2, WEAK: 1}}
 
 
+def test_a_local_server_needs_no_key(
+    make: Make, provider: StubProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    client = make(api_key=None)
+    assert client.completion(model="router-mf-0.5", messages=MESSAGES).model == "strong"
+    assert provider.requests[-1].api_key == "none"
+
+
 def test_a_providers_error_comes_through(make: Make) -> None:
     with StubProvider(status=429) as busy:
         client = make(api_base=busy.url, models={STRONG: {"max_retries": 0}})

@@ -84,11 +84,21 @@ def test_failures_end_with_what_there_is(panel: Panel, log: Path) -> None:
 
 
 def test_without_a_cap_nothing_is_spent(panel: Panel, log: Path) -> None:
-    arguments = ["label", str(log), "--out", "x", "--strong", "a", "--weak", "b", "--votes", "1"]
+    arguments = ["label", str(log), "--out", "x", "--strong", "openai/a"]
+    arguments += ["--weak", "openai/b", "--votes", "1"]
     prices = ["--strong-price", "1,1", "--weak-price", "1,1", "--state", str(log.parent / "s")]
     result = CliRunner().invoke(app, [*arguments, *prices])
     assert result.exit_code == 2
     assert "give --max-usd to say how much may be spent" in result.stderr
+
+
+def test_a_model_whose_provider_nobody_knows_is_told_before_a_call(panel: Panel, log: Path) -> None:
+    arguments = ["label", str(log), "--out", "x", "--strong", "openai/a", "--weak", "qwen3:32b"]
+    prices = ["--strong-price", "1,1", "--weak-price", "1,1", "--max-usd", "1", "--votes", "1"]
+    result = CliRunner().invoke(app, [*arguments, *prices])
+    assert result.exit_code == 2
+    assert "error: --weak: LiteLLM cannot tell who serves the model 'qwen3:32b'" in result.stderr
+    assert not Path("x.state.jsonl").exists()
 
 
 def test_votes_are_read_from_standard_input(panel: Panel, log: Path) -> None:

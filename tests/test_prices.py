@@ -76,7 +76,7 @@ def newer(installed: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def model(name: str) -> Any:
-    return Registry.build(pool_of([name]))[name]
+    return Registry.build(pool_of([name]), called=False)[name]
 
 
 def cost(name: str) -> float:

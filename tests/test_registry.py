@@ -127,10 +127,33 @@ def test_no_key_is_printed() -> None:
 
 def test_models_without_a_price_are_errors_all_of_them_told() -> None:
     with pytest.raises(ConfigError) as caught:
-        build({"name": "gpt-4o"}, {"name": "own"}, {"name": "local", "model": "ollama/own"})
+        build(
+            {"name": "gpt-4o"},
+            {"name": "own", "model": "openai/own"},
+            {"name": "local", "model": "ollama/own"},
+        )
     lines = str(caught.value).splitlines()
     assert [line.split(":")[0] for line in lines] == ["models[1] (own)", "models[2] (local)"]
-    assert "LiteLLM's map does not know 'own'; give `price: {input: ..., output: ...}`" in lines[0]
+    told = "LiteLLM's map does not know 'openai/own'; give `price: {input: ..., output: ...}`"
+    assert told in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("model", "offered"),
+    [
+        ("qwen3:32b", "openai/qwen3:32b or ollama_chat/qwen3:32b"),
+        ("mistralai/Mistral-7B", "openai/mistralai/Mistral-7B"),
+        ("deepseek-chat", "deepseek/deepseek-chat"),  # the map knows whose it is
+    ],
+)
+def test_a_model_of_nobody_knows_whom_is_an_error(model: str, offered: str) -> None:
+    price = {"input": 1, "output": 1}
+    with pytest.raises(ConfigError) as caught:
+        one(model=model, price=price, api_base="http://127.0.0.1:9/v1")
+    told = f"models[0] (it): LiteLLM cannot tell who serves the model '{model}'"
+    assert told in str(caught.value)
+    assert offered in str(caught.value)
+    assert one(model=model, price=price, params={"custom_llm_provider": "openai"}).input_price > 0
 
 
 def test_a_price_of_nothing_in_the_map_is_no_price() -> None:
@@ -198,9 +221,9 @@ def test_lookup(model: str, key: str | None) -> None:
 
 def test_the_registry_is_a_mapping_in_the_order_of_the_config() -> None:
     registry = build(
-        {"name": "c", "price": {"input": 3, "output": 1}},
-        {"name": "a", "price": {"input": 1, "output": 9}},
-        {"name": "b", "price": {"input": 1, "output": 9}},
+        {"name": "c", "model": "openai/c", "price": {"input": 3, "output": 1}},
+        {"name": "a", "model": "openai/a", "price": {"input": 1, "output": 9}},
+        {"name": "b", "model": "openai/b", "price": {"input": 1, "output": 9}},
     )
     assert list(registry) == ["c", "a", "b"] == list(registry.models)
     assert (registry.strong, registry.weak, len(registry)) == ("c", "b", 3)

@@ -26,7 +26,6 @@ from .money import Hold
 MARGIN = 1.5
 _LONGEST_WAIT_S = 60.0
 _IN_A_ROW = 10  # calls of one model that fail, before it is left alone
-_LOCAL = frozenset({"openai", "custom_openai", "openai_like", "hosted_vllm", "lm_studio"})
 _SECRET = frozenset({"api_key", "api_base", "base_url", "extra_headers", "headers", "timeout"})
 _TRANSIENT = frozenset({408, 409, 425, 429})
 _USELESS = frozenset({401, 402, 403, 404, 405})
@@ -187,8 +186,6 @@ class Caller:
         request = {"max_tokens": model.max_tokens, "timeout": self._timeout_s, **model.params}
         request |= {"model": model.name, "messages": [dict(message) for message in call.messages]}
         request |= {"max_retries": 0, "num_retries": 0, "stream": False}
-        if _wants_dummy_key(request):
-            request["api_key"] = "none"
         async with asyncio.timeout(float(request["timeout"])):
             response = await acomplete(request)
         choices = getattr(response, "choices", None)
@@ -266,14 +263,6 @@ def may_cost(error: BaseException) -> bool:
     if status_of(error) is not None or _any(error, _UNSENT):
         return False
     return _any(error, _RESET) or not _any(error, frozenset({"ConnectError"}))
-
-
-def _wants_dummy_key(request: Mapping[str, Any]) -> bool:
-    """A local server asks for no key, OpenAI's client for any."""
-    address = request.get("api_base") or request.get("base_url")
-    if not address or request.get("api_key") or os.environ.get("OPENAI_API_KEY"):
-        return False
-    return str(request["model"]).partition("/")[0] in _LOCAL
 
 
 def _secrets() -> Iterator[str]:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ...data.schema import Message
 from ...eval.pricing import Price, litellm_price
-from ...router.completion import load_litellm
+from ...router.completion import check_provider
 from ...router.errors import CalibrationError, ConfigError, DataError
 from ..schema import LogRow, read_logs
 from . import output
@@ -174,8 +174,13 @@ def make_setup(request: LabelRequest, rows: Sequence[LogRow]) -> Setup:
         most = int(own.pop("max_tokens", 0)) or (
             request.judge_tokens if side == "judge" else request.max_tokens
         )
-        price = _price(request, side, name) if side != "strong" or priced else Price(0, 0)
-        return Model(name, price, most, own)
+        if side == "strong" and not priced:
+            return Model(name, Price(0, 0), most, own)
+        try:
+            check_provider(name, own)
+        except ConfigError as error:
+            raise ConfigError(f"--{side}: {error}") from None
+        return Model(name, _price(request, side, name), most, own)
 
     return replace(
         bare,
@@ -212,7 +217,6 @@ def _price(request: LabelRequest, side: str, name: str) -> Price:
             return Price.parse(given)
         except CalibrationError as error:
             raise CalibrationError(f"--{side}-price: {error}") from error
-    load_litellm()  # which sets what keeps its import silent
     return litellm_price(name, option=f"--{side}-price")
 
 

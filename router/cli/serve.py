@@ -170,7 +170,7 @@ def show_prices(
     from ...serve.show import as_dict, usd
 
     with error_lines():
-        registry = Registry.build(pool_of(list(dict.fromkeys(names))))
+        registry = Registry.build(pool_of(list(dict.fromkeys(names))), called=False)
     if as_json:
         # Nothing is strong or weak here.
         found = [as_dict(registry, model) for model in registry.values()]

@@ -15,7 +15,14 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...router.completion import load_litellm, prepare, retry_after
+from ...router.completion import (
+    OPENAI_API,
+    load_litellm,
+    local_key,
+    prepare,
+    provider_of,
+    retry_after,
+)
 from ..errors import RefusedError
 from ..registry import Model
 from ..settings import CallSettings, Config
@@ -75,12 +82,14 @@ class Caller:
         self._warm()
         self._quiet = Quiet(self._litellm)
         self._with_tools = prepare({"tools": [{}]})[1]
-        self._providers = {name: self._provider(model) for name, model in models.items()}
+        self._providers = {
+            name: provider_of(model.litellm_model, model.params) for name, model in models.items()
+        }
         self._left_out: dict[str, frozenset[str]] = {}
         self._beside: dict[str, frozenset[str]] = {}
         for name, model in models.items():
             self._beside[name], self._left_out[name] = self._unsupported(model)
-        self._params = {name: self._own(name, model) for name, model in models.items()}
+        self._params = {name: self._own(model) for name, model in models.items()}
         self._secrets = {s for model in models.values() for s in secrets_of(model.params)}
 
     def cooling(self) -> dict[str, float]:
@@ -259,33 +268,12 @@ class Caller:
         own = self._models[name].context_window
         return own is None or own > window
 
-    def _own(self, name: str, model: Model) -> dict[str, Any]:
+    def _own(self, model: Model) -> dict[str, Any]:
         """The keywords that every call of a model gets: constant, for LiteLLM keeps a client and
         its connections for each combination of key, address and timeout."""
         params = dict(model.params)
         params.setdefault("timeout", self._settings.timeout_s)
-        if (
-            self._providers[name] in wire.OPENAI_API
-            and params.get("api_base")
-            and not params.get("api_key")
-            and not os.environ.get("OPENAI_API_KEY")
-        ):
-            params["api_key"] = "none"  # a local server asks for no key, OpenAI's client for any
-        return params
-
-    def _provider(self, model: Model) -> str:
-        """LiteLLM's name for who serves the model; "" where it cannot tell before the call."""
-        given = model.params.get("custom_llm_provider")
-        if given:
-            return str(given)
-        try:
-            return str(
-                self._litellm.get_llm_provider(
-                    model.litellm_model, api_base=model.params.get("api_base")
-                )[1]
-            )
-        except self._litellm.exceptions.BadRequestError:
-            return ""
+        return params | local_key(model.litellm_model, params)
 
     def _unsupported(self, model: Model) -> tuple[frozenset[str], frozenset[str]]:
         """(what is sent past LiteLLM, what is left out): parameters that it would refuse.
@@ -296,7 +284,7 @@ class Caller:
         provider = self._providers[model.name]
         listed = self._litellm.get_supported_openai_params(model.litellm_model, provider) or ()
         supported = {"messages", *listed}
-        if provider not in wire.OPENAI_API:
+        if provider not in OPENAI_API:
             return frozenset(), wire.HINTS - supported
         past = wire.HINTS if self._is_known(model) else wire.PARAMETERS
         return past - supported, frozenset()

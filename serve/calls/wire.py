@@ -34,10 +34,6 @@ HINTS = frozenset(
         "user",
     }
 )
-# LiteLLM's names for providers that speak OpenAI's API, whatever model they serve.
-OPENAI_API = frozenset(
-    {"openai", "custom_openai", "openai_like", "hosted_vllm", "litellm_proxy", "lm_studio"}
-)
 _OWN = frozenset({"model", "stream", "stream_options"})  # thriftroute says these itself
 
 
