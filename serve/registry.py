@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType, ModuleType
 from typing import Any
@@ -104,6 +104,20 @@ class Registry(Mapping[str, Model]):
         return tuple(
             sorted(self.models.values(), key=lambda m: m.estimate(prompt_tokens, output_tokens))
         )
+
+
+def short_names(names: Collection[str]) -> dict[str, str]:
+    """Name without its provider's prefix -> the model of the pool that alone it can mean.
+
+    A client that asks for `gpt-4o-mini` means `openai/gpt-4o-mini`. A name that means something
+    else is not among them."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(name.partition("/")[2], []).append(name)
+    taken = {"", "auto", *names}
+    return {
+        short: each[0] for short, each in found.items() if len(each) == 1 and short not in taken
+    }
 
 
 def missing_key(model: Model) -> str | None:

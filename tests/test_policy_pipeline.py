@@ -160,6 +160,17 @@ def test_names_that_mean_nothing(name: str, status: int, code: str, said: str) -
     assert said in str(error)
 
 
+def test_a_name_without_its_provider_is_understood_where_one_model_can_be_meant() -> None:
+    names = ("openai/a", "azure/both", "openai/both", "openai/auto", "openai/own", "own")
+    planner = pipeline([model(name) for name in names], strong="openai/a", weak="own")
+    assert planner.plan(asked(model="a")).models == ("openai/a",)
+    assert planner.plan(asked(model="own")).models == ("own",)
+    assert planner.plan(asked(model="auto")).choice != "direct"
+    assert set(planner.plan(asked(models=["a"])).models) == {"openai/a"}
+    assert refused(planner, asked(model="both")).code == "model_not_found"
+    assert refused(planner, asked(models=["both"])).code == "model_not_found"
+
+
 def test_a_routers_name_without_a_threshold_takes_the_default() -> None:
     assert pipeline(by=HALF).plan(asked(model="router-mf")).threshold == 0.5
 

@@ -7,11 +7,11 @@ model (a window, the longest answer) keeps it from nothing.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..errors import RefusedError
-from ..registry import Model
+from ..registry import Model, short_names
 from ..request import Asked
 from ..settings import TierSettings
 
@@ -59,6 +59,10 @@ def candidates(
 
     Raises RefusedError (400) where the request allows a model that the pool does not have.
     """
+    if asked.options.models is not None:
+        short = short_names(models)
+        named = frozenset(short.get(name, name) for name in asked.options.models)
+        asked = replace(asked, options=replace(asked.options, models=named))
     unknown = sorted((asked.options.models or frozenset()) - set(models))
     if unknown:
         raise RefusedError(

@@ -31,7 +31,7 @@ from ...router.routers import Router
 from ...router.threshold import validate_threshold
 from ..errors import RefusedError
 from ..plan import Plan, Step
-from ..registry import Model
+from ..registry import Model, short_names
 from ..request import Asked
 from ..settings import Config, Rule, TierSettings
 from .eligibility import Candidates, by_price, candidates, cost, refusal
@@ -75,6 +75,7 @@ class Pipeline:
     ) -> None:
         self._config = config
         self._models = registry.models
+        self._short = short_names(registry.models)
         _check(config, self._models)
         self._rules = Rules(config)
         self._sensitivity = Sensitivity(config.sensitivity)
@@ -197,6 +198,8 @@ class Pipeline:
                 raise RefusedError(400, "invalid_threshold", str(error), param="model") from None
             except RoutingError as error:
                 raise RefusedError(404, "model_not_found", str(error), param="model") from None
+        if model in self._short:
+            return Target(direct=self._short[model])
         raise RefusedError(
             404,
             "model_not_found",
