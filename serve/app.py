@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
@@ -19,10 +20,12 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from .admin import admin_routes
+from .auth import client_of
 from .auth import principal as principal_of
 from .chat import Chat, Reply, Stream, shutting_down, until_left
 from .errors import RefusedError
-from .limits import Limits
+from .limits import Limits, address_of
+from .registry import short_names
 from .settings import Config
 from .state import State
 
@@ -49,6 +52,9 @@ def create_app(config: Config, *, metrics_folder: Path | None = None) -> Starlet
         count(answer.status_code)
         return answer
 
+    def client(scope: Scope) -> str:
+        return client_of(Headers(scope=scope), config, address_of(scope))
+
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Any]]:
         try:
@@ -68,7 +74,7 @@ def create_app(config: Config, *, metrics_folder: Path | None = None) -> Starlet
     app = Starlette(
         routes=routes,
         lifespan=lifespan,
-        middleware=[Middleware(Limits, settings=config.server, on_refusal=count)],
+        middleware=[Middleware(Limits, settings=config.server, on_refusal=count, client_of=client)],
         exception_handlers={
             RefusedError: refused,
             HTTPException: _no_route,
@@ -205,6 +211,7 @@ def _reading(state: State) -> list[Route]:
     async def model(request: Request) -> Response:
         principal_of(request.headers, config)
         wanted = request.path_params["name"]
+        wanted = short_names(state.registry.models).get(wanted, wanted)
         for row in described():
             if row["id"] == wanted:
                 return JSONResponse(row)

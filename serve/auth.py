@@ -58,14 +58,23 @@ def principal(
             return Principal(key.name, key.tenant or asked or "default", tier, key.admin)
     if config.keys:
         raise _unknown(sent)
-    if _from_another_site(headers, config):
+    allowed = headers.get("origin", "") in config.server.cors_origins
+    if not allowed and _from_another_site(headers, config):
         raise RefusedError(
             403,
             "foreign_origin",
             "this server has no API keys and takes no requests from other sites' pages; "
-            "`thriftroute keys new` makes a key",
+            "`thriftroute keys new` makes a key, server.cors_origins lets a site in",
         )
     return Principal("anonymous", asked or "default", config.default_tier)
+
+
+def client_of(headers: Mapping[str, str], config: Config, address: str) -> str:
+    """Whom a request counts for: its key's digest, or its address where it has no key of ours."""
+    sent = _bearer(headers)
+    hashed = None if sent is None else digest(sent)
+    known = [config.server.admin_sha256, *(key.sha256 for key in config.keys)]
+    return hashed if hashed is not None and hashed in known else address
 
 
 def admin(

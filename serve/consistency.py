@@ -170,6 +170,13 @@ def _users(config: Config) -> Found:
 
 
 def _stores(config: Config) -> Found:
+    for i, origin in enumerate(config.server.cors_origins):
+        loc: Loc = ("server", "cors_origins", i)
+        if origin == "*":
+            if not config.keys:
+                yield loc, "without keys any page on the web could spend your money: name the sites"
+        elif not re.fullmatch(r"https?://[^/?#@\s*A-Z]+", origin):
+            yield loc, "expected '*' or a site as browsers name it, such as https://app.example.com"
     if config.cache.backend == "redis" and config.redis_url is None:
         yield ("cache", "backend"), "redis needs redis_url"
     if config.cache.semantic.enabled and config.cache.backend == "off":

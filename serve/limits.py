@@ -1,15 +1,18 @@
 """What one client, or all of them together, can take of the server.
 
-`Limits` is an ASGI middleware: size of a body, requests at once, time to send a body, and headers
-for browsers. `BoundedProtocol` is for what no ASGI application sees: clients that open a
-connection and send no request, endless headers, clients that stop reading an answer.
+`Limits` is an ASGI middleware: size of a body (gzip is unpacked), requests at once, time to send a
+body, and headers for browsers. `BoundedProtocol` is for what no ASGI application sees: clients that
+open a connection and send no request, endless headers, clients that stop reading an answer.
 """
 
 import asyncio
+import zlib
+from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -17,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from .errors import RefusedError
 from .settings import ServerSettings
 
-UNLIMITED = ("/health", "/ready", "/metrics")  # a busy server still says how it is
+UNLIMITED = ("/", "/health", "/ready", "/metrics", "/stats")  # a busy server still says how it is
 RETRY_AFTER_S = 1
 HEADER_BYTES = 65_536
 LINGER_S = 2.0
@@ -29,16 +32,23 @@ _SECURITY = {
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
 }
+# What scripts of another site may read of an answer, where `cors_origins` has that site.
+_TOLD = ("decision-id", "cache", "model", "choice", "reason", "score", "threshold", "cost")
+_EXPOSED = (*(f"x-thriftroute-{name}" for name in _TOLD), "retry-after", "x-should-retry")
 
 
 class Limits:
-    """Middleware: bounds requests as `settings` says, and sets headers that protect browsers.
+    """Middleware: bounds requests as `settings` says, and sets headers for browsers.
 
-    A body is read no earlier than the application asks for it. Past a limit `receive` raises
-    RefusedError: 413 (with or without a content-length), 408. Where the application lets it pass,
-    it is answered here. More than `max_concurrency` requests at once: 429 with Retry-After, from
-    here. `in_flight` counts the requests in work, until the last byte of their answers;
-    `on_refusal` is told the status of each refusal that is answered here.
+    A body is read no earlier than the application asks for it, and arrives unpacked. Past a limit
+    `receive` raises RefusedError: 413 (with or without a content-length), 408, 415 for an encoding
+    other than gzip. Where the application lets it pass, it is answered here.
+
+    A request is work from the last byte of its body to the last byte of its answer; `in_flight`
+    counts those. More than `max_concurrency` of them, or more bytes in memory than so many bodies
+    may have: 429 with Retry-After. So too where one client has `max_concurrency_per_key` requests
+    open, in work or on their way here; `client_of` says whose a request is, by default its
+    address's. `on_refusal` is told the status of each refusal that is answered here.
 
     Headers that the application sets itself are left as they are.
     """
@@ -50,69 +60,107 @@ class Limits:
         *,
         unlimited: Collection[str] = UNLIMITED,
         on_refusal: Callable[[int], None] | None = None,
+        client_of: Callable[[Scope], str] | None = None,
     ) -> None:
-        self.app = app
+        self.app = _for_browsers(app, settings)
         self._on_refusal = on_refusal
+        self._client_of = client_of or address_of
         self.settings = settings
         self.unlimited = frozenset(unlimited)
         self.in_flight = 0
+        self._open: Counter[str] = Counter()  # client -> its requests, in work or on their way
+        self._bytes = 0  # of the bodies of all open requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request; anything but HTTP passes untouched."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        body = _Body(scope, receive, self.settings)
+        counted = scope["path"] not in self.unlimited
+        body = _Body(scope, receive, self.settings, self._take if counted else _take_all)
         sender = _Sender(send, body)
-        if scope["path"] in self.unlimited:
-            await self._answer(scope, body, sender)
-        elif self.in_flight >= self.settings.max_concurrency:
-            await self._refuse(scope, sender, self._overloaded())
-        else:
-            self.in_flight += 1
-            try:
-                await self._answer(scope, body, sender)
-            finally:
-                self.in_flight -= 1
-
-    async def _answer(self, scope: Scope, body: "_Body", sender: "_Sender") -> None:
+        client = self._client_of(scope) if counted else ""
+        self._open[client] += 1
         try:
+            if counted and self._open[client] > self.settings.max_concurrency_per_key:
+                raise self._too_many()
+            if body.complete:
+                body.begin()
+            elif counted and self.in_flight >= self.settings.max_concurrency:
+                raise self._overloaded()  # before it is sent in vain
             await self.app(scope, body.receive, sender)
         except RefusedError as error:
             if sender.started:
                 raise
-            await self._refuse(scope, sender, error)
+            if self._on_refusal is not None:
+                self._on_refusal(error.status)
+            answer = JSONResponse(error.to_dict(), error.status, headers=error.headers)
+            await _for_browsers(answer, self.settings)(scope, _nothing, sender)
+        finally:
+            self._open[client] -= 1
+            if not self._open[client]:
+                del self._open[client]
+            if counted:
+                self._bytes -= body.size
+                self.in_flight -= body.begun
 
-    async def _refuse(self, scope: Scope, sender: "_Sender", error: RefusedError) -> None:
-        if self._on_refusal is not None:
-            self._on_refusal(error.status)
-        await sender.refuse(scope, error)
+    def _take(self, size: int, whole: bool) -> None:
+        """Room for `size` bytes more of a body and, once it is `whole`, for the work of it."""
+        most = self.settings.max_concurrency
+        if self._bytes + size > most * self.settings.max_body_bytes or (
+            whole and self.in_flight >= most
+        ):
+            raise self._overloaded()
+        self._bytes += size
+        self.in_flight += whole
 
     def _overloaded(self) -> RefusedError:
-        return RefusedError(
-            429,
+        return _busy(
             "overloaded",
-            f"{self.in_flight} requests are in work, as many as this server takes at once; "
-            f"try again in {RETRY_AFTER_S} s",
-            headers={"retry-after": str(RETRY_AFTER_S)},
+            f"{self.in_flight} requests are in work, as many as this server takes at once",
+        )
+
+    def _too_many(self) -> RefusedError:
+        return _busy(
+            "too_many_at_once",
+            f"this key (without keys, this address) has {self.settings.max_concurrency_per_key} "
+            "requests open, as many as one may have at once",
         )
 
 
 class _Body:
-    """`receive` that counts the bytes of one request and watches the clock until they are read."""
+    """`receive` of one request: unpacks it, counts its bytes and watches the clock until all are
+    read. `take` is asked for room for its bytes, and for its work once it is whole."""
 
-    def __init__(self, scope: Scope, receive: Receive, settings: ServerSettings) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        settings: ServerSettings,
+        take: Callable[[int, bool], None],
+    ) -> None:
         headers = Headers(scope=scope)
         length = headers.get("content-length", "")
         self._receive = receive
+        self._take = take
         self._max = settings.max_body_bytes
         self._timeout_s = settings.read_timeout_s
         # What is no number is counted as it arrives.
-        self._declared = int(length) if length.isascii() and length.isdigit() else 0
+        is_number = length.isascii() and length.isdigit() and len(length) < 20
+        self._declared = int(length) if is_number else 0
         self._deadline: float | None = None  # runs from the first read
-        self._bytes = 0
+        self._bytes = 0  # as they were sent
         self._late = False
+        self._encoding = headers.get("content-encoding", "identity").strip().lower()
+        self._unzip = zlib.decompressobj(16 + zlib.MAX_WBITS)
+        self.size = 0  # as they are kept
         self.complete = self._declared == 0 and "transfer-encoding" not in headers
+        self.begun = False
+
+    def begin(self) -> None:
+        """It is work from here on."""
+        self._take(0, True)
+        self.begun = True
 
     async def receive(self) -> Message:
         """The next piece; raises RefusedError past a limit."""
@@ -122,6 +170,10 @@ class _Body:
             return await self._receive()
         if self._declared > self._max:
             raise self._too_large()
+        if self._encoding not in {"", "identity", "gzip", "x-gzip"}:
+            problem = "the request's Content-Encoding is not one of gzip and identity"
+            told = {"accept-encoding": "gzip"}
+            raise RefusedError(415, "unsupported_encoding", problem, headers=told)
         try:
             async with asyncio.timeout_at(self._deadline):
                 message = await self._receive()
@@ -130,11 +182,32 @@ class _Body:
             problem = f"the request's body did not arrive within {self._timeout_s:g} s; try again"
             raise RefusedError(408, "request_timeout", problem) from None
         if message["type"] == "http.request":
-            self._bytes += len(message.get("body", b""))
+            body = message.get("body", b"")
+            self._bytes += len(body)
             if self._bytes > self._max:
                 raise self._too_large()
-            self.complete = not message.get("more_body", False)
+            was_complete, self.complete = self.complete, not message.get("more_body", False)
+            if self._encoding in {"gzip", "x-gzip"} and not was_complete:
+                body = self._unpacked(body)
+                message = {**message, "body": body}
+            self._take(len(body), False)
+            self.size += len(body)
+            if self.complete and not self.begun:
+                self.begin()
         return message
+
+    def _unpacked(self, body: bytes) -> bytes:
+        """More of a gzip body; never more than fits, whatever it would unpack to."""
+        try:
+            found = self._unzip.decompress(body, self._max - self.size + 1)
+        except zlib.error:
+            found, self._encoding = b"", "broken"
+        if self.size + len(found) > self._max:
+            raise self._too_large()
+        whole = self._unzip.eof and not self._unzip.unused_data
+        if self._encoding == "broken" or (self.complete and not whole) or self._unzip.unused_data:
+            raise RefusedError(400, "invalid_gzip", "the request's body is not whole gzip")
+        return found
 
     async def discard(self) -> None:
         """Read on for a moment, keeping nothing.
@@ -186,10 +259,32 @@ class _Sender:
             message = {"type": "http.response.body", "body": b""}
         await self._send(message)
 
-    async def refuse(self, scope: Scope, error: RefusedError) -> None:
-        """Answer with `error`, in OpenAI's shape."""
-        answer = JSONResponse(error.to_dict(), error.status, headers=error.headers)
-        await answer(scope, _nothing, self)
+
+def address_of(scope: Scope) -> str:
+    """The address that a request came from; "" where there is none, as on a Unix socket."""
+    return scope["client"][0] if scope.get("client") else ""
+
+
+def _for_browsers(app: ASGIApp, settings: ServerSettings) -> ASGIApp:
+    """`app`, with leave for the pages of `cors_origins` to ask it."""
+    if not settings.cors_origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=settings.cors_origins,
+        allow_methods=("GET", "POST"),
+        allow_headers=("*",),  # OpenAI's client sends a dozen of its own
+        expose_headers=_EXPOSED,
+    )
+
+
+def _busy(code: str, problem: str) -> RefusedError:
+    told = {"retry-after": str(RETRY_AFTER_S)}
+    return RefusedError(429, code, f"{problem}; try again in {RETRY_AFTER_S} s", headers=told)
+
+
+def _take_all(size: int, whole: bool) -> None:
+    """Of the routes that are not counted."""
 
 
 async def _nothing() -> Message:

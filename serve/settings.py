@@ -275,10 +275,12 @@ class ServerSettings(Settings):
     workers: Count = 1
     max_body_bytes: Count = 10_000_000
     max_concurrency: Count = 200  # requests in work at once, a worker; past it 429
+    max_concurrency_per_key: Count = 100  # of one key, or address without keys; on their way too
     read_timeout_s: Positive = 30.0  # for a client to send its request
     shutdown_s: Positive = 30.0  # for running requests to end after SIGTERM
     admin_sha256: Digest | None = Field(default=None, repr=False)
     public_metrics: bool = False
+    cors_origins: tuple[str, ...] = ()  # sites whose pages may ask, as "https://app.example.com"
 
 
 class Config(Settings):

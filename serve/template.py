@@ -186,10 +186,12 @@ server:
   #workers: 1
   #max_body_bytes: 10000000
   #max_concurrency: 200       # requests in work at once, a worker
+  #max_concurrency_per_key: 100  # of one key, or of one address where there are no keys
   #read_timeout_s: 30         # for a client to send its request
   #shutdown_s: 30             # for running requests to end
   #admin_sha256: "1111111111111111111111111111111111111111111111111111111111111111"
   #public_metrics: false      # true: /metrics without the admin key
+  #cors_origins: [https://app.example.com]  # sites whose pages may ask from a browser
 """
 
 

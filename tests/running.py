@@ -77,7 +77,7 @@ def started(
 
 
 def _wait_until_ready(running: Running) -> None:
-    for _ in range(600):
+    for _ in range(3000):
         with contextlib.suppress(httpx.TransportError):
             if httpx.get(f"{running.url}/ready", timeout=5.0).status_code == 200:
                 return

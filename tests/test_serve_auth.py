@@ -7,7 +7,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
-from thriftroute.serve.auth import admin, digest, open_to_this_machine, principal
+from thriftroute.serve.auth import admin, client_of, digest, open_to_this_machine, principal
 from thriftroute.serve.errors import RefusedError
 from thriftroute.serve.request import Principal
 from thriftroute.serve.settings import Config, KeySettings, ModelSettings, ServerSettings
@@ -186,3 +186,18 @@ def test_over_http_the_answer_is_shaped_as_openais_clients_read_it() -> None:
     assert answer.status_code == 401
     assert answer.json()["error"]["type"] == "authentication_error"
     assert answer.json()["error"]["code"] == "invalid_api_key"
+
+
+def test_a_request_counts_for_its_key_or_else_for_its_address() -> None:
+    pool = config(ALICE, ROAMER)
+    assert client_of(bearer("sk-alice"), pool, "1.2.3.4") == ALICE.sha256
+    for headers in ({}, bearer("sk-other"), {"authorization": "sk-alice"}):
+        assert client_of(headers, pool, "1.2.3.4") == "1.2.3.4"
+
+
+def test_an_allowed_site_passes_without_keys_and_is_no_admin() -> None:
+    pool = config(cors_origins=("https://app.example.com",))
+    headers = {**LOCAL, "origin": "https://app.example.com"}
+    assert principal(headers, pool).key == "anonymous"
+    assert refused(admin, headers, pool).status == 403
+    assert refused(principal, {**LOCAL, "origin": "https://evil.example"}, pool).status == 403

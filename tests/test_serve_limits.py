@@ -342,3 +342,33 @@ def test_what_is_not_http_passes() -> None:
     call: Callable[..., Any] = Limits(app, ServerSettings())
     asyncio.run(call({"type": "lifespan"}, None, None))
     assert seen == ["lifespan"]
+
+
+def test_bodies_on_their_way_take_no_place_of_the_work() -> None:
+    """Of another client: here each request says whose it is."""
+
+    def client_of(scope: Scope) -> str:
+        return dict(scope["headers"])[b"x-client"].decode()
+
+    limits = {"max_concurrency": 1, "max_concurrency_per_key": 2, "read_timeout_s": PATIENCE_S}
+    inner = app_of(Route("/work", length, methods=["POST"]))
+    app = Limits(inner, ServerSettings(**limits), client_of=client_of)
+    head = b"POST /work HTTP/1.1\r\nhost: x\r\nx-client: slow\r\ncontent-length: 3\r\n\r\nx"
+    with live(app) as url, raw(url) as one, raw(url) as two:
+        for connection in (one, two):
+            connection.sendall(head)
+        with httpx.Client(base_url=url) as client:
+            for _ in range(1000):  # until both have arrived
+                refused = client.post("/work", content=b"x", headers={"x-client": "slow"})
+                if refused.status_code == 429:
+                    break
+            served = client.post("/work", content=b"xx", headers={"x-client": "other"})
+        for connection in (one, two):
+            connection.sendall(b"yz")
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        with httpx.Client(base_url=url) as client:
+            after = client.post("/work", content=b"x", headers={"x-client": "slow"})
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+    assert refused.json()["error"]["code"] == "too_many_at_once"
+    assert served.json() == {"bytes": 2}
+    assert after.status_code == 200
