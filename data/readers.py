@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from ..router.errors import DataError, require_extra
+from ..router.private import private
 from .layouts import LAYOUTS, Record, detect_layout, request, row_maker
 from .lines import MAX_LINE, check_unpacked, json_object, lines, open_bytes, too_long
 from .schema import Row, check_text
@@ -327,7 +328,7 @@ _CONTAINERS: dict[str, Callable[[Path], Iterator[Raw]]] = {
 
 def _open_rejects(path: Path) -> IO[str]:
     try:
-        return path.open("a", encoding="utf-8")
+        return open(path, "a", encoding="utf-8", opener=private)
     except OSError as error:
         raise DataError(f"the rejects file cannot be written ({error})", path=path) from error
 

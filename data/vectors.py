@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..router.private import private
+
 KEY_BYTES = 16
 
 
@@ -71,7 +73,7 @@ class VectorCache:
         records["key"] = [np.void(key) for key in keys]
         records["vector"] = vectors
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        handle = private(str(self.path), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
             _lock(handle)
             # Another writer may have died in the middle of a record.

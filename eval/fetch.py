@@ -7,6 +7,7 @@ import os
 import secrets
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,13 +95,18 @@ class Files:
         return path
 
 
-def write_atomically(path: Path, body: bytes) -> None:
-    """Write `body` to `path`, which never exists in part: a temporary neighbour is renamed."""
+def write_atomically(
+    path: Path, body: bytes, *, opener: Callable[[str, int], int] | None = None
+) -> None:
+    """Write `body` to `path`, which never exists in part: a temporary neighbour is renamed.
+
+    opener: as of `open`; `private` for what holds prompts."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not tempfile: its files are for their owner alone, and a report is there to be read.
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
-        temporary.write_bytes(body)
+        with open(temporary, "wb", opener=opener) as file:
+            file.write(body)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

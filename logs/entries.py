@@ -10,6 +10,7 @@ from typing import Any, Literal
 from ..data.schema import render
 from ..router import personal
 from ..router.errors import ConfigError, DataError
+from ..router.private import private
 from .files import Block, Found, objects
 from .formats import FORMATS, detect, rows_of
 from .hashes import digest, key_of
@@ -184,7 +185,7 @@ def _keeper(rejects: Path | None) -> Callable[[str], None]:
     def keep(line: str) -> None:
         assert rejects is not None
         try:
-            with rejects.open("a", encoding="utf-8") as file:
+            with open(rejects, "a", encoding="utf-8", opener=private) as file:
                 file.write(line)
         except OSError as problem:
             raise DataError(

@@ -12,17 +12,19 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..router.errors import ConfigError
+from ..router.private import private
 
 MANIFEST = "manifest.json"
 
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file that appears under its name complete and on the disk, or not at all."""
+    """A file that appears under its name complete and on the disk, or not at all; its owner's
+    alone, as it is made of prompts."""
     # The process in the name: two of a cluster may do the same chunk at once after a failure.
     work = path.with_name(f"{path.name}.{platform.node()}-{os.getpid()}.tmp")
     try:
-        with work.open("wb") as file:
+        with open(work, "wb", opener=private) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

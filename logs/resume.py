@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..router.errors import ConfigError
+from ..router.private import tighten
 from .entries import Imported, Options, Read
 from .files import Block, ChangedError, Place, blocks, check_whole, place_of
 from .folder import MANIFEST, check_same, lock, read_manifest, way_out, whole_file, write_manifest
@@ -126,7 +127,8 @@ def open_work(out: Path, files: Sequence[str], options: Options) -> Iterator[Wor
     the folder is of an import of other files or with other settings, or in use.
     """
     path = out.with_name(f"{out.name}.work")
-    path.mkdir(exist_ok=True)
+    path.mkdir(mode=0o700, exist_ok=True)
+    tighten(path)
     settings = {
         "version": VERSION,
         "what": "import",

@@ -18,6 +18,7 @@ from typing import IO, Any
 from ..data.layouts import request
 from ..data.schema import Messages, check_text, is_finite, shown
 from ..router.errors import DataError
+from ..router.private import private
 from .files import json_lines
 
 _TEXTS = ("model", "task", "session", "tenant")
@@ -142,7 +143,7 @@ def write_logs(rows: Iterable[LogRow], out: str | Path | IO[str]) -> int:
         return count
     part = Path(f"{out}.part")
     try:
-        with part.open("w", encoding="utf-8") as file:
+        with open(part, "w", encoding="utf-8", opener=private) as file:
             count = write_logs(rows, file)
         part.replace(out)
     finally:

@@ -96,7 +96,7 @@ def open_work(
     """
     path = out.with_name(f"{out.name}.work")
     made = not path.exists()
-    path.mkdir(exist_ok=True)
+    path.mkdir(mode=0o700, exist_ok=True)
     try:
         with (path / "lock").open("wb") as file:
             lock(file.fileno(), path)

@@ -1,5 +1,6 @@
 """What `thriftroute serve` does: check everything, say where it listens, serve until a signal."""
 
+import base64
 import contextlib
 import gc
 import logging
@@ -8,6 +9,7 @@ import socket
 import sys
 import tempfile
 import warnings
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,8 +29,10 @@ from .state import State
 
 DEFAULT = Path("thriftroute.yaml")
 # How a worker process learns its configuration: it is started with nothing but a module's name.
+# By the environment, since keys are in it: a file would outlive a parent that is killed.
 FOLDER_VARIABLE = "THRIFTROUTE_SERVE_FOLDER"
-CONFIG = "config.json"
+CONFIG_VARIABLE = "THRIFTROUTE_SERVE_CONFIG"  # with _0, _1 ...: Linux takes 128 KiB a variable
+PART = 100_000
 BACKLOG = 2048  # as uvicorn's own
 # Python's own is 5 ms: so long may the event loop hold up a thread that comes back from scoring,
 # and a thread the loop, each time that it wants to go on; a request waits so several times.
@@ -51,8 +55,9 @@ def run_serve(config: Config, source: Path | None = None) -> None:
         # configuration is to be said once, and before anything answers.
         if server.workers > 1:
             folder = kept.enter_context(tempfile.TemporaryDirectory(prefix="thriftroute-"))
-            os.environ[FOLDER_VARIABLE] = folder  # for this user's eyes only: keys are in it
-            Path(folder, CONFIG).write_text(config.model_dump_json(), encoding="utf-8")
+            os.environ[FOLDER_VARIABLE] = folder  # of the metrics
+            kept.callback(_received)
+            _hand_over(config)
         with lines_told(source):
             app = create_app(config)
             state: State = app.state.thriftroute
@@ -95,12 +100,26 @@ def run_serve(config: Config, source: Path | None = None) -> None:
 def worker() -> object:
     """The application of one worker process."""
     folder = Path(os.environ[FOLDER_VARIABLE])
-    config = Config.model_validate_json((folder / CONFIG).read_text(encoding="utf-8"))
+    config = _received()
     _forget_the_dead(folder / "metrics")
     _set_up_logs()
     app = create_app(config, metrics_folder=folder / "metrics")
     _settle()
     return app
+
+
+def _hand_over(config: Config) -> None:
+    packed = base64.b64encode(zlib.compress(config.model_dump_json().encode())).decode()
+    for i in range(0, len(packed), PART):
+        os.environ[f"{CONFIG_VARIABLE}_{i // PART}"] = packed[i : i + PART]
+
+
+def _received() -> Config:
+    """What was handed over; taken out of the environment, for no further process to inherit."""
+    packed, i = "", 0
+    while part := os.environ.pop(f"{CONFIG_VARIABLE}_{i}", ""):
+        packed, i = packed + part, i + 1
+    return Config.model_validate_json(zlib.decompress(base64.b64decode(packed)))
 
 
 def _forget_the_dead(metrics: Path) -> None:

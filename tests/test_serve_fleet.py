@@ -216,14 +216,22 @@ def test_ctrl_c_ends_it_in_good_order(tmp_path: Path) -> None:
 
 
 def test_workers_log_as_one_process_does_and_nothing_that_was_said(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     with StubProvider() as provider:
         swapped = {"strong": "weak", "weak": "strong", "server": {"port": 0, "workers": 2}}
         # What is of no type that an answer may have: LiteLLM takes it for a failure.
         provider.fail(Fault(message={"role": "assistant", "content": ["a walrus"]}))
         with started(tmp_path, pool(provider.url, **swapped)) as running:
             assert running.ask("hello").status_code == 200
+            assert provider.requests[-1].api_key == "provider-key"
+            # No file that a kill -9 would leave behind has a key in it.
+            files = [path for path in temporary.rglob("*") if path.is_file()]
+            assert files  # of the metrics
+            assert not [path for path in files if b"provider-key" in path.read_bytes()]
     assert "walrus" not in "".join(running.said)
     assert any(
         re.match(r"[\d-]{10} [\d:,]{12} WARNING model 'strong' failed: ", line)

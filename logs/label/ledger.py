@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ...router.errors import ConfigError, DataError
+from ...router.private import private
 from ..files import json_lines
 
 
@@ -81,7 +82,7 @@ class Ledger:
         self.lost_calls = 0
         self._pending: dict[str, tuple[str, float]] = {}
         # It holds prompts and answers: nobody else's to read.
-        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        self._file = private(str(self.path), os.O_RDWR | os.O_CREAT | os.O_APPEND)
         try:
             _lock(self._file, self.path)
             self._mend()

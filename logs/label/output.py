@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...router.private import private
 from ..schema import LogRow
 from .active import weights
 from .agreement import agreement
@@ -101,7 +102,7 @@ def write_jsonl(records: Iterable[Mapping[str, Any]], out: Path) -> None:
     """Write a file, whole or not at all. Raises OSError where it cannot be written."""
     part = Path(f"{out}.part")
     try:
-        with part.open("w", encoding="utf-8") as file:
+        with open(part, "w", encoding="utf-8", opener=private) as file:
             for record in records:
                 # ASCII, so that half a surrogate pair in a message can be written at all.
                 file.write(json.dumps(record) + "\n")

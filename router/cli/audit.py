@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import ConfigError
+from ..private import private
 from .options import (
     JsonOption,
     RouterOption,
@@ -120,7 +121,8 @@ def report(
     from ...audit.report.page import to_html
     from ...eval.fetch import write_atomically
 
-    write_atomically(out, to_html(audited, examples=examples).encode(errors="replace"))
+    page = to_html(audited, examples=examples).encode(errors="replace")
+    write_atomically(out, page, opener=private if examples else None)
     say(f"{audited.verdict.verdict}: {audited.verdict.why}")
     say(f"wrote {out}")
 

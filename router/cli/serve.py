@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import ConfigError, require_extra
+from ..private import private
 from .exits import database_errors, error_lines
 from .options import JsonOption
 from .output import print_json, say
@@ -270,7 +271,7 @@ def export_records(
             if str(out) == "-":
                 export_jsonl(found, sys.stdout, since=start, until=end, rated=rated)
                 return
-            with target.open("w", encoding="utf-8") as file:
+            with open(target, "w", encoding="utf-8", opener=private) as file:
                 count = export_jsonl(found, file, since=start, until=end, rated=rated)
             target.replace(out)  # whole or not at all
         finally:

@@ -25,6 +25,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 from ...router.errors import ConfigError
+from ...router.private import tighten
 
 WAIT_S = 0.25
 RETRY_S = 1.0  # how long a store that did not answer is left alone
@@ -108,8 +109,11 @@ class DiskStore:
 
         def open_cache() -> Any:
             # Answers are nobody else's to read; diskcache would make a folder that all can.
-            Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
-            database = Path(path, diskcache.core.DBNAME)
+            folder = Path(path)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if (folder / "cache.db").exists() or not any(folder.iterdir()):  # nobody else's
+                tighten(folder)
+            database = folder / diskcache.core.DBNAME
             database.touch(mode=0o600)  # SQLite gives its other files the same mode
             database.chmod(0o600)
             return diskcache.Cache(

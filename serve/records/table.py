@@ -3,11 +3,14 @@
 SQLite (in WAL mode) or PostgreSQL (psycopg 3). Reading from it is `stats`', writing `writer`'s.
 """
 
+import logging
 import math
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from sqlalchemy import (
     JSON,
@@ -44,6 +47,7 @@ from sqlalchemy.pool import QueuePool
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from ...router.errors import ConfigError, require_extra
+from ...router.private import tighten
 from .record import Record
 
 VERSION = 2  # of the table. Raising it: add the ALTERs that lead there to create_schema
@@ -51,6 +55,8 @@ CONNECT_S = 5  # for PostgreSQL to answer
 NAME_BYTES = 256  # an index entry of PostgreSQL holds 2,704 bytes: longer names are cut
 TEXT_CHARS = 32_000  # longer prompts and answers are cut: a full queue must fit into memory
 _LOCK = 0x7472_6966_7472  # of creating the table, among PostgreSQL's advisory locks
+
+_log = logging.getLogger("thriftroute.records")
 
 _metadata = MetaData()
 
@@ -193,7 +199,8 @@ def open_engine(url: str) -> Engine:
 
 
 def _open_sqlite(url: URL) -> Engine:
-    in_memory = url.database in {None, "", ":memory:"}
+    path = sqlite_path(url)
+    in_memory = path is None
     engine = create_engine(
         url.set(drivername="sqlite"),
         hide_parameters=True,
@@ -203,6 +210,13 @@ def _open_sqlite(url: URL) -> Engine:
         pool_size=1 if in_memory else 4,
         max_overflow=0 if in_memory else 4,
     )
+
+    @event.listens_for(engine, "do_connect")
+    def _make_private(*_: Any) -> None:
+        # SQLite would make a file that all may read; -wal and -shm get the rights of the file.
+        if path is not None and url.query.get("mode", "rwc") == "rwc":
+            with suppress(OSError):  # which SQLite is about to tell
+                os.close(os.open(path, os.O_RDONLY | os.O_CREAT, 0o600))
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _: Any) -> None:
@@ -218,18 +232,29 @@ def _open_sqlite(url: URL) -> Engine:
     return engine
 
 
+def sqlite_path(url: URL) -> Path | None:
+    """The file of a SQLite database; None where it is in memory, or of another kind."""
+    name = url.database
+    if url.get_backend_name() != "sqlite" or name in {None, "", ":memory:"}:
+        return None
+    assert name is not None
+    if name.startswith("file:"):
+        name = unquote(urlsplit(name).path)
+        if not name or name == ":memory:" or url.query.get("mode") == "memory":
+            return None
+    return Path(name)
+
+
 def open_recorded(url: str) -> Engine:
     """An engine for the database of a server that has recorded: as `open_engine`, and ConfigError
     where `url` names a SQLite file that is not there, which reading would make."""
     engine = open_engine(url)
-    path = engine.url.database
-    if engine.url.get_backend_name() == "sqlite" and path not in {None, "", ":memory:"}:
-        assert path is not None
-        if not path.startswith("file:") and not Path(path).exists():
-            engine.dispose()
-            raise ConfigError(
-                f"the records cannot be read: there is no {path}; take the records.url of a server"
-            )
+    path = sqlite_path(engine.url)
+    if path is not None and not path.exists():
+        engine.dispose()
+        raise ConfigError(
+            f"the records cannot be read: there is no {path}; take the records.url of a server"
+        )
     return engine
 
 
@@ -239,12 +264,18 @@ def shown(engine: Engine) -> str:
 
 
 def create_schema(engine: Engine) -> None:
-    """Make the tables where they are missing; safe where several workers do it at once.
+    """Make the tables where they are missing; safe where several workers do it at once. A file of
+    SQLite's that others could read is made its owner's alone.
 
     Raises ConfigError where the table was made by a newer version, and SQLAlchemy's errors where
     the database cannot be reached or written.
     """
     backend = engine.dialect.name
+    path = sqlite_path(engine.url)
+    if path is not None:
+        tightened = [tighten(Path(f"{path}{end}")) for end in ("", "-wal", "-shm")]
+        if any(tightened):
+            _log.warning("records.url: %s could be read by others; now by its owner alone", path)
     with engine.begin() as connection:
         if backend == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
