@@ -173,7 +173,7 @@ def _turns(value: object, field: str) -> Sequence[Any]:
             return [value]
         try:
             value = json.loads(value)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(
                 f"not valid JSON ({error}); expected a JSON list of turns", field=field
             ) from error

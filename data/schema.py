@@ -145,7 +145,7 @@ def parse_messages(value: object, field: str = "messages") -> Messages:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(
                 f"not valid JSON ({error}); expected {what}, or its JSON", field=field
             ) from error

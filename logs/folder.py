@@ -57,7 +57,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """What a run is that was begun. Raises ConfigError where the file is none of a run's."""
     try:
         return dict(json.loads(path.read_bytes()))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ConfigError(
             f"{path} is not what a run writes ({error}); {way_out(path.parent)}"
         ) from error

@@ -371,7 +371,11 @@ def _read_config(
     path = Path(config)
     try:
         read = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    # The others: what YAML makes of numbers, dates and tags that are none, and of depth.
+    except (
+        *(OSError, ValueError, OverflowError, LookupError, AttributeError, RecursionError),
+        yaml.YAMLError,
+    ) as error:
         raise ConfigError(f"config {path} cannot be read: {error}") from error
     return _settings(read, f"config {path}"), path.parent
 

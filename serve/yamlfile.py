@@ -17,6 +17,10 @@ Loc = tuple[str | int, ...]  # ("models", 1, "price")
 
 _VARIABLE = re.compile(r"\$(\$\{)|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|(\$\{)")
 _MOST_NODES = 100_000
+_MOST_CHARACTERS = 2_000_000  # some seconds to read
+_DEEPEST = 50
+_NUMBERS = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
+_LONGEST_NUMBER = 64  # 1:00:00 is 3,600 to YAML, and what has no end is computed without one
 _ABSENT = object()
 
 
@@ -49,8 +53,12 @@ class Document:
 def read(text: str, environ: Mapping[str, str]) -> Document:
     """The document in `text`; what is wrong with it is in its `problems`, nothing is raised."""
     document = Document()
+    if len(text) > _MOST_CHARACTERS:
+        problem = f"more than {_MOST_CHARACTERS:,} characters: too large to be a config"
+        document.problems.append(Problem((), problem))
+        return document
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text)
     except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         code = f"U+{int(error.character):04X}"
@@ -64,11 +72,30 @@ def read(text: str, environ: Mapping[str, str]) -> Document:
         document.problems.append(_syntax(error, text))
     except yaml.YAMLError as error:
         document.problems.append(Problem((), " ".join(str(error).split())))
-    except RecursionError:
-        document.problems.append(Problem((), "nested too deep to be a config"))
     finally:
         loader.dispose()
     return document
+
+
+class _TooMuchError(yaml.MarkedYAMLError):
+    """YAML, but no config."""
+
+
+class _Loader(yaml.SafeLoader):
+    """With an end to how deep a file may be nested."""
+
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self._depth == _DEEPEST:
+            raise _TooMuchError(
+                problem="nested too deep to be a config", problem_mark=self.peek_event().start_mark
+            )
+        self._depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
 
 
 class _Reader:
@@ -92,7 +119,10 @@ class _Reader:
                 problem="an alias inside of what it stands for", problem_mark=node.start_mark
             )
         if self._count > _MOST_NODES:
-            raise yaml.YAMLError(f"more than {_MOST_NODES:,} values: too large to be a config")
+            raise _TooMuchError(
+                problem=f"more than {_MOST_NODES:,} values: too large to be a config",
+                problem_mark=node.start_mark,
+            )
         self._open.add(id(node))
         try:
             if isinstance(node, yaml.MappingNode):
@@ -132,8 +162,15 @@ class _Reader:
             first.setdefault(key.value, key.start_mark.line + 1)
 
     def _scalar(self, node: yaml.Node, loc: Loc) -> Any:
+        if node.tag in _NUMBERS and len(node.value) > _LONGEST_NUMBER:
+            problem = f"a number of {len(node.value):,} characters; put it in quotes if it is text"
+            self._problem(loc, problem, node)
+            return _ABSENT
         try:
             value = self._loader.construct_object(node)
+        except (AttributeError, LookupError):  # what has a tag of its own and is not of its form
+            self._problem(loc, f"cannot be read as {node.tag}", node)
+            return _ABSENT
         except ValueError as error:  # such as a date without a 13th month
             self._problem(loc, f"cannot be read: {error}; put it in quotes if it is text", node)
             return _ABSENT
@@ -176,7 +213,8 @@ def _syntax(error: yaml.MarkedYAMLError, whole: str) -> Problem:
     mark = error.problem_mark or error.context_mark
     parts = [part for part in (error.context, error.problem) if part]
     column = "" if mark is None else f" (column {mark.column + 1})"
-    text = f"not YAML: {', '.join(parts)}{column}"
+    kind = "" if isinstance(error, _TooMuchError) else "not YAML: "
+    text = f"{kind}{', '.join(parts)}{column}"
     if mark is not None and whole[: mark.index].endswith("$"):
         text += '; inside of { } write "${NAME}", in quotes'
     return Problem((), text, None if mark is None else mark.line + 1)

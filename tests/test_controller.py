@@ -631,7 +631,16 @@ def test_config_is_a_yaml_file_with_paths_relative_to_it(tiny_bundle: Path, tmp_
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("mf: [", "cannot be read"), ("- mf", "expected a mapping"), ("mf: 5", "under 'mf'")],
+    [
+        ("mf: [", "cannot be read"),
+        ("- mf", "expected a mapping"),
+        ("mf: 5", "under 'mf'"),
+        ("mf: 2026-13-01", "cannot be read"),
+        (f"mf: 1{':00' * 3000}.5", "cannot be read"),
+        ("mf: !!bool maybe", "cannot be read"),
+        ("mf: !!timestamp x", "cannot be read"),
+        ("[" * 1000, "cannot be read"),
+    ],
 )
 def test_a_bad_yaml_file_is_named(tmp_path: Path, text: str, says: str) -> None:
     file = tmp_path / "routers.yaml"

@@ -91,6 +91,12 @@ def test_an_error_names_file_line_key_what_was_expected_and_what_was_found(tmp_p
         ("rules: [{name: n, block: b, when: {languages: [no]}}]", "got false; put it in quotes"),
         ("sticky_s: 2024-01-01", "sticky_s: expected a number >= 0, got 2024-01-01"),
         ("sticky_s: 2024-13-01", "sticky_s: cannot be read: month must be in 1..12"),
+        (f"sticky_s: 1{':00' * 100_000}", "sticky_s: a number of 300,001 characters; put it in"),
+        (f"sticky_s: 1{':00' * 3000}.5", "sticky_s: a number of 9,003 characters"),
+        (f"sticky_s: 0x{'f' * 5000}", "sticky_s: a number of 5,002 characters"),
+        (f"sticky_s: {'9' * 5000}", "sticky_s: a number of 5,000 characters"),
+        ("sticky_s: !!bool maybe", "sticky_s: cannot be read as tag:yaml.org,2002:bool"),
+        ("sticky_s: !!timestamp x", "sticky_s: cannot be read as tag:yaml.org,2002:timestamp"),
     ],
 )
 def test_values_that_do_not_fit(tmp_path: Path, more: str, expected: str) -> None:
@@ -262,7 +268,10 @@ def test_keys_given_twice(tmp_path: Path) -> None:
         ("a: *x\n", "1: not YAML: found undefined alias"),
         ("{[1]: 2}\n", "1: a key must be text"),
         ("a: \x01\n", "1: not YAML: the character U+0001"),
-        ("[" * 500 + "]" * 500, "nested too deep"),
+        ("[" * 500 + "]" * 500, "1: nested too deep"),
+        ("\n" + "[" * 500_000, "2: nested too deep"),
+        ("\n".join(" " * i + "a:" for i in range(1000)), "50: nested too deep"),
+        ("a: " + "x" * 2_000_000, "more than 2,000,000 characters"),
         (
             "a: &a [x, x, x, x, x, x, x, x, x, x]\n"
             + "".join(
