@@ -42,7 +42,7 @@ async def stores(scale: float) -> list[Row]:
             row.budget, row.in_flight = await _both_settled(server)
         ids, cost = await asyncio.to_thread(_rows, postgres.url)
         row.losses += abs(n - ids)
-        row.note = f"{ids:,} records of {n:,} requests, ${cost:.6g}; kill -9 three times each way"
+        row.note = f"{ids:,} records of {n:,} requests, ${cost:.6g}; each killed twice"
     return [row]
 
 
