@@ -431,6 +431,35 @@ def test_counters_expire_and_share_one_slot_of_a_cluster(shared_redis: Server) -
         assert forever == ["{thriftroute}:budgets"], "whose entries are removed by their age"
 
 
+@pytest.mark.parametrize("days", [-40, -2, 2])
+def test_a_clock_that_is_days_off_redis_loses_no_counter(shared_redis: Server, days: int) -> None:
+    """Each ledger is a server of its own, that remembers nothing of what Redis said before."""
+    pro = tier(BudgetSettings(tokens=100, soft=None), BudgetSettings(usd=1.0, per="month"))
+    who = Principal(tenant=f"off by {days}", tier="pro")
+    noon = time.time() // 86_400 * 86_400 + 43_200
+
+    def clock() -> float:
+        return noon + days * 86_400
+
+    async def main() -> None:
+        async with opened(shared_redis.url, clock=clock) as ledger:
+            one = await ledger.reserve(who, pro, usd=0.1, tokens=60)
+            await ledger.settle(one, 0.1, 60)
+        async with opened(shared_redis.url, clock=clock) as ledger:
+            rows = [row for row in await ledger.state() if row["name"] == who.tenant]
+            assert {row["per"]: row["spent"] for row in rows} == {"day": 60, "month": 0.1}
+            await refused(ledger.reserve(who, pro, usd=0.1, tokens=60))
+            late = await ledger.reserve(who, pro, usd=0.1, tokens=40)
+        # One whose clock is right looks, and takes nothing away.
+        async with opened(shared_redis.url) as ledger:
+            await ledger.state()
+        async with opened(shared_redis.url, clock=clock) as ledger:
+            await ledger.settle(late, 0.1, 40)
+            await refused(ledger.reserve(who, pro, usd=0.1, tokens=1))
+
+    run(main())
+
+
 def test_redis_and_memory_count_alike(shared_redis: Server) -> None:
     """The same random requests, settlements, lapses and days, step by step on both."""
     rng = random.Random(3)

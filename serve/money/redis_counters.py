@@ -13,13 +13,23 @@ from ...router.errors import require_extra
 from .budgets import Budget
 from .counters import BUCKET_S, Hold, Need, Refused, Taken, Totals, bucket_of
 
+# Both: a counter is kept for so long from now, by Redis's clock, and never for less than before: by
+# the clock of a server that is days behind its window's end may be past. Index: by that clock too.
+_KEEP = """
+local function keep(key, ms)
+  if redis.call('PTTL', key) < tonumber(ms) then redis.call('PEXPIRE', key, ms) end
+end
+local function list(index, ms, name)
+  redis.call('ZADD', index, redis.call('TIME')[1] * 1000 + ms, name)
+end
+"""
 CONNECTIONS = 8  # a worker; a command takes well below a millisecond
 DONE_S = 3600  # how long Redis remembers that a hold was settled: longer than anybody tries again
 
 # KEYS: the hold (its bucket and amounts, or "done"), the index, then a hash a budget: "s" spent,
 # "h<minute>" holds that lapse then, "b" the budget itself, "a<mark>" alerts sent. ARGV: minute now,
-# bucket, lease in ms, then eight a budget: limit, soft or -1, full, weak, seen, expiry in ms, its
-# name in the index, itself.
+# bucket, lease in ms, then eight a budget: limit, soft or -1, full, weak, seen, how many ms to keep
+# it, its name in the index, itself.
 _TAKE = """
 local n, minute = #KEYS - 2, tonumber(ARGV[1])
 local spent, held, level = {}, {}, 0
@@ -60,11 +70,11 @@ if redis.call('SET', KEYS[1], table.concat(parts, ' '), 'NX', 'PX', ARGV[3]) the
     local key, a = KEYS[i + 2], 3 + (i - 1) * 8
     local amount = parts[i + 1]
     if redis.call('EXISTS', key) == 0 then
-      redis.call('ZADD', KEYS[2], ARGV[a + 6], ARGV[a + 7])
+      list(KEYS[2], ARGV[a + 6], ARGV[a + 7])
     end
     redis.call('HSET', key, 's', string.format('%d', spent[i]), 'b', ARGV[a + 8])
     redis.call('HINCRBY', key, 'h' .. ARGV[2], amount)
-    redis.call('PEXPIREAT', key, ARGV[a + 6])
+    keep(key, ARGV[a + 6])
     held[i] = held[i] + tonumber(amount)
   end
 end
@@ -75,8 +85,8 @@ end
 return result
 """
 
-# KEYS as above. ARGV: how long to remember in ms, then five a budget: spent, seen, expiry in ms,
-# its name in the index, itself.
+# KEYS as above. ARGV: how long to remember in ms, then five a budget: spent, seen, how many ms to
+# keep it, its name in the index, itself.
 _SETTLE = """
 local state, result, parts = redis.call('GET', KEYS[1]), {}, {}
 for part in string.gmatch(state or '', '%S+') do parts[#parts + 1] = part end
@@ -84,7 +94,7 @@ for i = 1, #KEYS - 2 do
   local key, a = KEYS[i + 2], 1 + (i - 1) * 5
   if state ~= 'done' then
     if redis.call('EXISTS', key) == 0 then
-      redis.call('ZADD', KEYS[2], ARGV[a + 3], ARGV[a + 4])
+      list(KEYS[2], ARGV[a + 3], ARGV[a + 4])
       redis.call('HSET', key, 'b', ARGV[a + 5])
     end
     local before = tonumber(redis.call('HGET', key, 's') or '0')
@@ -96,7 +106,7 @@ for i = 1, #KEYS - 2 do
         redis.call('HDEL', key, bucket)
       end
     end
-    redis.call('PEXPIREAT', key, ARGV[a + 3])
+    keep(key, ARGV[a + 3])
   end
   result[i] = tonumber(redis.call('HGET', key, 's') or '0')
 end
@@ -109,15 +119,15 @@ class RedisCounters:
     """Counts that all workers share. Raises redis.RedisError where Redis does not answer.
 
     All keys carry one hash tag, so that they lie together on a Redis Cluster too. Counters expire
-    one lease after their window's end.
+    one lease after their window's end, which is as far off as this process's clock says.
     """
 
     def __init__(self, client: Any, lease_s: float, prefix: str = "{thriftroute}") -> None:
         self._client = client
         self._lease_s = lease_s
         self._prefix = prefix
-        self._take = client.register_script(_TAKE)
-        self._settle = client.register_script(_SETTLE)
+        self._take = client.register_script(_KEEP + _TAKE)
+        self._settle = client.register_script(_KEEP + _SETTLE)
 
     async def take(self, need: Need, now: float, seen: Mapping[str, int]) -> Taken | Refused:
         """See `Counters`."""
@@ -130,7 +140,7 @@ class RedisCounters:
         for budget, most, least in zip(need.budgets, need.full, need.weak, strict=True):
             soft = -1 if budget.soft is None else budget.soft
             args += [budget.limit, soft, most, least, seen.get(budget.key, 0)]
-            args += self._about(budget)
+            args += self._about(budget, now)
         level, *rest = await self._take(self._keys(need.id, need.budgets), args)
         if level == 2:
             index, low, spent, held = rest
@@ -147,22 +157,26 @@ class RedisCounters:
         """See `Counters`. The totals' `held` is 0: it is not read."""
         args: list[int | str] = [DONE_S * 1000]
         for budget, amount in zip(hold.budgets, spent, strict=True):
-            args += [amount, seen.get(budget.key, 0), *self._about(budget)]
+            args += [amount, seen.get(budget.key, 0), *self._about(budget, now)]
         totals = await self._settle(self._keys(hold.id, hold.budgets), args)
         return tuple(Totals(each) for each in totals)
 
     async def claim(self, budget: Budget, mark: str) -> bool:
         """See `Counters`."""
+        key = self._key(budget)
         pipe = self._client.pipeline()
-        pipe.hsetnx(self._key(budget), f"a{mark}", 1)
-        pipe.pexpireat(self._key(budget), self._expiry(budget))
-        new, _ = await pipe.execute()
+        pipe.hsetnx(key, f"a{mark}", 1)
+        pipe.pttl(key)
+        new, left = await pipe.execute()
+        if left < 0:  # it had expired
+            await self._client.pexpire(key, math.ceil(self._lease_s * 1000))
         return bool(new)
 
     async def state(self, now: float, limit: int) -> list[tuple[Budget, Totals]]:
         """See `Counters`."""
         index = f"{self._prefix}:budgets"
-        await self._client.zremrangebyscore(index, "-inf", math.floor(now * 1000))
+        seconds, _ = await self._client.time()
+        await self._client.zremrangebyscore(index, "-inf", seconds * 1000)
         names = await self._client.zrange(index, 0, limit - 1)
         pipe = self._client.pipeline(transaction=False)
         for name in names:
@@ -183,13 +197,11 @@ class RedisCounters:
         index = f"{self._prefix}:budgets"
         return [f"{self._prefix}:r:{id}", index, *(self._key(budget) for budget in budgets)]
 
-    def _expiry(self, budget: Budget) -> int:
-        return math.ceil((budget.resets_at + self._lease_s) * 1000)
-
-    def _about(self, budget: Budget) -> tuple[int, str, str]:
-        """The last three arguments of a budget: when it expires, its name, all of it."""
+    def _about(self, budget: Budget, now: float) -> tuple[int, str, str]:
+        """The last three arguments of a budget: how many ms to keep it, its name, all of it."""
+        ms = math.ceil((max(0.0, budget.resets_at - now) + self._lease_s) * 1000)
         whole = {name: getattr(budget, name) for name in Budget.__dataclass_fields__}
-        return self._expiry(budget), budget.key, json.dumps(whole, separators=(",", ":"))
+        return ms, budget.key, json.dumps(whole, separators=(",", ":"))
 
 
 def _totals(row: Mapping[bytes, bytes], minute: int) -> Totals:
