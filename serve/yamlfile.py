@@ -88,9 +88,8 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self._depth == _DEEPEST:
-            raise _TooMuchError(
-                problem="nested too deep to be a config", problem_mark=self.peek_event().start_mark
-            )
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise _TooMuchError(problem="nested too deep to be a config", problem_mark=mark)
         self._depth += 1
         try:
             return super().compose_node(parent, index)
