@@ -15,7 +15,7 @@ def found(
     request: Asked, *, tier: TierSettings | None = None, pool: tuple[Model, ...] = ()
 ) -> Candidates:
     models = {m.name: m for m in pool or (BIG, MID, SMALL)}
-    return candidates(models, request, weak="small", tier=tier)
+    return candidates(models, request, weak="small", strong="big", tier=tier)
 
 
 def test_all_that_can_take_it_in_the_pools_order() -> None:
@@ -65,13 +65,27 @@ def test_a_tier_allows_models_and_may_be_of_weak_ones_only() -> None:
     assert found(asked(tier="pro"), tier=TierSettings(models=frozenset({"mid"}))).names == ("mid",)
     result = found(asked(tier="free"), tier=TierSettings(weak_only=True))
     assert result.names == ("small",)
-    assert "dearer than 'small', and tier 'free' has weak models only" in result.describe()
+    assert "no weak model, and tier 'free' has weak models only" in result.describe()
 
 
 def test_weak_only_lets_models_through_that_cost_no_more_than_the_weak_one() -> None:
     local = model("local", 0.0)
     result = found(asked(tier="free"), tier=TierSettings(weak_only=True), pool=(BIG, local, SMALL))
     assert result.names == ("local", "small")
+
+
+@pytest.mark.parametrize("price", [0.0, 0.5, 1.0])
+def test_weak_only_keeps_the_strong_model_out_whatever_it_costs(price: float) -> None:
+    pool = (model("big", price), SMALL)
+    assert found(asked(tier="free"), tier=TierSettings(weak_only=True), pool=pool).names == (
+        "small",
+    )
+
+
+def test_where_all_models_cost_nothing_weak_only_leaves_the_weak_one() -> None:
+    pool = tuple(model(name, 0.0) for name in ("big", "mid", "small"))
+    tier = TierSettings(weak_only=True)
+    assert found(asked(tier="free"), tier=tier, pool=pool).names == ("small",)
 
 
 def test_a_model_that_the_pool_does_not_have_is_an_error() -> None:

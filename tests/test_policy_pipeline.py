@@ -374,7 +374,7 @@ def test_narrowed_leaves_models_no_dearer_than_the_weak_one() -> None:
     plan = planner.plan(asked())
     narrow = planner.narrowed(plan, asked())
     assert (narrow.models, narrow.choice) == (("weak", "tiny"), "weak")
-    assert narrow.reason == "budget: only models no dearer than 'weak'"
+    assert narrow.reason == "budget: only models no dearer than 'weak', and not 'strong'"
     assert narrow.score == 0.5
     assert narrow.steps[:-1] == plan.steps
     assert narrow.steps[-1].name == "budget"
@@ -406,10 +406,17 @@ def test_narrowed_to_nothing_is_refused() -> None:
     planner = pipeline(FIVE, HALF)
     for request in (asked(model="strong"), asked(models=["strong", "mid"])):
         plan = planner.plan(request)
-        with pytest.raises(RefusedError, match="only models no dearer than 'weak' now") as e:
+        with pytest.raises(RefusedError, match="only models no dearer than 'weak', and not") as e:
             planner.narrowed(plan, request)
         assert (e.value.status, e.value.code) == (429, "weak_models_only")
         assert e.value.headers == {"x-should-retry": "false"}
+
+
+def test_narrowed_leaves_the_strong_model_out_where_prices_are_alike() -> None:
+    local = (model("strong", 0.0), model("weak", 0.0))
+    planner = pipeline(local, HALF)
+    assert planner.plan(asked()).models == ("strong", "weak")
+    assert planner.narrowed(planner.plan(asked()), asked()).models == ("weak",)
 
 
 def test_narrowed_leaves_tool_calls_on_their_model() -> None:

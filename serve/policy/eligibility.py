@@ -2,8 +2,8 @@
 
 A model is out where the user's tier or the request does not allow it, where it lacks a capability
 or a tag that is asked for, where prompt and answer do not fit into its context window, and, in a
-tier of weak models only, where it would cost more than the weak model. What nobody knows of a
-model (a window, the longest answer) keeps it from nothing.
+tier of weak models only, where `is_weak` does not hold for it. What nobody knows of a model (a
+window, the longest answer) keeps it from nothing.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -52,8 +52,23 @@ def by_price(names: Iterable[str], models: Mapping[str, Model], asked: Asked) ->
     return sorted(names, key=lambda name: cost(models[name], asked))
 
 
+def is_weak(model: Model, asked: Asked, *, weak: Model, strong: str) -> bool:
+    """Whether `model` counts as weak for this request: the weak model itself, and each that costs
+    no more, but never the strong one. Where the weak model costs nothing, prices tell nothing of
+    the others: it is the only one then."""
+    if model.name in {weak.name, strong}:
+        return model.name == weak.name
+    least = cost(weak, asked)
+    return least > 0 and cost(model, asked) <= least
+
+
 def candidates(
-    models: Mapping[str, Model], asked: Asked, *, weak: str, tier: TierSettings | None
+    models: Mapping[str, Model],
+    asked: Asked,
+    *,
+    weak: str,
+    strong: str,
+    tier: TierSettings | None,
 ) -> Candidates:
     """Sort the pool into those that can take the request and those that cannot.
 
@@ -74,7 +89,7 @@ def candidates(
         )
     barred: dict[str, Obstacle] = {}
     for name, model in models.items():
-        obstacle = _obstacle(model, asked, models[weak], tier)
+        obstacle = _obstacle(model, asked, models[weak], strong, tier)
         if obstacle is not None:
             barred[name] = obstacle
     return Candidates(tuple(name for name in models if name not in barred), barred)
@@ -94,15 +109,15 @@ def refusal(found: Candidates, *, only: str | None = None) -> RefusedError:
 
 
 def _obstacle(
-    model: Model, asked: Asked, weak: Model, tier: TierSettings | None
+    model: Model, asked: Asked, weak: Model, strong: str, tier: TierSettings | None
 ) -> Obstacle | None:
     options = asked.options
     if tier is not None:
         named = f"tier {asked.principal.tier!r}"
         if tier.models is not None and model.name not in tier.models:
             return Obstacle("tier", f"not in {named}")
-        if tier.weak_only and cost(model, asked) > cost(weak, asked):
-            return Obstacle("tier", f"dearer than {weak.name!r}, and {named} has weak models only")
+        if tier.weak_only and not is_weak(model, asked, weak=weak, strong=strong):
+            return Obstacle("tier", f"no weak model, and {named} has weak models only")
     if options.models is not None and model.name not in options.models:
         return Obstacle("request", "not among the models that the request allows")
     missing = asked.needs - model.capabilities

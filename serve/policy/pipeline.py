@@ -34,7 +34,7 @@ from ..plan import Plan, Step
 from ..registry import Model, short_names
 from ..request import Asked
 from ..settings import Config, Rule, TierSettings
-from .eligibility import Candidates, by_price, candidates, cost, refusal
+from .eligibility import Candidates, by_price, candidates, cost, is_weak, refusal
 from .rules import Rules
 from .scoring import Scoring
 from .selection import Fastest, Picked, Selection
@@ -132,25 +132,29 @@ class Pipeline:
         return self._shadowed(plan, asked, allowed) if self._config.shadow else plan
 
     def narrowed(self, plan: Plan, asked: Asked) -> Plan:
-        """The plan without models dearer than the weak one, for a budget that runs out.
+        """The plan with weak models alone (`eligibility.is_weak`), for a budget that runs out.
 
         Tool calls that stay on their model go on there: a soft limit does not break them. Raises
-        RefusedError (429) where nothing is left, or the request names a dearer model itself.
+        RefusedError (429) where nothing is left, or the request names another model itself.
         """
         if plan.choice in {"session", "shadow"} and asked.in_tool_calls:
             step = Step("budget", "weak models only, but for these tool calls")
             return replace(plan, steps=(*plan.steps, step))
-        limit = cost(self._models[self._config.weak], asked)
-        if asked.options.max_cost is not None:
-            limit = min(limit, asked.options.max_cost)
-        outcome = f"only models no dearer than {self._config.weak!r}"
+        weak, strong = self._models[self._config.weak], self._config.strong
+        most = asked.options.max_cost
+        outcome = f"only models no dearer than {weak.name!r}, and not {strong!r}"
         names = plan.models
         if plan.choice != "direct":
             # The plan may hold one model alone; what else would do is to be found again.
             found = self._candidates(asked)
             others = self._judge(asked, found.names, Target()).allowed
             names = (*plan.models, *self._in_order(asked, others, plan.models))
-        left = [name for name in names if cost(self._models[name], asked) <= limit]
+        left = [
+            name
+            for name in names
+            if is_weak(self._models[name], asked, weak=weak, strong=strong)
+            and (most is None or cost(self._models[name], asked) <= most)
+        ]
         if not left:
             raise RefusedError(
                 429,
@@ -212,7 +216,9 @@ class Pipeline:
         return self._config.tiers.get(asked.principal.tier or "")
 
     def _candidates(self, asked: Asked) -> Candidates:
-        return candidates(self._models, asked, weak=self._config.weak, tier=self._tier(asked))
+        weak, strong = self._config.weak, self._config.strong
+        tier = self._tier(asked)
+        return candidates(self._models, asked, weak=weak, strong=strong, tier=tier)
 
     def _rule(self, asked: Asked, found: Candidates) -> tuple[Rule | None, str]:
         """The first rule that holds and can be followed, and a line on it."""

@@ -156,9 +156,15 @@ class Selection:
         if wanted in allowed:
             return self.named(wanted, reason)
         at, word = (-1, "dearest") if kind == "strong" else (0, "cheapest")
-        name = by_price(allowed, self._models, asked)[at]
+        name = self._by_price(asked, allowed)[at]
         return self.named(name, f"{reason}: the {word} that can, since {wanted!r} cannot take it")
 
     def _cheapest(self, asked: Asked, allowed: Sequence[str], reason: str) -> Picked:
-        name = by_price(allowed, self._models, asked)[0]
+        name = self._by_price(asked, allowed)[0]
         return self.named(name, f"{reason}: the cheapest that can")
+
+    def _by_price(self, asked: Asked, allowed: Sequence[str]) -> list[str]:
+        """The cheapest first; of equal ones the weak model first and the strong one last."""
+        config = self._config
+        names = sorted(allowed, key=lambda name: (name == config.strong) - (name == config.weak))
+        return by_price(names, self._models, asked)
