@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from .errors import RefusedError
 from .request import Principal
-from .settings import Config
+from .settings import Config, KeySettings
 
 TENANT_HEADER = "x-thriftroute-tenant"
 _CHALLENGE = {"www-authenticate": 'Bearer realm="thriftroute"'}
@@ -33,9 +33,11 @@ def principal(
 
     tenant: what the request's metadata names; the header `x-thriftroute-tenant` wins over it.
 
-    Raises RefusedError: 401 without a valid key where keys are configured, 403 where a key of one
-    tenant asks for another or another site's page asks without a key, 400 for a tenant that is no
-    name.
+    A tenant that any key names belongs to the holders of such keys: no other client enters it.
+
+    Raises RefusedError: 401 without a valid key where keys are configured, 403 where a key asks for
+    a tenant that is not its own or another site's page asks without a key, 400 for a tenant that is
+    no name.
     """
     asked = _tenant(headers.get(TENANT_HEADER, tenant))
     sent = _bearer(headers)
@@ -47,15 +49,12 @@ def principal(
         found = [key for key in config.keys if _is(hashed, key.sha256)]
         if found:
             key = found[0]
-            if key.tenant is not None and asked is not None and asked != key.tenant:
-                raise RefusedError(
-                    403,
-                    "wrong_tenant",
-                    f"the key {key.name!r} belongs to another tenant than the one asked for; "
-                    f"leave out {TENANT_HEADER} and the metadata's tenant",
-                )
-            tier = key.tier or config.default_tier
-            return Principal(key.name, key.tenant or asked or "default", tier, key.admin)
+            tenant = asked or key.tenant or "default"
+            owned = {other.tenant for other in config.keys}
+            if tenant != key.tenant and (key.tenant is not None or tenant in owned):
+                if not (key.admin and key.tenant is None):
+                    raise _not_its_own(key)
+            return Principal(key.name, tenant, key.tier or config.default_tier, key.admin)
     if config.keys:
         raise _unknown(sent)
     allowed = headers.get("origin", "") in config.server.cors_origins
@@ -160,6 +159,16 @@ def _unknown(sent: str | None) -> RefusedError:
         return RefusedError(401, "missing_api_key", problem, headers=_CHALLENGE)
     problem = "the API key is not known here; ask whoever runs this server for one"
     return RefusedError(401, "invalid_api_key", problem, headers=_CHALLENGE)
+
+
+def _not_its_own(key: KeySettings) -> RefusedError:
+    what = "leave out" if key.tenant is not None else "name another in"
+    return RefusedError(
+        403,
+        "wrong_tenant",
+        f"the key {key.name!r} does not belong to the tenant of this request; {what} "
+        f"{TENANT_HEADER} or the metadata's tenant",
+    )
 
 
 def _tenant(value: str | None) -> str | None:

@@ -167,6 +167,8 @@ def _users(config: Config) -> Found:
         if key.sha256 in hashes:
             yield ("keys", i, "sha256"), f"the same key as {hashes[key.sha256]!r}"
         hashes.setdefault(key.sha256, key.name)
+        if key.tenant == "default" and any(other.tenant is None for other in config.keys):
+            yield ("keys", i, "tenant"), "'default' is the tenant of keys without one; name another"
 
 
 def _stores(config: Config) -> Found:

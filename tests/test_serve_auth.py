@@ -104,6 +104,30 @@ def test_a_key_with_a_tenant_keeps_it() -> None:
     assert "acme" not in str(error)
 
 
+def test_a_tenant_that_a_key_names_is_open_to_no_other_key() -> None:
+    shared = KeySettings(name="ann", sha256=digest("sk-ann"), tenant="acme")
+    some = config(ALICE, shared, ROAMER, BOSS, admin_sha256=digest("sk-admin"))
+    for sent, named in (
+        (bearer("sk-roamer", **{"x-thriftroute-tenant": "acme"}), None),
+        (bearer("sk-roamer"), "acme"),
+        (bearer("sk-roamer"), " acme "),
+    ):
+        error = refused(principal, sent, some, tenant=named)
+        assert (error.status, error.code) == (403, "wrong_tenant")
+        assert "alice" not in str(error)
+    for key in ("sk-alice", "sk-ann", "sk-boss", "sk-admin"):
+        assert principal(bearer(key), some, tenant="acme").tenant == "acme"
+    assert principal(bearer("sk-roamer"), some, tenant="globex").tenant == "globex"
+    assert principal(bearer("sk-roamer"), some).tenant == "default"
+
+
+def test_a_key_without_a_tenant_does_not_fall_into_one_that_is_taken() -> None:
+    owner = KeySettings(name="owner", sha256=digest("sk-owner"), tenant="default")
+    some = config(owner, ROAMER)
+    assert refused(principal, bearer("sk-roamer"), some).status == 403
+    assert principal(bearer("sk-roamer"), some, tenant="globex").tenant == "globex"
+
+
 @pytest.mark.parametrize("tenant", ["", "  ", "a" * 201, "a\nb"])
 def test_a_tenant_that_is_no_name_is_400(tenant: str) -> None:
     error = refused(principal, {}, config(), tenant=tenant)

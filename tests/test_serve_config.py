@@ -140,6 +140,11 @@ def test_values_that_do_not_fit(tmp_path: Path, more: str, expected: str) -> Non
         ("tiers: {a: {models: [huge]}}", "tiers.a.models: no model is named 'huge'"),
         ("tiers: {a: {models: []}}", "tiers.a.models: no model is left"),
         ("tiers: {a: {models: [big], weak_only: true}}", "weak_only, but 'small' is not among"),
+        (
+            f"keys: [{{name: a, sha256: {'a' * 64}, tenant: default}},"
+            f" {{name: b, sha256: {'b' * 64}}}]",
+            "keys[0].tenant: 'default' is the tenant of keys without one",
+        ),
         ("default_tier: gold", "default_tier: no tier is named 'gold'; there are none"),
         (f"keys: [{{name: a, sha256: {HASH}, tier: gold}}]", "keys[0].tier: no tier is named"),
         (
