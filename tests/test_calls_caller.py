@@ -296,18 +296,17 @@ def test_a_clients_body_reaches_none_of_litellms_settings(
             "num_retries": 5,
             "timeout": 0.001,
             "no-log": True,
-            "metadata": {"a": "b"},
-            "top_k": 3,
         }
+        fine = {"metadata": {"a": "b"}, "top_k": 3, "chat_template_kwargs": {"thinking": True}}
         before = json.dumps(odd)
-        answer = call(caller, **odd)
+        answer = call(caller, **odd, **fine)
         assert elsewhere.requests == []
     assert json.dumps(odd) == before
     assert answer.model == "weak"
     (request,) = provider.requests
     assert request.api_key == KEY
-    # To the provider they go as they came: it may know them.
-    assert request.body == {"model": "weak", "messages": HELLO, **odd}
+    # The others go to the provider as they came: it may know them.
+    assert request.body == {"model": "weak", "messages": HELLO, **fine}
 
 
 def test_parameters_reach_the_provider_as_they_are(provider: StubProvider, caller: Caller) -> None:

@@ -1,11 +1,15 @@
 """Requests as LiteLLM takes them, and its answers as OpenAI's plain JSON.
 
 LiteLLM takes its own settings (where to send a request, with which key) from the same keywords as
-a request's parameters. A client's body must never reach those: what is not a parameter of OpenAI's
-chat completions goes to the provider as `extra_body`, under the name that the client gave it.
+a request's parameters. A client's body must never reach those. What is not a parameter of OpenAI's
+chat completions goes, as `extra_body` and under the name that the client gave it, to servers that
+speak OpenAI's API. To them too it may not say where an answer comes from, nor stand for the
+messages: see `is_barred`. Other providers would take it for fields of their own API (an answer's
+length, the messages themselves): of further names they get those of `SAMPLING` alone.
 """
 
 import json
+import re
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Mapping
 from typing import Any, cast
 
@@ -35,6 +39,47 @@ HINTS = frozenset(
     }
 )
 _OWN = frozenset({"model", "stream", "stream_options"})  # thriftroute says these itself
+# Not OpenAI's, but harmless whoever gets them.
+SAMPLING = frozenset({"top_k", "min_p", "top_a", "typical_p", "repetition_penalty"})
+# fmt: off
+# What a server, or a gateway behind it, would go by instead of the messages.
+_INSTEAD = frozenset({
+    "prompt", "prompts", "prompt_embeds", "prompt_id", "prompt_variables", "contents",
+    "cached_content", "input", "inputs", "system", "system_prompt", "system_instruction",
+    "instructions", "preamble", "query", "history", "chat_history", "conversation", "context",
+    "template", "chat_template", "raw", "previous_response_id",
+})
+# What says which model, provider, settings or plugin of a gateway makes the answer.
+_ELSEWHERE = frozenset({
+    "deployment_id", "engine", "route", "preset", "plugins", "guardrails", "user_config",
+    "extra_body", "extra_query", "organization", "shared_session", "roles", "tags", "caching",
+    "cache", "no_log", "no_cache", "ttl", "data_sources", "kv_transfer_params",
+    "logits_processors", "lora_request", "adapter_id", "adapter_source",
+})
+# Words of names for keys, addresses, files and settings: anywhere in a name, first, last.
+_WORDS = frozenset({
+    "model", "models", "router", "routing", "region", "project", "provider", "providers", "proxy",
+    "fallback", "fallbacks", "retry", "retries", "timeout", "secret", "auth", "oauth", "identity",
+    "tenant", "ssl", "logger", "logging", "cost", "pricing", "mock", "client",
+})
+_FIRST = frozenset({"api", "aws", "azure", "vertex", "litellm", "watsonx", "oci", "s3", "gcs"})
+_LAST = frozenset({
+    "url", "uri", "base", "host", "port", "endpoint", "domain", "path", "file", "bucket", "webhook",
+    "token", "key", "password", "credential", "credentials", "header", "headers", "callback",
+    "callbacks",
+})
+# fmt: on
+_WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+(?![a-z])")
+
+
+def is_barred(name: str) -> bool:
+    """Whether a keyword that is none of OpenAI's is sent to no server: it chooses a key, an
+    address, a file or a provider, or stands for the messages. `apiBase` is read as `api_base`."""
+    words = [word.lower() for word in _WORD.findall(name)]
+    if not words or name.startswith("_") or not _WORDS.isdisjoint(words):
+        return True
+    whole = "_".join(words)
+    return whole in _INSTEAD or whole in _ELSEWHERE or words[0] in _FIRST or words[-1] in _LAST
 
 
 def keywords(
@@ -43,19 +88,26 @@ def keywords(
     params: Mapping[str, Any],
     *,
     stream: bool,
+    openai_api: bool = True,
     beside: Collection[str] = (),
     left_out: Collection[str] = (),
 ) -> dict[str, Any]:
     """Keywords of `litellm.acompletion` for a client's `body`.
 
     The client's parameters come before the model's own, `params`; what `params` has in
-    `extra_body` comes before the client's further names. `beside`: parameters that go to the
-    provider past LiteLLM, which would refuse them. `left_out`: names that are not sent.
+    `extra_body` comes before the client's further names. `openai_api`: whether the provider is one
+    of `OPENAI_API`. `beside`: parameters that go to the provider past LiteLLM, which would refuse
+    them. `left_out`: names that are not sent.
     """
     given = {k: v for k, v in body.items() if k not in _OWN and k not in left_out}
-    known = PARAMETERS.difference(beside)
+    known = PARAMETERS.difference(beside) if openai_api else PARAMETERS | SAMPLING
     own = {name: value for name, value in given.items() if name in known and value is not None}
-    extra = {name: value for name, value in given.items() if name not in known}
+    further = given.keys() - known if openai_api else frozenset()
+    extra = {
+        name: value
+        for name, value in given.items()
+        if name in further and (name in PARAMETERS or name in HINTS or not is_barred(name))
+    }
     extra.update(params.get("extra_body") or {})
     request: dict[str, Any] = {**params, **own, "model": model, "max_retries": 0, "num_retries": 0}
     request.pop("extra_body", None)
