@@ -174,6 +174,7 @@ class _Views:
                 id="dry-run",
                 expected_output=state.config.expected_output_tokens,
                 count=state.count_tokens,
+                unlimited=state.registry.is_local(asked_body.get("model")),
             )
         )
         plan = await state.in_thread(lambda: state.pipeline.plan(asked))

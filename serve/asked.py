@@ -12,9 +12,11 @@ from typing import Any
 
 from ..router.errors import ThriftrouteError
 from ..router.text import as_conversation
+from . import maxima
 from .errors import RefusedError
 from .request import Asked, Options, Principal
 from .settings import CAPABILITIES
+from .texts import texts
 
 PREFIX = "x-thriftroute-"
 OPTIONS = (
@@ -40,10 +42,10 @@ _CHOICES = {"quality": ("low", "medium", "high"), "priority": ("cost", "quality"
 _OFF = {"0", "false", "no", "off", "bypass", "no-cache", "no-store"}
 _ON = {"1", "true", "yes", "on", "use"}
 _LONGEST = 500  # characters of an option; a session's name is no place for a book
-MOST_CHOICES = 128
 # Both cost everybody's time: clients of providers take some 0.2 ms for each, and no loop turns.
 MOST_PARTS = 4096  # messages and parts of their contents
 MOST_OBJECTS = 20_000  # JSON objects and lists in a body
+CHARACTERS_A_TOKEN = 3  # on the safe side of 4: too many tokens refuse late, too few fail upstream
 DEEPEST = 100  # levels of JSON; past some hundreds nothing could write it again
 # Half of a pair that stands for one character: JSON may escape it, UTF-8 has no bytes for it.
 _SURROGATES = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
@@ -160,11 +162,14 @@ def read_request(
     id: str,
     expected_output: int,
     count: TokenCounter,
+    unlimited: bool = False,
 ) -> Asked:
     """Checks what the router relies on and nothing else: models know their own parameters.
 
     `expected_output` is assumed where the request sets no maximum. `count` counts a prompt's
-    tokens. Raises RefusedError (400), its `param` naming the part of the body.
+    tokens. `unlimited`: whether a maximum of -1 is none (`maxima.UNLIMITED`); it is left out then,
+    since not every server that means it so takes it. Raises RefusedError (400), its `param` naming
+    the part of the body.
     """
     model = body.get("model", "auto")
     if not isinstance(model, str) or not model.strip():
@@ -193,20 +198,20 @@ def read_request(
     tools = body.get("tools")
     if not isinstance(tools, list | None):
         raise _wrong("tools", f"expected a list, got {_kind(tools)}")
-    most = body.get("max_completion_tokens")
-    key = "max_completion_tokens" if most is not None else "max_tokens"
-    most = body.get("max_tokens") if most is None else most
+    output_tokens = maxima.output_tokens(body, expected_output, unlimited=unlimited)
+    left_out = {"metadata"}
+    left_out |= {name for name in maxima.LENGTHS if maxima.is_unlimited(body.get(name))}
     return Asked(
         id=id,
         model=model.strip(),
-        body={key: value for key, value in body.items() if key != "metadata"},
+        body={key: value for key, value in body.items() if key not in left_out},
         messages=messages,
         text=text,
         stream=bool(stream),
         needs=_needs(body, messages),
-        prompt_tokens=count(messages, tools),
-        output_tokens=expected_output if most is None else _whole(most, key, 10_000_000),
-        choices=1 if body.get("n") is None else _whole(body["n"], "n", MOST_CHOICES),
+        prompt_tokens=count(messages, tools) + _further_tokens(body),
+        output_tokens=output_tokens,
+        choices=maxima.choices(body),
         principal=principal,
         options=options,
     )
@@ -224,6 +229,18 @@ def _in_headers(headers: Mapping[str, str]) -> dict[str, tuple[str, str]]:
                 raise _wrong(header, f"there is no such option; known are {known}")
             found.setdefault(name, (header, value))
     return found
+
+
+def _further_tokens(body: Mapping[str, Any]) -> int:
+    """About how many tokens stand beside messages and tools: a schema, functions, a prediction."""
+    size = sum(
+        len(text)
+        for name, value in body.items()
+        if name not in {"messages", "tools", "metadata"}
+        and (isinstance(value, dict | list) or (isinstance(value, str) and len(value) > _LONGEST))
+        for text in texts(value, data=True)
+    )
+    return size // CHARACTERS_A_TOKEN
 
 
 def _needs(body: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> frozenset[str]:
@@ -280,12 +297,6 @@ def _no_number(word: str) -> float:
     raise RefusedError(
         400, "invalid_json", f"the body is no JSON: {word[:20]} is no number that JSON can hold"
     )
-
-
-def _whole(value: object, param: str, most: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise _wrong(param, f"expected a whole number from 1 to {most}")
-    return value
 
 
 def _wrong(param: str, problem: str) -> RefusedError:

@@ -99,6 +99,7 @@ class Chat:
                 id=uuid.uuid4().hex,
                 expected_output=state.config.expected_output_tokens,
                 count=state.count_tokens,
+                unlimited=state.registry.is_local(body.get("model")),
             )
 
         # A short prompt is counted sooner than a thread is woken.

@@ -1,6 +1,7 @@
 """The pool of models: what each costs and can do, and where that is known from."""
 
 import hashlib
+import ipaddress
 import json
 import logging
 import math
@@ -8,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType, ModuleType
 from typing import Any
+from urllib.parse import urlsplit
 
 from ..router.completion import check_provider, load_litellm
 from ..router.errors import ConfigError
@@ -23,6 +25,11 @@ _FLAGS = {
 }
 # Asking LiteLLM about these opens a log-in, or asks a server: their prices are only looked up.
 _ASKS_OTHERS = {"github_copilot", "chatgpt", "ollama", "ollama_chat"}
+# LiteLLM's names for programs that serve models on a machine of one's own.
+_LOCAL = {
+    "ollama", "ollama_chat", "hosted_vllm", "vllm", "lm_studio", "llamafile", "xinference",
+    "docker_model_runner", "lemonade", "oobabooga",
+}  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +106,12 @@ class Registry(Mapping[str, Model]):
     def __len__(self) -> int:
         return len(self.models)
 
+    def is_local(self, name: object) -> bool:
+        """Whether the model of that name, or else every model, is served by a program of the
+        user's own, such as llama.cpp."""
+        model = self.models.get(name.strip()) if isinstance(name, str) else None
+        return all(map(is_local, self.models.values() if model is None else (model,)))
+
     def cheapest_first(self, prompt_tokens: int, output_tokens: int) -> tuple[Model, ...]:
         """All models by what that many tokens cost; equal ones stay in the config's order."""
         return tuple(
@@ -118,6 +131,18 @@ def short_names(names: Collection[str]) -> dict[str, str]:
     return {
         short: each[0] for short, each in found.items() if len(each) == 1 and short not in taken
     }
+
+
+def is_local(model: Model) -> bool:
+    """Whether a program of the user's own serves the model, by its provider or its address."""
+    provider = model.params.get("custom_llm_provider") or model.litellm_model.partition("/")[0]
+    if provider in _LOCAL:
+        return True
+    host = urlsplit(str(model.params.get("api_base") or "")).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_private
+    except ValueError:
+        return host != "" and ("." not in host or host.endswith((".local", ".internal")))
 
 
 def missing_key(model: Model) -> str | None:

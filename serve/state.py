@@ -13,6 +13,7 @@ from ..router.errors import ConfigError
 from ..router.routers import BundleRouter, Router, load_router
 from ..router.text import Conversation
 from ..watch.arms import TREATMENT
+from .asked import CHARACTERS_A_TOKEN
 from .cache.key import model_id
 from .cache.semantic import SemanticIndex, bundle_embedder
 from .cache.sessions import Sessions
@@ -25,6 +26,7 @@ from .policy.pipeline import Pipeline
 from .records.writer import Recorder
 from .registry import Registry
 from .settings import Config
+from .texts import texts
 from .tracing import Tracing
 from .watching import Watching
 
@@ -35,7 +37,6 @@ T = TypeVar("T")
 COUNTED_CHARACTERS = 100_000
 FLUSH_S = 10.0  # for the last records, where the database is away
 IMAGE_TOKENS = 250  # as LiteLLM's default
-CHARACTERS_A_TOKEN = 3  # on the safe side of 4: too many tokens refuse late, too few fail upstream
 
 
 class State:
@@ -139,7 +140,10 @@ class State:
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None
     ) -> int:
         """About how many tokens a prompt has, by LiteLLM's general tokenizer; never raises."""
-        size = sum(_characters(message.get("content")) for message in messages)
+        size = max(
+            sum(_characters(message.get("content")) for message in messages),
+            sum(map(len, texts([messages, tools]))),
+        )
         if size > COUNTED_CHARACTERS:
             return size // CHARACTERS_A_TOKEN
         try:

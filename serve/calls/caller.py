@@ -200,7 +200,7 @@ class Caller:
             self._models[name].litellm_model,
             params,
             stream=stream,
-            openai_api=self._providers[name] in wire.OPENAI_API,
+            openai_api=self._providers[name] in OPENAI_API,
             beside=self._beside[name],
             left_out=self._left_out[name],
         )
