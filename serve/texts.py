@@ -24,7 +24,7 @@ def texts(value: Any, *, data: bool = False) -> Iterator[str]:
         if isinstance(each, str):
             yield each if data or name not in _DATA else _without_data(each)
         elif isinstance(each, Mapping):
-            for key, inner in reversed(each.items()):
+            for key, inner in reversed(list(each.items())):
                 waiting += ((key, inner), ("", key))
         elif isinstance(each, list | tuple):
             waiting += ((name, inner) for inner in reversed(each))

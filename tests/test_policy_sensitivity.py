@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 from thriftroute.router.errors import ConfigError
-from thriftroute.router.personal import passes_luhn
+from thriftroute.router.personal import BUILT_IN, passes_luhn
 from thriftroute.serve.errors import RefusedError
 from thriftroute.serve.policy.sensitivity import RegexDetector, Sensitivity
 from thriftroute.serve.settings import KINDS, SensitivitySettings
@@ -206,3 +206,79 @@ def test_what_is_nested_too_deep_is_left_out() -> None:
     for _ in range(900):
         value = [value]
     assert "bob" not in json.dumps(sensitivity(actions={"email": "mask"}).masked(value))
+
+
+SECRET = "write to bob@example.com"
+BESIDE: list[dict[str, Any]] = [
+    {"messages": [{"role": "user", "content": "hi", "name": SECRET}]},
+    {"messages": [{"role": "assistant", "content": "hi", "refusal": SECRET}]},
+    {"messages": [{"role": "assistant", "content": "hi", "reasoning_content": SECRET}]},
+    {"messages": [{"role": "user", "content": "hi", "odd": [{"deep": {SECRET: 1}}]}]},
+    {"messages": [{"role": "user", "content": [{"type": "file", "file": {"filename": SECRET}}]}]},
+    {"messages": [{"role": "user", "content": [{"type": "document", "source": {"x": SECRET}}]}]},
+    {
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image_url", "image_url": {"url": "http://x/?to=bob@example.com"}}
+                ],
+            }
+        ]
+    },
+    {"tools": [{"type": "function", "function": {"name": "f", "description": SECRET}}]},
+    {"functions": [{"name": "f", "parameters": {"properties": {SECRET: {}}}}]},
+    {"response_format": {"type": "json_schema", "json_schema": {"description": SECRET}}},
+    {"prediction": {"type": "content", "content": SECRET}},
+    {"stop": [SECRET]},
+    {"user": "bob@example.com"},
+    {"contents": [{"parts": [{"text": SECRET}]}]},
+    {"anything": {"else": [SECRET]}},
+    {SECRET: True},
+]
+
+
+@pytest.mark.parametrize("body", BESIDE)
+def test_all_text_that_is_sent_is_judged(body: dict[str, Any]) -> None:
+    judge = sensitivity(actions={"email": "block"}).judge
+    request = asked("hi", messages=body.get("messages"), body=body)
+    with pytest.raises(RefusedError, match="must not be sent to a model: email"):
+        judge(request, tuple(MODELS), MODELS)
+
+
+def test_a_card_is_found_as_a_number_too_and_masked() -> None:
+    card = 4111111111111111
+    shield = sensitivity(actions={"card": "mask", "email": "mask"})
+    request = asked(messages=[{"role": "user", "content": "hi", "odd": card}])
+    assert shield.judge(request, tuple(MODELS), MODELS).mask
+    hidden = shield.masked([{"bob@example.com": [card, 4111, True, 4111111111111112]}])
+    assert hidden == [{"[email]": ["[card]", 4111, True, 4111111111111112]}]
+
+
+def test_what_images_and_files_hold_is_not_read() -> None:
+    shield = sensitivity(actions={"word": "block"}, patterns={"word": "AAAA"})
+    data = "A" * 4000
+    for part in (
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}},
+        {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}},
+        {"type": "file", "file": {"file_data": f"data:application/pdf;base64,{data}"}},
+    ):
+        request = asked(messages=[{"role": "user", "content": [part]}])
+        assert shield.judge(request, tuple(MODELS), MODELS).kinds == ()
+    for part in (
+        {"type": "text", "text": data},
+        {"type": "image_url", "image_url": {"url": f"data:text/plain,{data} x"}},
+    ):
+        request = asked(messages=[{"role": "user", "content": [part]}])
+        with pytest.raises(RefusedError):
+            shield.judge(request, tuple(MODELS), MODELS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_patterns_find_the_same_in_the_server_as_in_the_runtime(kind: str) -> None:
+    text = (
+        "+49 30 1234567 (212) 555-0123 030) 12 x4111111111111111 4111 1111 1111 1111 a@b.example "
+        "\\nbob@example.com sk-proj-abcdefghijklmnopqrst AKIAIOSFODNN7EXAMPLE 5500-0000-0000-0004"
+    )
+    found = [(p.start, p.end) for p in RegexDetector((kind,), {}).find(text)]
+    assert found == list(BUILT_IN[kind](text)) != []

@@ -1,12 +1,14 @@
-"""Regular expressions of the config, run so that none can hold up a request.
+"""Regular expressions over a whole request, run so that none can hold up the server.
 
-Python's own `re` has no time limit, and one pattern such as `(a+)+$` takes longer than anybody
+Python's own `re` lets no other thread run while it searches, which of a request of 10 MB takes
+seconds; and it has no time limit, though one pattern such as `(a+)+$` takes longer than anybody
 waits on a text made for it. These go through the `regex` package, which LiteLLM's tokenizer brings
-along: it takes a limit, and lets other threads run meanwhile.
+along: it lets other threads run meanwhile, and takes a limit.
 """
 
 import logging
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ...router.errors import ConfigError, require_extra
@@ -14,6 +16,29 @@ from ...router.errors import ConfigError, require_extra
 LIMIT_S = 0.25  # for one pattern on one text
 
 logger = logging.getLogger(__name__)
+
+
+class BuiltInPattern:
+    """One of ours, which takes time in proportion to the text and so has no limit.
+
+    fits: what a match must be besides. Raises MissingExtraError without the extra `serve`.
+    """
+
+    def __init__(self, pattern: re.Pattern[str], fits: Callable[[str], bool] | None = None) -> None:
+        regex = require_extra("regex", "serve")
+        ignorecase = regex.IGNORECASE if pattern.flags & re.IGNORECASE else 0
+        self._pattern: Any = regex.compile(pattern.pattern, ignorecase)
+        self._fits = fits
+
+    def found(self, text: str) -> bool:
+        """Whether it matches anywhere in `text`."""
+        return next(iter(self.spans(text)), None) is not None
+
+    def spans(self, text: str) -> Iterator[tuple[int, int]]:
+        """Where it matches."""
+        for match in self._pattern.finditer(text, concurrent=True):
+            if self._fits is None or self._fits(match.group()):
+                yield match.span()
 
 
 class OwnPattern:

@@ -2,8 +2,8 @@
 
 Four kinds are known: `email`, `phone`, `card` (a payment card's number that passes Luhn's check)
 and `key` (API keys, tokens and private keys of the common forms); the config adds patterns of its
-own. All messages are looked at, not only the last one, since all of them are sent. What is in
-images is not seen.
+own. All that a request sends is looked at: every message and what stands beside it, tools,
+schemas and any other keyword, names too. What is in images, audio and files is not seen.
 
 An action follows from each kind: `block` refuses the request, `secure` leaves only the models with
 the config's tag, `mask` keeps the text out of records and logs. Whatever is found is masked there.
@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ...router.errors import ConfigError
-from ...router.personal import BUILT_IN, Found, Span, cover, masked
-from ...router.text import as_conversation
+from ...router.personal import PATTERNS, Found, Span, cover, masked
 from ..errors import RefusedError
 from ..registry import Model
 from ..request import Asked
 from ..settings import SensitivitySettings
-from .patterns import OwnPattern
+from ..texts import texts
+from .patterns import BuiltInPattern, OwnPattern
 
 
 class Detector(Protocol):
@@ -42,12 +42,12 @@ class RegexDetector:
             if kind in patterns:
                 own = OwnPattern(f"sensitivity.patterns.{kind}", patterns[kind])
                 self._find[kind] = own.spans
-            elif kind in BUILT_IN:
-                self._find[kind] = BUILT_IN[kind]
+            elif kind in PATTERNS:
+                self._find[kind] = BuiltInPattern(*PATTERNS[kind]).spans
             else:
                 raise ConfigError(
                     f"sensitivity.actions: unknown kind {kind!r}; expected one of "
-                    f"{', '.join((*BUILT_IN, *patterns))}, or give it a pattern"
+                    f"{', '.join((*PATTERNS, *patterns))}, or give it a pattern"
                 )
 
     def find(self, text: str, /) -> Iterable[Found]:
@@ -97,8 +97,7 @@ class Sensitivity:
         """
         if self._detector is None:
             return Verdict((), tuple(allowed), False, "not looked at")
-        whole = as_conversation(asked.messages)
-        text = "\n".join((whole.system, whole.history, whole.last))
+        text = "\n".join(texts({**asked.body, "messages": asked.messages}))
         hit = {found.kind for found in self._detector.find(text)}
         kinds = tuple(kind for kind in self._settings.actions if kind in hit)
         if not kinds:
@@ -111,7 +110,7 @@ class Sensitivity:
                 400,
                 "sensitive_data",
                 f"the request holds data that must not be sent to a model: {blocked}; take it out "
-                "of the messages",
+                "of messages, tools and all other fields",
                 param="messages",
             )
         if "secure" not in actions:
@@ -129,7 +128,7 @@ class Sensitivity:
         return Verdict(kinds, secure, True, f"{named}: only models tagged {tag!r}")
 
     def masked(self, value: Any) -> Any:
-        """JSON such as a list of messages, with all text in it masked; names of keys stay.
+        """JSON such as a list of messages, with all text in it masked.
 
         To be called before the JSON is written; see `router.personal.masked`.
         """
