@@ -134,7 +134,7 @@ class _Views:
         An admin may rate any decision, a client those of its own tenant.
         """
         tenant = self._tenant_of_feedback(request)
-        body = read_body(await request.body())
+        body = await self._read(request)
         id = body.get("id", body.get("decision_id"))
         value = body.get("value", body.get("score"))
         comment = body.get("comment")
@@ -160,7 +160,7 @@ class _Views:
         """
         who = self._admin(request)
         state = self._state
-        body = read_body(await request.body())
+        body = await self._read(request)
         options, tenant = read_options(body.get("metadata"), request.headers)
         who = replace(who, tenant=tenant or who.tenant, tier=self._tier(body, who))
         asked_body = {key: value for key, value in body.items() if key not in _ROUTE_KEYS}
@@ -200,6 +200,10 @@ class _Views:
         accept = request.headers.get("accept")
         content, kind = await state.in_reports(lambda: state.metrics.render(accept))
         return Response(content, headers={"content-type": kind})
+
+    async def _read(self, request: Request) -> dict[str, Any]:
+        raw = await request.body()
+        return await self._state.in_thread(lambda: read_body(raw), size=len(raw))
 
     def _admin(self, request: Request) -> Principal:
         client = None if request.client is None else request.client.host

@@ -51,9 +51,9 @@ def principal(
             key = found[0]
             tenant = asked or key.tenant or "default"
             owned = {other.tenant for other in config.keys}
-            if tenant != key.tenant and (key.tenant is not None or tenant in owned):
-                if not (key.admin and key.tenant is None):
-                    raise _not_its_own(key)
+            free = key.tenant is None and (key.admin or tenant not in owned)
+            if tenant != key.tenant and not free:
+                raise _not_its_own(key)
             return Principal(key.name, tenant, key.tier or config.default_tier, key.admin)
     if config.keys:
         raise _unknown(sent)

@@ -87,7 +87,10 @@ class Chat:
         """`headers` have lower-case names. Raises RefusedError; cancelling it cancels the call."""
         started = time.perf_counter()
         state = self._state
-        body = read_body(raw)
+        # A short body is read, and a short prompt counted, sooner than a thread is woken.
+        size = len(raw)
+        short = size < SHORT_BYTES
+        body = read_body(raw) if short else await state.in_thread(lambda: read_body(raw), size=size)
         options, tenant = read_options(body.get("metadata"), headers)
         who = principal_of(headers, state.config, tenant=tenant)
 
@@ -102,9 +105,8 @@ class Chat:
                 unlimited=state.registry.is_local(body.get("model")),
             )
 
-        # A short prompt is counted sooner than a thread is woken.
-        asked = read() if len(raw) < SHORT_BYTES else await state.in_thread(read)
-        exchange = Exchange(started, asked, headers)
+        asked = read() if short else await state.in_thread(read, size=size)
+        exchange = Exchange(started, asked, headers, size)
         state.metrics.in_flight.inc()  # until it is closed, which is a stream's end
         try:
             return await self._answered(exchange)
@@ -137,7 +139,8 @@ class Chat:
         if pipeline.is_quick(asked):  # sooner done than a thread is woken
             plan = pipeline.plan(asked, held=held)
         else:
-            plan = await state.in_thread(lambda: pipeline.plan(asked, held=held))
+            size = exchange.size
+            plan = await state.in_thread(lambda: pipeline.plan(asked, held=held), size=size)
         exchange.plan = plan
         found = await self._cached(exchange)
         if found is not None:
@@ -190,7 +193,8 @@ class Chat:
         if exchange.reservation.level == "soft":
             wide = plan
             pipeline = state.pipeline_of(exchange.arm)
-            plan = await state.in_thread(lambda: pipeline.narrowed(wide, asked))
+            size = exchange.size
+            plan = await state.in_thread(lambda: pipeline.narrowed(wide, asked), size=size)
             exchange.plan = plan
         return plan
 
@@ -204,12 +208,13 @@ class Chat:
             exchange.cache = "bypass"
             return None
         exchange.cache = "miss"
-        exchange.key, exchange.meant = cache_key(asked, state.model_set, plan), plan.models[0]
+        exchange.key = await self._hashed(exchange, cache_key)
+        exchange.meant = plan.models[0]
         kept = unpack(await state.cache.get(exchange.key), exchange.key)
         kind: CacheState = "hit"
         if kept is None and state.semantic is not None:
             kind, semantic = "semantic", state.semantic
-            exchange.bucket = bucket = semantic_bucket(asked, state.model_set, plan)
+            exchange.bucket = bucket = await self._hashed(exchange, semantic_bucket)
             near = await state.in_thread(lambda: semantic.find(bucket, asked.text))
             if near is not None:
                 kept = unpack(await state.cache.get(near), near)
@@ -229,6 +234,19 @@ class Chat:
                 yield chunk
 
         return Stream(chunks(), headers_of(exchange))
+
+    async def _hashed(self, exchange: Exchange, key: Callable[[Asked, Any, Plan], T]) -> T:
+        """A key of the request, whose JSON is written for it."""
+        asked, plan, pool, size = (
+            exchange.asked,
+            exchange.plan,
+            self._state.model_set,
+            exchange.size,
+        )
+        assert plan is not None
+        if size < SHORT_BYTES:
+            return key(asked, pool, plan)
+        return await self._state.in_thread(lambda: key(asked, pool, plan), size=size)
 
     async def _streamed(self, exchange: Exchange, answer: Answer) -> AsyncIterator[dict[str, Any]]:
         """The upstream's chunks, kept as they pass; however it ends, the exchange is closed."""
@@ -291,8 +309,11 @@ class Chat:
         """One record: to the database, the metrics and the trace."""
         state = self._state
         try:
-            if state.config.records.text:  # to be masked, which takes patterns their time
-                record = await state.in_thread(lambda: record_of(exchange, state))
+            # To be hashed, and with text to be masked, which takes patterns their time.
+            if state.config.records.text or exchange.size >= SHORT_BYTES:
+                record = await state.in_thread(
+                    lambda: record_of(exchange, state), size=exchange.size
+                )
             else:
                 record = record_of(exchange, state)
             await self._look_at_novelty(exchange, record)

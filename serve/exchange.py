@@ -24,6 +24,7 @@ class Exchange:
     started: float
     asked: Asked
     headers: Mapping[str, str]
+    size: int = 0  # bytes of its body
     plan: Plan | None = None
     reservation: Reservation | None = None
     answer: Answer | None = None

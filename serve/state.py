@@ -13,7 +13,7 @@ from ..router.errors import ConfigError
 from ..router.routers import BundleRouter, Router, load_router
 from ..router.text import Conversation
 from ..watch.arms import TREATMENT
-from .asked import CHARACTERS_A_TOKEN
+from .asked import CHARACTERS_A_TOKEN, LARGE_BYTES
 from .cache.key import model_id
 from .cache.semantic import SemanticIndex, bundle_embedder
 from .cache.sessions import Sessions
@@ -81,6 +81,8 @@ class State:
         pool = sorted(self.registry.models.items())
         self.model_set = tuple(model_id(model) for _, model in pool)
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="thriftroute")
+        # One at a time, beside the others: text of megabytes takes patterns seconds.
+        self._large = ThreadPoolExecutor(1, thread_name_prefix="thriftroute-large")
         # Reports wait for a database, which may hang: no decision is to wait behind them.
         self._reports = ThreadPoolExecutor(4, thread_name_prefix="thriftroute-reports")
         self._encoding = load_litellm().token_counter
@@ -119,6 +121,7 @@ class State:
         await self.in_reports(lambda: self.recorder.close(patience))
         await self.in_reports(self.tracing.close)
         self._pool.shutdown()
+        self._large.shutdown()
         self._reports.shutdown()
         getattr(self.router, "close", lambda: None)()
 
@@ -128,9 +131,11 @@ class State:
             return self.experiment.pipeline
         return self.pipeline
 
-    async def in_thread(self, work: Callable[[], T]) -> T:
-        """`work()` beside the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+    async def in_thread(self, work: Callable[[], T], *, size: int = 0) -> T:
+        """`work()` beside the event loop. size: bytes of the request that it looks at; work on
+        large ones waits for each other, and nobody else for it."""
+        pool = self._large if size >= LARGE_BYTES else self._pool
+        return await asyncio.get_running_loop().run_in_executor(pool, work)
 
     async def in_reports(self, work: Callable[[], T]) -> T:
         """`work()` that asks the database, beside the event loop and beside the decisions."""

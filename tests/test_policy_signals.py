@@ -45,6 +45,13 @@ def test_long_texts_of_any_kind_come_to_an_end(piece: str) -> None:
         assert has_signal(signal, text + " ```") in {True, False}
 
 
+def test_of_a_long_text_the_head_and_the_tail_are_looked_at() -> None:
+    filler = "nothing here. " * 1000
+    assert has_signal("code", "Fix this: ```x```. " + filler)
+    assert has_signal("code", filler + "Fix this: ```x```.")
+    assert not has_signal("code", filler + "Fix this: ```x```. " + filler)
+
+
 @pytest.fixture(scope="module")
 def languages() -> Languages:
     return Languages()

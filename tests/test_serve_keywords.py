@@ -39,7 +39,7 @@ class Listener:
                 self.end_headers()
                 self.wfile.write(answer)
 
-            do_GET = do_HEAD = do_PUT = do_POST
+            do_GET = do_HEAD = do_PUT = do_POST  # noqa: N815
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -104,21 +104,22 @@ def hostile(url: str, file: Path) -> dict[str, Any]:
     """Every keyword of LiteLLM's, and those of its providers and of gateways, with an address, a
     key or a file."""
     named = inspect.signature(load_litellm().completion).parameters
-    further = (
-        "api_base base_url api_key custom_llm_provider extra_headers headers extra_body extra_query "
-        "fallbacks context_window_fallbacks model_list mock_response mock_tool_calls litellm_params "
-        "litellm_metadata litellm_credential_name litellm_logging_obj callbacks success_callback "
-        "failure_callback logger_fn vertex_credentials vertex_ai_credentials vertex_project "
-        "vertex_location aws_access_key_id aws_secret_access_key aws_session_token aws_role_name "
-        "aws_web_identity_token aws_profile_name aws_region_name aws_bedrock_runtime_endpoint "
-        "azure_ad_token azure_ad_token_provider azure_username azure_password tenant_id client_id "
-        "client_secret organization api_version api_type region_name project watsonx_token "
-        "hf_model_name input_cost_per_token output_cost_per_token base_model model_info user_config "
-        "proxy_server_request secret_fields ssl_verify langfuse_host langfuse_secret_key "
-        "langsmith_api_key s3_endpoint_url gcs_path_service_account provider models route "
-        "preset plugins data_sources kv_transfer_params logits_processors adapter_source "
-        "lora_path apiBase apiKey baseURL modelList _litellm_internal prompt_id guardrails"
-    ).split()
+    further = """
+        api_base base_url api_key custom_llm_provider extra_headers headers extra_body
+        extra_query fallbacks context_window_fallbacks model_list mock_response mock_tool_calls
+        litellm_params litellm_metadata litellm_credential_name litellm_logging_obj callbacks
+        success_callback failure_callback logger_fn vertex_credentials vertex_ai_credentials
+        vertex_project vertex_location aws_access_key_id aws_secret_access_key aws_session_token
+        aws_role_name aws_web_identity_token aws_profile_name aws_region_name
+        aws_bedrock_runtime_endpoint azure_ad_token azure_ad_token_provider azure_username
+        azure_password tenant_id client_id client_secret organization api_version api_type
+        region_name project watsonx_token hf_model_name input_cost_per_token
+        output_cost_per_token base_model model_info user_config proxy_server_request
+        secret_fields ssl_verify langfuse_host langfuse_secret_key langsmith_api_key
+        s3_endpoint_url gcs_path_service_account provider models route preset plugins
+        data_sources kv_transfer_params logits_processors adapter_source lora_path apiBase
+        apiKey baseURL modelList _litellm_internal prompt_id guardrails
+    """.split()  # noqa: SIM905
     values = {"address": url, "file": str(file), "uri": file.as_uri(), "key": "sk-theirs"}
     kept = PARAMETERS | {"model", "stream", "stream_options", "kwargs"}
     lists = {"fallbacks", "model_list", "models", "callbacks", "success_callback"}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from ...router.languages import Languages
 from ..request import Asked
 from ..settings import Config, Rule, When
-from .patterns import OwnPattern
+from .patterns import BuiltInPattern, OwnPattern
 from .signals import has_signal
 
 
@@ -62,7 +62,7 @@ class _Compiled:
         when, asked = self.rule.when, facts.asked
         if not _holds_by_fields(when, asked):
             return False
-        if self._keywords is not None and not self._keywords.search(asked.text):
+        if self._keywords is not None and not self._keywords.found(asked.text):
             return False
         if when.signals and not any(has_signal(signal, asked.text) for signal in when.signals):
             return False
@@ -84,9 +84,10 @@ def _holds_by_fields(when: When, asked: Asked) -> bool:
     )
 
 
-def _keywords(keywords: Iterable[str]) -> re.Pattern[str] | None:
+def _keywords(keywords: Iterable[str]) -> BuiltInPattern | None:
     """One pattern for all of them, as whole words: "rag" is not in "fragment"."""
     words = [r"\s{1,20}".join(map(re.escape, keyword.split())) for keyword in keywords]
     words = [word for word in words if word]
     # Not \b, which "c++" and "#hashtag" have none of at their ends.
-    return re.compile(rf"(?<!\w)(?:{'|'.join(words)})(?!\w)", re.IGNORECASE) if words else None
+    pattern = rf"(?<!\w)(?:{'|'.join(words)})(?!\w)"
+    return BuiltInPattern(re.compile(pattern, re.IGNORECASE)) if words else None
