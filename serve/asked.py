@@ -16,6 +16,7 @@ from ..router.errors import ThriftrouteError, require_extra
 from ..router.text import as_conversation
 from . import maxima
 from .errors import RefusedError
+from .parts import check_parts
 from .request import Asked, Options, Principal
 from .settings import CAPABILITIES
 from .texts import texts
@@ -226,6 +227,7 @@ def read_request(
             raise _wrong(f"messages[{index}]", "expected an object with a role")
         if not isinstance(message.get("content"), str | list | None):
             raise _wrong(f"messages[{index}].content", "expected text, a list of parts, or null")
+    check_parts(messages)
     stream = body.get("stream")
     if not isinstance(stream, bool | None):
         raise _wrong("stream", f"expected true or false, got {_kind(stream)}")

@@ -48,6 +48,9 @@ def run_serve(config: Config, source: Path | None = None) -> None:
     Raises ConfigError (also for an address that is taken), UnknownRouterError, BundleError.
     """
     _set_up_logs()
+    if not config.calls.fetch_urls:
+        # LiteLLM's own switch, beside the checks of requests: it reads it as it is imported.
+        os.environ.setdefault("MAX_IMAGE_URL_DOWNLOAD_SIZE_MB", "0")
     server = config.server
     with contextlib.ExitStack() as kept:
         bound = kept.enter_context(contextlib.closing(_bind(server.host, server.port)))

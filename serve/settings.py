@@ -235,6 +235,7 @@ class CallSettings(Settings):
     cooldown_s: Annotated[float, Field(ge=0)] = 30.0
     failures_to_cool: Count = 3  # in a row, a model
     fallbacks: bool = True  # weak -> strong -> the others that fit
+    fetch_urls: bool = False  # images and files by address, here, for providers that take none
     cascade: CascadeSettings = CascadeSettings()
 
 

@@ -147,6 +147,7 @@ calls:
   #failures_to_cool: 3        # in a row, then the model is left alone for
   #cooldown_s: 30
   #fallbacks: true
+  #fetch_urls: false          # true: images by address, for providers that take none, fetched here
   # The weak model first, always; strong where its answer is late or fails a check.
   #cascade:
     #enabled: false

@@ -120,17 +120,17 @@ def test_tools_are_called_and_n_choices_given(caller: Caller) -> None:
         (Fault(status=503), 503, "ServiceUnavailableError"),
         (Fault(status=529), 529, "APIError"),
         (Fault(status=429), 429, "RateLimitError"),
-        (Fault(status=408), 408, "BadRequestError"),
+        (Fault(status=408), 408, "Timeout"),
         (Fault(status=401), 401, "AuthenticationError"),
-        (Fault(status=403), 403, "APIError"),
-        (Fault(status=404), 404, "BadRequestError"),
+        (Fault(status=403), 403, "PermissionDeniedError"),
+        (Fault(status=404), 404, "NotFoundError"),
         (Fault(drop=True), None, "ConnectionError"),
         (Fault(cut=0), None, "ConnectionError"),
         (Fault(hang_s=60), None, "Timeout"),
-        (Fault(raw="{broken"), 500, "InternalServerError"),
-        (Fault(raw="<html>gateway</html>"), 500, "InternalServerError"),
-        (Fault(raw='{"error": {"message": "busy"}}'), 422, "BadRequestError"),
-        (Fault(raw='{"choices": [{"index": 0, "message": null}]}'), 500, "InternalServerError"),
+        (Fault(raw="{broken"), None, "BadAnswerError"),
+        (Fault(raw="<html>gateway</html>"), None, "BadAnswerError"),
+        (Fault(raw='{"error": {"message": "busy"}}'), None, "BadAnswerError"),
+        (Fault(raw='{"choices": [{"index": 0, "message": null}]}'), None, "BadAnswerError"),
         (Fault(raw='{"id": "x", "choices": []}'), None, "BadAnswerError"),
     ],
 )
@@ -360,8 +360,10 @@ def test_a_parameter_that_a_model_lacks_sends_the_request_on(provider: StubProvi
     "wrong",
     [
         {"messages": ["hello"]},
-        # LiteLLM reads these options where it sets up its logging, before it looks for errors.
-        {"messages": [*HELLO, {"role": "assistant", "tool_calls": []}], "web_search_options": [1]},
+        {"response_format": [1]},
+        {"messages": [{"role": "user", "content": [{"type": "foo"}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+        {"tool_choice": [1]},
     ],
 )
 def test_a_request_of_no_shape_cools_no_model(

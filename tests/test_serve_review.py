@@ -130,7 +130,7 @@ def test_an_image_counts_as_an_image_and_not_as_its_base64(server: Serving) -> N
     parts = [{"type": "text", "text": "What is this?"}, image]
     answer = post(server, {"messages": [{"role": "user", "content": parts}]})
     assert answer.status_code == 200
-    long = "word " * 90_000
+    long = {"type": "text", "text": "word " * 90_000}
     refused = post(server, {"messages": [{"role": "user", "content": [*parts, long]}]})
     assert refused.status_code == 400
     assert "window" in refused.json()["error"]["message"]

@@ -12,7 +12,7 @@ import os
 import random
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...router.completion import (
@@ -23,27 +23,19 @@ from ...router.completion import (
     provider_of,
     retry_after,
 )
+from .. import parts
 from ..errors import RefusedError
 from ..registry import Model
 from ..settings import CallSettings, Config
 from . import wire
 from .answer import Answer
 from .cascade import cascade as run_cascade
-from .failures import (
-    Attempt,
-    ShapeError,
-    Verdict,
-    all_failed,
-    name_of,
-    refused,
-    secrets_of,
-    status_of,
-    verdict,
-)
+from .failures import Attempt, all_failed, refused, secrets_of
 from .health import Health
-from .http_answer import AnswerTooLargeError, HttpAnswer, install, watched
+from .http_answer import HttpAnswer, install, watched
 from .quiet import Quiet
-from .stream import CutError, Stream
+from .stream import Stream
+from .verdict import BadAnswerError, CallError, ShapeError, Verdict, judge
 
 __all__ = ["Answer", "Caller"]
 
@@ -52,18 +44,6 @@ logger = logging.getLogger(__name__)
 CANCELLED = "CancelledError"  # the error of an attempt that was cut short by its client
 _BACKOFF_S = 0.2  # before the first retry; doubled for each further one
 _LONGEST_WAIT_S = 2.0  # who asks for more is left alone, and the next model is asked
-
-
-class BadAnswerError(Exception):
-    """A provider's answer with status 200 that is no completion."""
-
-
-# Failures of ours to find an answer in what came; all others are `failures.verdict`'s to judge.
-_VERDICTS: dict[type[Exception], Verdict] = {
-    BadAnswerError: Verdict.RETRY,
-    CutError: Verdict.RETRY,
-    AnswerTooLargeError: Verdict.NEXT,  # it would be as large again
-}
 
 
 class Caller:
@@ -81,14 +61,19 @@ class Caller:
                 logging.getLogger(name).setLevel(logging.CRITICAL)
         self._warm()
         self._quiet = Quiet(self._litellm)
+        self._alike = wire.ALIKE.union(self._litellm.openai_compatible_providers)
         self._with_tools = prepare({"tools": [{}]})[1]
-        self._providers = {
-            name: provider_of(model.litellm_model, model.params) for name, model in models.items()
-        }
         self._left_out: dict[str, frozenset[str]] = {}
         self._beside: dict[str, frozenset[str]] = {}
-        for name, model in models.items():
-            self._beside[name], self._left_out[name] = self._unsupported(model)
+        with warnings.catch_warnings():
+            # LiteLLM loads what it has for a provider, and warns about types of its own.
+            warnings.simplefilter("ignore", UserWarning)
+            self._providers = {
+                name: provider_of(model.litellm_model, model.params)
+                for name, model in models.items()
+            }
+            for name, model in models.items():
+                self._beside[name], self._left_out[name] = self._unsupported(model)
         self._params = {name: self._own(model) for name, model in models.items()}
         self._secrets = {s for model in models.values() for s in secrets_of(model.params)}
 
@@ -142,7 +127,7 @@ class Caller:
         deadline = None if within_s is None else clock() + within_s
         window: int | None = None
         waits: list[float] = []
-        error: Exception | None = None
+        failure: CallError | None = None
         tried = False  # whether any model had a fair chance
         for name in self._health.order(models):
             if window is not None and not self._larger(name, window):
@@ -160,41 +145,64 @@ class Caller:
                     cut = Attempt(name, None, CANCELLED, seconds)
                     cancelled.attempts = (*made, cut)  # type: ignore[attr-defined]
                     raise
-                except Exception as caught:  # noqa: BLE001 - judged below, and told if none answers
-                    error = caught
+                except CallError as caught:
+                    failure = caught  # to be told if none answers
                 else:
                     answer.made = (*made, *answer.made)
                     return answer
                 seconds = time.perf_counter() - start
-                made.append(Attempt(name, status_of(error), name_of(error), seconds))
+                made.append(Attempt(name, failure.status, failure.name, seconds))
                 if deadline is not None and clock() >= deadline:
                     continue
-                what = self._judge(name, error, seconds)
-                if what is Verdict.STOP:
-                    raise refused(made, error, self._secrets) from None
-                if what is Verdict.WINDOW:
+                self._note(name, failure, seconds)
+                if failure.verdict is Verdict.STOP:
+                    raise refused(made, failure, self._secrets) from None
+                if failure.verdict is Verdict.WINDOW:
                     window = self._models[name].context_window or 0
-                tried = tried or what in {Verdict.RETRY, Verdict.NEXT}
-                wait = retry_after(error)
+                tried = tried or failure.verdict in {Verdict.RETRY, Verdict.NEXT}
+                wait = retry_after(failure)
                 if wait is not None:
                     waits.append(wait)
-                if what is not Verdict.RETRY or turn == self._settings.retries:
+                if failure.verdict is not Verdict.RETRY or turn == self._settings.retries:
                     break
                 pause = _BACKOFF_S * 2**turn * random.uniform(0.5, 1) if wait is None else wait  # noqa: S311
                 if pause > _LONGEST_WAIT_S:
                     break
                 await asyncio.sleep(pause)
-        if error is None:
+        if failure is None:
             raise RefusedError(500, "no_model", "the plan names no model")
         if not tried:
-            raise refused(made, error, self._secrets) from None
+            raise refused(made, failure, self._secrets) from None
         raise all_failed(made, min(waits, default=None)) from None
 
     async def _once(
         self, name: str, body: Mapping[str, Any], *, stream: bool, within_s: float | None
     ) -> Answer:
-        """One call of one model. Raises what LiteLLM raises, TimeoutError, or what is wrong."""
+        """One call of one model. Raises CallError."""
+        refers = parts.refers(body)
+        large = (body.get("n") or 1) != 1 or bool(body.get("logprobs") or body.get("audio"))
+        with watched(self._settings.max_answer_bytes) as http:
+
+            def judged(error: Exception) -> CallError:
+                return judge(error, http, refers=refers, large=large)
+
+            try:
+                return await self._answer(name, body, http, judged, stream, within_s)
+            except Exception as error:
+                raise judged(error) from error
+
+    async def _answer(
+        self,
+        name: str,
+        body: Mapping[str, Any],
+        http: HttpAnswer,
+        judged: Callable[[Exception], CallError],
+        stream: bool,
+        within_s: float | None,
+    ) -> Answer:
+        """Raises what LiteLLM raises, TimeoutError, or what is wrong."""
         params = self._params[name]
+        self._check_addresses(name, body)
         request = wire.keywords(
             body,
             self._models[name].litellm_model,
@@ -209,25 +217,31 @@ class Caller:
         start = time.perf_counter()
         total = float(params["timeout"])
         limit = min(total, self._settings.first_token_timeout_s) if stream else total
-        with watched(self._settings.max_answer_bytes) as http:
-            async with asyncio.timeout(limit if within_s is None else min(limit, within_s)):
-                try:
-                    source = await self._sent(request)
-                    if stream:
-                        tell = wire.wants_usage(body)
-                        chunks = Stream(
-                            source, name, self._health, http, tell_usage=tell, limit_s=total
-                        )
-                        chunks.waited_s = time.perf_counter() - start
-                        return Answer(name, chunks=await _opened(chunks))
-                    response = wire.completion(source)
-                except Exception as error:
-                    # LiteLLM may miss in a whole answer what it need not have.
-                    read = None if stream else wire.read(http)
-                    if read is None:
-                        _tell_apart(http, error)
-                        raise
-                    response = read
+        async with asyncio.timeout(limit if within_s is None else min(limit, within_s)):
+            try:
+                source = await self._sent(request)
+                if stream:
+                    # Where the provider counts nothing LiteLLM does, at the end, of these.
+                    source.messages = parts.countable(request["messages"])
+                    tell = wire.wants_usage(body)
+                    chunks = Stream(
+                        source,
+                        name,
+                        self._health,
+                        http,
+                        judge=judged,
+                        tell_usage=tell,
+                        limit_s=total,
+                    )
+                    chunks.waited_s = time.perf_counter() - start
+                    return Answer(name, chunks=await _opened(chunks))
+                response = wire.completion(source)
+            except Exception:
+                # LiteLLM may miss in a whole answer what it need not have.
+                read = None if stream else wire.read(http)
+                if read is None:
+                    raise
+                response = read
         if not response["choices"]:
             raise BadAnswerError("no choices")
         seconds = time.perf_counter() - start
@@ -238,13 +252,32 @@ class Caller:
         return Answer(name, response=response, made=(made,))
 
     async def _sent(self, request: dict[str, Any]) -> Any:
-        """LiteLLM's answer, or stream. Raises ShapeError where LiteLLM stumbles, which is over the
-        request where nothing was sent, and over the answer where one has come."""
+        """LiteLLM's answer, or stream."""
+        request.update(self._quiet.keywords(request))
         try:
-            request.update(self._quiet.keywords(request))
             return await self._litellm.acompletion(**request)
-        except (AttributeError, IndexError, KeyError, TypeError) as error:
-            raise ShapeError from error
+        except self._litellm.exceptions.UnsupportedParamsError:
+            # It says that it takes some of them where it does not (1.110: prompt_cache_key).
+            fewer = {key: value for key, value in request.items() if key not in wire.HINTS}
+            if len(fewer) == len(request):
+                raise
+            return await self._litellm.acompletion(**fewer)
+
+    def _check_addresses(self, name: str, body: Mapping[str, Any]) -> None:
+        """Raises ShapeError where LiteLLM would itself get what an address in the request names."""
+        if self._settings.fetch_urls:
+            return
+        provider = self._providers[name]
+        for where, kind, url in parts.addresses(body["messages"]):
+            # Files have ids; LiteLLM takes an address in their place, and gets it for any provider.
+            taken = kind != "file" if provider in self._alike else False
+            if provider == "anthropic":
+                taken = kind == "image_url" and url.startswith("https://")
+            if not taken:
+                raise ShapeError(
+                    f"{where}: its provider takes no address (URL) there; send the data itself, "
+                    "as data:<media type>;base64,..."
+                )
 
     def _warm(self) -> None:
         """Load what LiteLLM otherwise loads at its first call, a second in which no loop turns."""
@@ -257,13 +290,12 @@ class Caller:
             ):
                 pass
 
-    def _judge(self, name: str, error: Exception, seconds: float) -> Verdict:
-        what = _VERDICTS.get(type(error)) or verdict(error)
-        if what in {Verdict.RETRY, Verdict.NEXT}:
-            late = name_of(error) == "Timeout"
+    def _note(self, name: str, failure: CallError, seconds: float) -> None:
+        if failure.counts:
+            late = failure.name == "Timeout" and failure.status is None
             self._health.failed(name, seconds if late else None)
-            logger.warning("model %r failed: %s, status %s", name, name_of(error), status_of(error))
-        return what
+        if failure.verdict in {Verdict.RETRY, Verdict.NEXT}:
+            logger.warning("model %r failed: %s, status %s", name, failure.name, failure.status)
 
     def _larger(self, name: str, window: int) -> bool:
         own = self._models[name].context_window
@@ -304,13 +336,3 @@ async def _opened(chunks: Stream) -> Stream:
         await chunks.aclose()
         raise
     return chunks
-
-
-def _tell_apart(http: HttpAnswer, error: Exception) -> None:
-    """Raises what is the provider's failure where `error` would be taken for the request's: who
-    says 200 has taken the request. Only what tells of a prompt that is too long is let be."""
-    if http.too_large:
-        raise AnswerTooLargeError from error
-    taken = {Verdict.RETRY, Verdict.NEXT, Verdict.WINDOW}
-    if http.is_success and verdict(error) not in taken:
-        raise BadAnswerError from error

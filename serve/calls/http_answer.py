@@ -57,11 +57,12 @@ class AnswerTooLargeError(Exception):
 @dataclass(slots=True, eq=False)
 class HttpAnswer:
     """What has come of one call. `limit`: the most bytes of an answer, unpacked; a stream may have
-    `STREAM_FACTOR` times as many. `status`: HTTP's, None before any answer came. `done`: a stream
-    came to its `[DONE]`. `too_large`: it was given up for its size. `parts`: the bytes of a whole
-    answer, unpacked; of a stream nothing is kept."""
+    `STREAM_FACTOR` times as many. `sent`: a request to the provider was begun. `status`: HTTP's,
+    None before any answer came. `done`: a stream came to its `[DONE]`. `too_large`: it was given up
+    for its size. `parts`: the bytes of a whole answer, unpacked; of a stream nothing is kept."""
 
     limit: int
+    sent: bool = False
     status: int | None = None
     done: bool = False
     too_large: bool = False
@@ -107,15 +108,22 @@ def install() -> None:
     setattr(httpx.AsyncClient, "send", hooked)  # noqa: B010 - for a type checker a method is final
 
 
+def _answer_to(request: httpx.Request) -> HttpAnswer | None:
+    """None for what is not the provider's: with GET LiteLLM gets what a client's address names,
+    before it sends anything (afterwards it is where the provider has sent it on)."""
+    answer = _watched.get()
+    return answer if answer is not None and (answer.sent or request.method == "POST") else None
+
+
 async def _ask(request: httpx.Request) -> None:
-    if (answer := _watched.get()) is not None:
-        answer.status = None
+    if (answer := _answer_to(request)) is not None:
+        answer.sent, answer.status = True, None
         request.headers["accept-encoding"] = _ENCODINGS
 
 
 async def _bound(response: httpx.Response) -> None:
     """Before a byte of its body is read: what reads it gets it through `_Bounded`, unpacked."""
-    answer = _watched.get()
+    answer = _answer_to(response.request)
     if answer is None:
         return
     answer.status, answer.done, answer.parts = response.status_code, False, []

@@ -8,18 +8,15 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, M
 from typing import Any
 
 from . import wire
-from .failures import Attempt, name_of, status_of
+from .failures import Attempt
 from .health import Health
-from .http_answer import AnswerTooLargeError, HttpAnswer, Turns
+from .http_answer import HttpAnswer, Turns
 from .tool_calls import Numbering
+from .verdict import CallError, CutError
 
 logger = logging.getLogger(__name__)
 
 Chunk = dict[str, Any]
-
-
-class CutError(Exception):
-    """A stream that ended without saying that it is complete."""
 
 
 class Stream:
@@ -32,7 +29,7 @@ class Stream:
 
     Attributes: `complete`, True once the stream has ended as it should, with `[DONE]` or a finish
     reason for every choice;
-    `error`, the class name of what broke it off, else None; `text`, what was said so far, for an
+    `error`, a word for what broke it off, else None; `text`, what was said so far, for an
     estimate where no usage came; `usage`, once the provider has said it; `waited_s`, seconds spent
     waiting for the provider, the client's own slowness not included.
     """
@@ -44,6 +41,7 @@ class Stream:
         health: Health,
         http: HttpAnswer,
         *,
+        judge: Callable[[Exception], CallError],
         tell_usage: bool,
         limit_s: float,
     ) -> None:
@@ -53,10 +51,12 @@ class Stream:
         self.status: int | None = 200
         self.usage: Mapping[str, Any] | None = None
         self.waited_s = 0.0
+        self._wait_s = 0.0  # for the latest piece
         self._source = source
         self._parts, self._plain, self._as_sent = wire.pieces(source)
         self._health = health
         self._http = http
+        self._judge = judge
         self._turns = Turns()
         self._tell_usage = tell_usage
         self._limit_s = limit_s
@@ -108,10 +108,13 @@ class Stream:
                 yield chunk
             if self._is_cut():
                 raise CutError("the stream ended without a finish reason")
-        except Exception as caught:  # noqa: BLE001 - whatever broke it, the client is told
-            error = AnswerTooLargeError() if self._http.too_large else caught
-            self.error, self.status = name_of(error), status_of(error)
-            self._health.failed(self.model)
+        except Exception as error:  # noqa: BLE001 - whatever broke it, the client is told
+            failure = self._judge(error)
+            self.error, self.status = failure.name, failure.status
+            # A client may ask for more than can be said in the time; only who falls silent fails.
+            is_slow = failure.name == "Timeout" and self._wait_s < self._limit_s / 2
+            if failure.counts and not is_slow:
+                self._health.failed(self.model)
             logger.warning("model %r broke off its stream: %s", self.model, self.error)
         else:
             self.complete = True
@@ -150,7 +153,8 @@ class Stream:
                 async with asyncio.timeout(max(0.0, self._limit_s - self.waited_s)):
                     part = await anext(self._parts, None)
             finally:
-                self.waited_s += time.perf_counter() - start
+                self._wait_s = time.perf_counter() - start
+                self.waited_s += self._wait_s
             if part is None:
                 return None
             await self._turns.give()

@@ -13,6 +13,7 @@ import re
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Mapping
 from typing import Any, cast
 
+from ...router.completion import OPENAI_API
 from .http_answer import HttpAnswer
 
 # Parameters of OpenAI's chat completions (and `thinking`, Anthropic's, which LiteLLM translates).
@@ -38,6 +39,21 @@ HINTS = frozenset(
         "user",
     }
 )
+# Providers to which LiteLLM sends OpenAI's JSON, messages as they came (seen in 1.106 and 1.110).
+# LiteLLM lists most of them itself: `litellm.openai_compatible_providers`.
+ALIKE = OPENAI_API | {
+    "azure",
+    "cloudflare",
+    "cohere",
+    "cohere_chat",
+    "databricks",
+    "huggingface",
+    "minimax",
+    "mistral",
+    "openrouter",
+    "snowflake",
+    "watsonx",
+}
 _OWN = frozenset({"model", "stream", "stream_options"})  # thriftroute says these itself
 # Not OpenAI's, but harmless whoever gets them.
 SAMPLING = frozenset({"top_k", "min_p", "top_a", "typical_p", "repetition_penalty"})
