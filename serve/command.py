@@ -86,6 +86,9 @@ def run_serve(config: Config, source: Path | None = None) -> None:
                 host=server.host,
                 port=port,
                 workers=server.workers,
+                # uvicorn's own 5 s are too few for a worker to import and begin on a busy machine:
+                # it would be killed and begun again for ever, later with its requests in it.
+                timeout_worker_healthcheck=60,
                 **common,
             )
             return
