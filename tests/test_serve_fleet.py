@@ -224,7 +224,7 @@ def test_workers_log_as_one_process_does_and_nothing_that_was_said(
     with StubProvider() as provider:
         swapped = {"strong": "weak", "weak": "strong", "server": {"port": 0, "workers": 2}}
         # What is of no type that an answer may have: LiteLLM takes it for a failure.
-        provider.fail(Fault(message={"role": "assistant", "content": ["a walrus"]}))
+        provider.fail(Fault(message={"role": "assistant", "content": {"a": "walrus"}}))
         with started(tmp_path, pool(provider.url, **swapped)) as running:
             assert running.ask("hello").status_code == 200
             assert provider.requests[-1].api_key == "provider-key"
