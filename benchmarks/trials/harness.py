@@ -150,7 +150,8 @@ def settings(url: str, folder: Path, models: Iterable[str] = (), **more: Any) ->
         records={"url": f"sqlite:///{folder}/records.db", "flush_s": 0.2},
         keys=[{"name": "ada", "sha256": _sha(CLIENT_KEY), "tenant": "acme", "tier": "all"}],
         tiers={"all": {"budgets": [{"usd": 1e6, "per": "month", "scope": "tenant"}]}},
-        server={"port": 0, "admin_sha256": _sha(ADMIN_KEY)},
+        # All clients of a trial have one key, whose limit would end it.
+        server={"port": 0, "admin_sha256": _sha(ADMIN_KEY), "max_concurrency_per_key": 1000},
     )
     for model in base["models"]:
         model["api_key"] = PROVIDER_KEY

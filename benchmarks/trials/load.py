@@ -47,7 +47,7 @@ async def requests(scale: float) -> list[Row]:
 async def streams(scale: float) -> list[Row]:
     """500 slow streams at once."""
     row, n = Row("slow streams, all at once"), max(20, round(500 * scale))
-    limits = {"max_concurrency": n + 10, "max_concurrency_per_key": n + 10}
+    limits = {"max_concurrency": n + 10}
     async with (
         Provider().serve() as provider,
         serving(lambda folder: settings(provider.url, folder, ("slow",), server=limits)) as server,
@@ -67,11 +67,7 @@ async def streams(scale: float) -> list[Row]:
 async def stalled(scale: float) -> list[Row]:
     """100 clients that ask for an endless, fast stream and read nothing of it."""
     row, n = Row("clients that stop reading"), max(10, round(100 * scale))
-    limits = {
-        "max_concurrency": n + 10,
-        "max_concurrency_per_key": n + 10,
-        "read_timeout_s": READ_TIMEOUT_S,
-    }
+    limits = {"max_concurrency": n + 10, "read_timeout_s": READ_TIMEOUT_S}
     async with (
         Provider().serve() as provider,
         serving(lambda folder: settings(provider.url, folder, ("flood",), server=limits)) as server,
