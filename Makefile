@@ -8,6 +8,7 @@ PARALLEL = -n $(TEST_WORKERS) --dist loadfile
 CONTRACT = $(wildcard tests/test_calls_*.py) tests/test_completion.py tests/test_litellm_plugin.py \
 	tests/test_registry.py tests/test_serve_clients.py
 BIN := $(VENV)/bin
+ROOMS := router providers data labels training eval serve integrations cli testing research
 STAMP := $(VENV)/.installed
 
 .PHONY: setup lock demo test test-range test-contract lint format types wheel check clean
@@ -68,9 +69,7 @@ format: setup
 types: setup
 	mkdir -p build/types && ln -sfn ../.. build/types/thriftroute
 	cd build/types && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml \
-		-p thriftroute.router -p thriftroute.data -p thriftroute.training -p thriftroute.eval \
-		-p thriftroute.serve -p thriftroute.integrations \
-		-p thriftroute.logs -p thriftroute.audit -p thriftroute.watch -p thriftroute.scale
+		$(foreach room,$(ROOMS),-p thriftroute.$(room))
 
 wheel: setup
 	rm -rf dist build/lib build/bdist.* *.egg-info

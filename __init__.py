@@ -10,10 +10,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
-from .router.bundle import Bundle
-from .router.completion import decision_of
-from .router.controller import Controller
-from .router.errors import (
+from .errors import (
     BundleError,
     BundleFormatError,
     BundleIntegrityError,
@@ -29,6 +26,9 @@ from .router.errors import (
     TrainingError,
     UnknownRouterError,
 )
+from .providers.completion import decision_of
+from .router.bundle import Bundle
+from .router.controller import Controller
 from .router.routers import Router
 from .router.threshold import Decision
 

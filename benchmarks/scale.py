@@ -304,7 +304,7 @@ def child(job: dict[str, Any]) -> None:
 
 
 def do_import(job: dict[str, Any]) -> dict[str, Any]:
-    from thriftroute.logs.importing import import_logs
+    from thriftroute.data.logs.importing import import_logs
 
     begin, spent = time.perf_counter(), time.process_time()
     result = import_logs([job["raw"]], job["out"])
@@ -313,7 +313,7 @@ def do_import(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def do_cut(job: dict[str, Any]) -> dict[str, Any]:
-    from thriftroute.scale.chunks import plan
+    from thriftroute.data.batch.chunks import plan
 
     begin = time.perf_counter()
     planned = plan([job["log"]])
@@ -323,7 +323,7 @@ def do_cut(job: dict[str, Any]) -> dict[str, Any]:
 def do_score(job: dict[str, Any]) -> dict[str, Any]:
     import dataclasses
 
-    from thriftroute.scale.run import State, score_logs
+    from thriftroute.data.batch.run import State, score_logs
 
     states: list[tuple[float, int]] = []
 

@@ -202,7 +202,7 @@ async def _ask(
     url, model = way
     messages = [{"role": "user", "content": prompt}]
     if name == "sdk":
-        from thriftroute.router.completion import load_litellm
+        from thriftroute.providers.completion import load_litellm
 
         answer = await load_litellm().acompletion(
             model=model, messages=messages, api_base=url, api_key="key"
@@ -267,7 +267,7 @@ def _server(folder: Path, base: str, port: int) -> list[str]:
             }
         )
     )
-    script = "from thriftroute.router.cli import main; main()"
+    script = "from thriftroute.cli import main; main()"
     return [sys.executable, "-c", script, "serve", "--config", str(config)]
 
 

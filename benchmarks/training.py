@@ -42,7 +42,7 @@ FILLER = (  # noqa: SIM905  prose
     "between within international photosynthesis customer database station morning question"
 ).split()
 
-_TRAIN = "from thriftroute.router.cli import main; main()"
+_TRAIN = "from thriftroute.cli import main; main()"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

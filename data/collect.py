@@ -10,7 +10,7 @@ from sys import intern
 import numpy as np
 import numpy.typing as npt
 
-from ..router.errors import DataError
+from ..errors import DataError
 from .schema import Comparison, Messages, Row
 
 Floats = npt.NDArray[np.float64]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..router.errors import DataError
+from ..errors import DataError
 from .schema import Messages, PromptScore, Row
 
 Floats = npt.NDArray[np.float64]

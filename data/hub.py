@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..router.errors import DataError, MissingExtraError, require_extra
+from ..errors import DataError, MissingExtraError, require_extra
 from .layouts import Record
 
 Raw = tuple[int, Record | DataError, Any]

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ..router.errors import DataError
+from ..errors import DataError
 from .schema import (
     Comparison,
     Messages,

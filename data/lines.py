@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from ..router.errors import DataError
+from ..errors import DataError
 from .schema import shown
 
 MAX_LINE = 64 << 20  # bytes, unpacked: of a line, a row of CSV, an object of a JSON list

@@ -17,8 +17,8 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from ..router.errors import DataError, require_extra
-from ..router.private import private
+from ..errors import DataError, require_extra
+from ..files import private
 from .layouts import LAYOUTS, Record, detect_layout, request, row_maker
 from .lines import MAX_LINE, check_unpacked, json_object, lines, open_bytes, too_long
 from .schema import Row, check_text

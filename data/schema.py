@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..router.errors import DataError
+from ..errors import DataError
 
 Message = Mapping[str, Any]
 Messages = tuple[Message, ...]

@@ -11,7 +11,7 @@ sketch nothing is lost.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .stems import prompt_key
+from .question_text import prompt_key
 
 # Hashes that are kept, and hexadecimal digits of each: two prompts in a million share one.
 KEPT, DIGITS = 512, 12

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..router.errors import DataError
+from ..errors import DataError
 from .readers import read_rows
 from .schema import PromptScore, Row
 

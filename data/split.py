@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from ..router.errors import DataError
-from .stems import Question, is_content, normalise, parse, prompt_key, stem
+from ..errors import DataError
+from .question_text import Question, is_content, normalise, parse, prompt_key, stem
 
 __all__ = [
     "RULES",

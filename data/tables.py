@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ..router.errors import DataError
+from ..errors import DataError
 from .collect import STRONG, WEAK, Collected, Floats, Ints, Usage
 from .schema import Message, Messages, Row
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..router.private import private
+from ..files import private
 
 KEY_BYTES = 16
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..router.errors import EvaluationError
+from ..errors import EvaluationError
 from .metrics import Floats, apgr_of_groups, check_rewards, cpt_of_groups
 
 # Cells of one block of similarities: 32 MB of float32.

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ..data.schema import Message
 from ..data.tables import PairTable, pair_table
-from ..router.errors import EvaluationError, require_extra
+from ..errors import EvaluationError, require_extra
 from .fetch import Files
 
 Floats = npt.NDArray[np.float64]

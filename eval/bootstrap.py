@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..router.errors import EvaluationError
+from ..errors import EvaluationError
 from .metrics import (
     ROUNDING,
     Floats,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..router.errors import CalibrationError
+from ..errors import CalibrationError
 from ..router.threshold import (
     achievable,
     check_scores,

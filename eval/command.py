@@ -10,8 +10,8 @@ import numpy as np
 
 from ..data.readers import read_prompts, read_rows
 from ..data.tables import pair_table
+from ..errors import CalibrationError, ConfigError
 from ..router.bundle import update_manifest
-from ..router.errors import CalibrationError, ConfigError
 from ..router.routers import CHECKPOINTS, BundleRouter, Router, load_router
 from ..router.text import Promptlike, as_conversation
 from ..router.threshold import ThresholdTable

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..router.errors import EvaluationError
+from ..errors import EvaluationError
 
 # The last commit of lm-sys/RouteLLM, so the last version of every file below routellm/evals/.
 COMMIT = "0b64fdafe049e596a3f5657c219329f24af24198"

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..router.errors import EvaluationError
+from ..errors import EvaluationError
 
 Floats = npt.NDArray[np.float64]
 Interval = tuple[float, float]

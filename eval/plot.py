@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..router.errors import require_extra
+from ..errors import require_extra
 
 # Okabe and Ito 2008: told apart by readers with any common colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")

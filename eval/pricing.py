@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..router.errors import CalibrationError
+from ..errors import CalibrationError
 from .metrics import Floats
 
 # Used, and said, where the length of answers is unknown. A budget in USD is only as good as this

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..router.errors import CalibrationError
+from ..errors import CalibrationError
 from ..router.threshold import SCORE_MARGIN, apply_calibration, sigmoid
 from .metrics import Floats, brier, ece
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..router.terminal import new_console, visible
 from ..router.threshold import format_threshold
+from ..terminal import new_console, visible
 from .calibrate import Calibration
 from .fetch import write_atomically
 from .plot import cost_quality_png

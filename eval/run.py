@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..router.errors import EvaluationError
-from ..router.terminal import new_console
+from ..errors import EvaluationError
+from ..terminal import new_console
 from . import baselines
 from .benchmarks import Benchmark
 from .bootstrap import Samples, bootstrap, interval, paired_difference

@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from litellm.exceptions import BadRequestError
 from litellm.integrations.custom_logger import CustomLogger
 
+from ..errors import ConfigError, RoutingError
 from ..router.controller import PREFIX, Controller, parse_model_name
-from ..router.errors import ConfigError, RoutingError
 from ..router.threshold import Decision, validate_threshold
 
 if TYPE_CHECKING:

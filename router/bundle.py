@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from .errors import BundleError, BundleFormatError, BundleIntegrityError
+from ..errors import BundleError, BundleFormatError, BundleIntegrityError
 from .features import unknown_features
 from .graph import check_graph
 from .strict_json import is_finite, parse_json

@@ -21,10 +21,10 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from .completion import acomplete, attach, complete
-from .errors import ConfigError, RoutingError, ThresholdError, UnknownRouterError
+from ..errors import ConfigError, RoutingError, ThresholdError, UnknownRouterError
+from ..providers.completion import acomplete, attach, complete
+from ..terminal import new_console
 from .routers import Floats, Router, available_routers, checked_scores, load_router
-from .terminal import new_console
 from .text import Conversation, Promptlike, as_conversation, validate_context
 from .threshold import Choice, Decision, choose, validate_threshold
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from .errors import ConfigError, require_extra
+from ..errors import ConfigError, require_extra
 
 LANGUAGE_CHARS = 2000  # of a text's start, enough to tell its language
 LANGUAGE_SURE = 0.3  # below this probability no language is named

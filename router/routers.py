@@ -19,8 +19,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import ConfigError, RoutingError, UnknownRouterError
 from .bundle import MANIFEST, Bundle
-from .errors import ConfigError, RoutingError, UnknownRouterError
 from .text import Context, Conversation
 
 Floats = npt.NDArray[np.float64]

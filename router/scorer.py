@@ -18,8 +18,8 @@ import numpy.typing as npt
 import onnxruntime as ort
 from tokenizers import Tokenizer
 
+from ..errors import BundleFormatError, CalibrationError, ConfigError
 from .bundle import MODEL, TOKENIZER, Bundle
-from .errors import BundleFormatError, CalibrationError, ConfigError
 from .features import features
 from .text import (
     Context,

@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeGuard, get_args
 
 from tokenizers import Tokenizer
 
-from .errors import ConfigError, DataError
+from ..errors import ConfigError, DataError
 from .tokenizing import token_ids
 
 Context = Literal["last", "conversation", "full"]

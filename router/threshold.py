@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from .errors import CalibrationError, RoutingError, ThresholdError
+from ..errors import CalibrationError, RoutingError, ThresholdError
 
 Floats = npt.NDArray[np.float64]
 Choice = Literal["strong", "weak", "direct"]

@@ -16,15 +16,15 @@ from typing import Any
 
 import uvicorn
 
+from ..errors import ConfigError
 from ..router.controller import place_of
-from ..router.errors import ConfigError
-from ..router.terminal import LogFormatter, new_console
-from .app import create_app
-from .config import check, config_from_flags, lines_told, load_config
-from .limits import BoundedProtocol
-from .metrics import forget_worker
+from ..terminal import LogFormatter, new_console
+from .api.app import create_app
+from .api.limits import BoundedProtocol
+from .config.loader import check, config_from_flags, lines_told, load_config
+from .config.settings import Config
+from .records.metrics import forget_worker
 from .registry import Registry, missing_key
-from .settings import Config
 from .state import State
 
 DEFAULT = Path("thriftroute.yaml")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ..router.errors import ThriftrouteError
+from ..errors import ThriftrouteError
 
 _TYPES = {
     401: "authentication_error",

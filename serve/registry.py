@@ -11,10 +11,10 @@ from types import MappingProxyType, ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..router.completion import check_provider, load_litellm
-from ..router.errors import ConfigError
-from . import prices
-from .settings import CAPABILITIES, Config, ModelSettings
+from ..errors import ConfigError
+from ..providers import price_map as prices
+from ..providers.completion import check_provider, load_litellm
+from .config.settings import CAPABILITIES, Config, ModelSettings
 
 PER = 1_000_000  # prices in the config are for so many tokens
 _FLAGS = {

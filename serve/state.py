@@ -8,27 +8,27 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..router.completion import load_litellm
-from ..router.errors import ConfigError
+from ..errors import ConfigError
+from ..eval.drift.arms import TREATMENT
+from ..providers.completion import load_litellm
 from ..router.routers import BundleRouter, Router, load_router
 from ..router.text import Conversation
-from ..watch.arms import TREATMENT
-from .asked import CHARACTERS_A_TOKEN, LARGE_BYTES
+from .api.chat_request import CHARACTERS_A_TOKEN, LARGE_BYTES
 from .cache.key import model_id
 from .cache.semantic import SemanticIndex, bundle_embedder
 from .cache.sessions import Sessions
 from .cache.store import Store, make_store
-from .calls.caller import Caller
-from .experiment import Experiment
-from .metrics import Metrics
-from .money.ledger import Ledger, make_ledger
+from .config.settings import Config
+from .live.drift_monitor import Watching
+from .live.experiment import Experiment
 from .policy.pipeline import Pipeline
+from .records.metrics import Metrics
+from .records.tracing import Tracing
 from .records.writer import Recorder
 from .registry import Registry
-from .settings import Config
+from .spend.ledger import Ledger, make_ledger
 from .texts import texts
-from .tracing import Tracing
-from .watching import Watching
+from .upstream.caller import Caller
 
 T = TypeVar("T")
 

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from thriftroute.router.routers import Router
 from thriftroute.router.text import Conversation
+from thriftroute.serve.config.settings import Config
 from thriftroute.serve.policy.pipeline import Pipeline
 from thriftroute.serve.registry import Model
 from thriftroute.serve.request import Asked, Options, Principal
-from thriftroute.serve.settings import Config
 
 
 def model(

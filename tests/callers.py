@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
 
-from thriftroute.serve.calls.answer import Answer
-from thriftroute.serve.calls.caller import Caller
-from thriftroute.serve.calls.failures import UpstreamError
+from thriftroute.serve.config.settings import Config
 from thriftroute.serve.registry import Model
-from thriftroute.serve.settings import Config
+from thriftroute.serve.upstream.answer import Answer
+from thriftroute.serve.upstream.caller import Caller
+from thriftroute.serve.upstream.failures import UpstreamError
 
 HELLO = [{"role": "user", "content": "hello there"}]
 KEY = "sk-very-secret-key-123456"

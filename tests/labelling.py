@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from thriftroute.logs.label.run import LabelRequest, LabelResult, run_labels
-from thriftroute.logs.schema import LogRow, write_logs
-from thriftroute.router.stub import Received, StubProvider
-from thriftroute.router.stub_faults import Fault
+from thriftroute.data.logs.schema import LogRow, write_logs
+from thriftroute.labels.run import LabelRequest, LabelResult, run_labels
+from thriftroute.testing.stub import Received, StubProvider
+from thriftroute.testing.stub_faults import Fault
 
 Say = Callable[[str, Mapping[str, Any]], str]
 PRICES = {"strong": "10,30", "weak": "1,2", "judge": "5,5"}

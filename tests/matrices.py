@@ -1,7 +1,7 @@
 """A table of many models for tests of pairs."""
 
 import numpy as np
-from thriftroute.eval.protocols.model_pairs import ModelMatrix
+from thriftroute.research.model_pairs import ModelMatrix
 
 
 def matrix_of(n: int = 120, models: int = 8, seed: int = 0) -> ModelMatrix:

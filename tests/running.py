@@ -19,7 +19,7 @@ from typing import Any
 
 import httpx
 
-COMMAND = [sys.executable, "-c", "from thriftroute.router.cli import main; main()", "serve"]
+COMMAND = [sys.executable, "-c", "from thriftroute.cli import main; main()", "serve"]
 PATIENCE_S = 300.0
 
 

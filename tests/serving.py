@@ -14,9 +14,9 @@ from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
-from thriftroute.serve.app import create_app
-from thriftroute.serve.limits import BoundedProtocol
-from thriftroute.serve.settings import Config
+from thriftroute.serve.api.app import create_app
+from thriftroute.serve.api.limits import BoundedProtocol
+from thriftroute.serve.config.settings import Config
 from thriftroute.serve.state import State
 
 

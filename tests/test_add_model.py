@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from thriftroute.cli import app
 from thriftroute.data.schema import Comparison, PromptScore, Row
+from thriftroute.errors import BundleError, ExportError, TrainingError
 from thriftroute.router.bundle import Bundle, update_manifest, write_bundle
-from thriftroute.router.cli import app
-from thriftroute.router.errors import BundleError, ExportError, TrainingError
 from thriftroute.router.features import FEATURES
 from thriftroute.router.scorer import Scorer
 from typer.testing import CliRunner

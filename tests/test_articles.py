@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 from thriftroute.router.bundle import update_manifest
-from thriftroute.router.stub import StubProvider
 from thriftroute.router.threshold import ThresholdTable
+from thriftroute.testing.stub import StubProvider
 from thriftroute.tests.conftest import BundleMaker
 from thriftroute.tests.serving import Serving, serving
 

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from thriftroute.audit.audit import audit
-from thriftroute.audit.measure import (
+from thriftroute.errors import CalibrationError, EvaluationError
+from thriftroute.eval import benchmarks
+from thriftroute.eval.audit.audit import audit
+from thriftroute.eval.audit.measure import (
     Rows,
     against_random,
     curve,
@@ -23,12 +25,10 @@ from thriftroute.audit.measure import (
     normal_tail,
     ranks,
 )
-from thriftroute.audit.rates import NOISE, main, rates, scorers
-from thriftroute.audit.verdict import Verdict
-from thriftroute.eval import benchmarks
+from thriftroute.eval.audit.verdict import Verdict
 from thriftroute.eval.baselines import length_scores
 from thriftroute.eval.metrics import Floats, apgr
-from thriftroute.router.errors import CalibrationError, EvaluationError
+from thriftroute.research.error_rates import NOISE, main, rates, scorers
 
 Sample = tuple[Floats, Floats, Floats]
 

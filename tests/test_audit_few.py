@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from thriftroute.audit.audit import audit
-from thriftroute.audit.measure import Rows, against_random, measure
+from thriftroute.eval.audit.audit import audit
+from thriftroute.eval.audit.measure import Rows, against_random, measure
 from thriftroute.eval.metrics import Floats
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from thriftroute.audit.command import Audited, Wish, run_audit
-from thriftroute.audit.report import advice, chart, groups, page
-from thriftroute.audit.report.style import CSS
+from thriftroute.cli import app
+from thriftroute.eval.audit import advice, chart, groups, page
+from thriftroute.eval.audit.command import Audited, Wish, run_audit
+from thriftroute.eval.audit.style import CSS
 from thriftroute.eval.command import Target
-from thriftroute.router.cli import app
 from typer.testing import CliRunner
 
 from .auditing import write
@@ -166,7 +166,7 @@ def test_examples_are_of_the_measured_half_and_can_be_left_out(routed: Audited) 
     assert "prove the theorem" not in html
     shown = re.findall(r"<li><p>(.*?)</p>", page.to_html(routed))
     assert 4 <= len(shown) <= 12
-    from thriftroute.audit.measure import halves
+    from thriftroute.eval.audit.measure import halves
 
     held = {routed.benchmark.prompts[i] for i in halves(400, 0)[1]}
     assert set(shown) <= held

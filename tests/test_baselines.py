@@ -4,9 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
+from thriftroute.errors import EvaluationError
 from thriftroute.eval import baselines, metrics, run
 from thriftroute.eval.benchmarks import Benchmark
-from thriftroute.router.errors import EvaluationError
 
 
 def test_random_routing_has_the_exact_expectation_and_a_spread_around_it() -> None:

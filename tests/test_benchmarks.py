@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from thriftroute.errors import EvaluationError
 from thriftroute.eval import benchmarks, fetch
-from thriftroute.router.errors import EvaluationError
 
 needs_data = pytest.mark.skipif(
     not os.environ.get("THRIFTROUTE_DATA"),

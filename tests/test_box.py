@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from thriftroute.data.tables import comparison_table
+from thriftroute.errors import DataError, EvaluationError, TrainingError
 from thriftroute.eval.metrics import apgr
-from thriftroute.router.errors import DataError, EvaluationError, TrainingError
 from thriftroute.router.features import FEATURES
 from thriftroute.router.scorer import Scorer
 
@@ -20,15 +20,15 @@ pytest.importorskip("onnx")
 pytest.importorskip("sklearn")
 pytest.importorskip("sentence_transformers")
 
-from thriftroute.training import box
+from thriftroute.research import built_in as box
+from thriftroute.research.protocols import HELD_OUT, read_source, run_protocol
 from thriftroute.training.encoder import encoder_bundle
 from thriftroute.training.export import read_head
-from thriftroute.training.models.general import GeneralSettings
-from thriftroute.training.models.rival import fit_rival
-from thriftroute.training.models.tune import TuneSettings
+from thriftroute.training.models.difficulty_head import GeneralSettings
+from thriftroute.training.models.finetune_encoder import TuneSettings
+from thriftroute.training.models.routellm_mf import fit_rival
 from thriftroute.training.prepare import prepare, request_rows
 from thriftroute.training.progress import Progress
-from thriftroute.training.protocols import HELD_OUT, read_source, run_protocol
 from thriftroute.training.request import TrainRequest, TrainResult
 from thriftroute.training.run import split_tables
 

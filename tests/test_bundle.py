@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from thriftroute.errors import BundleError, BundleFormatError, BundleIntegrityError
 from thriftroute.router.bundle import (
     FORMAT,
     MANIFEST_MAX_BYTES,
@@ -23,7 +24,6 @@ from thriftroute.router.bundle import (
     update_manifest,
     write_bundle,
 )
-from thriftroute.router.errors import BundleError, BundleFormatError, BundleIntegrityError
 from thriftroute.router.scorer import Scorer
 from thriftroute.router.threshold import ThresholdTable
 

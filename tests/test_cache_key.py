@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from thriftroute.router.text import as_conversation
 from thriftroute.serve.cache.key import cache_key, model_id, semantic_bucket
-from thriftroute.serve.plan import Plan
+from thriftroute.serve.policy.plan import Plan
 from thriftroute.serve.registry import Model
 from thriftroute.serve.request import Asked, Options, Principal
 

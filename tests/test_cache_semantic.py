@@ -6,7 +6,7 @@ import pytest
 import thriftroute
 from thriftroute.router.scorer import Scorer
 from thriftroute.serve.cache.semantic import Embedding, SemanticIndex, bundle_embedder
-from thriftroute.serve.settings import SemanticSettings
+from thriftroute.serve.config.settings import SemanticSettings
 
 TABLE = {
     "cat": [1.0, 0.0],

@@ -7,8 +7,8 @@ import pytest
 from thriftroute.router.text import as_conversation
 from thriftroute.serve.cache.sessions import Sessions
 from thriftroute.serve.cache.store import MemoryStore
+from thriftroute.serve.config.settings import Config
 from thriftroute.serve.request import Asked, Principal
-from thriftroute.serve.settings import Config
 from thriftroute.tests import asking
 
 USER = {"role": "user", "content": "what is the weather in Rome?"}

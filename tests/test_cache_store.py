@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from thriftroute.router.errors import ConfigError
+from thriftroute.errors import ConfigError
 from thriftroute.serve.cache import backends
 from thriftroute.serve.cache.backends import WAIT_S, DiskStore, RedisStore
 from thriftroute.serve.cache.store import LayeredStore, MemoryStore, Store, make_store
-from thriftroute.serve.settings import Config
+from thriftroute.serve.config.settings import Config
 from thriftroute.tests.servers import Server, free_port, redis_server
 
 

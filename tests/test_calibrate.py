@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
+from thriftroute.errors import CalibrationError
 from thriftroute.eval import calibrate, metrics, pricing, probability
-from thriftroute.router.errors import CalibrationError
 from thriftroute.router.threshold import apply_calibration, sigmoid
 
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import httpx
 import pytest
-from thriftroute.router.completion import OPENAI_API, load_litellm
-from thriftroute.router.stub import StubProvider
-from thriftroute.router.stub_faults import Fault
-from thriftroute.serve.calls.answer import Answer
-from thriftroute.serve.calls.caller import Caller
-from thriftroute.serve.calls.failures import UpstreamError
+from thriftroute.providers.completion import OPENAI_API, load_litellm
 from thriftroute.serve.registry import Model
+from thriftroute.serve.upstream.answer import Answer
+from thriftroute.serve.upstream.caller import Caller
+from thriftroute.serve.upstream.failures import UpstreamError
+from thriftroute.testing.stub import StubProvider
+from thriftroute.testing.stub_faults import Fault
 from thriftroute.tests.callers import HELLO, KEY, make_caller, make_model, make_pool, run, tried
 from thriftroute.tests.raw_provider import DONE, STREAM, RawProvider, event, whole
 from thriftroute.tests.serving import pool, serving

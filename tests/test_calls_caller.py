@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from thriftroute.router.stub import StubProvider
-from thriftroute.router.stub_faults import Fault
-from thriftroute.serve.calls.caller import Answer, Caller
-from thriftroute.serve.calls.failures import UpstreamError, redact, secrets_of
 from thriftroute.serve.errors import RefusedError
 from thriftroute.serve.registry import Model
+from thriftroute.serve.upstream.caller import Answer, Caller
+from thriftroute.serve.upstream.failures import UpstreamError, redact, secrets_of
+from thriftroute.testing.stub import StubProvider
+from thriftroute.testing.stub_faults import Fault
 from thriftroute.tests.callers import (
     HELLO,
     KEY,

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from thriftroute.router.stub import StubProvider
-from thriftroute.router.stub_faults import Fault
-from thriftroute.serve.calls.answer import Answer
-from thriftroute.serve.calls.caller import Caller
-from thriftroute.serve.calls.failures import UpstreamError
+from thriftroute.serve.upstream.answer import Answer
+from thriftroute.serve.upstream.caller import Caller
+from thriftroute.serve.upstream.failures import UpstreamError
+from thriftroute.testing.stub import StubProvider
+from thriftroute.testing.stub_faults import Fault
 from thriftroute.tests.callers import HELLO, POOL, make_caller, make_pool, run, tried
 
 WEAK_FAILS = ("weak", 500, "InternalServerError")

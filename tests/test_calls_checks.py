@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from thriftroute.serve.calls.checks import Check, failed, is_slow
+from thriftroute.serve.upstream.checks import Check, failed, is_slow
 
 PERSON = {
     "type": "object",

@@ -1,6 +1,6 @@
 """Failures in a row, cooldowns and speeds, on a clock that the test turns."""
 
-from thriftroute.serve.calls.health import Health
+from thriftroute.serve.upstream.health import Health
 
 
 class Clock:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from litellm.integrations.custom_logger import CustomLogger
-from thriftroute.router.completion import load_litellm
-from thriftroute.router.stub import StubProvider
-from thriftroute.router.stub_faults import Fault
-from thriftroute.serve.calls.quiet import CALLBACKS, Quiet
+from thriftroute.providers.completion import load_litellm
+from thriftroute.providers.quiet import CALLBACKS, Quiet
+from thriftroute.testing.stub import StubProvider
+from thriftroute.testing.stub_faults import Fault
 
 HELLO = [{"role": "user", "content": "Hello!"}]
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from thriftroute.cli import app
 from thriftroute.eval import benchmarks
 from thriftroute.eval.benchmarks import Benchmark
-from thriftroute.router.cli import app
 from thriftroute.router.routers import CHECKPOINTS
 from thriftroute.tests.conftest import BundleMaker
 from typer.testing import CliRunner, Result
@@ -52,7 +52,7 @@ def fails(status: int, *args: object, stdin: bytes | None = None) -> str:
 
 
 def process(*args: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    return python("-m", "thriftroute.router.cli", *map(str, args), **options)
+    return python("-m", "thriftroute.cli", *map(str, args), **options)
 
 
 def python(*args: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -556,7 +556,7 @@ class Hide(MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Hide())
 sys.argv = ["thriftroute", *{args!r}]
-from thriftroute.router.cli import main
+from thriftroute.cli import main
 main()
 """
 
@@ -628,7 +628,7 @@ def test_a_closed_pipe_is_no_error(tiny_bundle: Path, tmp_path: Path) -> None:
     prompts.write_text("hello\n" * 20_000)
     child = subprocess.Popen(
         [
-            sys.executable, "-m", "thriftroute.router.cli", "score", "--router", str(tiny_bundle),
+            sys.executable, "-m", "thriftroute.cli", "score", "--router", str(tiny_bundle),
             "--data", str(prompts),
         ],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -664,7 +664,7 @@ def test_an_interrupted_training_keeps_its_state_and_goes_on(
     ]  # fmt: skip
     state = tmp_path / "router.run"
     child = subprocess.Popen(
-        [sys.executable, "-m", "thriftroute.router.cli", *args, "--epochs", "6"],
+        [sys.executable, "-m", "thriftroute.cli", *args, "--epochs", "6"],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert child.stderr is not None

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from thriftroute.cli import app
 from thriftroute.data.sketch import sketch
-from thriftroute.router.cli import app
 from thriftroute.router.scorer import Scorer
 from typer.testing import CliRunner, Result
 
@@ -222,7 +222,7 @@ def test_a_report_without_a_folder_fails_before_the_work(tmp_path: Path) -> None
 
 def test_an_audit_needs_no_extra(tiny_bundle: Path, routed: Path) -> None:
     code = (
-        "import sys; from thriftroute.router.cli import app; from typer.testing import CliRunner\n"
+        "import sys; from thriftroute.cli import app; from typer.testing import CliRunner\n"
         f"r = CliRunner().invoke(app, ['audit', '--router', {str(tiny_bundle)!r}, '--data',"
         f" {str(routed)!r}, '--strong', 'big', '--weak', 'small', '--json'])\n"
         "assert r.exit_code == 0, r.output\n"

@@ -5,10 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
-from thriftroute.logs.importing import import_logs
-from thriftroute.logs.schema import read_logs
-from thriftroute.router.cli import app
-from thriftroute.router.cli import scale as cli_scale
+from thriftroute.cli import app
+from thriftroute.cli import scale as cli_scale
+from thriftroute.data.logs.importing import import_logs
+from thriftroute.data.logs.schema import read_logs
 from typer.testing import CliRunner, Result
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from thriftroute.router.cli import app
-from thriftroute.router.completion import load_litellm
-from thriftroute.serve.auth import principal
-from thriftroute.serve.config import load_config
-from thriftroute.serve.template import TEMPLATE
+from thriftroute.cli import app
+from thriftroute.providers.completion import load_litellm
+from thriftroute.serve.api.auth import principal
+from thriftroute.serve.config.loader import load_config
+from thriftroute.serve.config.template import TEMPLATE
 from typer.testing import CliRunner, Result
 
 POOL = """\
@@ -254,7 +254,7 @@ def test_serving_without_the_extra_says_how_to_install_it(monkeypatch: pytest.Mo
 
 
 def test_the_command_line_stays_light() -> None:
-    code = "import json, sys, thriftroute.router.cli; print(json.dumps(sorted(sys.modules)))"
+    code = "import json, sys, thriftroute.cli; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     loaded = {name.split(".")[0] for name in json.loads(done.stdout)}
     assert loaded.isdisjoint({"pydantic", "starlette", "uvicorn", "sqlalchemy", "yaml", "httpx"})
@@ -266,8 +266,8 @@ def test_help_shows_an_example(command: list[str]) -> None:
 
 
 def test_records_are_exported_whole_or_not_at_all(tmp_path: Path) -> None:
+    from thriftroute.serve.config.settings import RecordSettings
     from thriftroute.serve.records import Record, Recorder
-    from thriftroute.serve.settings import RecordSettings
 
     url = f"sqlite:///{tmp_path}/records.db"
     recorder = Recorder(RecordSettings(url=url))

@@ -7,10 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from thriftroute.eval.command import CostOptions, Target, run_calibration, run_evaluation
-from thriftroute.router import routers
-from thriftroute.router.bundle import Bundle
-from thriftroute.router.errors import (
+from thriftroute.errors import (
     CalibrationError,
     ConfigError,
     DataError,
@@ -18,6 +15,9 @@ from thriftroute.router.errors import (
     TrainingError,
     UnknownRouterError,
 )
+from thriftroute.eval.command import CostOptions, Target, run_calibration, run_evaluation
+from thriftroute.router import routers
+from thriftroute.router.bundle import Bundle
 from thriftroute.router.scorer import Scorer
 from thriftroute.router.threshold import ThresholdTable
 

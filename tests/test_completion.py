@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from thriftroute.router.completion import (
+from thriftroute.errors import ConfigError
+from thriftroute.providers.completion import (
     _is_broken,
     acomplete,
     attach,
@@ -19,9 +20,8 @@ from thriftroute.router.completion import (
     decision_of,
     load_litellm,
 )
-from thriftroute.router.errors import ConfigError
-from thriftroute.router.stub import StubProvider
 from thriftroute.router.threshold import Decision
+from thriftroute.testing.stub import StubProvider
 
 HELLO = [{"role": "user", "content": "hello"}]
 TOOLS = [

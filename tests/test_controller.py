@@ -12,16 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from thriftroute.router.completion import decision_of, load_litellm
+from thriftroute.errors import ConfigError, RoutingError, ThresholdError, UnknownRouterError
+from thriftroute.providers.completion import decision_of, load_litellm
 from thriftroute.router.controller import Controller, parse_model_name
-from thriftroute.router.errors import (
-    ConfigError,
-    RoutingError,
-    ThresholdError,
-    UnknownRouterError,
-)
 from thriftroute.router.routers import CHECKPOINTS
-from thriftroute.router.stub import StubProvider
+from thriftroute.testing.stub import StubProvider
 
 # LiteLLM silences these itself when it is imported; pytest undoes that for each test.
 pytestmark = [

@@ -4,14 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+from thriftroute.errors import ConfigError
 from thriftroute.router.bundle import Bundle
-from thriftroute.router.errors import ConfigError
 from thriftroute.router.threshold import ThresholdTable
 
 pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
 
-from thriftroute.data.stems import prompt_key
+from thriftroute.data.question_text import prompt_key
 from thriftroute.training import demo
 from thriftroute.training.demo import run_demo
 from thriftroute.training.run import TrainResult

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import yaml
-from thriftroute.router.errors import ConfigError
-from thriftroute.serve.config import load_config
+from thriftroute.errors import ConfigError
+from thriftroute.serve.config.loader import load_config
+from thriftroute.serve.config.settings import Config
 from thriftroute.serve.registry import Registry
-from thriftroute.serve.settings import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"

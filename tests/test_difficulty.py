@@ -15,7 +15,7 @@ from thriftroute.data.difficulty import (
     difficulty_table,
 )
 from thriftroute.data.schema import Comparison, PromptScore, Row
-from thriftroute.router.errors import DataError
+from thriftroute.errors import DataError
 
 Floats = npt.NDArray[np.float64]
 

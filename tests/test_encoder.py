@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from thriftroute.router.errors import ExportError, TrainingError
+from thriftroute.errors import ExportError, TrainingError
 from thriftroute.router.features import FEATURES, features
 from thriftroute.router.scorer import Scorer
 
@@ -542,7 +542,7 @@ class TestMultilingual:
         self, xlmr: Maker, tmp_path: Path, kind: str
     ) -> None:
         """The whole command, on proofs and greetings in seven languages."""
-        from thriftroute.router.cli import app
+        from thriftroute.cli import app
         from typer.testing import CliRunner
 
         prompts = [
@@ -601,7 +601,7 @@ def in_fresh_process(code: str, **environment: str) -> subprocess.CompletedProce
 
 
 RESOLVE = """
-from thriftroute.router.errors import TrainingError
+from thriftroute.errors import TrainingError
 from thriftroute.training.encoder import resolve_encoder
 try:
     print(resolve_encoder("some-org/some-encoder"))

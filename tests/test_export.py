@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from thriftroute.router.errors import ExportError
+from thriftroute.errors import ExportError
 
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")

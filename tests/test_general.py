@@ -9,14 +9,14 @@ import pytest
 from thriftroute.data.difficulty import DifficultyTable
 from thriftroute.data.schema import PromptScore
 from thriftroute.data.tables import PairTable, pair_table
-from thriftroute.router.errors import TrainingError
+from thriftroute.errors import TrainingError
 from thriftroute.router.features import FEATURES
 
 pytest.importorskip("scipy")
 pytest.importorskip("sklearn")
 pytest.importorskip("torch")
 
-from thriftroute.training.models.general import (
+from thriftroute.training.models.difficulty_head import (
     Direction,
     GeneralSettings,
     fit_gate,

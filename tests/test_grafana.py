@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
-from thriftroute.serve.metrics import Metrics
+from thriftroute.serve.records.metrics import Metrics
 
 PATH = Path(__file__).parents[1] / "deploy" / "grafana" / "thriftroute.json"
 DASHBOARD: dict[str, Any] = json.loads(PATH.read_text(encoding="utf-8"))

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from thriftroute.errors import BundleFormatError, ExportError
 from thriftroute.router.bundle import Bundle
-from thriftroute.router.errors import BundleFormatError, ExportError
 from thriftroute.router.graph import MAX_FIELDS, MAX_NODES, OPERATORS, check_graph
 from thriftroute.router.routers import CHECKPOINTS
 from thriftroute.router.scorer import Scorer

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from thriftroute.audit.guarantee import means, promises, sequence
-from thriftroute.audit.guarantee.threshold import Guarantee, guaranteed
-from thriftroute.router.errors import CalibrationError, EvaluationError
+from thriftroute.errors import CalibrationError, EvaluationError
+from thriftroute.eval.guarantee import means, promises, sequence
+from thriftroute.eval.guarantee.threshold import Guarantee, guaranteed
 
 Floats = npt.NDArray[np.float64]
 METHODS = tuple(means.METHODS)

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import thriftroute
-from thriftroute.audit.guarantee.command import Wish, run_guarantee
-from thriftroute.audit.guarantee.threshold import guaranteed
-from thriftroute.audit.labels import read_labels
+from thriftroute.cli import app
+from thriftroute.errors import ConfigError
+from thriftroute.eval.audit.labels import read_labels
 from thriftroute.eval.command import Target
+from thriftroute.eval.guarantee.command import Wish, run_guarantee
+from thriftroute.eval.guarantee.threshold import guaranteed
 from thriftroute.router.bundle import Bundle
-from thriftroute.router.cli import app
-from thriftroute.router.errors import ConfigError
 from thriftroute.router.routers import load_router
 from typer.testing import CliRunner, Result
 

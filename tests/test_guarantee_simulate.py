@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from thriftroute.audit import simulate
-from thriftroute.audit.guarantee import means
-from thriftroute.audit.guarantee.promises import Name
-from thriftroute.audit.guarantee.threshold import guaranteed
-from thriftroute.audit.simulate import Outcome, Traffic
+from thriftroute.errors import CalibrationError, EvaluationError
 from thriftroute.eval import benchmarks
-from thriftroute.router.errors import CalibrationError, EvaluationError
+from thriftroute.eval.guarantee import means
+from thriftroute.eval.guarantee.promises import Name
+from thriftroute.eval.guarantee.threshold import guaranteed
+from thriftroute.research import guarantee_trials as simulate
+from thriftroute.research.guarantee_trials import Outcome, Traffic
 from thriftroute.router.threshold import Floats
 
 BETTING = {"betting": means.betting}

@@ -4,15 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from thriftroute.logs.label.active import (
-    next_round,
-    probabilities,
-    systematic,
-    uncertainty,
-    weights,
-)
-from thriftroute.logs.label.ledger import Round
-from thriftroute.router.errors import ConfigError
+from thriftroute.errors import ConfigError
+from thriftroute.labels.active import next_round, probabilities, systematic, uncertainty, weights
+from thriftroute.labels.ledger import Round
 
 
 def test_a_router_is_least_certain_at_the_threshold() -> None:

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 import pytest
-from thriftroute.logs.label.agreement import agreement
-from thriftroute.router.errors import EvaluationError
+from thriftroute.errors import EvaluationError
+from thriftroute.labels.agreement import agreement
 
 
 def test_kappa_is_that_of_the_textbook() -> None:

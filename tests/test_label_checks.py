@@ -8,16 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from thriftroute.logs.label.checks import (
-    Check,
-    Checks,
-    code_in,
-    number_in,
-    passes,
-    read_checks,
-)
-from thriftroute.logs.schema import LogRow
-from thriftroute.router.errors import ConfigError, DataError
+from thriftroute.data.logs.schema import LogRow
+from thriftroute.errors import ConfigError, DataError
+from thriftroute.labels.checks import Check, Checks, code_in, number_in, passes, read_checks
 
 
 def checks_of(tmp_path: Path, *records: Any, run_code: bool = False) -> Checks:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from thriftroute.router.cli import app
-from thriftroute.router.stub_faults import Fault
+from thriftroute.cli import app
+from thriftroute.testing.stub_faults import Fault
 from thriftroute.tests.labelling import PRICES, Panel, lines, make_log
 from typer.testing import CliRunner, Result
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from thriftroute.logs.label.judge import RUBRIC, Verdict, parse, question, read_rubric
-from thriftroute.router.errors import ConfigError
+from thriftroute.errors import ConfigError
+from thriftroute.labels.judge import RUBRIC, Verdict, parse, question, read_rubric
 
 ASKED = ({"role": "user", "content": "What is 2+2?"},)
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from thriftroute.errors import DataError
 from thriftroute.eval.pricing import Price
-from thriftroute.logs.label.calls import Call, Model
-from thriftroute.logs.label.ledger import Ledger, Reply, Round, Vote
-from thriftroute.logs.label.money import Hold, Purse
-from thriftroute.router.errors import DataError
+from thriftroute.labels.calls import Call, Model
+from thriftroute.labels.ledger import Ledger, Reply, Round, Vote
+from thriftroute.labels.money import Hold, Purse
 
 REPLY = Reply("héllo \ud800", "stop", 3, 4, 0.25)
 ASKED = ({"role": "user", "content": "hi"},)

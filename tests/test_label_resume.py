@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from thriftroute.errors import ConfigError
 from thriftroute.eval.pricing import Price
-from thriftroute.logs.label.calls import Call, Caller, CallFailed, Model, told
-from thriftroute.logs.label.errors import LabelError
-from thriftroute.logs.label.ledger import Ledger
-from thriftroute.logs.label.money import Hold, Purse
-from thriftroute.router.errors import ConfigError
-from thriftroute.router.stub import StubProvider
-from thriftroute.router.stub_faults import Fault
+from thriftroute.labels.calls import Call, Caller, CallFailed, Model, told
+from thriftroute.labels.errors import LabelError
+from thriftroute.labels.ledger import Ledger
+from thriftroute.labels.money import Hold, Purse
+from thriftroute.testing.stub import StubProvider
+from thriftroute.testing.stub_faults import Fault
 from thriftroute.tests.labelling import PRICES, Panel, lines, make_log, make_request, run
 
 
@@ -43,7 +43,7 @@ def start(panel: Panel, log: Path, *more: str) -> "subprocess.Popen[str]":
         *("--strong-price", PRICES["strong"], "--weak-price", PRICES["weak"]),
         *("--judge-price", PRICES["judge"], "--max-usd", "1", "--retries", "0", *more),
     ]
-    code = "from thriftroute.router.cli import main; main()"
+    code = "from thriftroute.cli import main; main()"
     environment = {k: v for k, v in os.environ.items() if k != "OPENAI_API_KEY"}
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments],

@@ -8,9 +8,9 @@ import pytest
 from thriftroute.data.readers import read_rows
 from thriftroute.data.schema import Comparison
 from thriftroute.data.tables import pair_table
-from thriftroute.logs.label.run import LabelRequest
-from thriftroute.router.errors import CalibrationError, ConfigError, DataError
-from thriftroute.router.stub_faults import Fault
+from thriftroute.errors import CalibrationError, ConfigError, DataError
+from thriftroute.labels.run import LabelRequest
+from thriftroute.testing.stub_faults import Fault
 from thriftroute.tests.labelling import Panel, fair, lines, make_log, make_request, run, shown
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from thriftroute.logs.label.answers import Label
-from thriftroute.logs.label.ledger import Ledger, Reply, Vote
-from thriftroute.logs.label.votes import human_scores, pair_hash, take_votes
-from thriftroute.logs.schema import LogRow
+from thriftroute.data.logs.schema import LogRow
+from thriftroute.labels.answers import Label
+from thriftroute.labels.ledger import Ledger, Reply, Vote
+from thriftroute.labels.votes import human_scores, pair_hash, take_votes
 from thriftroute.tests.labelling import PRICES, Panel, lines, make_log, make_request, run
 
 
@@ -129,7 +129,7 @@ def test_votes_from_a_terminal(panel: Panel, tmp_path: Path) -> None:
     log = make_log(tmp_path / "log.jsonl", 3)
     request = make_request(panel, log, judge=None, votes=3)
     master, slave = pty.openpty()
-    code = "from thriftroute.router.cli import main; main()"
+    code = "from thriftroute.cli import main; main()"
     child = subprocess.Popen(
         [
             *(sys.executable, "-c", code, "label", str(log), "--out", str(request.out)),

@@ -17,9 +17,10 @@ import pytest
 import thriftroute
 from rich.console import Console
 from thriftroute.data.readers import read_prompts, read_rows
+from thriftroute.errors import DataError, EvaluationError
 from thriftroute.eval.bootstrap import interval, resample_counts
 from thriftroute.eval.metrics import Floats, auc
-from thriftroute.eval.protocols.languages import (
+from thriftroute.research.languages import (
     SAMPLE,
     LanguageFigures,
     LanguageReport,
@@ -30,7 +31,6 @@ from thriftroute.eval.protocols.languages import (
     show_languages,
     spearman,
 )
-from thriftroute.router.errors import DataError, EvaluationError
 from thriftroute.router.scorer import Scorer
 
 LANGUAGES = ("en", "de", "es", "fr", "zh", "ru", "ar")

@@ -19,7 +19,7 @@ pytest.importorskip("torch")
 pytest.importorskip("scipy")
 pytest.importorskip("sklearn")
 
-from thriftroute.training.leave_out import (
+from thriftroute.research.leave_out import (
     FAMILIES,
     GAIN_ALONE,
     IN_BOX,

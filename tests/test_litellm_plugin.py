@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import yaml
-from thriftroute.router.completion import load_litellm
-from thriftroute.router.errors import ConfigError, RoutingError, ThresholdError
+from thriftroute.errors import ConfigError, RoutingError, ThresholdError
+from thriftroute.providers.completion import load_litellm
 from thriftroute.router.routers import CHECKPOINTS
-from thriftroute.router.stub import StubProvider
+from thriftroute.testing.stub import StubProvider
 
 load_litellm()  # before the plugin imports it: silent, and without a look at the network
 

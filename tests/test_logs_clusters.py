@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from thriftroute.logs.clusters import assign, default_k, fit
-from thriftroute.router.errors import ConfigError
+from thriftroute.data.clusters import assign, default_k, fit
+from thriftroute.errors import ConfigError
 
 
 def around(sizes: list[int], dim: int = 16, noise: float = 0.1) -> np.ndarray:

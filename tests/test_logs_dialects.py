@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from thriftroute.logs.entries import Options
-from thriftroute.logs.formats import detect, rows_of
-from thriftroute.logs.importing import import_logs
-from thriftroute.logs.shapes import CUT, FAILED, NO_CHAT, NO_TEXT, LeftOutError
-from thriftroute.router.errors import DataError
+from thriftroute.data.logs.formats import detect, rows_of
+from thriftroute.data.logs.import_rows import Options
+from thriftroute.data.logs.importing import import_logs
+from thriftroute.data.logs.normalize import CUT, FAILED, NO_CHAT, NO_TEXT, LeftOutError
+from thriftroute.errors import DataError
 
 ASKED = [{"role": "user", "content": "q"}]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from thriftroute.logs.files import blocks, json_lines, objects
-from thriftroute.router.errors import DataError
+from thriftroute.data.logs.reader import blocks, json_lines, objects
+from thriftroute.errors import DataError
 
 TWO = [{"a": 1}, {"b": {"c": [None]}}]
 

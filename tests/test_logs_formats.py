@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from thriftroute.logs.formats import FORMATS, detect, rows_of
-from thriftroute.logs.shapes import FAILED, NO_CHAT, NO_PROMPT, NO_TEXT, LeftOutError
-from thriftroute.router.errors import DataError
+from thriftroute.data.logs.formats import FORMATS, detect, rows_of
+from thriftroute.data.logs.normalize import FAILED, NO_CHAT, NO_PROMPT, NO_TEXT, LeftOutError
+from thriftroute.errors import DataError
 
 ASKED = [{"role": "user", "content": "q"}]
 SAID = {"role": "assistant", "content": "a"}

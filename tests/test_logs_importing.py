@@ -12,12 +12,12 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from thriftroute.data.logs.hashes import Seen, digest, key_of
+from thriftroute.data.logs.import_rows import Options, read_entries
+from thriftroute.data.logs.importing import DESCRIBED, describe_logs, import_logs
+from thriftroute.data.logs.schema import LogRow, read_logs
 from thriftroute.data.schema import Message
-from thriftroute.logs.entries import Options, read_entries
-from thriftroute.logs.hashes import Seen, digest, key_of
-from thriftroute.logs.importing import DESCRIBED, describe_logs, import_logs
-from thriftroute.logs.schema import LogRow, read_logs
-from thriftroute.router.errors import ConfigError, DataError
+from thriftroute.errors import ConfigError, DataError
 
 KINDS = ("alpha", "beta", "gamma")
 

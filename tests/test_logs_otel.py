@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 import pytest
-from thriftroute.logs.formats import detect, rows_of
-from thriftroute.logs.shapes import FAILED, NO_TEXT, LeftOutError
+from thriftroute.data.logs.formats import detect, rows_of
+from thriftroute.data.logs.normalize import FAILED, NO_TEXT, LeftOutError
 
 INPUT = [
     {"role": "user", "parts": [{"type": "text", "content": "q"}]},

@@ -10,10 +10,10 @@ from typing import Any
 
 import httpx
 import pytest
-from thriftroute.logs.importing import Imported, Options, read_entries
-from thriftroute.logs.label.judge import RUBRIC, Verdict, parse, question
-from thriftroute.logs.practice import LOG, RULES, PracticeProvider, load_rules
-from thriftroute.router.stub_faults import Fault
+from thriftroute.data.logs.importing import Imported, Options, read_entries
+from thriftroute.labels.judge import RUBRIC, Verdict, parse, question
+from thriftroute.testing.practice import LOG, RULES, PracticeProvider, load_rules
+from thriftroute.testing.stub_faults import Fault
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_the_provider_says_what_the_rules_say(rules: Any) -> None:
 
 
 def test_the_command_serves_until_it_is_told_to_stop() -> None:
-    command = [sys.executable, "-m", "thriftroute.logs.practice", "--port"]
+    command = [sys.executable, "-m", "thriftroute.testing.practice", "--port"]
     with subprocess.Popen([*command, "0"], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         line = process.stdout.readline()

@@ -14,11 +14,11 @@ from typing import Any
 
 import psutil
 import pytest
-from thriftroute.logs.entries import Options
-from thriftroute.logs.importing import import_logs
-from thriftroute.logs.pool import ScalingError
-from thriftroute.logs.schema import read_logs
-from thriftroute.router.errors import ConfigError, DataError
+from thriftroute.data.logs.import_rows import Options
+from thriftroute.data.logs.importing import import_logs
+from thriftroute.data.logs.pool import ScalingError
+from thriftroute.data.logs.schema import read_logs
+from thriftroute.errors import ConfigError, DataError
 
 N = 4000
 
@@ -149,7 +149,7 @@ def begun(folder: Path, workers: int) -> subprocess.Popen[str]:
     waits."""
     code = f"""
         import time
-        from thriftroute.logs.importing import import_logs
+        from thriftroute.data.logs.importing import import_logs
         def progress(stage, done, total):
             if done >= 3000:
                 print(done, flush=True)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from thriftroute.logs.sampling import draw
-from thriftroute.router.errors import ConfigError
+from thriftroute.data.logs.sampling import draw
+from thriftroute.errors import ConfigError
 
 
 def test_equal_weights_are_drawn_evenly_along_the_order() -> None:

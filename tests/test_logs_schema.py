@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from thriftroute.data.logs.schema import LogRow, read_logs, row_of, write_logs
 from thriftroute.data.readers import read_prompts
-from thriftroute.logs.schema import LogRow, read_logs, row_of, write_logs
-from thriftroute.router.errors import DataError
+from thriftroute.errors import DataError
 
 PLAIN = row_of({"id": "1", "prompt": "What is 2+2?"})
 FULL = LogRow(

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
-from thriftroute.logs.importing import Imported
-from thriftroute.logs.schema import LogRow
-from thriftroute.logs.show import show_import, show_traffic
-from thriftroute.logs.traffic import Tally, Traffic, describe
+from thriftroute.data.logs.importing import Imported
+from thriftroute.data.logs.schema import LogRow
+from thriftroute.data.logs.show import show_import, show_traffic
+from thriftroute.data.logs.traffic_profile import Tally, Traffic, describe
 
 EMBEDDINGS = np.eye(4, dtype=np.float32)
 

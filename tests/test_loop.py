@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from thriftroute.router.errors import TrainingError
+from thriftroute.errors import TrainingError
 
 torch = pytest.importorskip("torch")
 

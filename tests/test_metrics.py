@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from thriftroute.errors import EvaluationError
 from thriftroute.eval import bootstrap as bs
 from thriftroute.eval import metrics
 from thriftroute.eval.metrics import Floats
-from thriftroute.router.errors import EvaluationError
 
 
 def brute_curve(scores: Floats, strong: Floats, weak: Floats) -> Floats:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 from thriftroute.data.schema import Comparison, PromptScore
 from thriftroute.data.tables import ComparisonTable, comparison_table
-from thriftroute.router.errors import TrainingError
+from thriftroute.errors import TrainingError
 from thriftroute.router.features import FEATURES
 
 pytest.importorskip("scipy")

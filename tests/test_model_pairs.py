@@ -5,14 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 from thriftroute.data.schema import Comparison, PromptScore, Row
-from thriftroute.eval.protocols.model_pairs import (
+from thriftroute.errors import EvaluationError
+from thriftroute.research.model_pairs import (
     ModelMatrix,
     choose_pairs,
     join_pairs,
     model_matrix,
     vote_pairs,
 )
-from thriftroute.router.errors import EvaluationError
 from thriftroute.tests.matrices import matrix_of
 
 

@@ -14,11 +14,11 @@ import pytest
 pytest.importorskip("httpx")
 pytest.importorskip("pydantic")
 
-from thriftroute.serve.money.alerts import Alerts
-from thriftroute.serve.money.budgets import NANO, Budget, window_of
-from thriftroute.serve.money.ledger import Ledger
+from thriftroute.serve.config.settings import BudgetSettings, TierSettings
 from thriftroute.serve.request import Principal
-from thriftroute.serve.settings import BudgetSettings, TierSettings
+from thriftroute.serve.spend.alerts import Alerts
+from thriftroute.serve.spend.budgets import NANO, Budget, window_of
+from thriftroute.serve.spend.ledger import Ledger
 from thriftroute.tests.servers import free_port, redis_server
 
 BUDGET = Budget("pro", "tenant", "acme", "day", "usd", 10 * NANO, None, "2026-11-22", 2**32)

@@ -9,9 +9,9 @@ pytest.importorskip("pydantic")
 
 from hypothesis import given
 from hypothesis import strategies as st
-from thriftroute.serve.money.budgets import NANO, Budget, budgets_of, nano, refusal, window_of
+from thriftroute.serve.config.settings import BudgetSettings, TierSettings
 from thriftroute.serve.request import Principal
-from thriftroute.serve.settings import BudgetSettings, TierSettings
+from thriftroute.serve.spend.budgets import NANO, Budget, budgets_of, nano, refusal, window_of
 
 
 def at(text: str) -> float:

@@ -8,9 +8,9 @@ import pytest
 
 pytest.importorskip("pydantic")
 
-from thriftroute.router.completion import load_litellm
-from thriftroute.serve.money.cost import Usage, cost_of, usage_of
+from thriftroute.providers.completion import load_litellm
 from thriftroute.serve.registry import Model
+from thriftroute.serve.spend.cost import Usage, cost_of, usage_of
 
 USAGE = {
     "prompt_tokens": 1000,

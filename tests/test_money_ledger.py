@@ -21,19 +21,19 @@ pytest.importorskip("pydantic")
 pytest.importorskip("httpx")
 
 import redis
-from thriftroute.serve.errors import RefusedError
-from thriftroute.serve.money import ledger as ledgers
-from thriftroute.serve.money.budgets import Budget
-from thriftroute.serve.money.history import spent_before
-from thriftroute.serve.money.ledger import Ledger, Reservation, make_ledger
-from thriftroute.serve.request import Principal
-from thriftroute.serve.settings import (
+from thriftroute.serve.config.settings import (
     BudgetSettings,
     Config,
     ModelSettings,
     RecordSettings,
     TierSettings,
 )
+from thriftroute.serve.errors import RefusedError
+from thriftroute.serve.request import Principal
+from thriftroute.serve.spend import ledger as ledgers
+from thriftroute.serve.spend.budgets import Budget
+from thriftroute.serve.spend.history import spent_before
+from thriftroute.serve.spend.ledger import Ledger, Reservation, make_ledger
 from thriftroute.tests.servers import Server, redis_server
 
 ACME = Principal(key="k1", tenant="acme", tier="pro")
@@ -330,10 +330,10 @@ def test_parallel_requests_overspend_by_no_more_than_those_in_flight(url: str | 
 WORKER = """
 import asyncio, json, random, sys
 from thriftroute.serve.errors import RefusedError
-from thriftroute.serve.money import ledger as ledgers
-from thriftroute.serve.money.ledger import Ledger
+from thriftroute.serve.spend import ledger as ledgers
+from thriftroute.serve.spend.ledger import Ledger
 from thriftroute.serve.request import Principal
-from thriftroute.serve.settings import BudgetSettings, TierSettings
+from thriftroute.serve.config.settings import BudgetSettings, TierSettings
 
 ledgers.PATIENCE_S = 20.0
 url, seed = sys.argv[1], int(sys.argv[2])

@@ -16,7 +16,7 @@ import pytest
 
 CONTROLLER = """
 from thriftroute import Controller
-from thriftroute.router.stub import StubProvider
+from thriftroute.testing.stub import StubProvider
 
 with StubProvider() as provider:
     client = Controller(
@@ -28,7 +28,7 @@ with StubProvider() as provider:
 """
 SERVER = """
 import json, pathlib, signal, subprocess, sys, time, urllib.request
-from thriftroute.router.stub import StubProvider
+from thriftroute.testing.stub import StubProvider
 from thriftroute.tests.servers import free_port
 from thriftroute.tests.serving import pool
 
@@ -43,7 +43,7 @@ with StubProvider() as provider:
     settings = pool(provider.url, server={"port": port, "host": "127.0.0.1"})
     config = pathlib.Path("config.yaml")  # JSON is YAML
     config.write_text(json.dumps(settings))
-    command = [sys.executable, "-m", "thriftroute.router.cli", "serve", "--config", str(config)]
+    command = [sys.executable, "-m", "thriftroute.cli", "serve", "--config", str(config)]
     server = subprocess.Popen(command)
     for _ in range(1200):
         assert server.poll() is None
@@ -57,7 +57,7 @@ with StubProvider() as provider:
     server.send_signal(signal.SIGTERM)
     assert server.wait(60) in (0, -signal.SIGTERM)
 """
-CLI = "from thriftroute.router.cli import main; main()"
+CLI = "from thriftroute.cli import main; main()"
 # What our own environment may have set, and what the package sets where nobody did.
 QUIET = (
     *("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY", "HF_UPDATE_DOWNLOAD_COUNTS"),

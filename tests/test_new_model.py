@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from thriftroute.errors import EvaluationError
 from thriftroute.eval import metrics
-from thriftroute.eval.protocols.model_pairs import Ints, ModelMatrix
-from thriftroute.eval.protocols.new_model import NewModelLogs, new_model_curve
-from thriftroute.router.errors import EvaluationError
+from thriftroute.research.model_pairs import Ints, ModelMatrix
+from thriftroute.research.new_model import NewModelLogs, new_model_curve
 
 
 def matrix_of(n: int = 400) -> ModelMatrix:

@@ -8,15 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from rich.console import Console
+from thriftroute.errors import EvaluationError
 from thriftroute.eval.benchmarks import Benchmark
 from thriftroute.eval.metrics import ece
-from thriftroute.eval.protocols.own_calibration import (
-    CalibrationReport,
-    Int8Report,
-    own_calibration,
-)
-from thriftroute.eval.protocols.report import show, to_json
-from thriftroute.router.errors import EvaluationError
+from thriftroute.research.own_calibration import CalibrationReport, Int8Report, own_calibration
+from thriftroute.research.protocol_report import show, to_json
 from thriftroute.router.threshold import sigmoid
 
 Floats = npt.NDArray[np.float64]

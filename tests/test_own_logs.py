@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from thriftroute.errors import EvaluationError
 from thriftroute.eval import metrics
 from thriftroute.eval.benchmarks import Benchmark
-from thriftroute.eval.protocols.own_logs import (
+from thriftroute.eval.own_logs import (
     Method,
     OwnLogs,
     OwnLogsReport,
@@ -15,7 +16,6 @@ from thriftroute.eval.protocols.own_logs import (
     embedding_methods,
     own_logs,
 )
-from thriftroute.router.errors import EvaluationError
 
 
 def benchmark_of(n: int = 200, seed: int = 0, **more: Any) -> Benchmark:

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from thriftroute.logs.formats import FORMATS
-from thriftroute.logs.schema import read_logs
+from thriftroute.data.logs.formats import FORMATS
+from thriftroute.data.logs.schema import read_logs
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDE = (ROOT / "docs" / "own-logs.md").read_text(encoding="utf-8")

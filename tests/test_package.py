@@ -90,7 +90,7 @@ def test_the_public_names_are_pinned() -> None:
 
 
 def test_every_error_of_the_tree_is_exported_and_has_one_root() -> None:
-    from thriftroute.router import errors
+    from thriftroute import errors
 
     tree = {
         name
@@ -138,7 +138,7 @@ def test_importing_the_package_brings_nothing_heavy() -> None:
 
 
 def test_the_command_line_brings_nothing_heavy() -> None:
-    code = "import json, sys, thriftroute.router.cli; print(json.dumps(sorted(sys.modules)))"
+    code = "import json, sys, thriftroute.cli; print(json.dumps(sorted(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     loaded = {name.split(".")[0] for name in json.loads(run.stdout)}
     assert "typer" in loaded

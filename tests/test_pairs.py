@@ -6,9 +6,10 @@ import math
 import numpy as np
 import pytest
 from thriftroute.data.schema import PromptScore, Row
+from thriftroute.errors import EvaluationError
 from thriftroute.eval import baselines, metrics
 from thriftroute.eval.bootstrap import bootstrap, interval
-from thriftroute.eval.protocols.model_pairs import (
+from thriftroute.research.model_pairs import (
     Inputs,
     ModelMatrix,
     Pair,
@@ -16,8 +17,7 @@ from thriftroute.eval.protocols.model_pairs import (
     choose_pairs,
     model_matrix,
 )
-from thriftroute.eval.protocols.other_pairs import other_pairs, sign_test
-from thriftroute.router.errors import EvaluationError
+from thriftroute.research.other_pairs import other_pairs, sign_test
 from thriftroute.tests.matrices import matrix_of
 
 

@@ -1,9 +1,9 @@
 import pytest
+from thriftroute.serve.config.settings import TierSettings
 from thriftroute.serve.errors import RefusedError
 from thriftroute.serve.policy.eligibility import Candidates, by_price, candidates, cost, refusal
 from thriftroute.serve.registry import Model
 from thriftroute.serve.request import Asked
-from thriftroute.serve.settings import TierSettings
 from thriftroute.tests.asking import asked, model
 
 BIG = model("big", 10.0, window=100_000, longest=4000, can=["vision", "tools"], tags=["eu"])

@@ -1,7 +1,7 @@
 import logging
 
 import pytest
-from thriftroute.router.errors import ConfigError
+from thriftroute.errors import ConfigError
 from thriftroute.serve.policy.patterns import OwnPattern
 
 SLOW = "(x+x+)+y"  # doubles the work with every letter

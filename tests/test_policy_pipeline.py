@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from thriftroute.router.errors import ConfigError
+from thriftroute.errors import ConfigError
 from thriftroute.router.routers import BundleRouter
 from thriftroute.router.threshold import ThresholdTable
 from thriftroute.serve.errors import RefusedError

@@ -1,10 +1,10 @@
 import sys
 
 import pytest
-from thriftroute.router.errors import ConfigError, MissingExtraError
+from thriftroute.errors import ConfigError, MissingExtraError
+from thriftroute.serve.config.settings import SensitivitySettings
 from thriftroute.serve.errors import RefusedError
 from thriftroute.serve.policy.sensitivity import Sensitivity
-from thriftroute.serve.settings import SensitivitySettings
 from thriftroute.tests.asking import asked, model
 
 MODELS = {"open": model("open")}

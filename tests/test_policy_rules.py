@@ -1,7 +1,7 @@
 from typing import Any
 
 import pytest
-from thriftroute.router.errors import ConfigError
+from thriftroute.errors import ConfigError
 from thriftroute.serve.policy.rules import Rules
 from thriftroute.serve.request import Asked
 from thriftroute.tests.asking import STRONG, WEAK, asked, config

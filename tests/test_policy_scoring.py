@@ -3,7 +3,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from thriftroute.router.errors import ConfigError
+from thriftroute.errors import ConfigError
 from thriftroute.router.routers import BundleRouter, Router, load_router
 from thriftroute.router.threshold import ThresholdTable
 from thriftroute.serve.errors import RefusedError

@@ -2,11 +2,11 @@ import json
 from typing import Any
 
 import pytest
-from thriftroute.router.errors import ConfigError
-from thriftroute.router.personal import BUILT_IN, passes_luhn
+from thriftroute.errors import ConfigError
+from thriftroute.providers.pii import BUILT_IN, passes_luhn
+from thriftroute.serve.config.settings import KINDS, SensitivitySettings
 from thriftroute.serve.errors import RefusedError
 from thriftroute.serve.policy.sensitivity import RegexDetector, Sensitivity
-from thriftroute.serve.settings import KINDS, SensitivitySettings
 from thriftroute.tests.asking import asked, model
 
 MODELS = {

@@ -1,8 +1,8 @@
 import sys
 
 import pytest
-from thriftroute.eval.protocols.languages import load_multilingual
-from thriftroute.router.errors import ConfigError, MissingExtraError
+from thriftroute.errors import ConfigError, MissingExtraError
+from thriftroute.research.languages import load_multilingual
 from thriftroute.router.languages import Languages
 from thriftroute.serve.policy.signals import SIGNALS, has_signal
 

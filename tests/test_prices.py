@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from thriftroute.router.completion import load_litellm
-from thriftroute.router.errors import ConfigError, DataError
-from thriftroute.serve import prices
-from thriftroute.serve.config import pool_of
+from thriftroute.errors import ConfigError, DataError
+from thriftroute.providers import price_map as prices
+from thriftroute.providers.completion import load_litellm
+from thriftroute.serve.config.loader import pool_of
 from thriftroute.serve.registry import Registry
 
 Serve = Callable[[object], str]

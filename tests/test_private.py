@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from thriftroute.logs.folder import whole_file
-from thriftroute.logs.label.ledger import Ledger
-from thriftroute.logs.label.output import write_jsonl
-from thriftroute.router.cli import app
-from thriftroute.router.private import private, tighten
+from thriftroute.cli import app
+from thriftroute.data.logs.folder import whole_file
+from thriftroute.files import private, tighten
+from thriftroute.labels.ledger import Ledger
+from thriftroute.labels.output import write_jsonl
 from thriftroute.serve.cache.backends import DiskStore
 from thriftroute.serve.records.table import create_schema, open_engine
 from typer.testing import CliRunner

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 from thriftroute.eval.benchmarks import Benchmark
-from thriftroute.eval.protocols.model_pairs import ModelMatrix, choose_pairs
-from thriftroute.eval.protocols.new_model import new_model_curve
-from thriftroute.eval.protocols.other_pairs import other_pairs
-from thriftroute.eval.protocols.own_logs import own_logs
-from thriftroute.eval.protocols.report import ProtocolReport, show, to_json
+from thriftroute.eval.own_logs import own_logs
+from thriftroute.research.model_pairs import ModelMatrix, choose_pairs
+from thriftroute.research.new_model import new_model_curve
+from thriftroute.research.other_pairs import other_pairs
+from thriftroute.research.protocol_report import ProtocolReport, show, to_json
 
 ODD = "[b]odd[/b]"
 

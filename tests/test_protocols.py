@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from thriftroute.errors import EvaluationError
 from thriftroute.eval import metrics
 from thriftroute.eval.bootstrap import bootstrap, resample_counts
-from thriftroute.eval.protocols.shared import checked_scores, draw_intervals, resampled_apgr, t95
-from thriftroute.router.errors import EvaluationError
+from thriftroute.eval.draws import checked_scores, draw_intervals, resampled_apgr, t95
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from thriftroute.data.readers import OnBad, read_prompts, read_rows
 from thriftroute.data.schema import Comparison, PromptScore
-from thriftroute.router.errors import DataError
+from thriftroute.errors import DataError
 
 Writer = Callable[[Path, list[dict[str, Any]]], Path]
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from sqlalchemy import Engine, event, text
-from thriftroute.router.errors import ConfigError
+from thriftroute.errors import ConfigError
+from thriftroute.serve.config.settings import RecordSettings
 from thriftroute.serve.errors import RefusedError
 from thriftroute.serve.records import Record, Recorder
 from thriftroute.serve.records.daily import insert
@@ -21,7 +22,6 @@ from thriftroute.serve.records.table import (
     open_engine,
     to_row,
 )
-from thriftroute.serve.settings import RecordSettings
 from thriftroute.tests.servers import postgres_server
 
 START = 1_700_006_400.0  # a midnight, UTC

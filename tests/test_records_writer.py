@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 from sqlalchemy import event, func, select, text, update
-from thriftroute.router.errors import ConfigError
+from thriftroute.errors import ConfigError
+from thriftroute.serve.config.settings import RecordSettings
 from thriftroute.serve.errors import RefusedError
 from thriftroute.serve.records import Record, Recorder
 from thriftroute.serve.records.table import create_schema, decisions, meta, open_engine
-from thriftroute.serve.settings import RecordSettings
 from thriftroute.tests.servers import Server, postgres_server
 
 NOW = 1_700_000_000.0
@@ -278,7 +278,7 @@ def test_a_table_of_a_newer_version_is_left_alone(url: str) -> None:
 KILLED = """
 import sys
 from thriftroute.serve.records import Record, Recorder
-from thriftroute.serve.settings import RecordSettings
+from thriftroute.serve.config.settings import RecordSettings
 
 recorder = Recorder(RecordSettings(url=sys.argv[1], flush_s=0.02))
 recorder.start()
@@ -312,7 +312,7 @@ def test_kill_9_loses_no_more_than_what_was_pending(url: str) -> None:
 ENDED = """
 import sys
 from thriftroute.serve.records import Record, Recorder
-from thriftroute.serve.settings import RecordSettings
+from thriftroute.serve.config.settings import RecordSettings
 
 recorder = Recorder(RecordSettings(url=sys.argv[1], flush_s=60))
 recorder.start()
@@ -326,7 +326,7 @@ import sys
 import uvicorn
 from starlette.applications import Starlette
 from thriftroute.serve.records import Record, Recorder
-from thriftroute.serve.settings import RecordSettings
+from thriftroute.serve.config.settings import RecordSettings
 
 recorder = Recorder(RecordSettings(url=sys.argv[1], flush_s=60))
 

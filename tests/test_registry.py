@@ -10,10 +10,10 @@ from litellm.types.utils import (
     PromptTokensDetailsWrapper,
     Usage,
 )
-from thriftroute.router.completion import load_litellm
-from thriftroute.router.errors import ConfigError
+from thriftroute.errors import ConfigError
+from thriftroute.providers.completion import load_litellm
+from thriftroute.serve.config.settings import Config
 from thriftroute.serve.registry import PER, Model, Registry, lookup, missing_key
-from thriftroute.serve.settings import Config
 
 
 @pytest.fixture(autouse=True)

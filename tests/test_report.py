@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
+from thriftroute.errors import EvaluationError
 from thriftroute.eval import metrics, report, run
 from thriftroute.eval.benchmarks import Benchmark
-from thriftroute.router.errors import EvaluationError
 
 ODD_NAME = "<b>my & 'router'</b> $x_1$"
 

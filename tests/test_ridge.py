@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from thriftroute.router.errors import TrainingError
+from thriftroute.errors import TrainingError
 
 optimize = pytest.importorskip("scipy.optimize")
 

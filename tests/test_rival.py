@@ -8,16 +8,12 @@ import numpy.typing as npt
 import pytest
 from thriftroute.data.schema import Comparison, PromptScore, Row
 from thriftroute.data.tables import ComparisonTable, comparison_table
+from thriftroute.errors import TrainingError
 from thriftroute.eval import metrics
-from thriftroute.router.errors import TrainingError
 
 torch = pytest.importorskip("torch")
 
-from thriftroute.training.models.rival import (  # noqa: E402
-    RivalSettings,
-    fit_rival,
-    fit_rival_pair,
-)
+from thriftroute.training.models.routellm_mf import RivalSettings, fit_rival, fit_rival_pair
 
 DIM = 6
 # Few rows: more and larger steps than the paper's, so that it gets anywhere.

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from thriftroute.router.errors import ConfigError, RoutingError, UnknownRouterError
+from thriftroute.errors import ConfigError, RoutingError, UnknownRouterError
 from thriftroute.router.routers import (
     BundleRouter,
     RandomRouter,

@@ -8,16 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from thriftroute.eval import benchmarks, metrics
-from thriftroute.eval.benchmarks import Benchmark
-from thriftroute.eval.protocols.languages import LanguageReport
-from thriftroute.eval.protocols.new_model import NewModelReport
-from thriftroute.eval.protocols.other_pairs import PairsReport
-from thriftroute.eval.protocols.own_calibration import CalibrationReport, Int8Report
-from thriftroute.eval.protocols.own_logs import OwnLogsReport
-from thriftroute.eval.protocols.report import ProtocolReport
-from thriftroute.router.bundle import Bundle, write_bundle
-from thriftroute.router.errors import (
+from thriftroute.errors import (
     ConfigError,
     DataError,
     EvaluationError,
@@ -25,16 +16,25 @@ from thriftroute.router.errors import (
     TrainingError,
     UnknownRouterError,
 )
+from thriftroute.eval import benchmarks, metrics
+from thriftroute.eval.benchmarks import Benchmark
+from thriftroute.eval.own_logs import OwnLogsReport
+from thriftroute.research.languages import LanguageReport
+from thriftroute.research.new_model import NewModelReport
+from thriftroute.research.other_pairs import PairsReport
+from thriftroute.research.own_calibration import CalibrationReport, Int8Report
+from thriftroute.research.protocol_report import ProtocolReport
+from thriftroute.router.bundle import Bundle, write_bundle
 from thriftroute.router.scorer import Scorer
 
 pytest.importorskip("torch")
 pytest.importorskip("onnx")
 pytest.importorskip("sentence_transformers")
 
+from thriftroute.research.protocols import PROTOCOLS, read_source, run_protocol
 from thriftroute.training.encoder import encoder_bundle, load_encoder
 from thriftroute.training.export import graft_head, read_head, run_graph
-from thriftroute.training.models.tune import save_encoder
-from thriftroute.training.protocols import PROTOCOLS, read_source, run_protocol
+from thriftroute.training.models.finetune_encoder import save_encoder
 from thriftroute.training.request import TrainRequest
 from thriftroute.training.run import train
 
@@ -146,7 +146,7 @@ class TestOwnLogs:
         found = run_protocol(
             "own-logs", str(tiny_base), benchmark_names=[name], sizes=[60], draws=2
         )
-        from thriftroute.eval.protocols.own_logs import draw_logs
+        from thriftroute.eval.own_logs import draw_logs
 
         rest = draw_logs(benchmark, 60, 0).rest
         scores = Scorer.load(tiny_base).scores([benchmark.prompts[i] for i in rest])

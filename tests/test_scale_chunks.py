@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from thriftroute.logs.schema import read_logs
-from thriftroute.logs.shapes import LeftOutError
-from thriftroute.router.errors import ConfigError, DataError
+from thriftroute.data.batch import chunks
+from thriftroute.data.batch.chunks import LogPrompt, plan, prompts_of
+from thriftroute.data.logs.normalize import LeftOutError
+from thriftroute.data.logs.schema import read_logs
+from thriftroute.errors import ConfigError, DataError
 from thriftroute.router.text import as_conversation
-from thriftroute.scale import chunks
-from thriftroute.scale.chunks import LogPrompt, plan, prompts_of
 
 
 def jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:

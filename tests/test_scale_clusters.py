@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from thriftroute import Scorer
-from thriftroute.router.errors import ConfigError
-from thriftroute.scale import clusters
-from thriftroute.scale.chunks import plan
-from thriftroute.scale.clusters import fit_centers, nearest, read_centers
+from thriftroute.data.batch import clusters
+from thriftroute.data.batch.chunks import plan
+from thriftroute.data.batch.clusters import fit_centers, nearest, read_centers
+from thriftroute.errors import ConfigError
 
 
 def write(path: Path, texts: list[str]) -> Path:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import thriftroute
-from thriftroute.router.cli import app
-from thriftroute.router.cli.scale import _line, _pace
-from thriftroute.scale.run import State, Summary
+from thriftroute.cli import app
+from thriftroute.cli.scale import _line, _pace
+from thriftroute.data.batch.run import State, Summary
 from typer.testing import CliRunner, Result
 
 GUIDE = Path(thriftroute.__file__).parent / "docs" / "scale.md"

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from thriftroute.router.errors import MissingExtraError
-from thriftroute.scale.run import score_logs
+from thriftroute.data.batch.run import score_logs
+from thriftroute.errors import MissingExtraError
 
 # One cluster for all that is asked of it: it takes seconds to start.
 SCRIPT = """
 import json, os, sys
 from ray.cluster_utils import Cluster
-from thriftroute.router.errors import ThriftrouteError
-from thriftroute.scale.run import score_logs
+from thriftroute.errors import ThriftrouteError
+from thriftroute.data.batch.run import score_logs
 
 def main():
     node = {"num_cpus": 1, "object_store_memory": 100 << 20}

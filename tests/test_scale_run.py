@@ -16,17 +16,17 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 from thriftroute import Scorer
-from thriftroute.router.bundle import Bundle, write_bundle
-from thriftroute.router.errors import (
+from thriftroute.data.batch.pool import ScalingError
+from thriftroute.data.batch.run import State, score_logs
+from thriftroute.errors import (
     BundleError,
     BundleIntegrityError,
     ConfigError,
     DataError,
     MissingExtraError,
 )
+from thriftroute.router.bundle import Bundle, write_bundle
 from thriftroute.router.routers import CHECKPOINTS
-from thriftroute.scale.pool import ScalingError
-from thriftroute.scale.run import State, score_logs
 
 WORDS = ("prove", "theorem", "hard", "easy", "hello", "integral", "what", "is", "2")
 
@@ -147,7 +147,7 @@ def run_until_first_chunk(folder: Path, **options: Any) -> subprocess.Popen[str]
     """A run in a process of its own that has written down one chunk and waits."""
     code = f"""
         import sys, time
-        from thriftroute.scale.run import score_logs
+        from thriftroute.data.batch.run import score_logs
         def progress(state):
             print(state.done, flush=True)
             time.sleep(120)

@@ -12,7 +12,7 @@ from thriftroute.data.schema import (
     render,
 )
 from thriftroute.data.tables import ComparisonTable, PairTable, comparison_table, pair_table
-from thriftroute.router.errors import DataError
+from thriftroute.errors import DataError
 
 NAN = float("nan")
 

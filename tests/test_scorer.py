@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from thriftroute.errors import BundleFormatError, BundleIntegrityError, ConfigError
 from thriftroute.router.bundle import Bundle, write_bundle
-from thriftroute.router.errors import BundleFormatError, BundleIntegrityError, ConfigError
 from thriftroute.router.scorer import Scorer
 from thriftroute.router.text import Conversation
 from thriftroute.router.threshold import sigmoid

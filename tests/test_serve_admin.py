@@ -5,9 +5,9 @@ from typing import Any
 
 import httpx
 import pytest
-from thriftroute.router.stub import StubProvider
-from thriftroute.serve.admin import PAGE
-from thriftroute.serve.auth import digest
+from thriftroute.serve.api.admin import PAGE
+from thriftroute.serve.api.auth import digest
+from thriftroute.testing.stub import StubProvider
 from thriftroute.tests.serving import Serving, pool, serving
 
 ADMIN = {"authorization": "Bearer sk-boss"}

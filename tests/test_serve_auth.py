@@ -7,10 +7,10 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
-from thriftroute.serve.auth import admin, client_of, digest, open_to_this_machine, principal
+from thriftroute.serve.api.auth import admin, client_of, digest, open_to_this_machine, principal
+from thriftroute.serve.config.settings import Config, KeySettings, ModelSettings, ServerSettings
 from thriftroute.serve.errors import RefusedError
 from thriftroute.serve.request import Principal
-from thriftroute.serve.settings import Config, KeySettings, ModelSettings, ServerSettings
 from thriftroute.tests.live import live
 
 ALICE = KeySettings(name="alice", sha256=digest("sk-alice"), tenant="acme", tier="pro")

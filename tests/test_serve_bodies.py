@@ -5,9 +5,9 @@ from typing import Any
 
 import httpx
 import pytest
-from thriftroute.router.stub import StubProvider
-from thriftroute.serve.asked import LARGE_BYTES, MOST_VALUES, read_body
+from thriftroute.serve.api.chat_request import LARGE_BYTES, MOST_VALUES, read_body
 from thriftroute.serve.errors import RefusedError
+from thriftroute.testing.stub import StubProvider
 from thriftroute.tests.serving import pool, serving
 
 FILLER = "x" * LARGE_BYTES  # makes a body a large one

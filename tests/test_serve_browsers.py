@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import httpx
 import openai
 import pytest
-from thriftroute.router.errors import ConfigError
-from thriftroute.router.stub import StubProvider
-from thriftroute.serve.config import check
-from thriftroute.serve.settings import Config
+from thriftroute.errors import ConfigError
+from thriftroute.serve.config.loader import check
+from thriftroute.serve.config.settings import Config
+from thriftroute.testing.stub import StubProvider
 from thriftroute.tests.serving import Serving, pool, serving
 
 SITE = "https://app.example.com"

@@ -15,8 +15,8 @@ from typing import Any
 
 import httpx
 import pytest
-from thriftroute.router.stub import StubProvider
-from thriftroute.router.stub_faults import Fault
+from thriftroute.testing.stub import StubProvider
+from thriftroute.testing.stub_faults import Fault
 from thriftroute.tests.serving import Serving, pool, serving
 
 HI = [{"role": "user", "content": "Hi there"}]

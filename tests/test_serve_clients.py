@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import httpx
 import openai
 import pytest
-from thriftroute.router.stub import StubProvider
+from thriftroute.testing.stub import StubProvider
 from thriftroute.tests.serving import Serving, pool, serving
 
 EASY = "Hi"

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from thriftroute.router.errors import ConfigError
-from thriftroute.serve.config import check, config_from_flags, load_config, pool_of
-from thriftroute.serve.settings import Config
-from thriftroute.serve.template import TEMPLATE
+from thriftroute.errors import ConfigError
+from thriftroute.serve.config.loader import check, config_from_flags, load_config, pool_of
+from thriftroute.serve.config.settings import Config
+from thriftroute.serve.config.template import TEMPLATE
 
 POOL = """\
 models:

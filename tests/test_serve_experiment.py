@@ -9,13 +9,13 @@ from typing import Any
 
 import httpx
 import pytest
-from thriftroute.router.errors import ConfigError
-from thriftroute.router.stub import StubProvider
-from thriftroute.serve.experiment import Experiment
+from thriftroute.errors import ConfigError
+from thriftroute.serve.config.settings import Config, RecordSettings
+from thriftroute.serve.live.experiment import Experiment
 from thriftroute.serve.records import Record, Recorder, hash_session
 from thriftroute.serve.request import Asked
-from thriftroute.serve.settings import Config, RecordSettings
 from thriftroute.serve.state import State
+from thriftroute.testing.stub import StubProvider
 from thriftroute.tests import asking
 from thriftroute.tests.serving import Serving, pool, serving
 
@@ -135,7 +135,7 @@ def test_arms_have_their_share_by_session_by_request_and_by_tenant() -> None:
 
 
 def test_stats_and_watch_compare_the_arms(tmp_path: Path) -> None:
-    from thriftroute.router.cli import app
+    from thriftroute.cli import app
     from typer.testing import CliRunner
 
     url = f"sqlite:///{tmp_path / 'r.db'}"

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from thriftroute.router.stub import StubProvider
-from thriftroute.router.stub_faults import Fault
+from thriftroute.testing.stub import StubProvider
+from thriftroute.testing.stub_faults import Fault
 from thriftroute.tests.running import COMMAND, started
 from thriftroute.tests.servers import postgres_server, redis_server
 from thriftroute.tests.serving import pool

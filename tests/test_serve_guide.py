@@ -9,14 +9,13 @@ import pytest
 import yaml
 from pydantic import BaseModel
 from thriftroute.router.routers import Router, load_router
-from thriftroute.router.stub import StubProvider
-from thriftroute.serve import settings
-from thriftroute.serve.admin import admin_routes
-from thriftroute.serve.asked import OPTIONS, read_request
-from thriftroute.serve.config import load_config
+from thriftroute.serve.api.admin import admin_routes
+from thriftroute.serve.api.chat_request import OPTIONS, read_request
+from thriftroute.serve.config.loader import load_config, settings
 from thriftroute.serve.policy.pipeline import Pipeline
 from thriftroute.serve.registry import Registry
 from thriftroute.serve.request import Options, Principal
+from thriftroute.testing.stub import StubProvider
 from thriftroute.tests.serving import serving
 
 ROOT = Path(__file__).resolve().parent.parent

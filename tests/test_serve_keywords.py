@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from thriftroute.router.completion import load_litellm
-from thriftroute.router.stub import StubProvider
-from thriftroute.serve.calls.failures import UpstreamError
-from thriftroute.serve.calls.wire import PARAMETERS, is_barred
+from thriftroute.providers.completion import load_litellm
+from thriftroute.serve.upstream.failures import UpstreamError
+from thriftroute.serve.upstream.wire import PARAMETERS, is_barred
+from thriftroute.testing.stub import StubProvider
 from thriftroute.tests.callers import HELLO, KEY, make_caller, make_model, run
 
 # LiteLLM's own types, when it first imports a provider's code.

@@ -15,9 +15,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
+from thriftroute.serve.api.limits import HEADER_BYTES, BoundedProtocol, Limits
+from thriftroute.serve.config.settings import ServerSettings
 from thriftroute.serve.errors import RefusedError
-from thriftroute.serve.limits import HEADER_BYTES, BoundedProtocol, Limits
-from thriftroute.serve.settings import ServerSettings
 from thriftroute.tests.live import live
 
 PATIENCE_S = 20.0

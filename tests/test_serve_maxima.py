@@ -4,9 +4,9 @@ from typing import Any
 
 import httpx
 import pytest
-from thriftroute.router.stub import StubProvider
 from thriftroute.serve import maxima
 from thriftroute.serve.errors import RefusedError
+from thriftroute.testing.stub import StubProvider
 from thriftroute.tests.serving import Serving, pool, serving
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
-from thriftroute.serve.metrics import MAX_BUDGETS, Metrics
 from thriftroute.serve.records import Record
+from thriftroute.serve.records.metrics import MAX_BUDGETS, Metrics
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -179,7 +179,7 @@ WORKER = """
 import os, sys, time
 from pathlib import Path
 import prometheus_client  # before the folder is known, as an application may do
-from thriftroute.serve.metrics import Metrics, forget_worker
+from thriftroute.serve.records.metrics import Metrics, forget_worker
 from thriftroute.serve.records import Record
 
 metrics = Metrics(["m"], folder=Path(sys.argv[1]))

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from thriftroute.router.stub import StubProvider
-from thriftroute.serve.admin import PAGE, content_security_policy
-from thriftroute.serve.auth import digest
+from thriftroute.serve.api.admin import PAGE, content_security_policy
+from thriftroute.serve.api.auth import digest
 from thriftroute.serve.records.record import Record
+from thriftroute.testing.stub import StubProvider
 from thriftroute.tests.browser import drawn
 from thriftroute.tests.serving import pool, serving
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import httpx
 import pytest
-from thriftroute.router.stub import StubProvider
-from thriftroute.router.stub_faults import Fault
-from thriftroute.serve.asked import DEEPEST, MOST_OBJECTS, MOST_PARTS, read_body
-from thriftroute.serve.chat import Chat, Stream
+from thriftroute.serve.api.chat_request import DEEPEST, MOST_OBJECTS, MOST_PARTS, read_body
+from thriftroute.serve.api.openai_chat import Chat, Stream
+from thriftroute.serve.config.settings import Config
 from thriftroute.serve.errors import RefusedError
-from thriftroute.serve.settings import Config
 from thriftroute.serve.state import State
+from thriftroute.testing.stub import StubProvider
+from thriftroute.testing.stub_faults import Fault
 
 from .serving import Serving, pool, serving
 

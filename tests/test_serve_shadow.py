@@ -12,16 +12,16 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from thriftroute.router.errors import ConfigError
-from thriftroute.router.stub import StubProvider
-from thriftroute.router.stub_faults import Fault
+from thriftroute.errors import ConfigError
+from thriftroute.eval.drift.baseline import Baseline
 from thriftroute.router.threshold import threshold_for_share
-from thriftroute.serve.config import load_config
+from thriftroute.serve.config.loader import load_config
+from thriftroute.serve.live.drift_monitor import LEAST, Holding, Watching
 from thriftroute.serve.records import Record
 from thriftroute.serve.state import State
-from thriftroute.serve.watching import LEAST, Holding, Watching
+from thriftroute.testing.stub import StubProvider
+from thriftroute.testing.stub_faults import Fault
 from thriftroute.tests.serving import Serving, pool, serving
-from thriftroute.watch.baseline import Baseline
 
 EASY, HARD = (
     "Say hello.",
@@ -190,7 +190,7 @@ def test_it_can_be_turned_off_and_needs_a_table() -> None:
 
 
 def test_a_baseline_that_cannot_be_read_stops_the_start(tmp_path: Path) -> None:
-    from thriftroute.serve.settings import Config
+    from thriftroute.serve.config.settings import Config
 
     file = tmp_path / "b.json"
     file.write_text("{}", encoding="utf-8")
@@ -364,7 +364,7 @@ def test_a_soft_budget_holds_in_shadow_mode_but_tool_calls_stay_where_they_are(
 
 def test_gauges_of_several_workers_are_put_together(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from thriftroute.serve.metrics import Metrics\n"
+        "import sys; from pathlib import Path; from thriftroute.serve.records.metrics import Metrics\n"
         "metrics = Metrics(folder=Path(sys.argv[1]))\n"
         "before = metrics.render()[0].decode()\n"
         "metrics.drift_pvalue.set(float(sys.argv[2])); metrics.drift_alarm.set(int(sys.argv[3]))\n"

@@ -11,7 +11,7 @@ from thriftroute.data.sources import (
     train_sources,
 )
 from thriftroute.data.tables import pair_table
-from thriftroute.router.errors import DataError
+from thriftroute.errors import DataError
 
 needs_data = pytest.mark.skipif(
     not os.environ.get("THRIFTROUTE_DATA"), reason="THRIFTROUTE_DATA is not set"

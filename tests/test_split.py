@@ -3,6 +3,7 @@ import os
 import numpy as np
 import numpy.typing as npt
 import pytest
+from thriftroute.data.question_text import parse
 from thriftroute.data.readers import read_prompts
 from thriftroute.data.sources import source
 from thriftroute.data.split import (
@@ -13,8 +14,7 @@ from thriftroute.data.split import (
     split_by_hash,
     stem,
 )
-from thriftroute.data.stems import parse
-from thriftroute.router.errors import DataError
+from thriftroute.errors import DataError
 
 needs_data = pytest.mark.skipif(
     not os.environ.get("THRIFTROUTE_DATA"), reason="THRIFTROUTE_DATA is not set"

@@ -9,8 +9,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from thriftroute.router.stub import StubProvider
-from thriftroute.router.stub_faults import Fault
+from thriftroute.testing.stub import StubProvider
+from thriftroute.testing.stub_faults import Fault
 
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
 HELLO = [{"role": "user", "content": "hello there"}]

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from thriftroute.router.errors import ConfigError
-from thriftroute.serve.config import load_config
+from thriftroute.errors import ConfigError
+from thriftroute.serve.config.loader import load_config
+from thriftroute.serve.config.settings import CAPABILITIES, KINDS, Config, Settings
+from thriftroute.serve.config.template import TEMPLATE, write_template
 from thriftroute.serve.registry import Registry
-from thriftroute.serve.settings import CAPABILITIES, KINDS, Config, Settings
-from thriftroute.serve.template import TEMPLATE, write_template
 
 
 def everything_on() -> str:

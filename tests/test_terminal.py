@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.markup import escape
 from rich.table import Table
-from thriftroute.router.terminal import LogFormatter, new_console, one_line, visible
+from thriftroute.terminal import LogFormatter, new_console, one_line, visible
 
 CLEAR = "\x1b[2J\x1b]0;gone\x07"  # clears the screen and renames the window
 EVIL = f"A river{CLEAR}\x9b31m\u202egnp.exe\u2066 \x7f[red]x[/red] :boom:"
@@ -79,7 +79,7 @@ def test_a_log_record_is_one_line_whatever_it_is_about() -> None:
 def command(*args: object, cwd: Path) -> str:
     """What a command writes to both streams, as a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", "thriftroute.router.cli", *map(str, args)],
+        [sys.executable, "-m", "thriftroute.cli", *map(str, args)],
         capture_output=True,
         timeout=300,
         check=False,

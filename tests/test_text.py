@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from thriftroute.router.errors import ConfigError, DataError
+from thriftroute.errors import ConfigError, DataError
 from thriftroute.router.text import (
     CLIP_CHARS,
     Context,

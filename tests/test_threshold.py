@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from thriftroute.errors import CalibrationError, RoutingError, ThresholdError
 from thriftroute.router import threshold as th
-from thriftroute.router.errors import CalibrationError, RoutingError, ThresholdError
 
 
 def test_a_decision_is_frozen_and_json_able() -> None:

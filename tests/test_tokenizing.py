@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from thriftroute.errors import BundleFormatError
 from thriftroute.router.bundle import Bundle
-from thriftroute.router.errors import BundleFormatError
 from thriftroute.router.routers import CHECKPOINTS
 from thriftroute.router.scorer import Scorer
 from thriftroute.router.tokenizing import load_tokenizer, token_ids

@@ -14,8 +14,7 @@ import pytest
 from thriftroute.data.schema import Comparison
 from thriftroute.data.tables import pair_table
 from thriftroute.data.vectors import VectorCache
-from thriftroute.router.bundle import Bundle, write_bundle
-from thriftroute.router.errors import (
+from thriftroute.errors import (
     BundleError,
     ConfigError,
     DataError,
@@ -23,6 +22,7 @@ from thriftroute.router.errors import (
     TrainingError,
     UnknownRouterError,
 )
+from thriftroute.router.bundle import Bundle, write_bundle
 from thriftroute.router.features import FEATURES
 from thriftroute.router.scorer import Scorer
 
@@ -30,7 +30,8 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("sentence_transformers")
 
-from thriftroute.training import finish, run  # noqa: E402
+from thriftroute.training import run
+from thriftroute.training import write_bundle as finish  # noqa: E402
 from thriftroute.training.embed import embed  # noqa: E402
 from thriftroute.training.encoder import DEFAULT_ENCODER, MAX_TOKENS, encoder_bundle  # noqa: E402
 from thriftroute.training.export import graft_head, read_head  # noqa: E402

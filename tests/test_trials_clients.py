@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from thriftroute.router.stub import StubProvider
-from thriftroute.router.stub_faults import Fault
-from thriftroute.serve.app import create_app
-from thriftroute.serve.settings import Config
+from thriftroute.serve.api.app import create_app
+from thriftroute.serve.config.settings import Config
+from thriftroute.testing.stub import StubProvider
+from thriftroute.testing.stub_faults import Fault
 from thriftroute.tests.serving import Serving, pool, serving
 
 BODY = {"model": "weak", "messages": [{"role": "user", "content": "Hi"}], "stream": True}

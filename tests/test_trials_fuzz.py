@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from thriftroute.router.stub import StubProvider
+from thriftroute.testing.stub import StubProvider
 from thriftroute.tests.fuzzing import (
     ADMIN_KEY,
     CANARIES,

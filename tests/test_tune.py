@@ -16,14 +16,14 @@ pytest.importorskip("sentence_transformers")
 
 from thriftroute.training.encoder import encoder_bundle, load_encoder  # noqa: E402
 from thriftroute.training.models.bert import pad  # noqa: E402
-from thriftroute.training.models.loop import TrainingInterruptedError, fit  # noqa: E402
-from thriftroute.training.models.tune import (  # noqa: E402
+from thriftroute.training.models.finetune_encoder import (
     TuneModel,
     TuneSettings,
     TuneTask,
     hard_direction,
     save_encoder,
 )
+from thriftroute.training.models.loop import TrainingInterruptedError, fit  # noqa: E402
 
 SETTINGS = TuneSettings(epochs=2, lr=2e-3, head_lr=1e-2, batch=16, train_tokens=24, probe_steps=60)
 pytestmark = pytest.mark.usefixtures("one_thread")

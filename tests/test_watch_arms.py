@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from thriftroute.watch.arms import LEAST, Sums, compare, difference
+from thriftroute.eval.drift.arms import LEAST, Sums, compare, difference
 
 
 def sums(x: np.ndarray, d: np.ndarray) -> Sums:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from thriftroute.router.errors import CalibrationError, ConfigError, DataError
+from thriftroute.errors import CalibrationError, ConfigError, DataError
+from thriftroute.eval.drift.baseline import MOST, Baseline, Rates, baseline_of, sampled
 from thriftroute.router.threshold import ThresholdTable
-from thriftroute.watch.baseline import MOST, Baseline, Rates, baseline_of, sampled
 
 SCORES = np.random.default_rng(0).beta(3, 5, 1000)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from thriftroute.router.cli import app
+from thriftroute.cli import app
+from thriftroute.serve.config.settings import RecordSettings
 from thriftroute.serve.records import Record, Recorder
-from thriftroute.serve.settings import RecordSettings
 from typer.testing import CliRunner, Result
 
 CONFIG = """\

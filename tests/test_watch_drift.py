@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from thriftroute.router.errors import CalibrationError, ConfigError
-from thriftroute.watch import drift
-from thriftroute.watch.baseline import Baseline, Rates
-from thriftroute.watch.drift import Examination, Finding, Report, baseline_from, examine
-from thriftroute.watch.show import lines
+from thriftroute.errors import CalibrationError, ConfigError
+from thriftroute.eval.drift import drift
+from thriftroute.eval.drift.baseline import Baseline, Rates
+from thriftroute.eval.drift.drift import Examination, Finding, Report, baseline_from, examine
+from thriftroute.eval.drift.show import lines
 
 RANDOM = np.random.default_rng(0)
 OWN = Baseline.from_scores("own", RANDOM.beta(3, 5, 1500))

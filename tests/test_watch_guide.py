@@ -5,10 +5,10 @@ import shlex
 from pathlib import Path
 
 import pytest
-from thriftroute.router.cli import app
-from thriftroute.router.errors import ConfigError
-from thriftroute.serve.records import example
-from thriftroute.watch import simulate
+from thriftroute.cli import app
+from thriftroute.errors import ConfigError
+from thriftroute.research import drift_trials as simulate
+from thriftroute.testing import example_records as example
 from typer.testing import CliRunner
 
 GUIDE = (Path(__file__).resolve().parent.parent / "docs" / "watch.md").read_text(encoding="utf-8")

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 from sqlalchemy import Engine, inspect, select, text
+from thriftroute.eval.drift.arms import Sums
+from thriftroute.serve.config.settings import RecordSettings
 from thriftroute.serve.records import Record, Recorder
 from thriftroute.serve.records.arms import arms, experiments, scored_by, shadow
 from thriftroute.serve.records.daily import insert
@@ -19,9 +21,7 @@ from thriftroute.serve.records.table import (
     open_engine,
     to_row,
 )
-from thriftroute.serve.settings import RecordSettings
 from thriftroute.tests.servers import postgres_server
-from thriftroute.watch.arms import Sums
 
 NEW = ("arm", "routed", "routed_cost", "familiarity")
 

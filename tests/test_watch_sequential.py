@@ -4,12 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from thriftroute.watch.sequential import (
-    LOOK,
-    ScoreTest,
-    asymptotic_radius,
-    mean_interval,
-)
+from thriftroute.eval.drift.sequential import LOOK, ScoreTest, asymptotic_radius, mean_interval
 
 EDGES = np.arange(1, 256) / 256
 

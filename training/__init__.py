@@ -1,6 +1,6 @@
 """Training, export and cards. torch lives here and nowhere else."""
 
-from ..router.errors import require_extra
+from ..errors import require_extra
 
 # Checked at the door, so that the error names the extra and not some module deep inside. The other
 # packages of the extra are checked where they are used: importing them all takes seconds.

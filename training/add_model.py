@@ -15,8 +15,8 @@ import numpy as np
 
 from ..data.collect import Floats
 from ..data.schema import Comparison, PromptScore, Row
+from ..errors import TrainingError
 from ..router.bundle import Bundle, write_bundle
-from ..router.errors import TrainingError
 from .export import graft_head, read_head
 from .models.mf import Head, log_odds
 

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from ..data.readers import read_prompts
 from ..data.sources import SOURCES
+from ..errors import ConfigError
 from ..eval import benchmarks
-from ..router.errors import ConfigError
 from .models.bert import BertSettings
 from .models.mf import MFSettings
 from .progress import Progress

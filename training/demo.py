@@ -19,15 +19,15 @@ from rich.table import Table
 from .._version import __version__
 from ..data.readers import read_rows
 from ..data.split import split_by_hash
+from ..errors import ConfigError, TrainingError
 from ..eval import report
 from ..eval.command import Target, run_calibration, run_evaluation
+from ..providers.completion import decision_of
 from ..router.bundle import MANIFEST
-from ..router.completion import decision_of
 from ..router.controller import Controller
-from ..router.errors import ConfigError, TrainingError
 from ..router.routers import CHECKPOINTS
-from ..router.stub import StubProvider
 from ..router.threshold import format_threshold
+from ..testing.stub import StubProvider
 from .encoder import DEFAULT_ENCODER
 from .models.bert import BertSettings
 from .models.loop import TrainingInterruptedError

@@ -20,8 +20,8 @@ import torch
 from tokenizers import Tokenizer
 
 from ..data.vectors import cache_dir
+from ..errors import BundleError, ExportError, TrainingError, require_extra
 from ..router.bundle import FORMAT, Bundle, file_sha256, write_bundle
-from ..router.errors import BundleError, ExportError, TrainingError, require_extra
 from ..router.features import FEATURES
 from ..router.text import special_tokens
 from ..router.tokenizing import load_tokenizer

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..router.errors import ExportError, require_extra
+from ..errors import ExportError, require_extra
 from ..router.graph import check_graph
 from .models.mf import Gate, Head
 

@@ -15,7 +15,7 @@ from ..data.sketch import sketch
 from ..data.sources import SOURCES, is_evaluation_file
 from ..data.split import decontaminate, dedupe
 from ..data.tables import ComparisonTable, PairTable, both_tables
-from ..router.errors import TrainingError
+from ..errors import TrainingError
 from ..router.scorer import Scorer
 from .embed import embed
 from .progress import Progress

@@ -14,21 +14,21 @@ import torch
 
 from ..data.split import prompt_key, split_by_hash
 from ..data.tables import PairTable
+from ..errors import ConfigError, TrainingError
 from ..router.bundle import Bundle
-from ..router.errors import ConfigError, TrainingError
 from ..router.routers import BundleRouter, load_router
 from ..router.scorer import Scorer
 from ..router.text import as_conversation, encode, special_tokens
 from .embed import embed
 from .encoder import MAX_TOKENS, LoadedEncoder, encoder_bundle, load_encoder, torch_probe
 from .export import export_module, graft_head, quantize, read_head
-from .finish import Check, Evidence, Exported, finish, occupied
 from .models.bert import BertModel, BertSettings, BertTask, pad
 from .models.loop import History, fit
 from .models.mf import Base, Head, MFSettings, fit_pair, pair_head, tier_abilities
 from .prepare import Prepared, prepare
 from .progress import Progress
 from .request import KINDS, TrainRequest, TrainResult
+from .write_bundle import Check, Evidence, Exported, finish, occupied
 
 __all__ = ["KINDS", "TrainRequest", "TrainResult", "train"]
 

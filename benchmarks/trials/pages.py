@@ -128,7 +128,7 @@ async def _report(folder: Path) -> Row:
                     "category": SCRIPTS[index % 3],
                 }
                 out.write(json.dumps(line) + "\n")
-    run = "from thriftroute.router.cli import main; main()"
+    run = "from thriftroute.cli import main; main()"
     command = [sys.executable, "-c", run, "report", "--data", str(labels), "--out", str(page)]
     command += ["--strong", strong, "--weak", weak]
     done = await asyncio.to_thread(

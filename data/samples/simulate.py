@@ -5,7 +5,7 @@
 
 Standard library only, and the same bytes on every run. The requests are the templates of make.py,
 filled in anew; answers and verdicts are simulated by the rules here, never measured: see README.md.
-`python -m thriftroute.logs.practice` serves the same rules as a local provider.
+`python -m thriftroute.testing.practice` serves the same rules as a local provider.
 """
 
 import hashlib

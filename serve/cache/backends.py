@@ -24,8 +24,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
-from ...router.errors import ConfigError
-from ...router.private import tighten
+from ...errors import ConfigError
+from ...files import tighten
 
 WAIT_S = 0.25
 RETRY_S = 1.0  # how long a store that did not answer is left alone

@@ -20,7 +20,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..plan import Plan
+from ..policy.plan import Plan
 from ..registry import Model
 from ..request import Asked
 

@@ -10,8 +10,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..config.settings import Config
 from ..request import Asked
-from ..settings import Config
 from .store import Store
 
 TOOLS_S = 3600.0  # how long a tool may take, and its conversation still finds its model

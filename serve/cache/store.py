@@ -9,8 +9,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Literal, Protocol, overload
 
-from ...router.errors import ConfigError
-from ..settings import Config
+from ...errors import ConfigError
+from ..config.settings import Config
 from .backends import DiskStore, RedisStore
 
 MAX_BYTES = 256 * 2**20  # of all entries in memory together

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from ..config.settings import TierSettings
 from ..errors import RefusedError
 from ..registry import Model, short_names
 from ..request import Asked
-from ..settings import TierSettings
 
 Kind = Literal["tier", "request", "tag", "capability", "length"]
 _SHOWN = 8  # models that an error names

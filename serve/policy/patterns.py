@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ...router.errors import ConfigError, require_extra
+from ...errors import ConfigError, require_extra
 
 LIMIT_S = 0.25  # for one pattern on one text
 

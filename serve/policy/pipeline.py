@@ -25,16 +25,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from ...errors import ConfigError, RoutingError, ThresholdError
 from ...router.controller import PREFIX, parse_model_name
-from ...router.errors import ConfigError, RoutingError, ThresholdError
 from ...router.routers import Router
 from ...router.threshold import validate_threshold
+from ..config.settings import Config, Rule, TierSettings
 from ..errors import RefusedError
-from ..plan import Plan, Step
 from ..registry import Model, short_names
 from ..request import Asked
-from ..settings import Config, Rule, TierSettings
 from .eligibility import Candidates, by_price, candidates, cost, is_weak, refusal
+from .plan import Plan, Step
 from .rules import Rules
 from .scoring import Scoring
 from .selection import Fastest, Picked, Selection

@@ -11,9 +11,9 @@ import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ...router.errors import ConfigError, require_extra
-from ...router.personal import Found
-from ..settings import KINDS
+from ...errors import ConfigError, require_extra
+from ...providers.pii import Found
+from ..config.settings import KINDS
 from .sensitivity import RegexDetector
 
 SURE = 0.4  # Presidio's own score; below it a pattern alone says too little

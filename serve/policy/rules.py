@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable, Iterator
 
 from ...router.languages import Languages
+from ..config.settings import Config, Rule, When
 from ..request import Asked
-from ..settings import Config, Rule, When
 from .patterns import BuiltInPattern, OwnPattern
 from .signals import has_signal
 

@@ -9,15 +9,15 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ...errors import ConfigError, RoutingError
 from ...router.controller import place_of as place
-from ...router.errors import ConfigError, RoutingError
 from ...router.routers import BundleRouter, Router, checked_scores
 from ...router.text import Conversation, as_conversation
 from ...router.threshold import ThresholdTable
+from ..config.settings import Config
 from ..errors import RefusedError
 from ..registry import Model
 from ..request import Asked
-from ..settings import Config
 
 # Of many kinds and from easy to hard: what models are told apart by.
 _PROBES = (

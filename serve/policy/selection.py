@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ...router.threshold import choose
-from ..plan import Choice
+from ..config.settings import Config
 from ..registry import Model
 from ..request import Asked, Priority
-from ..settings import Config
 from .eligibility import by_price
+from .plan import Choice
 from .scoring import Scoring
 
 Fastest = Callable[[str], float | None]

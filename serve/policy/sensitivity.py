@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ...router.errors import ConfigError
-from ...router.personal import PATTERNS, Found, Span, cover, masked
+from ...errors import ConfigError
+from ...providers.pii import PATTERNS, Found, Span, cover, masked
+from ..config.settings import SensitivitySettings
 from ..errors import RefusedError
 from ..registry import Model
 from ..request import Asked
-from ..settings import SensitivitySettings
 from ..texts import texts
 from .patterns import BuiltInPattern, OwnPattern
 

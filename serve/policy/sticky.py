@@ -7,9 +7,9 @@ it did not make. Of two models the weaker is the weak one of the pair, else the 
 
 from collections.abc import Mapping, Sequence
 
+from ..config.settings import Config
 from ..registry import Model
 from ..request import Asked
-from ..settings import Config
 from .eligibility import cost
 from .selection import Picked
 

@@ -5,9 +5,9 @@ A rule's, else the one in the model's name, else the request's own (`threshold`,
 """
 
 from ...router.threshold import validate_threshold
+from ..config.settings import RouterSettings, Rule
 from ..errors import RefusedError
 from ..request import Asked
-from ..settings import RouterSettings, Rule
 from .scoring import Scoring
 
 

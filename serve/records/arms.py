@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Engine, Float, case, cast, func, select
 
-from ...watch.arms import CONTROL, TREATMENT, Sums
+from ...eval.drift.arms import CONTROL, TREATMENT, Sums
 from .table import decisions
 
 _c = decisions.c

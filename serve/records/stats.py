@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import RowMapping
 
-from ...router.terminal import visible
+from ...terminal import visible
 from ..errors import RefusedError
 from .daily import ALL, DAY, SUMS
 from .table import DERIVED, daily, decisions, from_row, open_recorded, step_seconds

@@ -46,8 +46,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import QueuePool
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from ...router.errors import ConfigError, require_extra
-from ...router.private import tighten
+from ...errors import ConfigError, require_extra
+from ...files import tighten
 from .record import Record
 
 VERSION = 2  # of the table. Raising it: add the ALTERs that lead there to create_schema

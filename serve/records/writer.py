@@ -12,9 +12,9 @@ from typing import Any, Literal
 from sqlalchemy import Engine, delete, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
-from ...router.errors import ConfigError
+from ...errors import ConfigError
+from ..config.settings import RecordSettings
 from ..errors import RefusedError
-from ..settings import RecordSettings
 from . import arms as sums
 from . import stats as reports
 from .daily import insert

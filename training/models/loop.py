@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import torch
 
-from ...router.errors import TrainingError, require_extra
+from ...errors import TrainingError, require_extra
 
 SAVE_EVERY_S = 60.0
 STATE = "state.safetensors"

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...data.tables import ComparisonTable
-from ...router.errors import TrainingError
+from ...errors import TrainingError
 from ...router.features import FEATURES
 from .ridge import Block, BlockFit, cross_validated, estimate_variances, fit_blocks
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ...router.errors import TrainingError, require_extra
+from ...errors import TrainingError, require_extra
 
 Floats = npt.NDArray[np.float64]
 

@@ -1,0 +1,6 @@
+"""`python -m thriftroute.cli` is the command `thriftroute`."""
+
+from . import main
+
+if __name__ == "__main__":
+    main()

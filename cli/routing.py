@@ -1,0 +1,154 @@
+"""The commands `route`, `score` and `inspect`: a router that is there, at work."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import ConfigError
+from .options import ContextOption, JsonOption, RouterOption
+from .output import print_json, say, short
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Put the commands of this module on `app`."""
+    app.command()(route)
+    app.command()(score)
+    app.command()(inspect)
+
+
+def route(
+    prompt: Annotated[
+        str | None, typer.Argument(help="The prompt; '-' reads it from standard input.")
+    ] = None,
+    router: RouterOption = "mf",
+    threshold: Annotated[
+        float, typer.Option("--threshold", help="Strong where score >= threshold, 0 to 1.")
+    ] = 0.5,
+    messages: Annotated[
+        Path | None, typer.Option("--messages", help="A JSON file with OpenAI messages instead.")
+    ] = None,
+    strong_model: Annotated[
+        str, typer.Option("--strong-model", help="Name to print for the strong model.")
+    ] = "strong",
+    weak_model: Annotated[
+        str, typer.Option("--weak-model", help="Name to print for the weak model.")
+    ] = "weak",
+    context: ContextOption = "conversation",
+    as_json: JsonOption = False,
+) -> None:
+    """Decide which model should answer one prompt; no model is called.
+
+    Example: thriftroute route --json --router mf --threshold 0.5 "What is 2+2?"
+    """
+    from ..router.controller import Controller
+
+    controller = Controller([router], strong_model, weak_model, context=context)
+    decision = controller.decide(_prompt(prompt, messages), router, threshold)
+    if as_json:
+        print_json(decision.to_dict())
+        return
+    score = "-" if decision.score is None else f"{decision.score:.4f}"
+    say(
+        f"{decision.model}  score {score}, threshold {decision.threshold:g}, router "
+        f"{decision.router}, {decision.latency_ms:.1f} ms: {decision.reason}"
+    )
+
+
+def score(
+    prompts: Annotated[list[str] | None, typer.Argument(help="Prompts to score.")] = None,
+    router: RouterOption = "mf",
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="A file of prompts: .txt (one a line), JSONL, CSV, Parquet."),
+    ] = None,
+    context: ContextOption = "conversation",
+    as_json: JsonOption = False,
+) -> None:
+    """Print the score of each prompt: the probability that strong's answer is preferred.
+
+    Example: thriftroute score --router mf --data prompts.txt --json > scores.jsonl
+    """
+    from ..router.routers import checked_scores, load_router
+    from ..router.text import as_conversation, validate_context
+
+    if bool(prompts) == bool(data):
+        raise ConfigError("give prompts as arguments, or a file with --data")
+    loaded = load_router(router, context=validate_context(context))
+    texts: Iterator[str] = iter(prompts or ())
+    if data:
+        from ..data.readers import read_prompts
+
+        texts = read_prompts(data)
+    index = 0
+    # In blocks, so that a file of any length starts to print at once and is never held whole.
+    while block := [text for _, text in zip(range(256), texts, strict=False)]:
+        scores = checked_scores(loaded.scores([as_conversation(t) for t in block]), len(block))
+        for value, text in zip(scores.tolist(), block, strict=True):
+            if as_json:
+                print_json({"index": index, "score": value}, indent=None)
+            else:
+                say(f"{value:.4f}  {short(text)}")
+            index += 1
+
+
+def inspect(
+    bundle: Annotated[Path, typer.Argument(help="A bundle's folder, or mf or bert.")],
+    card: Annotated[bool, typer.Option("--card", help="Print the whole card.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Verify a bundle's files against its manifest, and print what it says; loads no model.
+
+    Example: thriftroute inspect out/my-router
+    """
+    import dataclasses
+
+    from ..router.bundle import CARD, Bundle
+    from ..router.routers import BUNDLED, CHECKPOINTS
+
+    in_box = str(bundle) in BUNDLED and not bundle.exists()
+    found = Bundle.open(CHECKPOINTS / bundle if in_box else bundle)
+    manifest = found.manifest
+    if as_json:
+        whole = {"path": str(found.path), "verified": True, **dataclasses.asdict(manifest)}
+        print_json(whole)
+        return
+    if card:
+        say(found.file(CARD).read_text(encoding="utf-8", errors="replace"))
+        return
+    validation = manifest.training.get("validation")
+    validation = validation if isinstance(validation, dict) else {}
+    lines = {
+        "kind": f"{manifest.kind}, format {manifest.format}, by {manifest.written_by}",
+        "encoder": f"{manifest.encoder}, {manifest.dim}-d, {manifest.max_tokens} tokens",
+        "pair": f"{manifest.strong} (strong), {manifest.weak} (weak)",
+        "models": f"{len(manifest.models)}: {short(', '.join(manifest.models), 200)}",
+        "calibration": json.dumps(
+            {k: v for k, v in manifest.calibration.items() if k in "methodab"}
+        ),
+        "thresholds": ", ".join(manifest.thresholds) or "none",
+        "validation": ", ".join(f"{k} {v}" for k, v in validation.items()) or "none recorded",
+        "files": ", ".join(f"{n} ({e.bytes:,} bytes)" for n, e in manifest.files.items()),
+        "verified": "all sizes and SHA-256 agree with the manifest",
+    }
+    for key, text in lines.items():
+        say(f"{key + ':':<13}{text}")
+
+
+def _prompt(prompt: str | None, messages: Path | None) -> Any:
+    if (prompt is None) == (messages is None):
+        raise ConfigError("give a prompt, or a file with --messages")
+    if messages is None:
+        # Bytes that are no UTF-8 are no reason not to route.
+        return sys.stdin.buffer.read().decode(errors="replace") if prompt == "-" else prompt
+    try:
+        found = json.loads(messages.read_text(encoding="utf-8"))
+    # RecursionError: nested a thousand levels deep.
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"--messages {messages}: not a readable JSON file: {error}") from error
+    if not isinstance(found, list):
+        raise ConfigError(f"--messages {messages}: expected a list of messages")
+    return found

@@ -1,0 +1,163 @@
+"""The commands `train` and `add-model`: from comparisons to a bundle."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import ConfigError, require_extra
+from ..terminal import new_console
+from .options import JsonOption, RouterOption, SeedOption, names
+from .output import print_json, say
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Put the commands of this module on `app`."""
+    app.command()(train)
+    app.command("add-model")(add_model)
+
+
+def train(
+    kind: Annotated[str, typer.Argument(help="mf or bert.")],
+    data: Annotated[
+        list[str],
+        typer.Option(
+            "--data", help="A file, hf:owner/name, or a known source; may be given again."
+        ),
+    ],
+    strong: Annotated[str, typer.Option("--strong", help="Strong model; a tier: A,B,C.")],
+    weak: Annotated[str, typer.Option("--weak", help="Weak model; a tier: A,B,C.")],
+    out: Annotated[Path, typer.Option("--out", help="The bundle's folder.")],
+    seed: SeedOption = 0,
+    encoder: Annotated[
+        str | None, typer.Option("--encoder", help="A sentence-transformers name or folder.")
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option("--base", help="The bundle that mf starts from; by default mf in the box."),
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", min=16, max=8192, help="Length after truncation.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="At most so many.")] = None,
+    min_evidence: Annotated[
+        float | None,
+        typer.Option(
+            "--min-evidence",
+            help="mf: stay with the base bundle unless the labels' log evidence is above; 0, 1.",
+        ),
+    ] = None,
+    validation: Annotated[
+        float, typer.Option("--validation", help="bert: share of the prompts kept for validation.")
+    ] = 0.1,
+    against: Annotated[
+        list[str] | None,
+        typer.Option("--against", help="Drop prompts that this benchmark or file contains."),
+    ] = None,
+    source_weight: Annotated[
+        list[str] | None, typer.Option("--source-weight", help="SOURCE=FACTOR; may be given again.")
+    ] = None,
+    weak_fails: Annotated[
+        float, typer.Option("--weak-fails", help="Share of 'weak falls short' in the label.")
+    ] = 0.0,
+    note: Annotated[list[str] | None, typer.Option("--note", help="A line for the card.")] = None,
+    own_logs: Annotated[
+        bool, typer.Option("--own-logs", help="Allow evaluation data to stand in for own logs.")
+    ] = False,
+    dedupe: Annotated[
+        bool, typer.Option("--dedupe", help="Drop near-duplicates among the training prompts.")
+    ] = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Skip and count bad rows instead of stopping.")
+    ] = False,
+    rejects: Annotated[
+        Path | None, typer.Option("--rejects", help="Where skipped rows are written (JSONL).")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the bundle that is there.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a router on preference data and write a verified bundle; needs the extra 'train'.
+
+    Interrupted, the same command goes on where it stopped.
+
+    Example: thriftroute train mf --data logs.jsonl --strong gpt-4o --weak llama3 --out my-router
+    """
+    require_extra("torch", "train")
+
+    from ..training.command import run_training
+
+    options = {"encoder": encoder, "base": base, "max_tokens": max_tokens}
+    result = run_training(
+        kind=kind,
+        data=data,
+        strong=names(strong),
+        weak=names(weak),
+        out=out,
+        seed=seed,
+        epochs=epochs,
+        min_evidence=min_evidence,
+        validation=validation,
+        against=against or [],
+        source_weights=source_weight or [],
+        weak_fails=weak_fails,
+        notes=tuple(note or ()),
+        own_logs=own_logs,
+        dedupe=dedupe,
+        skip_bad=skip_bad,
+        rejects=rejects,
+        overwrite=overwrite,
+        console=new_console(stderr=True),
+        **{key: value for key, value in options.items() if value is not None},
+    )
+    if as_json:
+        print_json({"bundle": str(result.bundle.path), **result.summary})
+        return
+    measured = result.summary["validation"]
+    say(
+        f"wrote {result.bundle.path}: APGR {measured['apgr']} on {measured['n']} validation "
+        f"prompts (prompt length {measured['apgr_prompt_length']}, random 0.5), "
+        f"ECE {measured['ece'][1]:.3f}"
+    )
+
+
+def add_model(
+    name: Annotated[str, typer.Argument(help="The new model, as the data names it.")],
+    data: Annotated[str, typer.Option("--data", help="Comparisons or scores, as for train.")],
+    out: Annotated[Path, typer.Option("--out", help="The new bundle's folder.")],
+    router: RouterOption = "mf",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the bundle that is there.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Fit a model that a bundle does not know from a few dozen comparisons; all else stays.
+
+    Example: thriftroute add-model new-model --data votes.jsonl --router my-router --out grown
+    """
+    require_extra("torch", "train")
+    from ..research.protocols import read_source
+    from ..router.routers import BundleRouter, load_router
+    from ..training.add_model import add_model as fit
+
+    loaded = load_router(router)
+    if not isinstance(loaded, BundleRouter):
+        raise ConfigError(f"router {router!r} is no bundle: there is nothing to add a model to")
+    added = fit(loaded.scorer.bundle, read_source(data), name, out, overwrite=overwrite)
+    if as_json:
+        print_json(
+            {
+                "bundle": str(added.bundle.path),
+                "model": added.name,
+                "ability": added.ability,
+                "ability_ci": [added.low, added.high],
+                "comparisons": added.comparisons,
+            }
+        )
+        return
+    say(
+        f"wrote {added.bundle.path}: {added.name} has ability {added.ability:+.2f} "
+        f"[{added.low:+.2f}, {added.high:+.2f}] from {added.comparisons:,} comparisons, where the "
+        "bundle's weak model has -0.50 and its strong one +0.50"
+    )

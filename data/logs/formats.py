@@ -1,0 +1,348 @@
+"""From an entry of a log to rows: OpenAI-style, LiteLLM, Langfuse, OpenTelemetry, our own.
+
+    openai      {"request": {...}, "response": {...}}, stored completions, fine-tuning files,
+                lines of a batch, or flat: messages | prompt, and what else is there
+    litellm     spend logs (`LiteLLM_SpendLogs`), and the payload that its callbacks log
+    langfuse    observations and traces, from the API, the page or the blob storage
+    otel        spans and log records of OTLP's JSON, with the gen_ai conventions
+    records     `thriftroute records export`
+    logs        what this project wrote: `thriftroute logs import`
+
+The format of a file follows from its first entry. What is no chat that was answered, such as an
+embedding or a request that failed, raises LeftOutError with the reason.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from ...errors import DataError
+from ..schema import Messages, render
+from . import otel
+from .hashes import digest
+from .normalize import (
+    CUT,
+    FAILED,
+    NO_CHAT,
+    LeftOutError,
+    Object,
+    body,
+    count,
+    first,
+    iso_time,
+    number,
+    parsed,
+    rating,
+    sound,
+    text,
+)
+from .schema import LogRow, row_of
+from .streams import joined
+from .turns import answer_text, conversation
+
+REFUSED = 400  # HTTP status of the first answer that is none
+_OWN = {
+    *("id", "time", "prompt", "messages", "answer", "model", "input_tokens", "output_tokens"),
+    *("cost_usd", "task", "session", "tenant", "feedback", "cluster", "weight"),
+}
+# LiteLLM's names of what is a chat.
+_CALLS = ("completion", "responses", "anthropic_messages", "generate_content", "chat")
+# What an operation, an address or a model is called that is none.
+_OTHERS = re.compile(
+    r"embedding|embed(_|content|$)|\bembed\b|rerank|moderation|speech|\btts\b|transcri"
+    r"|whisper|/audio|images?[/_]|generateimage|dall-e|gpt-image|\bimagen|/videos",
+    re.IGNORECASE,
+)
+_FEEDBACK = ("feedback", "thumb", "rating", "like")
+
+
+def detect(record: Object) -> str:
+    """The format of an entry. Raises DataError where none is known that looks so."""
+    names = set(record)
+    if otel.is_otel(record):
+        return "otel"
+    for name, columns in _TELLING:
+        if all(names & set(one_of) for one_of in columns):
+            return name
+    if names <= _OWN and _is_own(record):
+        return "logs"
+    if names & {"messages", "request", "request_body", "body", "prompt", "choices", "input"}:
+        return "openai"
+    raise DataError(
+        f"no known log has entries of {', '.join(sorted(map(str, names))[:12]) or 'no fields'}; "
+        f"expected one of {', '.join(FORMATS)}: see docs/own-logs.md"
+    )
+
+
+def rows_of(record: Object, format: str) -> Iterator[LogRow | LeftOutError]:
+    """The rows of one entry, and for each part of it that is none the reason.
+
+    Raises DataError, with the field at fault, where the entry cannot be used.
+    """
+    try:
+        for each in _calls(record, format):
+            try:
+                yield _MAKERS[format](each)
+            except LeftOutError as error:
+                yield error
+    except RecursionError as error:
+        raise DataError("is nested too deep to be read") from error
+
+
+def _calls(record: Object, format: str) -> Iterator[Object]:
+    if format == "otel":
+        return otel.calls(record)
+    if format == "langfuse" and isinstance(record.get("observations"), list):
+        return _observations(record)
+    return iter((record,))
+
+
+def _is_own(record: Object) -> bool:
+    """Whether an entry is ours: its answer stands beside the messages, not in them."""
+    turns = record.get("messages")
+    last = turns[-1] if isinstance(turns, list) and turns else {}
+    asked = "prompt" in record or body(last).get("role", "assistant") != "assistant"
+    return asked and isinstance(record.get("id"), str)
+
+
+def _openai(record: Object) -> LogRow:
+    request = body(first(record, "request", "request_body", "body", "input"))
+    request = body(request.get("body")) or request
+    if not set(request) & {"messages", "input", "prompt", "contents"}:
+        request = record
+    response = joined(first(record, "response", "response_body", "output", "completion", "answer"))
+    outer = body(response)
+    inner = body(joined(outer.get("body"))) or outer
+    status = number(first(record, "status_code", "response.status_code"), "status_code")
+    if (status or 0) >= REFUSED or first(record, "error") or first(inner, "error"):
+        raise LeftOutError(FAILED)
+    kinds = [first(record, name) for name in ("call_type", "operation", "url", "path", "endpoint")]
+    # Embeddings, images, moderations and rankings come so.
+    listed = inner.get("object") == "list" or {"data", "results", "embeddings"} & set(inner)
+    if listed and not {"choices", "output", "content", "candidates"} & set(inner):
+        raise LeftOutError(NO_CHAT)
+    if not {"messages", "contents"} & set(request):
+        kinds.append(first(request, "model") or first(record, "model"))
+    _check_chat(*kinds)
+    messages, after = conversation(dict(request))
+    said = answer_text(inner if inner and inner is not outer else response)
+    if said is None and set(record) & {"choices"}:
+        said, inner = answer_text(record), record
+    usage = body(first(inner, "usage", "usageMetadata") or record.get("usage"))
+    return _row(
+        record,
+        messages,
+        answer=said or after,
+        id=first(record, "id", "request_id", "custom_id", "response.id", "response.body.id"),
+        time=first(
+            *(record, "time", "timestamp", "created_at", "created", "start_time", "date"),
+            *("response.created", "response.created_at", "response.body.created"),
+        ),
+        model=first(request, "model") or first(record, "model") or first(inner, "model"),
+        tokens_in=_usage(usage, record, _IN),
+        tokens_out=_usage(usage, record, _OUT),
+        cost=first(record, "cost_usd", "cost", "spend", "response_cost", "total_cost"),
+        task=first(record, "task", "metadata.task", "request.metadata.task"),
+        session=first(
+            *(record, "session_id", "session", "conversation_id", "thread_id"),
+            *("metadata.session_id", "request.metadata.session_id"),
+        ),
+        tenant=first(record, "tenant", "team", "user", "user_id", "request.user"),
+        feedback=rating(first(record, "feedback", "metadata.feedback")),
+    )
+
+
+def _litellm(record: Object) -> LogRow:
+    # A table's export has its columns of JSON as text.
+    record = {name: value for name, value in record.items() if value != "null"}
+    kind = text(record.get("call_type"))
+    if "failure" in (record.get("status"), first(record, "metadata.status")):
+        raise LeftOutError(FAILED)
+    if kind and not any(word in kind for word in _CALLS):
+        raise LeftOutError(NO_CHAT)
+    if not kind:
+        _check_chat(first(record, "model_group", "model"))
+    asked = first(record, "messages") or body(first(record, "proxy_server_request"))
+    messages, after = conversation(asked)
+    return _row(
+        record,
+        messages,
+        answer=answer_text(first(record, "response")) or after,
+        id=first(record, "request_id", "id", "litellm_call_id"),
+        time=record.get("startTime"),
+        # What clients ask for; behind it may be several deployments.
+        model=first(record, "model_group", "model"),
+        tokens_in=record.get("prompt_tokens"),
+        tokens_out=record.get("completion_tokens"),
+        cost=first(record, "spend", "response_cost"),
+        session=first(record, "session_id", "trace_id"),
+        tenant=first(
+            *(record, "team_id", "organization_id", "metadata.user_api_key_team_id"),
+            *("end_user", "user"),
+        ),
+    )
+
+
+def _langfuse(record: Object) -> LogRow:
+    kind = text(record.get("type")).upper()
+    if kind and kind != "GENERATION":
+        raise LeftOutError(NO_CHAT)
+    if text(record.get("level")).upper() == "ERROR":
+        raise LeftOutError(FAILED)
+    asked = first(record, "input")
+    model = first(record, "providedModelName", "provided_model_name", "model")
+    found = parsed(asked) if isinstance(asked, str) else asked
+    if not any(isinstance(each, dict) for each in (found if isinstance(found, list) else (found,))):
+        _check_chat(model)  # which is asked about text
+    messages, after = conversation(asked)
+    usage = body(first(record, "usageDetails", "usage_details", "usage"))
+    return _row(
+        record,
+        messages,
+        answer=answer_text(first(record, "output")) or after,
+        id=record.get("id"),
+        time=first(record, "startTime", "start_time", "timestamp"),
+        model=model,
+        tokens_in=_usage(usage, record, _IN),
+        tokens_out=_usage(usage, record, _OUT),
+        cost=first(
+            *(record, "costDetails.total", "cost_details.total", "totalCost", "total_cost"),
+            "calculatedTotalCost",
+        ),
+        task=first(record, "name", "traceName", "trace_name"),
+        session=first(record, "sessionId", "session_id"),
+        tenant=first(record, "userId", "user_id"),
+        feedback=_scored(record.get("scores")),
+    )
+
+
+def _observations(trace: Object) -> Iterator[Object]:
+    """The observations of a trace, each with what only the trace knows."""
+    known = {n: trace.get(n) for n in ("sessionId", "userId", "scores", "session_id", "user_id")}
+    for each in trace["observations"]:
+        yield {**known, **body(each)}
+
+
+def _scored(scores: object) -> float | None:
+    """The mean of a user's scores that are in [0, 1]; what evaluators scored is no feedback."""
+    values = []
+    for score in scores if isinstance(scores, list) else ():
+        name = text(body(score).get("name")).lower()
+        if any(word in name for word in _FEEDBACK):
+            value = number(body(score).get("value"), "scores")
+            values += [value] if value is not None and 0 <= value <= 1 else []
+    return sum(values) / len(values) if values else None
+
+
+def _otel(record: Object) -> LogRow:
+    if record["failed"]:
+        raise LeftOutError(FAILED)
+    _check_chat(*record["kinds"], record["model"])
+    messages, after = conversation(record["input"], record["system"])
+    answer = answer_text(record["output"]) or after
+    names = ("id", "time", "model", "tokens_in", "tokens_out", "cost", "task", "session", "tenant")
+    return _row(record, messages, answer=answer, **{name: record[name] for name in names})
+
+
+def _records(record: Object) -> LogRow:
+    if (number(record.get("status"), "status") or 0) >= REFUSED or record.get("error"):
+        raise LeftOutError(FAILED)
+    asked, said = first(record, "prompt"), first(record, "answer")
+    if _is_torn(asked):
+        raise LeftOutError(CUT)
+    messages, _ = conversation(asked)
+    tenant = record.get("tenant")
+    return _row(
+        record,
+        messages,
+        answer=None if _is_torn(said) else answer_text(said),
+        id=record.get("id"),
+        time=record.get("time"),
+        model=record.get("model"),
+        tokens_in=record.get("prompt_tokens"),
+        tokens_out=record.get("completion_tokens"),
+        cost=record.get("cost"),
+        task=record.get("task"),
+        session=record.get("session_hash"),
+        tenant=None if tenant == "default" else tenant,
+        feedback=record.get("feedback"),
+    )
+
+
+def _is_torn(said: object) -> bool:
+    """Whether the server cut a text that was too long: whole ones are JSON."""
+    return isinstance(said, str) and said.startswith("[") and isinstance(parsed(said), str)
+
+
+def _row(
+    record: Object,
+    messages: Messages,
+    *,
+    id: object,
+    answer: str | None,
+    time: object,
+    model: object,
+    tokens_in: object,
+    tokens_out: object,
+    cost: object,
+    task: object = None,
+    session: object = None,
+    tenant: object = None,
+    feedback: float | None = None,
+) -> LogRow:
+    messages = tuple(map(sound, messages))
+    return LogRow(
+        id=text(id) or f"log-{digest(messages).hex()[:16]}",
+        messages=messages,
+        prompt=render(messages),
+        time=iso_time(time),
+        answer=sound(answer),
+        model=text(model) or None,
+        input_tokens=count(tokens_in, "input_tokens"),
+        output_tokens=count(tokens_out, "output_tokens"),
+        cost_usd=number(cost, "cost_usd"),
+        task=text(task),
+        session=text(session),
+        tenant=text(tenant),
+        feedback=feedback,
+    )
+
+
+_IN = (
+    *("prompt_tokens", "input_tokens", "input", "promptTokens", "inputTokens", "promptTokenCount"),
+    "prompt_eval_count",
+)
+_OUT = (
+    *("completion_tokens", "output_tokens", "output", "completionTokens", "outputTokens"),
+    *("candidatesTokenCount", "eval_count"),
+)
+
+
+def _usage(usage: Object, record: Object, names: tuple[str, ...]) -> Any:
+    # Beside its usage a record has an input and an output that are no counts.
+    found = first(usage, *names)
+    return first(record, *(n for n in names if "okens" in n)) if found is None else found
+
+
+def _check_chat(*names: object) -> None:
+    """Raises LeftOutError where an operation, an address or a model is called what is no chat."""
+    if any(_OTHERS.search(text(name)) for name in names):
+        raise LeftOutError(NO_CHAT)
+
+
+# Columns of which one a group must be there, the most telling formats first.
+_TELLING: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...] = (
+    ("records", (("prompt_hash",), ("choice",), ("threshold",))),
+    ("litellm", (("spend", "response_cost"), ("startTime",))),
+    ("langfuse", (("traceId", "trace_id"), ("type", "startTime", "start_time"))),
+    ("langfuse", (("observations", "scores", "sessionId", "projectId"), ("input", "timestamp"))),
+)
+_MAKERS: Mapping[str, Callable[[Object], LogRow]] = {
+    "openai": _openai,
+    "litellm": _litellm,
+    "langfuse": _langfuse,
+    "otel": _otel,
+    "records": _records,
+    "logs": row_of,
+}
+FORMATS = tuple(_MAKERS)

@@ -1,0 +1,195 @@
+"""What stands in log files, as rows: one at a time, or a block at a time, ready to be put away."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from ...errors import ConfigError, DataError
+from ...files import private
+from ...providers import pii as personal
+from ..schema import render
+from .dedupe_store import packed
+from .formats import FORMATS, detect, rows_of
+from .hashes import digest, key_of
+from .normalize import LeftOutError
+from .reader import Block, Found, objects
+from .schema import LogRow, moment
+from .traffic_profile import Traffic
+
+OnBad = Literal["stop", "skip"]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to do. `sample` rows (None: all); of each cluster `at_least` so many of them."""
+
+    format: str = "auto"
+    sample: int | None = None
+    at_least: int = 0
+    clusters: int | None = None
+    mask: bool = False
+    on_bad: OnBad = "stop"
+    rejects: Path | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.format not in ("auto", *FORMATS):
+            raise ConfigError(
+                f"format {self.format!r}: expected auto or one of {', '.join(FORMATS)}"
+            )
+        if self.sample is not None and self.sample < 1:
+            raise ConfigError(f"a sample of {self.sample}: expected at least 1")
+        if self.at_least and self.sample is None:
+            raise ConfigError("so many of each cluster are of a sample: say how large it is")
+
+
+@dataclass(slots=True)
+class Imported:
+    """What came of an import: `entries` read, of which `left_out` by reason and `bad` ones;
+    `distinct` requests, how often they came in all (`requests`), and rows `written`. `resumed`
+    entries were read by an earlier run."""
+
+    formats: dict[str, str] = field(default_factory=dict)
+    entries: int = 0
+    resumed: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    bad: int = 0
+    problem: str | None = None  # of the first bad one
+    masked: int = 0  # distinct requests in which something was
+    distinct: int = 0
+    requests: float = 0.0
+    written: int = 0
+    traffic: Traffic | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return {**asdict(self), "left_out": dict(self.left_out)}
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A row that is ready to be put away (see `spool.Spool.add`), and whether it was masked."""
+
+    key: int
+    id: str
+    time: float
+    weight: float
+    line: bytes
+    masked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What stood in a block: rows, the bad ones as lines of JSON, and what was counted."""
+
+    rows: list[Packed]
+    rejects: list[str]
+    counts: Imported
+
+
+def read_entries(
+    files: Iterable[str | Path], options: Options, result: Imported | None = None
+) -> Iterator[LogRow]:
+    """The rows of log files, in their order, repeats and all; counted into `result`.
+
+    Raises DataError with file, line and field for what cannot be read, unless it is to be skipped.
+    """
+    result = Imported() if result is None else result
+    for path in files:
+        yield from _rows(objects(path), path, options, result, _keeper(options.rejects))
+
+
+def read_block(block: Block, path: str, options: Options, format: str) -> Read:
+    """The rows of one block of a file of that format, which may still be "auto".
+
+    Raises DataError as `read_entries`.
+    """
+    read = Read([], [], Imported(formats={} if format == "auto" else {path: format}))
+    for found in _rows(block.found(), path, options, read.counts, read.rejects.append):
+        row, changed = masked(found) if options.mask else (found, False)
+        key = key_of(digest(row.messages))
+        read.rows.append(Packed(key, row.id, seconds(row), row.weight, packed(row), changed))
+    return read
+
+
+def masked(row: LogRow) -> tuple[LogRow, bool]:
+    """A row without personal data and keys, and whether there were any.
+
+    Names of sessions and tenants become hashes where they hold some: they still tell who is who.
+    """
+    messages = tuple(personal.masked(list(row.messages)))
+    answer = None if row.answer is None else personal.mask(row.answer)
+    names = {n: getattr(row, n) for n in ("session", "tenant", "task", "id")}
+    hidden: dict[str, Any] = {
+        name: f"masked-{digest([{name: value}]).hex()[:12]}"
+        for name, value in names.items()
+        if personal.mask(value) != value
+    }
+    found = replace(row, messages=messages, prompt=render(messages), answer=answer, **hidden)
+    return found, found != row
+
+
+def seconds(row: LogRow) -> float:
+    """Its time in seconds; NaN, which sorts last, where it has none."""
+    return float("nan") if row.time is None else moment(row.time).timestamp()
+
+
+def _rows(
+    found: Iterable[Found],
+    path: str | Path,
+    options: Options,
+    result: Imported,
+    keep: Callable[[str], object],
+) -> Iterator[LogRow]:
+    name = str(path)
+    format = options.format if options.format != "auto" else result.formats.get(name, "auto")
+    for line, entry in found:
+        result.entries += 1
+        try:
+            if isinstance(entry, DataError):
+                raise entry
+            if format == "auto":
+                format = detect(entry)
+            result.formats[name] = format
+            for row in rows_of(entry, format):
+                if isinstance(row, LeftOutError):
+                    result.left_out[row.reason] += 1
+                else:
+                    yield row
+        except DataError as problem:
+            error = DataError(problem.problem, path=path, line=line, field=problem.field)
+            if options.on_bad == "stop":
+                raise error from problem
+            result.bad += 1
+            result.problem = result.problem or str(error)
+            if options.rejects is not None:
+                keep(_reject(error, entry))
+
+
+def _reject(error: DataError, entry: object) -> str:
+    """A bad entry as a line of the file of rejects."""
+    row = None if isinstance(entry, DataError) else entry
+    told = {"path": error.path, "line": error.line, "field": error.field, "problem": error.problem}
+    try:
+        return json.dumps({**told, "row": row}, default=repr) + "\n"
+    except RecursionError:
+        return json.dumps({**told, "row": None}) + "\n"
+
+
+def _keeper(rejects: Path | None) -> Callable[[str], None]:
+    """What appends lines to a file of rejects."""
+
+    def keep(line: str) -> None:
+        assert rejects is not None
+        try:
+            with open(rejects, "a", encoding="utf-8", opener=private) as file:
+                file.write(line)
+        except OSError as problem:
+            raise DataError(
+                f"the rejects file cannot be written ({problem})", path=rejects
+            ) from problem
+
+    return keep

@@ -1,0 +1,240 @@
+"""Calls of models in OpenTelemetry's JSON: OTLP spans and log records, and single spans.
+
+Read are the GenAI semantic conventions (`gen_ai.input.messages` and the older events and numbered
+attributes) and, where they differ, OpenInference's names, the AI SDK's and pydantic-ai's. The
+events of one message each that some SDKs send as log records apart from their span are not joined.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .normalize import Object, body, count, first, is_value, parsed, text
+from .parts import kind_of, type_of
+
+_OTHER = ("execute_tool", "create_agent", "invoke_agent", "invoke_workflow", "retrieval")
+# Kinds of OpenInference's spans that are calls of models; they are no chats but for the first.
+_MODELS = ("LLM", "EMBEDDING", "RERANKER")
+_NUMBERED = re.compile(
+    r"(?:gen_ai\.(?P<old>prompt|completion)|llm\.(?P<new>input|output)_messages)"
+    r"\.(?P<at>\d{1,6})(?:\.message)?\."
+    r"(?:(?P<what>role|content|tool_call_id)"
+    r"|contents\.(?P<part>\d{1,6})\.message_content\.(?P<kind>text|image\.image\.url)"
+    r"|tool_calls\.(?P<call>\d{1,6})\.(?:tool_call\.)?(?:function\.)?(?P<of>id|name|arguments))"
+)
+_TURN = re.compile(r"gen_ai\.(system|user|assistant|tool)\.message")
+_ERROR = (2, "2", "STATUS_CODE_ERROR", "ERROR")
+
+
+def is_otel(record: Object) -> bool:
+    """Whether an entry is OTLP's JSON, or a span by itself."""
+    if set(record) & {"resourceSpans", "resourceLogs", "scopeSpans", "resource_spans"}:
+        return True
+    attributes = record.get("attributes")
+    span = {"spanId", "span_id", "context", "startTimeUnixNano"} & set(record)
+    return bool(span) and isinstance(attributes, Mapping | list)
+
+
+def calls(record: Object) -> Iterator[dict[str, Any]]:
+    """The calls of chat models in one entry, in fields that say nothing of OpenTelemetry.
+
+    Spans that are no such calls are not there at all: a trace is full of them.
+    """
+    for each in _entries(record):
+        found = _attributes(each.get("attributes"))
+        turns: list[dict[str, Any]] = []
+        # pydantic-ai has the events as an attribute, too.
+        own = [{"attributes": said} for said in _listed(found.get("events"))]
+        for event in (*_listed(each.get("events")), *own):
+            said = _attributes(event.get("attributes"))
+            name = text(event.get("name") or said.get("event.name"))
+            if turn := _TURN.fullmatch(name):
+                kept = {n: said[n] for n in ("tool_calls", "name") if said.get(n)}
+                if turn[1] == "tool":
+                    kept["tool_call_id"] = text(said.get("id"))
+                turns.append({"role": turn[1], "content": said.get("content"), **kept})
+            elif name == "gen_ai.choice":
+                found["gen_ai.completion"] = said.get("message", said.get("content"))
+            else:
+                found |= said
+        call = _call(each, found, turns)
+        if call is not None:
+            yield call
+
+
+def _call(entry: Object, found: Mapping[str, Any], turns: list[Any]) -> dict[str, Any] | None:
+    # The AI SDK's outer spans repeat what the inner ones, `doGenerate` and its kin, have.
+    inner = ".do" in text(found.get("ai.operationId"))
+    if not inner and not any(name.startswith(("gen_ai.", "llm.")) for name in found):
+        return None
+    if found.get("gen_ai.operation.name") in _OTHER:
+        return None
+    kind = text(found.get("openinference.span.kind")).upper()
+    if kind and kind not in _MODELS:
+        return None
+
+    def of(*names: str) -> Any:
+        return next((found[name] for name in names if is_value(found.get(name))), None)
+
+    numbered = _numbered(found)
+    context = body(entry.get("context"))
+    ids = [
+        text(first(entry, *names) or first(context, *names))
+        for names in (("traceId", "trace_id"), ("spanId", "span_id"))
+    ]
+    status = body(entry.get("status"))
+    return {
+        "id": "-".join(filter(None, ids)),
+        "failed": first(status, "code", "status_code") in _ERROR or of("error.type") is not None,
+        "time": _moment(first(entry, "startTimeUnixNano", "start_time", "timeUnixNano")),
+        "system": of("gen_ai.system_instructions"),
+        "kinds": (
+            *(kind, of("gen_ai.operation.name"), of("llm.request.type"), of("ai.operationId")),
+        ),
+        "input": of("gen_ai.input.messages", "gen_ai.prompt", "ai.prompt.messages")
+        or turns
+        or numbered["input"]
+        or of("input.value"),
+        "output": of("gen_ai.output.messages", "gen_ai.completion")
+        or numbered["output"]
+        or _of_ai_sdk(of("ai.response.text", "ai.result.text"), of("ai.response.toolCalls"))
+        or of("ai.response.object", "output.value"),
+        "model": of(
+            *("gen_ai.request.model", "gen_ai.response.model", "llm.request.model"),
+            *("llm.model_name", "ai.model.id"),
+        ),
+        "tokens_in": of(
+            *("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "llm.token_count.prompt"),
+            *("ai.usage.inputTokens", "ai.usage.promptTokens"),
+        ),
+        "tokens_out": of(
+            *("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens"),
+            *("llm.token_count.completion", "ai.usage.outputTokens", "ai.usage.completionTokens"),
+        ),
+        "cost": of("gen_ai.usage.cost", "llm.cost.total"),
+        "task": of("gen_ai.agent.name", "gen_ai.prompt.name", "ai.telemetry.functionId"),
+        "session": of(
+            *("gen_ai.conversation.id", "session.id", "ai.telemetry.metadata.sessionId"),
+        ),
+        "tenant": of("tenant.id", "user.id", "enduser.id", "ai.telemetry.metadata.userId"),
+    }
+
+
+def _of_ai_sdk(said: object, calls: object) -> dict[str, Any] | None:
+    """The answer that the AI SDK logs as its text and its calls."""
+    if said is None and calls is None:
+        return None
+    return {"role": "assistant", "content": said, "tool_calls": calls}
+
+
+def _entries(record: Object) -> Iterator[Object]:
+    """The spans and log records of an entry, however deep they lie in it."""
+    groups = [
+        *("resourceSpans", "resource_spans", "scopeSpans", "scope_spans", "spans"),
+        *("resourceLogs", "resource_logs", "scopeLogs", "scope_logs", "logRecords", "log_records"),
+    ]
+    inner = [record[name] for name in groups if isinstance(record.get(name), list)]
+    if not inner:
+        yield record
+    for group in inner:
+        for each in group:
+            yield from _entries(body(each))
+
+
+def _attributes(value: object) -> dict[str, Any]:
+    """Attributes by name, from OTLP's list of keys and typed values or from a plain object."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    pairs = (body(each) for each in value) if isinstance(value, list) else ()
+    return {text(pair.get("key")): _value(pair.get("value")) for pair in pairs}
+
+
+def _value(typed: object) -> Any:
+    """What OTLP wraps in the name of its type; its JSON has 64-bit integers as text."""
+    wrapped = body(typed)
+    if "arrayValue" in wrapped:
+        values = body(wrapped["arrayValue"]).get("values")
+        return [_value(each) for each in values] if isinstance(values, list) else []
+    if "kvlistValue" in wrapped:
+        return _attributes(body(wrapped["kvlistValue"]).get("values"))
+    if "intValue" in wrapped:
+        return count(wrapped["intValue"], "attributes")
+    return next(iter(wrapped.values()), None)
+
+
+def _numbered(found: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Messages from attributes such as `gen_ai.prompt.0.content`, in their order."""
+    turns: dict[str, dict[int, _Turn]] = {"input": {}, "output": {}}
+    for name, value in found.items():
+        if match := _NUMBERED.fullmatch(name):
+            side = "input" if match["old"] == "prompt" or match["new"] == "input" else "output"
+            turns[side].setdefault(int(match["at"]), _Turn()).take(match, value)
+    default = {"input": "user", "output": "assistant"}
+    return {
+        side: [said[at].message(default[side]) for at in sorted(said)]
+        for side, said in turns.items()
+    }
+
+
+class _Turn:
+    """One message whose fields, parts and calls of tools are attributes of their own."""
+
+    def __init__(self) -> None:
+        self._fields: dict[str, Any] = {}
+        self._parts: dict[int, dict[str, Any]] = {}
+        self._calls: dict[int, dict[str, Any]] = {}
+
+    def take(self, match: re.Match[str], value: Any) -> None:
+        """Keep the value of an attribute whose name is a match of `_NUMBERED`."""
+        if match["part"] is not None:
+            text_part, image = {"type": "text", "text": value}, {"url": value}
+            self._parts[int(match["part"])] = (
+                text_part if match["kind"] == "text" else {"type": "image_url", "image_url": image}
+            )
+        elif match["call"] is not None:
+            self._calls.setdefault(int(match["call"]), {})[match["of"]] = value
+        else:
+            self._fields[match["what"]] = value
+
+    def message(self, role: str) -> dict[str, Any]:
+        """As OpenAI's; `role` where the attributes name none."""
+        content = self._fields.get("content")
+        if self._parts:
+            content = [self._parts[at] for at in sorted(self._parts)]
+        found = {"role": role, **self._fields, "content": _from_json(content)}
+        if self._calls:
+            found["tool_calls"] = [
+                {
+                    "id": call.get("id", ""),
+                    "type": "function",
+                    "function": {n: text(call.get(n)) for n in ("name", "arguments")},
+                }
+                for call in (self._calls[at] for at in sorted(self._calls))
+            ]
+        return found
+
+
+def _from_json(content: Any) -> Any:
+    """The parts of a message where its content is the JSON text of them; else the content."""
+    if not isinstance(content, str) or not content.lstrip().startswith("["):
+        return content
+    try:
+        parts = json.loads(content)
+    except (ValueError, RecursionError):
+        return content
+    known = bool(parts) and all(type_of(body(part)) and kind_of(part) for part in parts)
+    return parts if known else content
+
+
+def _listed(value: object) -> list[dict[str, Any]]:
+    """The objects of a list, or of the JSON text of one."""
+    found = parsed(value) if isinstance(value, str) else value
+    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+
+
+def _moment(value: object) -> object:
+    """Seconds from OTLP's nanoseconds, which are text; anything else as it is."""
+    if isinstance(value, str) and value.isdecimal() and len(value) < 25:
+        return int(value) / 1e9
+    return value

@@ -1,0 +1,78 @@
+"""Processes that work for this one and end with it; work is handed out and taken back in order."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from ...errors import ThriftrouteError
+
+Kept = TypeVar("Kept")
+Result = TypeVar("Result")
+
+# Pieces of work that wait for each process, so that none waits for the one that hands them out.
+AHEAD = 2
+
+
+class ScalingError(ThriftrouteError):
+    """A worker died. What is done is kept; the same run goes on from there."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a worker process died (out of memory?); what is done is kept: the same command goes "
+            "on from there, with fewer workers if memory is short"
+        )
+
+
+def begin() -> None:
+    """What a pool's process does first: Ctrl-C is for the process that started it, and it ends with
+    that one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def in_order(
+    do: Callable[..., Result],
+    jobs: Iterable[tuple[Kept, tuple[Any, ...], bool]],
+    workers: int,
+) -> Generator[tuple[Kept, Result]]:
+    """`do(*arguments)` for each of (what is kept here, arguments, whether it can be sent away).
+
+    Results come in the order of the jobs. What cannot be sent is done here, when all before it is
+    taken: it may depend on that. With one worker all is. Raises what `do` raises, ScalingError.
+    """
+    waiting: deque[tuple[Kept, Future[Result]]] = deque()
+    pool: ProcessPoolExecutor | None = None
+    if workers > 1:
+        # Not forked: threads and locks of this process would not survive it.
+        spawn = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=begin)
+    try:
+        for kept, arguments, can_be_sent in jobs:
+            if sent := pool is not None and can_be_sent:
+                waiting.append((kept, pool.submit(do, *arguments)))
+            while len(waiting) > (workers * AHEAD if sent else 0):
+                earlier, future = waiting.popleft()
+                yield earlier, future.result()
+            if not sent:
+                yield kept, do(*arguments)
+        while waiting:
+            earlier, future = waiting.popleft()
+            yield earlier, future.result()
+    except BrokenProcessPool as error:
+        raise ScalingError from error
+    finally:
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)

@@ -1,0 +1,139 @@
+"""Which rows to label next, and what each then stands for.
+
+Rows are drawn without replacement, at random, with known probabilities, in proportion to how many
+requests each stands for, so that none that stands for many is missed: a share `explore` of the
+probability follows that alone, the rest also how uncertain the router is about each.
+Because every probability is known and above 0, means over the labels can be kept unbiased by
+weights, whatever the router thought (Horvitz and Thompson 1952; for rounds that depend on earlier
+labels, Farquhar, Gal and Rainforth 2021, arXiv 2101.11665, whose idea `weights` follows).
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ConfigError
+from .ledger import Round
+
+Floats = npt.NDArray[np.float64]
+
+EXPLORE = 0.3
+
+
+def uncertainty(scores: npt.ArrayLike, threshold: float = 0.5) -> Floats:
+    """How uncertain routers are about rows, float64[n], each in [0, 1].
+
+    scores: float64[k, n], those of k routers. One router is least certain at the threshold: there
+    1, falling to 0 at the end, 0 or 1, that is farther from it. Of several, also their disagreement
+    counts: the standard deviation of their scores, as a share of the largest that there can be
+    (0.5), takes its place where it is larger.
+    Raises ConfigError for scores that are not in [0, 1].
+    """
+    s = np.atleast_2d(np.asarray(scores, dtype=np.float64))
+    if not np.all((s >= 0) & (s <= 1)):
+        raise ConfigError("a router's scores are not in [0, 1]")
+    near: Floats = 1.0 - np.abs(s.mean(axis=0) - threshold) / max(threshold, 1.0 - threshold)
+    found: Floats = np.maximum(near, s.std(axis=0) / 0.5)
+    return found
+
+
+def probabilities(
+    doubt: npt.ArrayLike,
+    n: int,
+    *,
+    explore: float = EXPLORE,
+    mass: npt.ArrayLike | None = None,
+) -> Floats:
+    """The probability of each row to be among the n that are drawn, float64[rows], their sum n.
+
+    doubt: float64[rows], each >= 0; mass: float64[rows], each > 0, what a row stands for, by
+    default 1. Raises ConfigError for an `explore` outside (0, 1]: without it some rows might never
+    be drawn, and nothing could be said of them.
+    """
+    if not 0.0 < explore <= 1.0:
+        raise ConfigError(f"--explore: expected a number above 0 and at most 1, got {explore}")
+    d = np.asarray(doubt, dtype=np.float64)
+    if n >= d.size:
+        return np.ones(d.size)
+    size = np.ones(d.size) if mass is None else np.asarray(mass, dtype=np.float64)
+    d = d * size
+    total = d.sum()
+    even = size / size.sum()
+    share = even if total <= 0 else explore * even + (1.0 - explore) * d / total
+    p: Floats = np.zeros(d.size)
+    sure = np.zeros(d.size, dtype=np.bool_)
+    while True:  # at most once a row: what would pass 1 is 1, and the others share the rest
+        rest = ~sure
+        p[rest] = (n - sure.sum()) * share[rest] / share[rest].sum()
+        over = rest & (p >= 1.0)
+        if not over.any():
+            return p
+        p[over] = 1.0
+        sure |= over
+
+
+def systematic(p: Floats, rng: np.random.Generator) -> npt.NDArray[np.intp]:
+    """Rows drawn with exactly the probabilities `p`, float64[rows]: round(sum(p)) of them.
+
+    Systematic sampling in random order (Madow 1949). What is drawn comes in random order too, so
+    that the first of them are a sample of all.
+    """
+    order = rng.permutation(p.size)
+    n = round(float(p.sum()))
+    ends = np.cumsum(p[order])
+    ends[-1] = n  # the sum's rounding must not lose the last one
+    ticks = rng.random() + np.arange(n)
+    drawn = order[np.searchsorted(ends, ticks, side="right").clip(max=p.size - 1)]
+    return rng.permutation(drawn)
+
+
+def next_round(
+    rows: Sequence[str],
+    drawn: Collection[str],
+    n: int,
+    *,
+    seed: int,
+    number: int,
+    doubt: Callable[[Sequence[int]], Floats] | None = None,
+    explore: float = EXPLORE,
+    mass: Sequence[float] | None = None,
+) -> Round:
+    """Draw n of the `rows` (ids) that were not drawn yet, or all of them where there are fewer.
+
+    doubt: the uncertainty of the rows with these indices; without it the chances are those of
+    `mass`, what each row stands for, and without that all are equally likely.
+    seed, number: the same round of the same log is drawn alike.
+    """
+    known = set(drawn)
+    left = [i for i, row in enumerate(rows) if row not in known]
+    n = min(n, len(left))
+    values = np.ones(len(left)) if doubt is None else doubt(left)
+    p = probabilities(
+        values, n, explore=explore, mass=None if mass is None else [mass[i] for i in left]
+    )
+    rng = np.random.default_rng([seed, number])
+    picked = systematic(p, rng)
+    return Round(len(left), {rows[left[int(i)]]: float(p[int(i)]) for i in picked})
+
+
+def weights(rounds: Sequence[Round], labelled: Collection[str]) -> Mapping[str, float]:
+    """What each labelled row stands for, with a mean of 1.
+
+    Round t, with all rows of earlier rounds counted as they are and its own rows by 1 / p, makes an
+    unbiased sum over the log, whatever the earlier labels were; the weights are those of the mean
+    of these sums, a round counting as the number of its rows. Rows that were drawn and got no label
+    are taken to be like the others of their round.
+    """
+    found = set(labelled)
+    sizes = np.array([len(r.rows) for r in rounds], dtype=np.float64)
+    part = sizes / max(1.0, sizes.sum())
+    raw: dict[str, float] = {}
+    for t, drawn in enumerate(rounds):
+        got = [row for row in drawn.rows if row in found]
+        later = float(part[t + 1 :].sum())
+        for row in got:
+            lost = len(drawn.rows) / len(got)
+            raw[row] = lost * (float(part[t]) / drawn.rows[row] + later)
+    mean = sum(raw.values()) / max(1, len(raw))
+    return {row: value / mean for row, value in raw.items()}

@@ -1,0 +1,244 @@
+"""Answers that can be checked need no judge: exact match, number, JSON schema, unit test.
+
+A file of checks is JSONL. Each line names a row of the log, by `id` or by `prompt`, and says what
+is right; `task` (text) may stand beside it:
+
+    {"id": "r17", "exact": "Paris"}                     or a list of what is right as well
+    {"prompt": "What is 2+2?", "number": 4}             the last number of the answer
+    {"id": "r18", "number": 3.14159, "tolerance": 0.01} absolute; by default 1e-6 of the number
+    {"id": "r19", "schema": {"type": "object"}}         JSON, by itself or in one fenced block
+    {"id": "r20", "test": "from answer import add\\nassert add(1, 2) == 3"}
+
+A test runs the answer's code. It is run only where that was asked for, in an empty folder of its
+own, without this process's environment and with a limit on time, memory and output; that keeps
+accidents small and is no sandbox: code that means harm has the rights of who runs it.
+"""
+
+import contextlib
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ..data.logs.reader import json_lines
+from ..data.logs.schema import LogRow
+from ..data.schema import shown
+from ..errors import ConfigError, DataError, require_extra
+
+Kind = Literal["exact", "number", "schema", "test"]
+KINDS: tuple[Kind, ...] = ("exact", "number", "schema", "test")
+
+_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|[-+]?\.\d+")
+_FENCE = re.compile(r"^[ \t]*```[^\n]*\n(.*?)^[ \t]*```", re.MULTILINE | re.DOTALL)
+_EDGES = " \t\r\n.\"'`*_$"
+_MEMORY = 1 << 30
+_FILE_SIZE = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What is right for one row: `want` as its `kind` has it. `tolerance` is for numbers."""
+
+    kind: Kind
+    want: Any
+    tolerance: float | None = None
+
+
+class Checks:
+    """The checks of a file, by row."""
+
+    def __init__(self, by_id: Mapping[str, Check], by_prompt: Mapping[str, Check]) -> None:
+        self._by_id = by_id
+        self._by_prompt = by_prompt
+
+    def __len__(self) -> int:
+        return len(self._by_id) + len(self._by_prompt)
+
+    def of(self, row: LogRow) -> Check | None:
+        """The check of a row; None where it has none."""
+        return self._by_id.get(row.id) or self._by_prompt.get(row.prompt)
+
+
+def read_checks(path: str | Path, *, run_code: bool = False) -> Checks:
+    """The checks of a JSONL file. `run_code` allows tests.
+
+    Raises DataError with file, line and field; ConfigError where a test stands in the file and
+    running code was not allowed; MissingExtraError where a schema needs what is not installed.
+    """
+    by_id: dict[str, Check] = {}
+    by_prompt: dict[str, Check] = {}
+    for line, record in json_lines(path):
+        try:
+            check = _check(record)
+            where, name = (by_id, "id") if record.get("id") is not None else (by_prompt, "prompt")
+            value = record.get(name)
+            if not isinstance(value, str) or not value:
+                raise DataError("missing; expected id or prompt, as the log has it", field=name)
+            if value in where:
+                raise DataError(f"{shown(value)} has a check already", field=name)
+        except DataError as error:
+            raise DataError(error.problem, path=path, line=line, field=error.field) from error
+        if check.kind == "test" and not run_code:
+            raise ConfigError(
+                f"{path}:{line}: a test runs code that a model wrote, on this machine; "
+                "--run-code allows it"
+            )
+        where[value] = check
+    if not by_id and not by_prompt:
+        raise DataError("is empty; expected at least one check", path=path)
+    return Checks(by_id, by_prompt)
+
+
+def passes(check: Check, answer: str, *, timeout_s: float = 10.0) -> bool:
+    """Whether an answer is right. A test takes at most `timeout_s` seconds, then it is not."""
+    if check.kind == "test":
+        return _runs(answer, check.want, timeout_s)
+    judge: Callable[[str, Check], bool] = {
+        "exact": _same,
+        "number": _equals,
+        "schema": _conforms,
+    }[check.kind]
+    return judge(answer, check)
+
+
+def number_in(text: str) -> float | None:
+    """The last number of a text: 1,234.5 and 1e3 count; None where there is none."""
+    found = _NUMBER.findall(text)
+    return float(found[-1].replace(",", "")) if found else None
+
+
+def code_in(text: str) -> str:
+    """The longest fenced block of an answer, or the whole of it where it has none."""
+    return max(_FENCE.findall(text), key=len, default=text)
+
+
+def _check(record: Mapping[str, Any]) -> Check:
+    kinds = [kind for kind in KINDS if record.get(kind) is not None]
+    if len(kinds) != 1:
+        found = f"found {', '.join(kinds)}" if kinds else "found none"
+        raise DataError(f"{found}; expected exactly one of {', '.join(KINDS)}", field=KINDS[0])
+    kind, want = kinds[0], record[kinds[0]]
+    tolerance = record.get("tolerance")
+    if kind == "exact":
+        want = [want] if isinstance(want, str) else want
+        if not isinstance(want, list) or not want or not all(isinstance(w, str) for w in want):
+            raise DataError(f"{shown(record[kind])} is not text, or a list of texts", field=kind)
+    elif kind == "number":
+        want = number_in(want) if isinstance(want, str) else want
+        if isinstance(want, bool) or not isinstance(want, int | float) or not math.isfinite(want):
+            raise DataError(f"{shown(record[kind])} is not a finite number", field=kind)
+        if tolerance is not None and (not isinstance(tolerance, int | float) or tolerance < 0):
+            raise DataError(f"{shown(tolerance)} is not a number >= 0", field="tolerance")
+    elif kind == "schema":
+        _validator(want)
+    elif not isinstance(want, str) or not want.strip():
+        raise DataError(f"{shown(want)} is not Python code", field=kind)
+    return Check(kind, want, tolerance)
+
+
+def _same(answer: str, check: Check) -> bool:
+    return _plain(answer) in {_plain(want) for want in check.want}
+
+
+def _plain(text: str) -> str:
+    """Without case, spaces at the ends or repeated, and marks around."""
+    return " ".join(text.casefold().split()).strip(_EDGES)
+
+
+def _equals(answer: str, check: Check) -> bool:
+    found = number_in(answer)
+    tolerance = check.tolerance
+    if tolerance is None:
+        tolerance = 1e-6 * max(1.0, abs(check.want))
+    return found is not None and abs(found - check.want) <= tolerance
+
+
+def _conforms(answer: str, check: Check) -> bool:
+    blocks = _FENCE.findall(answer)
+    text = blocks[0] if len(blocks) == 1 else answer
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return bool(_validator(check.want).is_valid(value))
+
+
+def _validator(schema: object) -> Any:
+    jsonschema = require_extra("jsonschema", "serve")
+    referencing = require_extra("referencing", "serve")
+    kind = jsonschema.Draft202012Validator
+    try:
+        kind.check_schema(schema)
+    except jsonschema.SchemaError as error:
+        raise DataError(f"not a JSON schema ({error.message})", field="schema") from error
+    return kind(schema, registry=referencing.Registry())  # which fetches nothing
+
+
+def _runs(answer: str, test: str, timeout_s: float) -> bool:
+    with tempfile.TemporaryDirectory(prefix="thriftroute-check-") as folder:
+        home = Path(folder)
+        (home / "answer.py").write_text(code_in(answer), encoding="utf-8", errors="replace")
+        (home / "answer.txt").write_text(answer, encoding="utf-8", errors="replace")
+        (home / "test.py").write_text(test, encoding="utf-8", errors="replace")
+        # No key of this process is in its environment.
+        known = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
+        environment = {**known, "HOME": folder, "TMPDIR": folder, "PYTHONDONTWRITEBYTECODE": "1"}
+        return _exit_status([sys.executable, "test.py"], home, environment, timeout_s) == 0
+
+
+def _exit_status(
+    command: Sequence[str], folder: Path, environment: Mapping[str, str], timeout_s: float
+) -> int | None:
+    """Of a command in a session of its own, which ends with all that it started; None: too late."""
+    with subprocess.Popen(
+        [sys.executable, "-I", "-c", _LIMITS, str(math.ceil(timeout_s)), *command],
+        cwd=folder,
+        env=dict(environment),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:
+        try:
+            return process.wait(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            _kill(process)
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+
+
+# Set in a process of its own: after a fork of a process with threads hardly anything is safe.
+_LIMITS = f"""
+import os, sys
+try:
+    import resource
+except ImportError:
+    pass
+else:
+    seconds = int(sys.argv[1]) + 1
+    for name, most in (
+        ("RLIMIT_CPU", seconds), ("RLIMIT_AS", {_MEMORY}), ("RLIMIT_FSIZE", {_FILE_SIZE}),
+        ("RLIMIT_CORE", 0),
+    ):
+        try:
+            resource.setrlimit(getattr(resource, name), (most, most))
+        except (AttributeError, ValueError, OSError):
+            pass
+os.execv(sys.argv[2], sys.argv[2:])
+"""

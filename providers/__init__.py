@@ -1,0 +1,1 @@
+"""The only place that knows LiteLLM: calls, errors, prices, token counts, redaction."""

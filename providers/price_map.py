@@ -1,0 +1,226 @@
+"""A newer map of models and prices than the one that is installed with LiteLLM.
+
+`refresh` downloads LiteLLM's public map, only when it is called; from then on every start uses the
+copy in the user's cache folder, until a newer LiteLLM, which brings its own, is installed.
+"""
+
+import json
+import logging
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from ..errors import ConfigError, DataError
+from .completion import load_litellm
+
+FORMAT = 1
+MOST_BYTES = 64 * 1024 * 1024
+_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+_EXAMPLE = "sample_spec"  # an entry that explains the others
+_PRICES = ("input_cost_per_token", "output_cost_per_token", "cache_read_input_token_cost")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    """What a refresh did. `changed`, `added`, `removed`: models, against the installed map."""
+
+    path: str
+    url: str
+    fetched_at: str
+    litellm: str
+    models: int
+    changed: int
+    added: int
+    removed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+def map_path() -> Path:
+    """Where the copy lies; it need not be there."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    folder = (Path(base) if base else Path.home() / ".cache") / "thriftroute"
+    return folder / "prices.json"
+
+
+def refresh(url: str | None = None, *, timeout_s: float = 30.0) -> Refreshed:
+    """Download the map, check it, and keep it for the next start.
+
+    url: LiteLLM's own where it is not given. Raises ConfigError (an address that is not https) and
+    DataError (it cannot be had, or is no such map; what was there stays).
+    """
+    litellm = load_litellm()
+    address = url or str(litellm.model_cost_map_url)
+    parts = urlsplit(address)
+    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
+        raise ConfigError(f"--url {address!r}: expected https://")
+    models = _checked(_download(address, timeout_s), address)
+    # Names that start with ours were registered by a registry in this process.
+    installed = {
+        key: entry
+        for key, entry in litellm.model_cost.items()
+        if key != _EXAMPLE and not key.startswith("thriftroute/")
+    }
+    path = map_path()
+    result = Refreshed(
+        path=str(path),
+        url=address,
+        fetched_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        litellm=metadata.version("litellm"),
+        models=len(models),
+        changed=sum(k in installed and rates(installed[k]) != rates(v) for k, v in models.items()),
+        added=sum(key not in installed for key in models),
+        removed=sum(key not in models for key in installed),
+    )
+    head = {"format": FORMAT, **{k: v for k, v in result.to_dict().items() if k != "path"}}
+    _write(path, {**head, "entries": models})
+    return result
+
+
+def status() -> Refreshed | None:
+    """What the copy says of itself; None where there is none that is used."""
+    found = _read()
+    return None if found is None else found[0]
+
+
+def load() -> Mapping[str, Mapping[str, Any]]:
+    """The entries of the copy; empty where there is none, or where LiteLLM is newer than it.
+
+    A copy that cannot be read is passed over with a warning: the installed map is there.
+    """
+    found = _read()
+    return {} if found is None else found[1]
+
+
+def rates(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """All that an entry of a map says about prices."""
+    return {name: rate for name, rate in entry.items() if "cost" in name or "pricing" in name}
+
+
+def reset() -> bool:
+    """Delete the copy; whether there was one."""
+    try:
+        map_path().unlink()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _read() -> tuple[Refreshed, dict[str, dict[str, Any]]] | None:
+    path = map_path()
+    try:
+        whole = json.loads(path.read_bytes())
+        if whole["format"] != FORMAT:
+            raise ValueError(f"format {whole['format']!r}")
+        entries = {k: v for k, v in whole.pop("entries").items() if isinstance(v, dict)}
+        del whole["format"]
+        head = Refreshed(path=str(path), **whole)
+        made_for = _version(head.litellm)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        logger.warning(
+            "prices: %s cannot be used (%s); LiteLLM's installed map is. "
+            "Run `thriftroute prices refresh`",
+            path,
+            type(error).__name__,
+        )
+        return None
+    if _version(metadata.version("litellm")) > made_for:
+        logger.info("prices: LiteLLM is newer than %s; run `thriftroute prices refresh`", path)
+        return None
+    return head, entries
+
+
+def _download(url: str, timeout_s: float) -> bytes:
+    import httpx
+
+    body = bytearray()
+    try:
+        with (
+            httpx.Client(timeout=timeout_s, follow_redirects=True) as client,
+            client.stream("GET", url) as response,
+        ):
+            response.raise_for_status()
+            for piece in response.iter_bytes():
+                body += piece
+                if len(body) > MOST_BYTES:
+                    raise DataError(f"larger than {MOST_BYTES:,} bytes", path=url)
+    except httpx.HTTPStatusError as error:
+        raise DataError(f"HTTP {error.response.status_code}", path=url) from error
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise DataError(f"{type(error).__name__}: {error}", path=url) from error
+    return bytes(body)
+
+
+def _checked(body: bytes, url: str) -> dict[str, dict[str, Any]]:
+    from litellm.litellm_core_utils.get_model_cost_map import GetModelCostMap
+
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"not JSON: {error}", path=url) from error
+    if not isinstance(found, dict):
+        raise DataError(f"expected a JSON object, got {type(found).__name__}", path=url)
+    # LiteLLM's own check: not empty, and not much smaller than the map that is installed.
+    if not GetModelCostMap.validate_model_cost_map(
+        fetched_map=found, backup_model_count=GetModelCostMap.get_backup_model_count()
+    ):
+        raise DataError(f"not the whole map: it has only {len(found):,} entries", path=url)
+    entries: dict[str, dict[str, Any]] = {}
+    for key, entry in found.items():
+        if not isinstance(entry, dict) or key == _EXAMPLE:
+            continue
+        for name in _PRICES:
+            price = entry.get(name)
+            if price is not None and not _is_price(price):
+                raise DataError(
+                    f"{key}: expected a price >= 0, got {price!r}", path=url, field=name
+                )
+        aliases = entry.get("aliases") or ()
+        plain = {name: value for name, value in entry.items() if name != "aliases"}
+        entries[key] = plain
+        for alias in aliases if isinstance(aliases, list) else ():
+            if isinstance(alias, str) and alias not in found:
+                entries[alias] = plain
+    return entries
+
+
+def _is_price(value: object) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value) and value >= 0  # type: ignore[arg-type, operator]
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """The leading numbers: 1.106.2rc1 counts as 1.106.2."""
+    numbers: list[int] = []
+    for part in text.split("."):
+        digits = part[: len(part) - len(part.lstrip("0123456789"))]
+        if not digits:
+            break
+        numbers.append(int(digits))
+    return tuple(numbers)
+
+
+def _write(path: Path, value: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Beside it and then renamed: a server that starts meanwhile reads the old one or the new one.
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix="prices-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(value, file, ensure_ascii=False)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,241 @@
+"""What a failed call means: for the request, and for the model's health.
+
+What the provider sent decides, as it came over HTTP (`http_answer`): its status, then the code and
+the words of its error. Where it was sent nothing, the request or the server's own set-up is at
+fault, and the model's health is untouched: else any client could make a model cool down for all.
+LiteLLM's own classes are asked only for what never came to HTTP.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import httpx
+
+from .completion import causes, load_litellm
+from .http_answer import HttpAnswer
+
+_TRANSIENT = frozenset({408, 409, 425, 429})
+_PROVIDER = frozenset({401, 402, 403, 404, 405})
+_NAMES = {
+    400: "BadRequestError",
+    401: "AuthenticationError",
+    403: "PermissionDeniedError",
+    404: "NotFoundError",
+    408: "Timeout",
+    409: "ConflictError",
+    413: "RequestTooLargeError",
+    422: "UnprocessableEntityError",
+    429: "RateLimitError",
+    500: "InternalServerError",
+    503: "ServiceUnavailableError",
+}
+NO_KEY = "NoApiKey"
+_WINDOW = re.compile(
+    r"context[_ ](?:length|window|limit)|context_size|prompt is too long|input is too long"
+    r"|maximum (?:context|prompt|input)|exceeds? the maximum number of (?:input )?tokens"
+    r"|input tokens exceed|too many input tokens",
+    re.IGNORECASE,
+)
+_CONTENT = re.compile(
+    r"content[_ ]policy|content[_ ]filter|content management policy|safety system"
+    r"|responsibleaipolicyviolation|moderation_blocked|invalid_prompt",
+    re.IGNORECASE,
+)
+_PREFIX = re.compile(r"^(?:litellm\.)?(?:\w+(?:Error|Exception)|Timeout)\s*(?::|-)\s*")
+
+
+class Verdict(Enum):
+    """What a failure means for the request."""
+
+    RETRY = "the same model may answer at the next try"
+    NEXT = "this model will not answer; another may"
+    UNFIT = "this model cannot take this request, and is not to blame for it; another may"
+    WINDOW = "the prompt is too long for this model; one with a larger window may answer"
+    STOP = "the request itself is at fault"
+
+
+class ShapeError(Exception):
+    """A request that cannot be sent as it is: its client's doing, and no model's failure. Its text
+    says what is wrong and where, without quoting the request."""
+
+
+class BadAnswerError(Exception):
+    """A provider's answer with status 200 that is no completion."""
+
+
+class CutError(Exception):
+    """A stream that ended without saying that it is complete."""
+
+
+@dataclass(slots=True)
+class CallError(Exception):
+    """A call that gave no answer. `name`: a word for records; `status`: HTTP's, None where no
+    answer came. `counts`: whether it is a failure of the model; what a client can bring about is
+    none. `code`, `what` and `detail` are for the client where no model answers: `what` continues
+    "model 'x' ...", `detail` is what the provider said, which may quote the prompt."""
+
+    verdict: Verdict
+    name: str
+    status: int | None = None
+    counts: bool = False
+    code: str = "upstream_rejected"
+    what: str = "rejected the request"
+    detail: str | None = None
+
+
+def judge(
+    error: Exception, http: HttpAnswer, *, refers: bool = False, large: bool = False
+) -> CallError:
+    """What `error` means, raised by LiteLLM, by a timeout or by ourselves while `http` was watched.
+
+    refers: the request names what its provider has to look up (`parts.refers`): that it cannot be
+    found, or not in time, is not the provider's failure. large: it asks for more than one plain
+    answer, so that an answer of any size may be what it asked for.
+    """
+    status = http.status or _status_elsewhere(error, refers=refers)
+    if http.too_large:
+        # It would be as large again.
+        found = CallError(Verdict.NEXT, "AnswerTooLargeError", counts=not large)
+    elif status is not None:
+        found = _answered(error, status, http)
+    elif http.sent or (not refers and _is_transport(error)):
+        found = _broken_off(error, "ConnectionError")
+    else:
+        found = _unsent(error, refers=refers)
+    found.counts = found.counts and not refers
+    return found
+
+
+def _answered(error: Exception, status: int, http: HttpAnswer) -> CallError:
+    """The provider has answered, with this status."""
+    codes, said = _told(http)
+    said = said or _own_words(error)
+    words = f"{codes} {said}"
+    litellm = load_litellm().exceptions
+    if isinstance(error, litellm.ContextWindowExceededError) or _WINDOW.search(words):
+        return _window(status, said)
+    if 200 <= status < 300:  # who says so has taken the request
+        name = "ConnectionError" if _is_transport(error) else "BadAnswerError"
+        return _broken_off(error, "CutError" if isinstance(error, CutError) else name)
+    name = _NAMES.get(status, "APIError")
+    if status in _TRANSIENT or status >= 500 or status < 400:
+        return CallError(Verdict.RETRY, name, status, counts=True)
+    if isinstance(error, litellm.ContentPolicyViolationError) or _CONTENT.search(words):
+        code, what = "content_policy_violation", "refused the prompt for its content"
+        name = "ContentPolicyViolationError"
+        return CallError(Verdict.STOP, name, status, code=code, what=what, detail=said)
+    if status in _PROVIDER:
+        return CallError(Verdict.NEXT, name, status, counts=True)
+    kind = Verdict.UNFIT if status == 413 else Verdict.STOP
+    return CallError(kind, name, status, detail=said)
+
+
+def _broken_off(error: Exception, name: str) -> CallError:
+    """No answer, or not all of it."""
+    if _is_late(error):  # to wait as long again for the same model is no help
+        return CallError(Verdict.NEXT, "Timeout", counts=True)
+    return CallError(Verdict.RETRY, name, counts=True)
+
+
+def _unsent(error: Exception, *, refers: bool) -> CallError:
+    """The provider was sent nothing. What LiteLLM raises then says why, as far as it is known."""
+    litellm = load_litellm().exceptions
+    if _lacks_key(error) or isinstance(error, litellm.AuthenticationError):
+        return CallError(Verdict.NEXT, NO_KEY, counts=True)  # it does not come by itself
+    if isinstance(error, litellm.ContextWindowExceededError):
+        return _window(None, _own_words(error))
+    if isinstance(error, litellm.UnsupportedParamsError):
+        code, what = "unsupported_parameter", "does not support a parameter of the request"
+        name, words = "UnsupportedParamsError", _own_words(error)
+        return CallError(Verdict.UNFIT, name, 400, code=code, what=what, detail=words)
+    for cause in causes(error):
+        if isinstance(cause, ImportError):  # a package that this provider needs
+            return CallError(Verdict.NEXT, type(cause).__name__)
+    if refers and (_is_late(error) or _is_transport(error)):
+        what = "cannot be sent what an address in the request names: it could not be got"
+    elif _is_late(error):
+        return CallError(Verdict.NEXT, "Timeout")
+    elif isinstance(error, ShapeError) and error.args:
+        what = f"cannot be sent {error}"
+    else:
+        what = "cannot be sent a request of this shape"
+    detail = _own_words(error) if isinstance(error, litellm.BadRequestError) else None
+    code = "invalid_request"
+    return CallError(Verdict.UNFIT, "RequestShape", code=code, what=what, detail=detail)
+
+
+def _window(status: int | None, said: str) -> CallError:
+    code, what = "context_length_exceeded", "has too small a context window for this prompt"
+    name = "ContextWindowExceededError"
+    return CallError(Verdict.WINDOW, name, status, code=code, what=what, detail=said)
+
+
+def _told(http: HttpAnswer) -> tuple[str, str]:
+    """(codes and types, message) of the error that the provider sent; "" where it is no JSON."""
+    try:
+        found = json.loads(b"".join(http.parts))
+    except (ValueError, RecursionError):
+        return "", ""
+    found = found[0] if isinstance(found, list) and found else found  # as Gemini has it
+    codes: list[str] = []
+    message = ""
+    for level in _levels(found):
+        codes += [str(level[name]) for name in ("code", "type", "status") if level.get(name)]
+        for name in ("message", "detail", "error"):
+            message = message or (level[name] if isinstance(level.get(name), str) else "")
+    return " ".join(codes), message[:2000]
+
+
+def _levels(found: Any) -> Iterator[Mapping[str, Any]]:
+    """An error as it is wrapped: {"error": {..., "innererror": {...}}}; the innermost last."""
+    for name in ("error", "innererror", ""):
+        if not isinstance(found, Mapping):
+            return
+        yield found
+        found = found.get(name)
+
+
+def _status_elsewhere(error: Exception, *, refers: bool) -> int | None:
+    """The status from a provider that LiteLLM does not call through httpx's asynchronous client,
+    where an error holds its answer; not where that may be the answer of a client's address."""
+    if refers:
+        return None
+    for cause in causes(error):
+        if isinstance(cause, httpx.HTTPStatusError):
+            return cause.response.status_code
+    known = load_litellm().exceptions
+    # Those of its classes that nothing but an answer leads to.
+    said = (known.RateLimitError, known.ServiceUnavailableError, known.NotFoundError)
+    return int(error.status_code) if isinstance(error, said) else None
+
+
+def _own_words(error: BaseException) -> str:
+    """What LiteLLM says, without the names that it puts before it and its advice to programmers."""
+    text = str(getattr(error, "message", None) or error)
+    for end in ("Traceback (most recent call last)", " To drop these, set", " To drop it, set"):
+        text = text.split(end, maxsplit=1)[0].strip()
+    while (shorter := _PREFIX.sub("", text)) != text:
+        text = shorter
+    return text[:2000]
+
+
+def _lacks_key(error: BaseException) -> bool:
+    """OpenAI's client was not even made: what a provider answers is of a class beneath this one."""
+    from openai import OpenAIError
+
+    return any(type(cause) is OpenAIError for cause in causes(error))
+
+
+def _is_late(error: BaseException) -> bool:
+    late = (TimeoutError, httpx.TimeoutException, load_litellm().exceptions.Timeout)
+    return any(isinstance(cause, late) for cause in causes(error))
+
+
+def _is_transport(error: BaseException) -> bool:
+    """A connection that failed, of a client that is not watched."""
+    kinds = (httpx.TransportError, ConnectionError)
+    return any(isinstance(cause, kinds) for cause in causes(error))

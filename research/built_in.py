@@ -1,0 +1,311 @@
+"""The bundles in the box: python -m thriftroute.research.built_in mf --out checkpoints/mf
+
+Needs THRIFTROUTE_DATA (the files of `data.sources`). mf takes about ten minutes on two cores the
+first time, bert about half an hour; interrupted, bert goes on where it stopped.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.console import Console
+
+from ..data.difficulty import DifficultyTable, difficulty_table
+from ..data.sources import SOURCES, eval_sources, train_sources
+from ..data.split import split_by_hash
+from ..errors import ThriftrouteError
+from ..router.scorer import Scorer
+from ..training.command import evaluation_prompts
+from ..training.embed import embed
+from ..training.encoder import encoder_bundle, load_encoder
+from ..training.models.difficulty_head import (
+    GeneralSettings,
+    fit_gate,
+    general_direction,
+    general_head,
+    local_direction,
+)
+from ..training.models.finetune_encoder import (
+    TuneModel,
+    TuneSettings,
+    TuneTask,
+    hard_direction,
+    save_encoder,
+)
+from ..training.models.loop import History, fit
+from ..training.models.mf import Head, MFSettings, tier_abilities
+from ..training.models.routellm_mf import fit_rival
+from ..training.prepare import prepare, request_rows
+from ..training.progress import Progress
+from ..training.request import KINDS, TrainRequest, TrainResult
+from ..training.run import (
+    TORCH_PROMPTS,
+    Start,
+    check_request,
+    mf_export,
+    split_tables,
+    tier_names,
+    token_ids,
+)
+from ..training.write_bundle import Evidence, finish
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+# Tiers by what the sources know: frontier-class models of their day, and models of the class of
+# Mixtral-8x7B. Names differ from source to source.
+STRONG = (
+    "gpt-4o-2024-05-13", "gpt-4o-2024-08-06", "gpt-4o", "gpt-4-turbo-2024-04-09", "gpt-4-turbo",
+    "claude-3-5-sonnet-20240620", "claude-3-opus-20240229", "gemini-1.5-pro", "gemini-1.5-pro-002",
+    "Mistral-Large-2", "Mistral-Large-Instruct-2407", "Llama-3.1-405B-Inst@hyperbolic",
+    "Meta-Llama-3.1-405B-Instruct", "gpt-4o_chat", "gpt-4-turbo_chat", "claude-3.5-sonnet_aws",
+    "claude-3-opus", "llama-3.1-405b_aws", "llama-3.1-nemotron-51b-instruct",
+)  # fmt: skip
+WEAK = (
+    "Mixtral-8x7B-Instruct-v0.1", "gpt-3.5-turbo-0125", "claude-3-haiku-20240307",
+    "Meta-Llama-3-8B-Instruct", "Meta-Llama-3.1-8B-Instruct", "Meta-Llama-3_1-8B-Instruct",
+    "Mistral-7B-Instruct-v0.2", "Mistral-7B-Instruct-v0.3", "Qwen1.5-7B-Chat", "Qwen2-7B-Instruct",
+    "gemma-2-9b-it", "Yi-1.5-9B-Chat", "Yi-1.5-34B-Chat", "Phi-3-mini-4k-instruct",
+    "c4ai-command-r-v01", "llama3-70b-8192_groq", "gemini-pro", "mistral-7b-instruct-v0.3",
+    "qwen2.5-7b-instruct", "llama-3.1-8b-instruct",
+)  # fmt: skip
+# Sources of one skill or of a few templates must not set the scale of difficulty for all.
+DIFFICULTY_WEIGHTS = {"planbench": 0.25, "zeroeval/numersense-v2": 0.25}
+# Sources whose categories are subjects of one exam.
+POOLED = ("mmlu_pro",)
+TUNE = TuneSettings()
+GENERAL = {"mf": GeneralSettings(), "bert": GeneralSettings(mix=1.0)}
+FOLDS = 5
+RIVAL = "routellm-mf"
+
+NOTES = (
+    "The tiers are frontier-class models of 2024 against models of the class of Mixtral-8x7B; "
+    "other pairs were not learned.",
+    "The prompts are exam questions, mathematics, code, logic and planning, nearly all in English: "
+    "no chat. On chat, on your own domain and in other languages measure before you trust it.",
+    "Left out for unknown or unclear licences of their results: routerbench, bfcl, livecodebench.",
+)
+
+
+def request(kind: str, out: Path) -> TrainRequest:
+    """What `kind` in the box is trained from."""
+    names = train_sources(publishable=True)
+    licences = ", ".join(f"{name} {SOURCES[name].licence}" for name in names)
+    return TrainRequest(
+        kind=kind,
+        data=names,
+        strong=STRONG,
+        weak=WEAK,
+        out=out,
+        against={name: evaluation_prompts(name) for name in eval_sources()},
+        overwrite=True,
+        command=f"python -m thriftroute.research.built_in {kind} --out checkpoints/{kind}",
+        notes=(*NOTES, f"Licences of the training files: {licences}."),
+    )
+
+
+def train_general(asked: TrainRequest, say: Progress) -> TrainResult:
+    """A general router: the difficulty of prompts, learned from the scores of many models.
+
+    mf stands on the frozen encoder; bert on the encoder tuned to see difficulty (`training.tune`).
+    Raises as `run.train`.
+    """
+    check_request(asked)
+    work = asked.out.with_name(asked.out.name + ".run")
+    plain, fp32 = encoder_bundle(asked.encoder_name, max_tokens=asked.max_tokens)
+    scorer = Scorer.load(plain)
+    data = prepare(asked, scorer, say)
+    train_part, held_out = split_tables(asked, data)
+    labels = difficulty_table(request_rows(asked, {}), pooled=POOLED)
+    known = set(train_part.prompts)
+    parts = [
+        labels.subset(np.array([prompt in chosen for prompt in labels.prompts]))
+        for chosen in (known, set(held_out.prompts))
+    ]
+    say.note(
+        f"difficulty of {parts[0].n:,} prompts of {len(set(parts[0].task))} tasks; left out: "
+        + "; ".join(f"{task} ({why})" for task, why in labels.left_out.items())
+    )
+    history = History(fingerprint="")
+    start, tuned = Start(scorer, None, fp32, asked.encoder_name), None
+    if asked.kind == "bert":
+        factors_of = tuple(_factors(part, DIFFICULTY_WEIGHTS) for part in parts)
+        history, start, tuned = _tune(asked, (parts[0], parts[1]), factors_of, start, work, say)
+    with say.bar("embedding prompts") as update:
+        x = embed(start.scorer, _inputs(parts[0]), progress=update, representation=True)
+    with say.bar("embedding prompts") as update:
+        paired = embed(start.scorer, train_part.inputs(), progress=update, representation=True)
+    settings = GENERAL[asked.kind]
+    weight = _factors(parts[0], DIFFICULTY_WEIGHTS)
+    models = tier_names(asked)
+    abilities = tier_abilities(data.comparisons, (asked.strong, asked.weak), models)
+    dim = start.scorer.bundle.manifest.dim
+
+    def head_of(hard: Bools, pair: Bools) -> Head:
+        """A head fitted on some of the prompts with labels of difficulty, and of the pair."""
+        general = general_direction(
+            x[hard], parts[0].subset(hard), weight[hard], settings, tuned=tuned
+        )
+        local = local_direction(paired[pair], train_part.subset(pair), asked.seed)
+        gate = fit_gate(paired[pair], train_part.subset(pair), dim, settings)
+        return general_head(general, local, gate, abilities, settings)
+
+    # Probabilities are fitted on margins of prompts that the directions have not seen.
+    folds = (1 / FOLDS,) * FOLDS
+    at = split_by_hash(parts[0].prompts, folds, seed=asked.seed)
+    of_pair = split_by_hash(train_part.prompts, folds, seed=asked.seed)
+    margin = np.empty(train_part.n)
+    with say.bar("fitting") as update:
+        for fold in range(FOLDS):
+            part = head_of(at != fold, of_pair != fold)
+            held = of_pair == fold
+            margin[held] = part.margin(paired[held], models[0], models[1])
+            update(fold + 1, FOLDS + 1)
+        head = head_of(np.ones(len(at), np.bool_), np.ones(len(of_pair), np.bool_))
+        update(FOLDS + 1, FOLDS + 1)
+    inputs = held_out.inputs()[:TORCH_PROMPTS]
+    sample = embed(start.scorer, inputs, representation=True)
+    exported = mf_export(start, head, models, sample, inputs)
+    exported.fields["encoder"] = asked.encoder_name
+    base = {
+        **data.facts,
+        "label": "how many models fail, within each task (see training/models/general.py)",
+        "general": dataclasses.asdict(settings),
+        "tasks": len(set(parts[0].task)),
+        "left_out": labels.left_out,
+        "weights": {
+            source: DIFFICULTY_WEIGHTS.get(source, 1.0) for source in data.facts["sources"]
+        },
+        "prompts": {"train": parts[0].n, "validation": held_out.n},
+    }
+    evidence = Evidence(held_out, calibration=(margin, train_part.win))
+    used = TUNE if asked.kind == "bert" else MFSettings()
+    result = finish(asked, base, evidence, history, used, exported, say)
+    shutil.rmtree(work, ignore_errors=True)
+    return result
+
+
+def train_rival(asked: TrainRequest, say: Progress) -> TrainResult:
+    """RouteLLM's own mf recipe (`training.rival`) on the data of the bundles in the box.
+
+    A baseline, which ships with nothing: what the same prompts, labels and encoder give that way.
+    """
+    check_request(asked)
+    plain, fp32 = encoder_bundle(asked.encoder_name, max_tokens=asked.max_tokens)
+    start = Start(Scorer.load(plain), None, fp32, asked.encoder_name)
+    data = prepare(asked, start.scorer, say)
+    train_part, held_out = split_tables(asked, data)
+    chosen = set(train_part.prompts)
+    comparisons = data.comparisons.subset(np.array([p in chosen for p in data.comparisons.prompts]))
+    with say.bar("embedding prompts") as update:
+        x = embed(start.scorer, comparisons.inputs(), progress=update, representation=True)
+    say.note(f"fitting {comparisons.m:,} comparisons")
+    # Scores may differ by less than their single precision shows: who won is no tie.
+    tie = (comparisons.strong_score == comparisons.weak_score) & (comparisons.win == 0)
+    manifest = plain.manifest
+    last = manifest.width - len(manifest.features)
+    # The last layer, of unit length: the embedding of encoders that close with a norm.
+    columns = slice(last - manifest.dim, last)
+    rival = fit_rival(x[:, columns], comparisons, seed=asked.seed, tie=tie)
+    w1 = np.zeros((rival.w1.shape[1], manifest.width), np.float32)
+    w1[:, columns] = rival.w1.T
+    models, rows = list(rival.models), [rival.u]
+    for name, tier in zip(tier_names(asked), (asked.strong, asked.weak), strict=True):
+        if name in models:  # a tier of one model is that model
+            continue
+        known = [models.index(model) for model in tier if model in rival.models]
+        models.append(name)
+        rows.append(rival.u[known].mean(0, keepdims=True))
+    u = np.concatenate(rows).astype(np.float32)
+    head = Head(models, w1, np.zeros(len(w1), np.float32), u, np.zeros(len(w1), np.bool_))
+    inputs = held_out.inputs()[:TORCH_PROMPTS]
+    sample = embed(start.scorer, inputs, representation=True)
+    exported = mf_export(start, head, tier_names(asked), sample, inputs)
+    base = {
+        **data.facts,
+        "label": "strong wins, ties dropped (RouteLLM's recipe)",
+        "prompts": {"train": train_part.n, "validation": held_out.n},
+    }
+    history = History(fingerprint="")
+    result = finish(asked, base, Evidence(held_out), history, MFSettings(), exported, say)
+    shutil.rmtree(asked.out.with_name(asked.out.name + ".run"), ignore_errors=True)
+    return result
+
+
+def _tune(
+    asked: TrainRequest,
+    parts: tuple[DifficultyTable, DifficultyTable],
+    weights: Sequence[Floats],
+    start: Start,
+    work: Path,
+    say: Progress,
+) -> tuple[History, Start, Floats]:
+    """Tune the encoder; returns what happened, the tuned start, and what its head says."""
+    loaded = load_encoder(asked.encoder_name)
+    torch.manual_seed(asked.seed)
+    tasks = len(set(parts[0].task))
+    model = TuneModel(loaded.module, loaded.dim, tasks)
+    ids = tuple(token_ids(loaded, _inputs(part), asked.max_tokens) for part in parts)
+    task = TuneTask(model, (ids[0], ids[1]), parts, (weights[0], weights[1]), TUNE, asked.seed)
+    with say.bar("embedding prompts") as update:
+        task.probe(embed(start.scorer, _inputs(parts[0]), progress=update))
+    labels = [hashlib.sha256(part.bands.tobytes()).hexdigest() for part in parts]
+    encoder = start.scorer.bundle.model_sha256
+    identity = [dataclasses.asdict(TUNE), asked.seed, encoder, labels, *ids]
+    fingerprint = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+    with say.training("bert", TUNE.epochs) as report:
+        history = fit(
+            task,
+            epochs=TUNE.epochs,
+            patience=TUNE.patience,
+            seed=asked.seed,
+            folder=work,
+            fingerprint=fingerprint,
+            report=report,
+        )
+    model.eval()
+    folder = work / "encoder"
+    save_encoder(loaded, folder)
+    bundle, fp32 = encoder_bundle(str(folder), max_tokens=asked.max_tokens)
+    scorer = Scorer.load(bundle)
+    layers = bundle.manifest.width - len(bundle.manifest.features)
+    return history, Start(scorer, None, fp32, asked.encoder_name), hard_direction(model, layers)
+
+
+def _inputs(table: DifficultyTable) -> list[Any]:
+    return [
+        prompt if messages is None else list(messages)
+        for prompt, messages in zip(table.prompts, table.messages, strict=True)
+    ]
+
+
+def _factors(table: DifficultyTable, weights: dict[str, float]) -> Floats:
+    return np.array([weights.get(source, 1.0) for source in table.source])
+
+
+def main() -> None:
+    """Train one of the bundles in the box."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kind", choices=(*KINDS, RIVAL))
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    try:
+        rival = arguments.kind == RIVAL
+        asked = request("mf" if rival else arguments.kind, arguments.out)
+        run = train_rival if rival else train_general
+        result = run(asked, Progress(Console(stderr=True)))
+    except ThriftrouteError as error:
+        raise SystemExit(f"error: {error}") from error
+    Console().print(result.bundle.file("card.md").read_text(), markup=False)
+
+
+if __name__ == "__main__":
+    main()

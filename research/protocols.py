@@ -1,0 +1,275 @@
+"""The protocols of `thriftroute evaluate --protocol`: what a bundle does beyond one pair.
+
+own-logs     N labels of a benchmark stand in for a user's logs; a router started from the bundle
+             and fitted on them is measured on the rest
+other-pairs  one bundle, many pairs of models
+new-model    a model that the bundle has not seen, fitted from few comparisons and from all
+calibration  ECE on a benchmark before and after calibrating on a few of its labels
+int8         APGR of the bundle's graph against the same graph before quantization
+languages    scores of one set of prompts in several languages
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..data.readers import read_rows
+from ..data.schema import Row
+from ..data.sources import SOURCES
+from ..data.vectors import content_key
+from ..errors import ConfigError, EvaluationError
+from ..eval import benchmarks
+from ..eval.benchmarks import Benchmark
+from ..eval.metrics import Floats, apgr
+from ..eval.own_logs import OwnLogs, OwnLogsReport, embedding_methods, own_logs
+from ..router.routers import BundleRouter, load_router
+from ..router.scorer import Scorer
+from ..training.embed import embed
+from ..training.encoder import encoder_bundle
+from ..training.export import graft_head, read_head, run_graph, without_head
+from ..training.models.mf import MFSettings, fit_pair
+from ..training.models.routellm_mf import fit_rival_pair
+from ..training.prepare import prepare, request_rows
+from ..training.progress import Progress
+from ..training.run import bundle_base, split_tables
+from .languages import language_report
+from .model_pairs import ModelMatrix, PairSet, choose_pairs, join_pairs, model_matrix, vote_pairs
+from .new_model import NewModelLogs, NewModelReport, new_model_curve
+from .other_pairs import PairsReport, other_pairs
+from .own_calibration import CalibrationReport, Int8Report, own_calibration
+from .protocol_report import ProtocolReport
+
+PROTOCOLS = ("own-logs", "other-pairs", "new-model", "calibration", "int8", "languages")
+FOLDS = 5
+# The validation split of the training sources, as data for the protocols on many models.
+HELD_OUT = "box-held-out"
+
+
+def run_protocol(
+    name: str,
+    router: str,
+    *,
+    benchmark_names: Sequence[str] = (),
+    data: Sequence[str] = (),
+    sizes: Sequence[int] = (),
+    draws: int = 10,
+    pairs: int = 20,
+    seed: int = 0,
+    bootstraps: int = 1000,
+    progress: Progress | None = None,
+) -> list[ProtocolReport]:
+    """Run one protocol on a bundle; a report for each benchmark, or one for all data.
+
+    sizes: numbers of labels. Raises ConfigError, EvaluationError, and what the loaders raise.
+    """
+    say = progress or Progress()
+    if name not in PROTOCOLS:
+        raise ConfigError(f"no protocol {name!r}; there are: {', '.join(PROTOCOLS)}")
+    loaded = load_router(router)
+    if not isinstance(loaded, BundleRouter):
+        raise ConfigError(f"--protocol needs a bundle as --router, and {router!r} is none")
+    scorer = loaded.scorer
+    if name == "languages":
+        return [language_report(scorer.scores, seed=seed)]
+    if name in ("other-pairs", "new-model"):
+        if not data:
+            raise ConfigError(
+                f"--protocol {name} needs --data: results of many models, such as zeroeval_gsm8k"
+            )
+        if name == "other-pairs":
+            return [_other_pairs(scorer, data, pairs, seed, bootstraps, say)]
+        return [_new_model(scorer, one, sizes or (50,), draws, pairs, seed, say) for one in data]
+    if not benchmark_names:
+        raise ConfigError(f"--protocol {name} needs --benchmark")
+    found = [benchmarks.load(one) for one in benchmark_names]
+    if name == "own-logs":
+        return [_own_logs(scorer, one, sizes or (100, 300), draws, seed, say) for one in found]
+    if name == "calibration":
+        return [_calibration(scorer, one, sizes or (200,), draws, seed, say) for one in found]
+    return [_int8(scorer, one, say) for one in found]
+
+
+def own_logs_methods(scorer: Scorer, benchmark: Benchmark, say: Progress) -> dict[str, Any]:
+    """The methods of the own-logs protocol.
+
+    "general" is the bundle as it is; "own" what `thriftroute train mf` makes of the labels,
+    starting from it; "ridge" and "knn" know the same labels and the plain embeddings;
+    "routellm-mf" is RouteLLM's own recipe on them (`training.rival`).
+    """
+    inputs = benchmark.inputs()
+    with say.bar(f"{benchmark.name}: representations") as update:
+        x = embed(scorer, inputs, progress=update, representation=True)
+    with say.bar(f"{benchmark.name}: embeddings") as update:
+        embeddings = embed(scorer, inputs, progress=update)
+    known = bundle_base(scorer.bundle)(x)
+
+    def own(logs: OwnLogs) -> Floats:
+        fold = np.random.default_rng(logs.seed).permutation(len(logs.labelled)) % FOLDS
+        found = fit_pair(
+            x[logs.labelled],
+            logs.strong - logs.weak,
+            fold,
+            known=known[logs.labelled],
+            features=len(scorer.bundle.manifest.features),
+            settings=MFSettings(),
+            seed=logs.seed,
+        )
+        return found.margin(x[logs.rest], known[logs.rest])
+
+    def rival(logs: OwnLogs) -> Floats:
+        fitted = fit_rival_pair(embeddings[logs.labelled], logs.strong, logs.weak, seed=logs.seed)
+        return fitted.margins(embeddings[logs.rest])
+
+    return {
+        "general": lambda logs: known[logs.rest],
+        "own": own,
+        "routellm-mf": rival,
+        **embedding_methods(embeddings),
+    }
+
+
+def _own_logs(
+    scorer: Scorer,
+    benchmark: Benchmark,
+    sizes: Sequence[int],
+    draws: int,
+    seed: int,
+    say: Progress,
+) -> OwnLogsReport:
+    methods = own_logs_methods(scorer, benchmark, say)
+    with say.bar(f"{benchmark.name}: fitting") as update:
+        return own_logs(benchmark, methods, sizes, draws, seed, update)
+
+
+def _other_pairs(
+    scorer: Scorer,
+    data: Sequence[str],
+    count: int,
+    seed: int,
+    bootstraps: int,
+    say: Progress,
+) -> PairsReport:
+    sets = [_pair_set(name, count, seed) for name in data]
+    chosen = sets[0] if len(sets) == 1 else join_pairs(sets)
+    inputs = _inputs(chosen)
+    margins = _margins(scorer, inputs, say)
+    at = {content_key(one): i for i, one in enumerate(inputs)}
+
+    def score(asked: Sequence[Any], strong: str, weak: str) -> Floats:
+        return margins[[at[content_key(one)] for one in asked]]
+
+    with say.bar("pairs") as update:
+        return other_pairs(
+            chosen, score, data=", ".join(data), seed=seed, bootstraps=bootstraps, progress=update
+        )
+
+
+def _new_model(
+    scorer: Scorer,
+    data: str,
+    sizes: Sequence[int],
+    draws: int,
+    count: int,
+    seed: int,
+    say: Progress,
+) -> NewModelReport:
+    matrix = model_matrix(read_source(data))
+    chosen = choose_pairs(matrix, count, seed=seed)
+    with say.bar("representations") as update:
+        x = embed(scorer, _inputs(matrix), progress=update, representation=True)
+    known = bundle_base(scorer.bundle)(x)
+
+    def fit(logs: NewModelLogs) -> Callable[[npt.NDArray[np.int64]], Floats]:
+        gain = logs.new_score - logs.known_score
+        # What is hard for all tells for the stronger of the two.
+        sign = 1.0 if gain.mean() >= 0 else -1.0
+        fold = np.arange(len(gain)) % FOLDS
+        found = fit_pair(x[logs.index], gain, fold, known=sign * known[logs.index], seed=logs.seed)
+        return lambda index: found.margin(x[index], sign * known[index])
+
+    pairs = [(pair.strong, pair.weak) for pair in chosen.pairs]
+    with say.bar("fitting") as update:
+        return new_model_curve(
+            matrix, pairs, fit, sizes=sizes, draws=draws, data=data, seed=seed, progress=update
+        )
+
+
+def _calibration(
+    scorer: Scorer,
+    benchmark: Benchmark,
+    sizes: Sequence[int],
+    draws: int,
+    seed: int,
+    say: Progress,
+) -> CalibrationReport:
+    margins = _margins(scorer, benchmark.inputs(), say)
+    scores = np.asarray(scorer.calibrated(margins))
+    return own_calibration(benchmark, margins, scores, sizes, draws, seed)
+
+
+def _int8(scorer: Scorer, benchmark: Benchmark, say: Progress) -> Int8Report:
+    bundle = scorer.bundle
+    head = read_head(bundle.graph(), bundle.manifest.models)
+    encoder, fp32 = encoder_bundle(bundle.manifest.encoder, max_tokens=bundle.manifest.max_tokens)
+    ours, theirs = (without_head(one.graph()) for one in (bundle, encoder))
+    if ours != theirs:
+        raise EvaluationError(
+            f"{bundle} does not stand on {bundle.manifest.encoder} as it is (a tuned encoder?): "
+            "its fp32 graph is not at hand; its card says what int8 changed"
+        )
+    whole = graft_head(fp32.read_bytes(), head)
+    inputs = benchmark.inputs()
+    margins = _margins(scorer, inputs, say)
+    at = [bundle.manifest.models.index(one) for one in (scorer.strong, scorer.weak)]
+    parts = []
+    with say.bar(f"{benchmark.name}: fp32") as update:
+        for start in range(0, len(inputs), 256):
+            feeds = [scorer.feeds(prompt) for prompt in inputs[start : start + 256]]
+            quality = run_graph(whole, feeds, ["quality"])[0]
+            parts.append(quality[:, at[0]] - quality[:, at[1]])
+            update(min(start + 256, len(inputs)), len(inputs))
+    values = [apgr(m, benchmark.strong, benchmark.weak) for m in (margins, np.concatenate(parts))]
+    return Int8Report(benchmark.name, benchmark.n, values[0], values[1])
+
+
+def read_source(name: str) -> Iterable[Row]:
+    """Rows of a known source by its name, of a file, or of HELD_OUT."""
+    if name == HELD_OUT:
+        return _held_out()
+    return SOURCES[name].rows() if name in SOURCES else read_rows(name)
+
+
+def _held_out() -> Iterable[Row]:
+    """Rows of the training sources on the prompts that the bundles in the box were validated on."""
+    from .built_in import request
+
+    asked = request("mf", Path("unused"))
+    encoder, _ = encoder_bundle(asked.encoder_name, max_tokens=asked.max_tokens)
+    prepared = prepare(asked, Scorer.load(encoder), Progress())
+    held_out = set(split_tables(asked, prepared)[1].prompts)
+    return (row for row in request_rows(asked, {}) if row.prompt in held_out)
+
+
+def _pair_set(name: str, count: int, seed: int) -> PairSet:
+    rows = list(read_source(name))
+    if rows and hasattr(rows[0], "model_a"):
+        return vote_pairs(rows, seed=seed)
+    return choose_pairs(model_matrix(rows), count, seed=seed)
+
+
+def _inputs(found: PairSet | ModelMatrix) -> list[Any]:
+    """What a router scores: the prompts, or the messages where there are any."""
+    said = found.messages or [None] * len(found.prompts)
+    return [p if m is None else list(m) for p, m in zip(found.prompts, said, strict=True)]
+
+
+def _margins(scorer: Scorer, inputs: Sequence[Any], say: Progress) -> Floats:
+    """Margins of the bundle's own pair, float64[n], through the cache where it has a head."""
+    if scorer.bundle.manifest.width:
+        with say.bar("representations") as update:
+            x = embed(scorer, inputs, progress=update, representation=True)
+        return bundle_base(scorer.bundle)(x)
+    return np.array([scorer.margin(one) for one in inputs])

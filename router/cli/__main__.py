@@ -1,6 +1,0 @@
-"""`python -m thriftroute.router.cli` is the command `thriftroute`."""
-
-from . import main
-
-if __name__ == "__main__":
-    main()

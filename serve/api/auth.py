@@ -1,0 +1,192 @@
+"""Who may ask what: API keys of clients, and the admin key.
+
+Keys are compared as SHA-256 digests, in constant time, every one of them on every request. Where
+no key is configured everybody is "anonymous", as OpenAI's clients always send some key.
+"""
+
+import hashlib
+import hmac
+import ipaddress
+from collections.abc import Mapping
+
+from ..config.settings import Config, KeySettings
+from ..errors import RefusedError
+from ..request import Principal
+
+TENANT_HEADER = "x-thriftroute-tenant"
+_CHALLENGE = {"www-authenticate": 'Bearer realm="thriftroute"'}
+_PROXIED = ("forwarded", "x-forwarded-for", "x-real-ip")
+_TENANT_CHARS = 200
+_LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+
+def digest(key: str) -> str:
+    """SHA-256 of a key, in hex. What HTTP cannot carry in a header is left out."""
+    # Header values are read as latin-1: this gives back the bytes that the client sent.
+    return hashlib.sha256(key.encode("latin-1", "ignore")).hexdigest()
+
+
+def principal(
+    headers: Mapping[str, str], config: Config, *, tenant: str | None = None
+) -> Principal:
+    """Who sent a request with these `headers` (lower-case names, or Starlette's own).
+
+    tenant: what the request's metadata names; the header `x-thriftroute-tenant` wins over it.
+
+    A tenant that any key names belongs to the holders of such keys: no other client enters it.
+
+    Raises RefusedError: 401 without a valid key where keys are configured, 403 where a key asks for
+    a tenant that is not its own or another site's page asks without a key, 400 for a tenant that is
+    no name.
+    """
+    asked = _tenant(headers.get(TENANT_HEADER, tenant))
+    sent = _bearer(headers)
+    if sent is not None:
+        hashed = digest(sent)
+        if _is(hashed, config.server.admin_sha256):
+            return Principal("admin", asked or "default", config.default_tier, admin=True)
+        # No early exit: the time taken does not tell which key came close.
+        found = [key for key in config.keys if _is(hashed, key.sha256)]
+        if found:
+            key = found[0]
+            tenant = asked or key.tenant or "default"
+            owned = {other.tenant for other in config.keys}
+            free = key.tenant is None and (key.admin or tenant not in owned)
+            if tenant != key.tenant and not free:
+                raise _not_its_own(key)
+            return Principal(key.name, tenant, key.tier or config.default_tier, key.admin)
+    if config.keys:
+        raise _unknown(sent)
+    allowed = headers.get("origin", "") in config.server.cors_origins
+    if not allowed and _from_another_site(headers, config):
+        raise RefusedError(
+            403,
+            "foreign_origin",
+            "this server has no API keys and takes no requests from other sites' pages; "
+            "`thriftroute keys new` makes a key, server.cors_origins lets a site in",
+        )
+    return Principal("anonymous", asked or "default", config.default_tier)
+
+
+def client_of(headers: Mapping[str, str], config: Config, address: str) -> str:
+    """Whom a request counts for: its key's digest, or its address where it has no key of ours."""
+    sent = _bearer(headers)
+    hashed = None if sent is None else digest(sent)
+    known = [config.server.admin_sha256, *(key.sha256 for key in config.keys)]
+    return hashed if hashed is not None and hashed in known else address
+
+
+def admin(
+    headers: Mapping[str, str], config: Config, *, client: str | None = "127.0.0.1"
+) -> Principal:
+    """Who sent a request to an admin route; returns only where they may use it.
+
+    Without any key in the configuration, that is whoever sits at this machine: the server must
+    listen on a loopback address, and the request must come from it, straight (no proxy's headers)
+    and from no other site's page (`Host` and `Origin` name this machine).
+
+    client: the address that the request came from, None where it is not known.
+
+    Raises RefusedError: 401 without a valid key, 403 with one that is no admin's, or where no
+    admin key is configured and the above does not hold.
+    """
+    sent = _bearer(headers)
+    if sent is not None and _is(digest(sent), config.server.admin_sha256):
+        return principal(headers, config)
+    if config.server.admin_sha256 is not None or any(key.admin for key in config.keys):
+        if config.keys:
+            who = principal(headers, config)
+            if who.admin:
+                return who
+            raise RefusedError(403, "not_admin", f"the key {who.key!r} is not an admin's")
+        raise _unknown(sent)
+    if not config.keys and open_to_this_machine(headers, config, client):
+        return Principal("local", "default", config.default_tier, admin=True)
+    raise RefusedError(
+        403,
+        "no_admin_key",
+        "this route needs an admin key and none is configured; run `thriftroute keys new --admin` "
+        "and put what it prints in thriftroute.yaml",
+    )
+
+
+def open_to_this_machine(
+    headers: Mapping[str, str], config: Config, client: str | None = "127.0.0.1"
+) -> bool:
+    """True where a request without a key comes from this very machine, and from no other site."""
+    if not _is_loopback(config.server.host) or not _is_loopback(client or ""):
+        return False
+    if any(name in headers for name in _PROXIED):
+        return False
+    return _names_this_machine(headers) and not _from_another_site(headers, config)
+
+
+def _from_another_site(headers: Mapping[str, str], config: Config) -> bool:
+    """True where a browser sent the request for another site's page.
+
+    Without keys any page could otherwise have a browser send requests to an address that only the
+    browser reaches. `Origin` then names that site; or, where its name was made to resolve to this
+    machine, `Host` names it too.
+    """
+    origin = headers.get("origin")
+    if origin is None:  # no browser, or its address bar
+        return False
+    scheme, _, site = origin.lower().partition("://")
+    if scheme not in {"http", "https"} or site != headers.get("host", "").lower():
+        return True
+    return _is_loopback(config.server.host) and not _names_this_machine(headers)
+
+
+def _names_this_machine(headers: Mapping[str, str]) -> bool:
+    host = headers.get("host", "").lower()
+    end = host.rfind("]")  # an IPv6 address has colons of its own
+    return host[: end + 1] + host[end + 1 :].partition(":")[0] in _LOCAL_NAMES
+
+
+def _bearer(headers: Mapping[str, str]) -> str | None:
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    token = token.strip()
+    return token if scheme.lower() == "bearer" and token else None
+
+
+def _is(hashed: str, expected: str | None) -> bool:
+    return expected is not None and hmac.compare_digest(hashed, expected)
+
+
+def _unknown(sent: str | None) -> RefusedError:
+    if sent is None:
+        problem = "no API key in the request; send the header 'Authorization: Bearer <key>'"
+        return RefusedError(401, "missing_api_key", problem, headers=_CHALLENGE)
+    problem = "the API key is not known here; ask whoever runs this server for one"
+    return RefusedError(401, "invalid_api_key", problem, headers=_CHALLENGE)
+
+
+def _not_its_own(key: KeySettings) -> RefusedError:
+    what = "leave out" if key.tenant is not None else "name another in"
+    return RefusedError(
+        403,
+        "wrong_tenant",
+        f"the key {key.name!r} does not belong to the tenant of this request; {what} "
+        f"{TENANT_HEADER} or the metadata's tenant",
+    )
+
+
+def _tenant(value: str | None) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value.strip() or len(value) > _TENANT_CHARS:
+        problem = f"the tenant must be a name of 1 to {_TENANT_CHARS} characters"
+        raise RefusedError(400, "invalid_tenant", problem, param="metadata.tenant")
+    if not value.isprintable():
+        problem = "the tenant must be a name of printable characters"
+        raise RefusedError(400, "invalid_tenant", problem, param="metadata.tenant")
+    return value.strip()
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

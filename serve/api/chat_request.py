@@ -1,0 +1,351 @@
+"""From a client's JSON and headers to an `Asked`: what is wrong is said, the rest passes through.
+
+Options come in the body's `metadata` (any of the names in `OPTIONS`, taken out of what the model
+gets) or in headers `x-thriftroute-<name>`, which win. Everything else in the body is the model's.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pydantic_core import from_json
+
+from ...errors import ThriftrouteError, require_extra
+from ...router.text import as_conversation
+from .. import maxima
+from ..config.settings import CAPABILITIES
+from ..errors import RefusedError
+from ..parts import check_parts
+from ..request import Asked, Options, Principal
+from ..texts import texts
+
+PREFIX = "x-thriftroute-"
+OPTIONS = (
+    "threshold",
+    "strong_share",
+    "quality",
+    "priority",
+    "max_cost",
+    "task",
+    "tenant",
+    "session",
+    "require",
+    "models",
+    "cache",
+)
+_ALIASES = {
+    "maxCost": "max_cost",
+    "strongShare": "strong_share",
+    "taskType": "task",
+    "task_type": "task",
+}
+_CHOICES = {"quality": ("low", "medium", "high"), "priority": ("cost", "quality", "speed")}
+_OFF = {"0", "false", "no", "off", "bypass", "no-cache", "no-store"}
+_ON = {"1", "true", "yes", "on", "use"}
+_LONGEST = 500  # characters of an option; a session's name is no place for a book
+# Both cost everybody's time: clients of providers take some 0.2 ms for each, and no loop turns.
+MOST_PARTS = 4096  # messages and parts of their contents
+MOST_OBJECTS = 20_000  # JSON objects and lists in a body
+CHARACTERS_A_TOKEN = 3  # on the safe side of 4: too many tokens refuse late, too few fail upstream
+MOST_VALUES = 100_000  # entries of JSON objects and lists
+LARGE_BYTES = 1_000_000  # from here on a body is read by a faster parser, which is stricter
+DEEPEST = 100  # levels of JSON; past some hundreds nothing could write it again
+# Half of a pair that stands for one character: JSON may escape it, UTF-8 has no bytes for it.
+_SURROGATES = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
+
+TokenCounter = Callable[[Sequence[Mapping[str, Any]], Sequence[Any] | None], int]
+
+
+def read_body(raw: bytes) -> dict[str, Any]:
+    """The JSON object of a request's body, as it can be written again: halves of surrogate pairs
+    become U+FFFD, but of a body from `LARGE_BYTES` on. Raises RefusedError (400) for anything else,
+    NaN and infinite numbers and more than `MOST_VALUES` entries included.
+
+    To be called beside the event loop where the body is not short. A parser lets nobody else run:
+    text it reads fast, but of millions of brackets it makes objects for seconds.
+    """
+    if len(raw) > MOST_VALUES:
+        _check_entries(raw)
+    try:
+        body = _loaded(raw) if len(raw) < LARGE_BYTES else _loaded_fast(raw)
+    except RefusedError:
+        raise
+    # RecursionError: nested a thousand levels deep. ValueError covers bytes that are no UTF-8.
+    except (ValueError, RecursionError) as error:
+        place = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise RefusedError(
+            400, "invalid_json", f"the body is no JSON{place}; send a JSON object"
+        ) from None
+    if not isinstance(body, dict):
+        raise RefusedError(400, "invalid_json", f"the body must be an object, got {_kind(body)}")
+    return body
+
+
+def _loaded(raw: bytes) -> Any:
+    body = json.loads(raw, parse_constant=_no_number, parse_float=_finite)
+    if _SURROGATES.search(raw):
+        written = json.dumps(body, ensure_ascii=False).encode("utf-16-le", "surrogatepass")
+        body = json.loads(written.decode("utf-16-le", "replace"))
+    return body
+
+
+def _loaded_fast(raw: bytes) -> Any:
+    body = from_json(raw, allow_inf_nan=False)
+    waiting = [body]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, dict | list):
+            waiting += each.values() if isinstance(each, dict) else each
+        elif isinstance(each, float) and math.isinf(each):  # written as 1e999
+            _no_number(str(each))
+    return body
+
+
+def _check_entries(raw: bytes) -> None:
+    """Refuse JSON of too many entries before it is read, which would stop everybody else."""
+
+    def entries(text: bytes) -> int:
+        return text.count(b",") + text.count(b"[") + text.count(b"{")
+
+    if entries(raw) > MOST_VALUES:  # most of them in text, perhaps
+        plain = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
+        strings = require_extra("regex", "serve").compile(rb'"[^"]*+"?')
+        if entries(strings.sub(b"", plain, concurrent=True)) > MOST_VALUES:
+            problem = f"JSON of more than {MOST_VALUES} entries"
+            raise RefusedError(400, "invalid_request", problem)
+
+
+def read_options(metadata: object, headers: Mapping[str, str]) -> tuple[Options, str | None]:
+    """(options, the tenant that the request names). `headers` have lower-case names.
+
+    Raises RefusedError (400) for a value that is none of an option's, and for a header of ours that
+    is no option. Other entries of `metadata` are the client's own.
+    """
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise _wrong("metadata", f"expected an object, got {_kind(metadata)}")
+    given: dict[str, tuple[str, Any]] = {}
+    rest: dict[str, str] = {}
+    for key, value in (metadata or {}).items():
+        name = _ALIASES.get(key, key)
+        if name in OPTIONS:
+            given[name] = (f"metadata.{key}", value)
+        else:
+            rest[key] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    given.update(_in_headers(headers))
+
+    def text(name: str) -> str | None:
+        where, value = given.get(name, ("", None))
+        if value is None:
+            return None
+        if not isinstance(value, str) or not value.strip() or len(value) > _LONGEST:
+            raise _wrong(where, f"expected text of 1 to {_LONGEST} characters")
+        found = value.strip()
+        if name in _CHOICES and found not in _CHOICES[name]:
+            raise _wrong(where, f"expected {', '.join(_CHOICES[name])}, got {found!r}")
+        return found
+
+    def number(name: str, most: float) -> float | None:
+        where, value = given.get(name, ("", None))
+        if value is None:
+            return None
+        try:
+            found = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            found = math.nan
+        if not 0 <= found <= most:  # false for NaN too
+            upper = "0 or more" if most == math.inf else f"from 0 to {most:g}"
+            raise _wrong(where, f"expected a number {upper}, got {str(value)[:40]!r}")
+        return found
+
+    def names(name: str) -> frozenset[str] | None:
+        where, value = given.get(name, ("", None))
+        if value is None:
+            return None
+        parts = value.split(",") if isinstance(value, str) else value
+        if not isinstance(parts, Sequence) or not all(isinstance(part, str) for part in parts):
+            raise _wrong(where, "expected names, separated by commas")
+        found = frozenset(part.strip() for part in parts if part.strip())
+        if not found:
+            raise _wrong(where, "expected at least one name")
+        return found
+
+    where, switch = given.get("cache", ("", True))
+    if not isinstance(switch, bool):
+        word = str(switch).strip().lower()
+        if word not in _OFF | _ON:
+            raise _wrong(where, "expected 'bypass' or 'use'")
+        switch = word in _ON
+    max_cost = number("max_cost", math.inf)
+    if max_cost == math.inf:
+        raise _wrong(given["max_cost"][0], "expected a number of US dollars")
+    options = Options(
+        threshold=number("threshold", 1.0),
+        strong_share=number("strong_share", 1.0),
+        quality=text("quality"),  # type: ignore[arg-type]  # checked against _CHOICES
+        priority=text("priority"),  # type: ignore[arg-type]
+        max_cost=max_cost,
+        task=text("task"),
+        session=text("session"),
+        require=names("require") or frozenset(),
+        models=names("models"),
+        cache=switch,
+        metadata=rest,
+    )
+    return options, text("tenant")
+
+
+def read_request(
+    body: Mapping[str, Any],
+    options: Options,
+    principal: Principal,
+    *,
+    id: str,
+    expected_output: int,
+    count: TokenCounter,
+    unlimited: bool = False,
+) -> Asked:
+    """Checks what the router relies on and nothing else: models know their own parameters.
+
+    `expected_output` is assumed where the request sets no maximum. `count` counts a prompt's
+    tokens. `unlimited`: whether a maximum of -1 is none (`maxima.UNLIMITED`); it is left out then,
+    since not every server that means it so takes it. Raises RefusedError (400), its `param` naming
+    the part of the body.
+    """
+    model = body.get("model", "auto")
+    if not isinstance(model, str) or not model.strip():
+        raise _wrong("model", "expected the name of a model or router, such as 'auto'")
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise _wrong("messages", "expected a list of at least one message")
+    if len(messages) + sum(map(_parts, messages)) > MOST_PARTS:
+        raise _wrong("messages", f"more than {MOST_PARTS} messages and parts of their contents")
+    _check_shape(body)
+    for index, message in enumerate(messages):
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise _wrong(f"messages[{index}]", "expected an object with a role")
+        if not isinstance(message.get("content"), str | list | None):
+            raise _wrong(f"messages[{index}].content", "expected text, a list of parts, or null")
+    check_parts(messages)
+    stream = body.get("stream")
+    if not isinstance(stream, bool | None):
+        raise _wrong("stream", f"expected true or false, got {_kind(stream)}")
+    stream_options = body.get("stream_options")
+    if not isinstance(stream_options, dict | None):
+        raise _wrong("stream_options", f"expected an object, got {_kind(stream_options)}")
+    try:
+        text = as_conversation(messages).last
+    except ThriftrouteError as error:
+        raise RefusedError(400, "invalid_request", str(error), param="messages") from None
+    tools = body.get("tools")
+    if not isinstance(tools, list | None):
+        raise _wrong("tools", f"expected a list, got {_kind(tools)}")
+    output_tokens = maxima.output_tokens(body, expected_output, unlimited=unlimited)
+    left_out = {"metadata"}
+    left_out |= {name for name in maxima.LENGTHS if maxima.is_unlimited(body.get(name))}
+    return Asked(
+        id=id,
+        model=model.strip(),
+        body={key: value for key, value in body.items() if key not in left_out},
+        messages=messages,
+        text=text,
+        stream=bool(stream),
+        needs=_needs(body, messages),
+        prompt_tokens=count(messages, tools) + _further_tokens(body),
+        output_tokens=output_tokens,
+        choices=maxima.choices(body),
+        principal=principal,
+        options=options,
+    )
+
+
+def _in_headers(headers: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Option -> (header, value); of a header that is given twice, the first."""
+    found: dict[str, tuple[str, str]] = {}
+    for header, value in headers.items():
+        if header.startswith(PREFIX):
+            key = header.removeprefix(PREFIX).replace("-", "_")
+            name = _ALIASES.get(key, key)
+            if name not in OPTIONS:  # most likely misspelled, and a limit that is not set costs
+                known = ", ".join(PREFIX + option.replace("_", "-") for option in OPTIONS)
+                raise _wrong(header, f"there is no such option; known are {known}")
+            found.setdefault(name, (header, value))
+    return found
+
+
+def _further_tokens(body: Mapping[str, Any]) -> int:
+    """About how many tokens stand beside messages and tools: a schema, functions, a prediction."""
+    size = sum(
+        len(text)
+        for name, value in body.items()
+        if name not in {"messages", "tools", "metadata"}
+        and (isinstance(value, dict | list) or (isinstance(value, str) and len(value) > _LONGEST))
+        for text in texts(value, data=True)
+    )
+    return size // CHARACTERS_A_TOKEN
+
+
+def _needs(body: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+    """The capabilities that a model needs for this body."""
+    vision, tools, json_schema, reasoning = CAPABILITIES
+    found = set()
+    for message in messages:
+        content = message.get("content")
+        parts = content if isinstance(content, list) else ()
+        if any(isinstance(part, Mapping) and part.get("type") == "image_url" for part in parts):
+            found.add(vision)
+        if message.get("tool_calls") or message.get("role") == "tool":
+            found.add(tools)
+    if body.get("tools") or body.get("functions"):
+        found.add(tools)
+    form = body.get("response_format")
+    if isinstance(form, Mapping) and form.get("type") == "json_schema":
+        found.add(json_schema)
+    if body.get("reasoning_effort") not in (None, "none"):
+        found.add(reasoning)
+    return frozenset(found)
+
+
+def _parts(message: object) -> int:
+    content = message.get("content") if isinstance(message, dict) else None
+    return len(content) if isinstance(content, list) else 0
+
+
+def _check_shape(body: Mapping[str, Any]) -> None:
+    level: list[Any] = [body]
+    count = depth = 0
+    while level:
+        count += len(level)
+        depth += 1
+        if depth > DEEPEST:
+            raise RefusedError(400, "invalid_request", f"JSON of more than {DEEPEST} levels")
+        if count > MOST_OBJECTS:
+            problem = f"JSON of more than {MOST_OBJECTS} objects and lists"
+            raise RefusedError(400, "invalid_request", problem)
+        level = [
+            part
+            for each in level
+            for part in (each.values() if isinstance(each, dict) else each)
+            if isinstance(part, dict | list)
+        ]
+
+
+def _finite(digits: str) -> float:
+    found = float(digits)
+    return found if math.isfinite(found) else _no_number(digits)
+
+
+def _no_number(word: str) -> float:
+    raise RefusedError(
+        400, "invalid_json", f"the body is no JSON: {word[:20]} is no number that JSON can hold"
+    )
+
+
+def _wrong(param: str, problem: str) -> RefusedError:
+    return RefusedError(400, "invalid_request", f"{param}: {problem}", param=param)
+
+
+def _kind(value: object) -> str:
+    kinds = {dict: "an object", list: "a list", str: "text", bool: "true or false"}
+    return "null" if value is None else kinds.get(type(value), "a number")

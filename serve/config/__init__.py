@@ -1,0 +1,1 @@
+"""The settings of thriftroute.yaml: read, checked, explained."""

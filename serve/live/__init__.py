@@ -1,0 +1,1 @@
+"""What watches live traffic: drift, experiments, shadow mode."""

@@ -1,0 +1,67 @@
+"""An experiment on live traffic: which arm a request is in, and the pipeline that plans it."""
+
+import hashlib
+from typing import Any
+
+from ...errors import ConfigError
+from ...eval.drift.arms import CONTROL, TREATMENT
+from ...router.routers import Router, load_router
+from ..config.settings import Config, ExperimentSettings
+from ..policy.pipeline import AUTO, Pipeline, Pool
+from ..policy.selection import Fastest
+from ..request import Asked
+
+_WISHES = ("threshold", "strong_share", "quality", "priority")
+
+
+class Experiment:
+    """The treatment beside the config's own pipeline. Safe to share between threads.
+
+    Raises ConfigError, UnknownRouterError and BundleError where the treatment cannot be made.
+    """
+
+    def __init__(
+        self, config: Config, registry: Pool, router: Router, fastest: Fastest | None = None
+    ) -> None:
+        """router: the control's, used again where the experiment names no other."""
+        assert config.experiment is not None
+        self.settings: ExperimentSettings = config.experiment
+        self._names = {AUTO, f"router-{config.router.name}"}
+        own: dict[str, Any] = {"hold": None}
+        if self.settings.threshold is not None or self.settings.strong_share is not None:
+            own["threshold"] = self.settings.threshold
+            own["strong_share"] = self.settings.strong_share
+        if self.settings.router is not None:
+            own |= {"name": self.settings.router, "checkpoint_path": None}
+        changed = config.router.model_copy(update=own)
+        self.router = router
+        if self.settings.router is not None:
+            self.router = load_router(
+                changed.name, {}, threads=changed.threads, context=changed.context
+            )
+        treatment = config.model_copy(update={"router": changed})
+        try:
+            self.pipeline = Pipeline(treatment, registry, self.router, fastest=fastest)
+        except ConfigError as error:
+            raise ConfigError(f"experiment: {error}") from error
+
+    def arm(self, asked: Asked) -> str | None:
+        """ "control" or "treatment"; None where the request says itself how it is to be routed.
+
+        A session (or a tenant) stays in its arm, whichever worker answers and whenever.
+        """
+        if asked.model not in self._names:
+            return None
+        if any(getattr(asked.options, wish) is not None for wish in _WISHES):
+            return None
+        who = asked.principal.tenant
+        if self.settings.by == "session":
+            who += f"\0{asked.options.session or asked.id}"
+        text = f"{self.settings.name}\0{who}"
+        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+        drawn = int.from_bytes(digest[:8]) / 2**64
+        return TREATMENT if drawn < self.settings.share else CONTROL
+
+    def recorded(self, arm: str | None) -> str | None:
+        """The arm as decisions hold it."""
+        return None if arm is None else f"{self.settings.name}/{arm}"

@@ -1,0 +1,203 @@
+"""What Prometheus reads at /metrics: counts, money, tokens, times, budgets.
+
+Labels are bounded by the configuration: no tenant, key or session is one, as clients may bring as
+many as they like. Spend by tenant, key and task is in `/stats`. The dashboard of
+deploy/grafana/thriftroute.json reads these names.
+"""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Protocol
+
+import prometheus_client.values as prometheus_values
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, multiprocess
+from prometheus_client import disable_created_metrics as disable_created
+from prometheus_client.exposition import choose_encoder
+
+from ..._version import __version__
+from .record import Record
+
+SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 30, 45, 60, 120, 300, 600)
+FINE_SECONDS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 1, 5)
+SCORES = tuple(step / 20 for step in range(1, 21))
+MAX_BUDGETS = 200  # a budget for each of ten thousand tenants would be as many series
+MULTIPROC = "PROMETHEUS_MULTIPROC_DIR"
+
+
+class Recording(Protocol):
+    """The part of a Recorder that is measured."""
+
+    @property
+    def pending(self) -> int:
+        """Rows that wait."""
+        ...
+
+    @property
+    def dropped(self) -> int:
+        """Rows lost."""
+        ...
+
+
+class Metrics:
+    """All metrics of a server, in a registry of their own.
+
+    folder: shared by the workers of one server (`workers` > 1), new at its start; each worker
+    writes its numbers there and any of them can render the sum. None: this process alone. `models`
+    are the names that may become labels: a record's other models are counted as "other".
+    """
+
+    def __init__(self, models: Sequence[str] = (), *, folder: Path | None = None) -> None:
+        self.folder = folder
+        self._models = frozenset(models)
+        self._recorder: Recording | None = None
+        self._dropped = 0
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            # The library looks at the variable when it is imported, which may have been earlier.
+            os.environ[MULTIPROC] = str(folder)
+            prometheus_values.ValueClass = prometheus_values.get_value_class()  # type: ignore[no-untyped-call]
+        disable_created()  # type: ignore[no-untyped-call]  # a second series for each, which nothing reads
+        self.registry = CollectorRegistry()
+        self._make()
+
+    def _make(self) -> None:
+        registry = self.registry
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"thriftroute_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            full = f"thriftroute_{name}"
+            return Histogram(full, text, labels, buckets=buckets, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str, mode: Any = "livesum") -> Gauge:
+            full = f"thriftroute_{name}"
+            return Gauge(full, text, labels, registry=registry, multiprocess_mode=mode)
+
+        self.requests = counter(
+            "requests", "Requests, by the model that answered", "model", "choice", "cache", "status"
+        )
+        self.cost = counter("cost_usd", "Spent on calls", "model", "tier")
+        self.strong_cost = counter(
+            "strong_cost_usd", "What the strong model would have cost", "model", "tier"
+        )
+        self.tokens = counter(
+            "tokens",
+            "Tokens; cached ones are part of prompt, reasoning of completion",
+            "model",
+            "kind",
+        )
+        self.latency = histogram("request_seconds", "Whole requests", SECONDS, "model")
+        self.first_token = histogram(
+            "first_token_seconds", "To a stream's first piece", SECONDS, "model"
+        )
+        self.overhead = histogram(
+            "overhead_seconds", "Requests without their upstream calls", FINE_SECONDS
+        )
+        self.score = histogram("score", "Scores of routed requests", SCORES, "router")
+        self.fallbacks = counter(
+            "fallbacks", "Calls that went on to another model", "from_model", "to_model"
+        )
+        self.refusals = counter("refusals", "Requests refused, by HTTP status", "status")
+        self.in_flight = gauge("in_flight", "Requests in work")
+        self.pending = gauge("records_pending", "Decisions that wait for the database")
+        self.dropped = counter("records_dropped", "Decisions lost: queue full, or row refused")
+        budget = ("scope", "name", "per", "unit")
+        self.budget_limit = gauge("budget_limit", "Budget a window", *budget, mode="mostrecent")
+        self.budget_spent = gauge(
+            "budget_spent", "Spent of it, reservations included", *budget, mode="mostrecent"
+        )
+        self.degraded = gauge(
+            "budgets_degraded",
+            "1 where a worker counts budgets for itself, Redis being away",
+            mode="livesum",
+        )
+        self.drift_pvalue = gauge(
+            "drift_pvalue",
+            "That scores are still the baseline's: how unlikely, valid at every look",
+            mode="livemin",
+        )
+        self.drift_pvalue.set(1)  # 0 would be an alarm
+        self.drift_alarm = gauge("drift_alarm", "1 once drift was found", mode="livemax")
+        self.expected_share = gauge(
+            "strong_share_expected", "Of the baseline at the threshold", mode="mostrecent"
+        )
+        self.threshold = gauge("threshold", "The pair's, as it is now", mode="mostrecent")
+        for unknown in (self.expected_share, self.threshold):
+            unknown.set(math.nan)
+        gauge("info", "The version that runs", "version", mode="livemax").labels(__version__).set(1)
+
+    def watch(self, recorder: Recording) -> None:
+        """Show this recorder's queue; looked at with every request and at every `render`."""
+        self._recorder = recorder
+        self._look()
+
+    def observe(self, record: Record) -> None:
+        """Count one finished request. Never raises for odd numbers: they are left out."""
+        model = self._name(record.model)
+        self.requests.labels(model, record.choice or "none", record.cache, record.status).inc()
+        tier = record.tier or "none"
+        if record.cost >= 0:
+            self.cost.labels(model, tier).inc(record.cost)
+        if record.strong_cost >= 0:
+            self.strong_cost.labels(model, tier).inc(record.strong_cost)
+        for kind in ("prompt", "completion", "cached", "reasoning"):
+            count = getattr(record, f"{kind}_tokens")
+            if count > 0:
+                self.tokens.labels(model, kind).inc(count)
+        self.latency.labels(model).observe(record.latency_s)
+        if record.ttft_s is not None:
+            self.first_token.labels(model).observe(record.ttft_s)
+        if record.overhead_s is not None:
+            self.overhead.observe(record.overhead_s)
+        if record.score is not None and record.router is not None:
+            self.score.labels(record.router).observe(record.score)
+        tried = [self._name(attempt.get("model")) for attempt in record.attempts]
+        for before, after in pairwise(tried):
+            if before != after:
+                self.fallbacks.labels(before, after).inc()
+        self._look()
+
+    def set_budgets(self, state: Sequence[Mapping[str, Any]], *, degraded: bool = False) -> None:
+        """Show budgets as `Ledger.state` lists them; of more than 200 those nearest their limit."""
+        self.degraded.set(int(degraded))
+        near = sorted(state, key=lambda b: b["spent"] / max(b["limit"], 1e-12), reverse=True)
+        if self.folder is None:  # names of windows past; in a shared folder they cannot be cleared
+            self.budget_limit.clear()
+            self.budget_spent.clear()
+        for budget in near[:MAX_BUDGETS]:
+            labels = [str(budget[name]) for name in ("scope", "name", "per", "unit")]
+            self.budget_limit.labels(*labels).set(budget["limit"])
+            self.budget_spent.labels(*labels).set(budget["spent"])
+
+    def render(self, accept: str | None = None) -> tuple[bytes, str]:
+        """The metrics as text, and its content type, in the format that the header asks for."""
+        self._look()
+        encode, content_type = choose_encoder(accept or "")
+        registry = self.registry
+        if self.folder is not None:
+            registry = CollectorRegistry()
+            multiprocess.MultiProcessCollector(registry, str(self.folder))  # type: ignore[no-untyped-call]
+        return encode(registry), content_type
+
+    def _name(self, model: str | None) -> str:
+        if model is None:
+            return "none"
+        return model if not self._models or model in self._models else "other"
+
+    def _look(self) -> None:
+        if self._recorder is None:
+            return
+        self.pending.set(self._recorder.pending)
+        dropped = self._recorder.dropped
+        if dropped > self._dropped:
+            self.dropped.inc(dropped - self._dropped)
+            self._dropped = dropped
+
+
+def forget_worker(pid: int) -> None:
+    """Leave a worker that has ended out of what is counted live; for the parent of workers."""
+    multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]

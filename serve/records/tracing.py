@@ -1,0 +1,179 @@
+"""Spans for OpenTelemetry: one a request, one a call below it. Off unless `otel_endpoint` is set.
+
+Spans are made from the finished record, so that tracing costs a request nothing while it runs.
+Names follow OpenTelemetry's conventions for generative AI; no text of a prompt, an answer or an
+error message is in them. Needs the extra `otel`.
+"""
+
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+
+from ..._version import __version__
+from ...errors import ConfigError, require_extra
+from .record import Record
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.trace.export import SpanExporter
+
+EXPORT_S = 5.0  # for one batch to reach the collector
+QUEUE = 4096  # spans that wait; past it they are dropped
+
+# The record's fields, by the names of https://opentelemetry.io/docs/specs/semconv/gen-ai/
+_ATTRIBUTES = {
+    "gen_ai.request.model": "requested",
+    "gen_ai.response.model": "model",
+    "gen_ai.usage.input_tokens": "prompt_tokens",
+    "gen_ai.usage.output_tokens": "completion_tokens",
+    "gen_ai.usage.cache_read.input_tokens": "cached_tokens",
+    "http.response.status_code": "status",
+    "thriftroute.decision.id": "id",
+    "thriftroute.tenant": "tenant",
+    "thriftroute.key": "key",
+    "thriftroute.tier": "tier",
+    "thriftroute.task": "task",
+    "thriftroute.choice": "choice",
+    "thriftroute.reason": "reason",
+    "thriftroute.router": "router",
+    "thriftroute.score": "score",
+    "thriftroute.threshold": "threshold",
+    "thriftroute.cache": "cache",
+    "thriftroute.stream": "stream",
+    "thriftroute.cost_usd": "cost",
+    "thriftroute.strong_cost_usd": "strong_cost",
+    "thriftroute.fallbacks": "fallbacks",
+    "thriftroute.overhead_s": "overhead_s",
+    "thriftroute.first_token_s": "ttft_s",
+}
+
+
+class Tracing:
+    """Sends spans to `endpoint`, an OTLP collector over HTTP; does nothing where it is None.
+
+    endpoint: "http://host:4318" (the path /v1/traces is added) or a whole URL. OpenTelemetry's own
+    environment variables set sampling, headers and further resource attributes. exporter: one to
+    use instead, for tests. Spans are sent in the background; where the collector is away they are
+    dropped, and nothing else happens.
+
+    Raises ConfigError for an endpoint that is no http URL, MissingExtraError without the extra.
+    """
+
+    def __init__(
+        self,
+        endpoint: str | None,
+        *,
+        service: str = "thriftroute",
+        exporter: "SpanExporter | None" = None,
+    ) -> None:
+        self._provider: Any = None
+        if endpoint is None and exporter is None:
+            return
+        require_extra("opentelemetry.sdk", "otel")
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        if exporter is None:
+            require_extra("opentelemetry.exporter.otlp.proto.http", "otel")
+            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+            exporter = OTLPSpanExporter(endpoint=traces_url(endpoint or ""), timeout=EXPORT_S)
+        resource = Resource.create({"service.name": service, "service.version": __version__})
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        self._provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=QUEUE))
+        self._tracer = self._provider.get_tracer("thriftroute", __version__)
+        self._propagator = TraceContextTextMapPropagator()
+
+    @property
+    def on(self) -> bool:
+        """True where spans are made."""
+        return self._provider is not None
+
+    def observe(self, record: Record, headers: Mapping[str, str] | None = None) -> None:
+        """Make the spans of a finished request. headers: the client's, lower case; `traceparent`
+        among them makes the request part of the client's trace. Never raises for odd values."""
+        if self._provider is None:
+            return
+        from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
+
+        parent = self._propagator.extract(dict(headers or {}))
+        start = round(record.time * 1e9)
+        end = start + round(max(record.latency_s, 0.0) * 1e9)
+        span = self._tracer.start_span(
+            f"chat {record.requested}".strip(),
+            context=parent,
+            kind=SpanKind.SERVER,
+            start_time=start,
+            attributes=_attributes(record),
+        )
+        if span.is_recording():
+            if record.error is not None:
+                span.set_attribute("error.type", record.error)
+            # As for any server's span: a client's own mistake is no error of the server.
+            if record.status >= 500 or (record.error is not None and record.status < 400):
+                span.set_status(Status(StatusCode.ERROR))
+            self._calls(record, set_span_in_context(span), end)
+        span.end(end_time=end)
+
+    def _calls(self, record: Record, context: "Context", end: int) -> None:
+        """A span for each attempt, one after the other, the last ending with the request."""
+        from opentelemetry.trace import SpanKind, Status, StatusCode
+
+        lengths = [_nanoseconds(attempt.get("seconds")) for attempt in record.attempts]
+        start = end - sum(lengths)
+        for attempt, length in zip(record.attempts, lengths, strict=True):
+            model = str(attempt.get("model"))
+            call = self._tracer.start_span(
+                f"chat {model}",
+                context=context,
+                kind=SpanKind.CLIENT,
+                start_time=start,
+                attributes={"gen_ai.operation.name": "chat", "gen_ai.request.model": model},
+            )
+            error = attempt.get("error_class") or attempt.get("error")
+            if error:
+                call.set_attribute("error.type", str(error))
+                call.set_status(Status(StatusCode.ERROR))
+            status = attempt.get("status")
+            if isinstance(status, int):
+                call.set_attribute("http.response.status_code", status)
+            start += length
+            call.end(end_time=start)
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Send what waits, for `timeout` seconds at most, and stop."""
+        provider, self._provider = self._provider, None
+        if provider is None:
+            return
+        # Its own shutdown waits for a collector that is away for as long as it has spans.
+        thread = threading.Thread(
+            target=provider.shutdown, name="thriftroute-tracing-close", daemon=True
+        )
+        thread.start()
+        thread.join(timeout)
+
+
+def traces_url(endpoint: str) -> str:
+    """The URL that spans are posted to. Raises ConfigError where `endpoint` is no http URL."""
+    parts = urlsplit(endpoint)
+    if parts.scheme not in {"http", "https"} or not parts.netloc:
+        raise ConfigError(
+            f"otel_endpoint: expected a URL such as http://localhost:4318, got {endpoint!r}"
+        )
+    return urlunsplit(parts._replace(path="/v1/traces")) if parts.path in {"", "/"} else endpoint
+
+
+def _attributes(record: Record) -> dict[str, Any]:
+    attributes: dict[str, Any] = {"gen_ai.operation.name": "chat"}
+    for name, field in _ATTRIBUTES.items():
+        value = getattr(record, field)
+        if value is not None:
+            attributes[name] = value
+    return attributes
+
+
+def _nanoseconds(seconds: Any) -> int:
+    return round(seconds * 1e9) if isinstance(seconds, (int, float)) and seconds > 0 else 0

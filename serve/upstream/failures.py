@@ -1,0 +1,134 @@
+"""The calls that were made, and what a client gets to read where none was answered."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...providers.verdict import NO_KEY, CallError, Verdict
+from ..errors import RefusedError
+
+_HIDDEN = "[hidden]"
+_SECRET_NAME = re.compile(r"key|token|secret|password|credential|authorization", re.IGNORECASE)
+_SECRET_TEXT = re.compile(
+    r"\b(?:sk|pk|rk|gsk|xai|hf|AIza|AKIA)[-_A-Za-z0-9*]{12,}|(?<=Bearer )[^\s,;\"']+", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One call of one model. `status` is HTTP's, None where no answer came; `error` a word for it.
+
+    `usage` is what the provider counted, None where it did not say. `seconds` is the time spent
+    waiting for the provider.
+    """
+
+    model: str
+    status: int | None
+    error: str | None
+    seconds: float
+    usage: Mapping[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON, for the record."""
+        return {
+            "model": self.model,
+            "status": self.status,
+            "error": self.error,
+            "seconds": round(self.seconds, 4),
+            "usage": None if self.usage is None else dict(self.usage),
+        }
+
+
+class UpstreamError(RefusedError):
+    """No model answered, or one says that the request is wrong (`final`: no other was or should
+    be asked). `attempts` as far as they went; what has usage has to be paid.
+
+    Its text names models and causes only and may be written down. `detail`, what the provider said
+    of the client's own request, is for that client alone: it may quote the prompt.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        attempts: Sequence[Attempt] = (),
+        detail: str | None = None,
+        final: bool = False,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.final = final
+        self.attempts = tuple(attempts)
+        self.detail = detail
+        super().__init__(status, code, message, headers=headers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The body of the answer, with what the provider said."""
+        body = super().to_dict()
+        if self.detail:
+            body["error"]["message"] = f"{self}: {self.detail}"
+        return body
+
+
+def refused(
+    attempts: Sequence[Attempt], failure: CallError, secrets: Iterable[str]
+) -> UpstreamError:
+    """The answer to a request that models called wrong: the last one's own words, without keys."""
+    status = failure.status or 400
+    return UpstreamError(
+        status if 400 <= status < 500 else 400,
+        failure.code,
+        f"model {attempts[-1].model!r} {failure.what}",
+        attempts=attempts,
+        detail=redact(failure.detail, secrets) if failure.detail else None,
+        final=failure.verdict is Verdict.STOP,
+    )
+
+
+def all_failed(attempts: Sequence[Attempt], wait_s: float | None) -> UpstreamError:
+    """The answer where no model was left to ask: 504, 429, 503 or 502, with each one's cause."""
+    causes: dict[str, list[str]] = {}
+    for attempt in attempts:
+        causes.setdefault(attempt.model, []).append(_cause(attempt))
+    told = "; ".join(f"{name}: {', '.join(dict.fromkeys(why))}" for name, why in causes.items())
+    kinds = {why[-1].split(" (")[0] for why in causes.values()}
+    headers = {}
+    if kinds == {"timed out"}:
+        status, code = 504, "upstream_timeout"
+    elif kinds == {"HTTP 429"}:
+        status, code = 429, "upstream_rate_limited"
+        headers["Retry-After"] = str(max(1, round(wait_s or 1)))
+    elif kinds == {"HTTP 503"}:
+        status, code = 503, "upstream_unavailable"
+    else:
+        status, code = 502, "upstream_failed"
+    return UpstreamError(
+        status, code, f"no model could answer: {told}", attempts=attempts, headers=headers
+    )
+
+
+def redact(text: str, secrets: Iterable[str]) -> str:
+    """`text` without any of `secrets`, or anything else that looks like a key."""
+    for secret in secrets:
+        text = text.replace(secret, _HIDDEN)
+    return _SECRET_TEXT.sub(_HIDDEN, text)
+
+
+def secrets_of(params: object, name: str = "") -> set[str]:
+    """The values in a model's parameters that are keys, by their names, at any depth."""
+    if isinstance(params, Mapping):
+        return {s for key, value in params.items() for s in secrets_of(value, str(key))}
+    if isinstance(params, str) and _SECRET_NAME.search(name) and len(params) >= 4:
+        return {params}
+    return set()
+
+
+def _cause(attempt: Attempt) -> str:
+    if attempt.status == 200:
+        return str(attempt.error)
+    if attempt.status is not None:
+        return f"HTTP {attempt.status} ({attempt.error})"
+    said = {"Timeout": "timed out", NO_KEY: "the server has no API key for it"}
+    return said.get(attempt.error or "", str(attempt.error))

@@ -1,0 +1,258 @@
+"""A stream of chunks from a provider: timed, counted, and ended as clients understand it."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from typing import Any
+
+from ...providers.http_answer import HttpAnswer, Turns
+from ...providers.verdict import CallError, CutError
+from . import wire
+from .failures import Attempt
+from .health import Health
+from .tool_calls import Numbering
+
+logger = logging.getLogger(__name__)
+
+Chunk = dict[str, Any]
+
+
+class Stream:
+    """The chunks of one answer, as OpenAI's `chat.completion.chunk` dicts. Iterate once.
+
+    `open` comes first: it waits for the first piece that says something, so that a provider that
+    fails before it costs the client nothing. A failure after it ends the stream with a chunk of
+    the form {"error": ...}, as OpenAI's clients understand it; nothing is raised. Closing it, or
+    cancelling the task that iterates, closes the connection to the provider.
+
+    Attributes: `complete`, True once the stream has ended as it should, with `[DONE]` or a finish
+    reason for every choice;
+    `error`, a word for what broke it off, else None; `text`, what was said so far, for an
+    estimate where no usage came; `usage`, once the provider has said it; `waited_s`, seconds spent
+    waiting for the provider, the client's own slowness not included.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        model: str,
+        health: Health,
+        http: HttpAnswer,
+        *,
+        judge: Callable[[Exception], CallError],
+        tell_usage: bool,
+        limit_s: float,
+    ) -> None:
+        self.model = model
+        self.complete = False
+        self.error: str | None = None
+        self.status: int | None = 200
+        self.usage: Mapping[str, Any] | None = None
+        self.waited_s = 0.0
+        self._wait_s = 0.0  # for the latest piece
+        self._source = source
+        self._parts, self._plain, self._as_sent = wire.pieces(source)
+        self._health = health
+        self._http = http
+        self._judge = judge
+        self._turns = Turns()
+        self._tell_usage = tell_usage
+        self._limit_s = limit_s
+        self._held: list[Chunk] = []
+        self._said: list[str] = []
+        self._begun: set[int] = set()  # indexes of the choices that were seen
+        self._ended: set[int] = set()  # of those with a finish reason
+        self._calls: dict[int, Numbering] = {}  # by the choice's index
+        self._chunks = self._run()
+
+    @property
+    def text(self) -> str:
+        """What was said so far, of all choices: content, reasoning and arguments of calls."""
+        return "".join(self._said)
+
+    @property
+    def attempt(self) -> Attempt:
+        """This call as it stands; its usage is there once the stream has ended."""
+        return Attempt(self.model, self.status, self.error, self.waited_s, self.usage)
+
+    async def open(self) -> None:
+        """Wait for the first piece that says something. Raises what the provider fails with.
+
+        Raises CutError where the stream ends before. The caller closes it then.
+        """
+        while True:
+            chunk = await self._next()
+            if chunk is None:
+                raise CutError("the stream ended before its first piece")
+            self._held.append(chunk)
+            if any(_says(choice) for choice in chunk.get("choices") or ()):
+                return
+
+    def __aiter__(self) -> AsyncIterator[Chunk]:
+        return self._chunks
+
+    async def aclose(self) -> None:
+        """End it, and close the connection to the provider. Closing twice does nothing."""
+        # A generator that another task is in cannot be closed; without its source it soon ends.
+        with contextlib.suppress(RuntimeError):
+            await self._chunks.aclose()
+        await self._release()
+
+    async def _run(self) -> AsyncGenerator[Chunk, None]:
+        last: Chunk = {}
+        try:
+            while (chunk := await self._taken()) is not None:
+                last = chunk
+                yield chunk
+            if self._is_cut():
+                raise CutError("the stream ended without a finish reason")
+        except Exception as error:  # noqa: BLE001 - whatever broke it, the client is told
+            failure = self._judge(error)
+            self.error, self.status = failure.name, failure.status
+            # A client may ask for more than can be said in the time; only who falls silent fails.
+            is_slow = failure.name == "Timeout" and self._wait_s < self._limit_s / 2
+            if failure.counts and not is_slow:
+                self._health.failed(self.model)
+            logger.warning("model %r broke off its stream: %s", self.model, self.error)
+        else:
+            self.complete = True
+            self._health.succeeded(self.model, self.waited_s)
+        finally:
+            await self._release()
+        if self.error is not None:
+            yield _broken(self.model, self.error)
+        elif self._tell_usage and self.usage is not None:
+            head = {name: last.get(name) for name in ("id", "created", "model")}
+            kind = {"object": "chat.completion.chunk"}
+            yield {**head, **kind, "choices": [], "usage": dict(self.usage)}
+
+    def _is_cut(self) -> bool:
+        """At the end: whether something is missing. LiteLLM's wrapper ends one choice only."""
+        if self._http.too_large:
+            return True
+        if self._http.done:
+            return False
+        return not self._ended or (self._as_sent and self._ended < self._begun)
+
+    def _is_invented(self) -> bool:
+        """Whether the finish reason is the wrapper's own; the provider's it keeps in a field."""
+        if self._as_sent or self._http.done:
+            return False
+        return not getattr(self._source, "received_finish_reason", "unknown")
+
+    async def _taken(self) -> Chunk | None:
+        return self._held.pop(0) if self._held else await self._next()
+
+    async def _next(self) -> Chunk | None:
+        """The next chunk with something in it; None at the end."""
+        while True:
+            start = time.perf_counter()
+            try:
+                async with asyncio.timeout(max(0.0, self._limit_s - self.waited_s)):
+                    part = await anext(self._parts, None)
+            finally:
+                self._wait_s = time.perf_counter() - start
+                self.waited_s += self._wait_s
+            if part is None:
+                return None
+            await self._turns.give()
+            chunk = self._read(self._plain(part))
+            if self._ended and self._is_invented():
+                raise CutError("the stream ended without a finish reason")
+            if chunk is not None:
+                return chunk
+
+    def _read(self, chunk: Chunk) -> Chunk | None:
+        """Note what the chunk says; None where nothing is left to pass on."""
+        usage = chunk.pop("usage", None)
+        if usage and isinstance(usage, Mapping):
+            self.usage = usage
+        choices = chunk.get("choices") or []
+        for choice in choices:
+            index = choice.get("index", 0)
+            self._begun.add(index)
+            if choice.get("finish_reason"):
+                self._ended.add(index)
+            elif "finish_reason" in choice:  # some say "" in every piece
+                choice["finish_reason"] = None
+            delta = choice.get("delta") or {}
+            if delta.get("tool_calls"):
+                self._calls.setdefault(index, Numbering()).number(delta["tool_calls"])
+            self._said.extend(words(delta))
+        return chunk if any(c.get("delta") or c.get("finish_reason") for c in choices) else None
+
+    async def _release(self) -> None:
+        source, self._source = self._source, None
+        if source is None:
+            return
+        # The provider's connection first: LiteLLM's wrapper closes nothing that it did not open.
+        for stream in (getattr(source, "completion_stream", None), source):
+            close: Callable[[], Any] | None = getattr(stream, "aclose", None) or getattr(
+                stream, "close", None
+            )
+            if close is None:
+                continue
+            try:
+                result = close()
+                if hasattr(result, "__await__"):
+                    await result
+            except Exception as error:  # noqa: BLE001 - it is to be closed; how it fails says nothing
+                logger.debug("closing a stream of %r: %s", self.model, type(error).__name__)
+
+
+class Replay:
+    """A whole answer as a stream: what `Stream` is to whoever reads it. Nothing to wait for."""
+
+    def __init__(
+        self, chunks: Iterable[Chunk], usage: Mapping[str, Any] | None, waited_s: float
+    ) -> None:
+        self.complete = False
+        self.error: str | None = None
+        self.text = ""
+        self.usage = usage
+        self.waited_s = waited_s
+        self.attempt: Attempt | None = None  # the call itself ended before
+        self._chunks = self._run(chunks)
+
+    def __aiter__(self) -> AsyncIterator[Chunk]:
+        return self._chunks
+
+    async def aclose(self) -> None:
+        """Say no more."""
+        await self._chunks.aclose()
+
+    async def _run(self, chunks: Iterable[Chunk]) -> AsyncGenerator[Chunk, None]:
+        for chunk in chunks:
+            yield chunk
+        self.complete = True
+
+
+def _says(choice: Mapping[str, Any]) -> bool:
+    """True for a piece of an answer, or its end; False where only a role is named."""
+    delta = choice.get("delta") or {}
+    return bool(choice.get("finish_reason")) or any(
+        value for name, value in delta.items() if name != "role"
+    )
+
+
+def words(delta: Mapping[str, Any]) -> list[str]:
+    """What a message, or a piece of one, says: content, reasoning, names and arguments of calls."""
+    said = [v for k, v in delta.items() if k != "role" and isinstance(v, str)]
+    for call in delta.get("tool_calls") or ():
+        function = call.get("function") or {}
+        said.extend(v for v in function.values() if isinstance(v, str))
+    return said
+
+
+def _broken(model: str, error: str) -> Chunk:
+    message = f"model {model!r} broke off its answer ({error}); what came before is incomplete"
+    return {
+        "error": {
+            "message": message,
+            "type": "server_error",
+            "param": None,
+            "code": "upstream_stream_broken",
+        }
+    }

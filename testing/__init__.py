@@ -1,0 +1,1 @@
+"""The stub provider and its kin, for the demo, the docs and the tests."""
