@@ -26,11 +26,10 @@ from .errors import (
     TrainingError,
     UnknownRouterError,
 )
-from .providers.completion import decision_of
 from .router.bundle import Bundle
 from .router.controller import Controller
+from .router.decision import Decision, decision_of
 from .router.routers import Router
-from .router.threshold import Decision
 
 if TYPE_CHECKING:
     from .router.scorer import Scorer

@@ -31,7 +31,8 @@ from litellm.integrations.custom_logger import CustomLogger
 
 from ..errors import ConfigError, RoutingError
 from ..router.controller import PREFIX, Controller, parse_model_name
-from ..router.threshold import Decision, validate_threshold
+from ..router.decision import Decision
+from ..router.threshold import validate_threshold
 
 if TYPE_CHECKING:
     from litellm.types.router import RoutingContext

@@ -15,14 +15,11 @@ from types import ModuleType
 from typing import Any
 
 from ..errors import ConfigError
-from ..router.threshold import Decision
 
 # LiteLLM's names for providers that speak OpenAI's API, whatever model they serve.
 OPENAI_API = frozenset(
     {"openai", "custom_openai", "openai_like", "hosted_vllm", "litellm_proxy", "lm_studio"}
 )
-_HIDDEN = "_hidden_params"
-_KEY = "thriftroute"
 _GATEWAY = "litellm.responses.mcp.chat_completions_handler"
 
 _lock = threading.Lock()
@@ -115,20 +112,6 @@ def _resolved(model: str, params: Mapping[str, Any]) -> tuple[str, str | None]:
     except litellm.exceptions.BadRequestError:
         return "", None
     return str(provider), key
-
-
-def attach(response: Any, decision: Decision) -> None:
-    """Put `decision` where `decision_of` finds it, beside LiteLLM's own hidden parameters."""
-    hidden = getattr(response, _HIDDEN, None)
-    # A new dict instead of a new key: LiteLLM's logging threads may be iterating over the old one.
-    setattr(response, _HIDDEN, {**(hidden if isinstance(hidden, dict) else {}), _KEY: decision})
-
-
-def decision_of(response: object) -> Decision | None:
-    """The Decision behind an answer or a stream of the Controller; None for any other object."""
-    hidden = getattr(response, _HIDDEN, None)
-    decision = hidden.get(_KEY) if isinstance(hidden, dict) else None
-    return decision if isinstance(decision, Decision) else None
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

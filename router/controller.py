@@ -22,11 +22,12 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from ..errors import ConfigError, RoutingError, ThresholdError, UnknownRouterError
-from ..providers.completion import acomplete, attach, complete
+from ..providers.completion import acomplete, complete
 from ..terminal import new_console
+from .decision import Choice, Decision, attach
 from .routers import Floats, Router, available_routers, checked_scores, load_router
 from .text import Conversation, Promptlike, as_conversation, validate_context
-from .threshold import Choice, Decision, choose, validate_threshold
+from .threshold import choose, validate_threshold
 
 PREFIX = "router-"
 FORM = "expected 'router-<name>-<threshold>', for example 'router-mf-0.5'"

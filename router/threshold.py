@@ -8,7 +8,7 @@ and everything here works on those instead of on quantiles.
 import math
 import numbers
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -17,34 +17,11 @@ import numpy.typing as npt
 from ..errors import CalibrationError, RoutingError, ThresholdError
 
 Floats = npt.NDArray[np.float64]
-Choice = Literal["strong", "weak", "direct"]
 
 # Scores stay inside (0, 1), so that threshold 0 means always strong and threshold 1 always weak.
 SCORE_MARGIN = 1e-6
 # Slope, in logits a unit of margin, that keeps an isotonic map strictly increasing past its ends.
 TAIL_SLOPE = 1e-3
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What was decided for one request, and why.
-
-    `choice` is "direct" where the caller named a model and no router was asked; `score`,
-    `threshold` and `router` are then None. `score` is None too where scoring failed, and `reason`
-    says so. `latency_ms` is the time that the decision took, not the model's answer.
-    """
-
-    model: str
-    choice: Choice
-    score: float | None
-    threshold: float | None
-    router: str | None
-    reason: str
-    latency_ms: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """The decision as a JSON-able dict, its keys in the order of the fields."""
-        return asdict(self)
 
 
 def validate_threshold(value: object) -> float:

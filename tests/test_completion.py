@@ -14,13 +14,11 @@ from thriftroute.errors import ConfigError
 from thriftroute.providers.completion import (
     _is_broken,
     acomplete,
-    attach,
     check_provider,
     complete,
-    decision_of,
     load_litellm,
 )
-from thriftroute.router.threshold import Decision
+from thriftroute.router.decision import Decision, attach, decision_of
 from thriftroute.testing.stub import StubProvider
 
 HELLO = [{"role": "user", "content": "hello"}]

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 from thriftroute.errors import ConfigError, RoutingError, ThresholdError, UnknownRouterError
-from thriftroute.providers.completion import decision_of, load_litellm
+from thriftroute.providers.completion import load_litellm
 from thriftroute.router.controller import Controller, parse_model_name
+from thriftroute.router.decision import decision_of
 from thriftroute.router.routers import CHECKPOINTS
 from thriftroute.testing.stub import StubProvider
 

@@ -22,9 +22,9 @@ from ..data.split import split_by_hash
 from ..errors import ConfigError, TrainingError
 from ..eval import report
 from ..eval.command import Target, run_calibration, run_evaluation
-from ..providers.completion import decision_of
 from ..router.bundle import MANIFEST
 from ..router.controller import Controller
+from ..router.decision import decision_of
 from ..router.routers import CHECKPOINTS
 from ..router.threshold import format_threshold
 from ..testing.stub import StubProvider

@@ -1,0 +1,44 @@
+"""What was decided for one request, and how an answer carries it."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Choice = Literal["strong", "weak", "direct"]
+_HIDDEN = "_hidden_params"
+_KEY = "thriftroute"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was decided for one request, and why.
+
+    `choice` is "direct" where the caller named a model and no router was asked; `score`,
+    `threshold` and `router` are then None. `score` is None too where scoring failed, and `reason`
+    says so. `latency_ms` is the time that the decision took, not the model's answer.
+    """
+
+    model: str
+    choice: Choice
+    score: float | None
+    threshold: float | None
+    router: str | None
+    reason: str
+    latency_ms: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The decision as a JSON-able dict, its keys in the order of the fields."""
+        return asdict(self)
+
+
+def attach(response: Any, decision: Decision) -> None:
+    """Put `decision` where `decision_of` finds it, beside LiteLLM's own hidden parameters."""
+    hidden = getattr(response, _HIDDEN, None)
+    # A new dict instead of a new key: LiteLLM's logging threads may be iterating over the old one.
+    setattr(response, _HIDDEN, {**(hidden if isinstance(hidden, dict) else {}), _KEY: decision})
+
+
+def decision_of(response: object) -> Decision | None:
+    """The Decision behind an answer or a stream of the Controller; None for any other object."""
+    hidden = getattr(response, _HIDDEN, None)
+    decision = hidden.get(_KEY) if isinstance(hidden, dict) else None
+    return decision if isinstance(decision, Decision) else None
