@@ -6,7 +6,8 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from ..serve.registry import PER, Model, Registry
+from ..providers.prices import PER
+from ..serve.registry import Model, Registry
 from ..terminal import new_console, visible
 
 

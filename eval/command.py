@@ -11,6 +11,7 @@ import numpy as np
 from ..data.readers import read_prompts, read_rows
 from ..data.tables import pair_table
 from ..errors import CalibrationError, ConfigError
+from ..providers.prices import Price, listed_price
 from ..router.bundle import update_manifest
 from ..router.routers import CHECKPOINTS, BundleRouter, Router, load_router
 from ..router.text import Promptlike, as_conversation
@@ -19,7 +20,7 @@ from . import benchmarks
 from .benchmarks import Benchmark
 from .calibrate import Calibration, calibrate_cost, calibrate_share
 from .metrics import Floats
-from .pricing import ASSUMED_OUTPUT_TOKENS, Price, litellm_price, request_costs
+from .pricing import ASSUMED_OUTPUT_TOKENS, request_costs
 from .run import EvaluationReport, evaluate
 from .scored import CachedScorer
 
@@ -207,7 +208,7 @@ def costs_of(
         if price is not None:
             prices.append(Price.parse(price))
         elif model is not None:
-            prices.append(litellm_price(model, option=f"--{side}-price"))
+            prices.append(listed_price(model, option=f"--{side}-price"))
         else:
             raise ConfigError(
                 f"the {side} model's price is unknown: give --{side}-price IN,OUT in USD per "

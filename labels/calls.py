@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..data.schema import Message, content_text
-from ..eval.pricing import Price
 from ..providers.completion import acomplete, causes, load_litellm, retry_after
+from ..providers.prices import Price
 from .errors import LabelError
 from .ledger import Ledger, Reply
 from .money import Hold

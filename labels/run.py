@@ -13,8 +13,8 @@ from rich.console import Console
 from ..data.logs.schema import LogRow, read_logs
 from ..data.schema import Message
 from ..errors import CalibrationError, ConfigError, DataError
-from ..eval.pricing import Price, litellm_price
 from ..providers.completion import check_provider
+from ..providers.prices import Price, listed_price
 from . import output
 from .active import EXPLORE, Floats, next_round, uncertainty
 from .answers import Work, label_rows
@@ -217,7 +217,7 @@ def _price(request: LabelRequest, side: str, name: str) -> Price:
             return Price.parse(given)
         except CalibrationError as error:
             raise CalibrationError(f"--{side}-price: {error}") from error
-    return litellm_price(name, option=f"--{side}-price")
+    return listed_price(name, option=f"--{side}-price")
 
 
 def _check(request: LabelRequest) -> None:

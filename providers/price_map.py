@@ -4,6 +4,7 @@
 copy in the user's cache folder, until a newer LiteLLM, which brings its own, is installed.
 """
 
+import functools
 import json
 import logging
 import math
@@ -99,8 +100,11 @@ def load() -> Mapping[str, Mapping[str, Any]]:
 
     A copy that cannot be read is passed over with a warning: the installed map is there.
     """
-    found = _read()
-    return {} if found is None else found[1]
+    try:
+        stamp = map_path().stat()
+    except OSError:
+        return {}
+    return _entries(map_path(), stamp.st_mtime_ns, stamp.st_size, metadata.version("litellm"))
 
 
 def rates(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,6 +119,13 @@ def reset() -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+@functools.lru_cache(maxsize=1)
+def _entries(path: Path, *_: object) -> Mapping[str, Mapping[str, Any]]:
+    """The entries of a copy; read once for each version of it, since every price asks."""
+    found = _read()
+    return {} if found is None else found[1]
 
 
 def _read() -> tuple[Refreshed, dict[str, dict[str, Any]]] | None:

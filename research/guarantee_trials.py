@@ -1,6 +1,6 @@
 """How often a promise is broken, over many draws of labels from real results: proof by trial.
 
-    python -m thriftroute.research.guarantee_trials --benchmark mmlu --benchmark gsm8k --min-quality 0.95
+    python -m thriftroute.research.guarantee_trials --benchmark mmlu --min-quality 0.95
 
 The prompts of a benchmark stand for all traffic, so that what a threshold truly gives is known. Its
 labels are drawn n at a time, with replacement: independent prompts of that traffic. Each draw gets

@@ -4,7 +4,6 @@ import hashlib
 import ipaddress
 import json
 import logging
-import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType, ModuleType
@@ -12,11 +11,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import ConfigError
-from ..providers import price_map as prices
+from ..providers import price_map
 from ..providers.completion import check_provider, load_litellm
+from ..providers.prices import PER, find, token_prices
 from .config.settings import CAPABILITIES, Config, ModelSettings
 
-PER = 1_000_000  # prices in the config are for so many tokens
 _FLAGS = {
     "vision": "supports_vision",
     "tools": "supports_function_calling",
@@ -82,7 +81,6 @@ class Registry(Mapping[str, Model]):
         call could reach, unless `called` is False.
         """
         litellm = load_litellm()
-        newer = prices.load()
         models: dict[str, Model] = {}
         wrong: list[str] = []
         for i, settings in enumerate(config.models):
@@ -90,7 +88,7 @@ class Registry(Mapping[str, Model]):
                 if called:  # first: under its right name the map may know the price too
                     params = {**settings.params, "api_base": settings.api_base}
                     check_provider(settings.model or settings.name, params)
-                models[settings.name] = _model(litellm, newer, settings)
+                models[settings.name] = _model(litellm, settings)
             except ConfigError as error:
                 wrong.append(f"models[{i}] ({settings.name}): {error}")
         if wrong:
@@ -158,13 +156,9 @@ def missing_key(model: Model) -> str | None:
     return names[-1] if names and len(names) == len(found["missing_keys"]) else None
 
 
-def _model(
-    litellm: ModuleType, newer: Mapping[str, Mapping[str, Any]], settings: ModelSettings
-) -> Model:
+def _model(litellm: ModuleType, settings: ModelSettings) -> Model:
     litellm_model = settings.model or settings.name
-    found = lookup(newer, litellm_model)
-    origin = "litellm" if found is None else "refreshed"
-    key, entry = found or lookup(litellm.model_cost, litellm_model) or (litellm_model, {})
+    key, entry, origin = find(litellm_model)
     sources: dict[str, str] = {}
 
     def known(name: str, given: Any, map_key: str) -> Any:
@@ -218,49 +212,15 @@ def _model(
     )
 
 
-def lookup(
-    entries: Mapping[str, Mapping[str, Any]], model: str
-) -> tuple[str, Mapping[str, Any]] | None:
-    """(key, entry) of a model in a map like LiteLLM's, as `gpt-4o` or `openai/gpt-4o`.
-
-    Not `litellm.get_model_info`: for some providers that asks a server or opens a log-in, and a
-    price that is missing comes back as 0.
-    """
-    provider, slash, rest = model.partition("/")
-    for key in (model, rest) if slash else (model,):
-        entry = entries.get(key)
-        if isinstance(entry, Mapping):
-            own = str(entry.get("litellm_provider", ""))
-            # "bedrock_converse" is bedrock's, "vertex_ai-language-models" is vertex_ai's.
-            if key == model or own == provider or own.startswith((f"{provider}_", f"{provider}-")):
-                return key, entry
-    return None
-
-
 def _map_price(model: str, entry: Mapping[str, Any]) -> dict[str, float]:
-    """USD per token; of a model priced in tiers those of the first."""
-    tiers = entry.get("tiered_pricing")
-    first = tiers[0] if isinstance(tiers, list) and tiers and isinstance(tiers[0], dict) else {}
-    found = {
-        name: entry[name] if entry.get(name) is not None else first.get(name)
-        for name in (
-            "input_cost_per_token",
-            "output_cost_per_token",
-            "cache_read_input_token_cost",
-        )
-    }
-    needed = [found["input_cost_per_token"], found["output_cost_per_token"]]
-    usable = all(isinstance(p, int | float) and math.isfinite(p) and p >= 0 for p in needed)
-    if not usable or not any(needed):
-        what = "says no price of it in tokens" if entry else f"does not know {model!r}"
+    try:
+        return token_prices(model, entry)
+    except ConfigError as error:
         raise ConfigError(
-            f"LiteLLM's map {what}; give `price: {{input: ..., output: ...}}`, USD per million "
+            f"{error}; give `price: {{input: ..., output: ...}}`, USD per million "
             "tokens, 0 where it costs nothing (as flags: --strong-price and --weak-price IN,OUT), "
             "or refresh the map: thriftroute prices refresh"
-        )
-    if found["cache_read_input_token_cost"] is None:
-        found["cache_read_input_token_cost"] = found["input_cost_per_token"]
-    return {name: float(value or 0) for name, value in found.items()}
+        ) from None
 
 
 def _own_price(settings: ModelSettings) -> dict[str, float]:
@@ -278,7 +238,7 @@ def _own_price(settings: ModelSettings) -> dict[str, float]:
 
 def _cost_key(litellm: ModuleType, name: str, key: str, entry: Mapping[str, Any]) -> str:
     """The map's own key where LiteLLM's cost functions price it by that, else one of our own."""
-    same = prices.rates(litellm.model_cost.get(key, {})) == prices.rates(entry)
+    same = price_map.rates(litellm.model_cost.get(key, {})) == price_map.rates(entry)
     if same and entry.get("litellm_provider") not in _ASKS_OTHERS:
         try:
             if sum(litellm.cost_per_token(model=key, prompt_tokens=PER, completion_tokens=PER)) > 0:

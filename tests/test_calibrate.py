@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from thriftroute.errors import CalibrationError
 from thriftroute.eval import calibrate, metrics, pricing, probability
+from thriftroute.providers import prices
 from thriftroute.router.threshold import apply_calibration, sigmoid
 
 
@@ -101,18 +102,18 @@ def test_bad_wishes_say_what_to_do() -> None:
 
 
 def test_prices_turn_tokens_into_dollars() -> None:
-    price = pricing.Price.parse("2.5, 10")
-    assert price == pricing.Price(2.5, 10.0)
+    price = prices.Price.parse("2.5, 10")
+    assert price == prices.Price(2.5, 10.0)
     np.testing.assert_allclose(price.costs([1_000_000, 0], 100_000), [3.5, 1.0])
     for text in ("2.5", "a,b", "1,2,3", "-1,2", "nan,1", "inf,1"):
         with pytest.raises(CalibrationError):
-            pricing.Price.parse(text)
+            prices.Price.parse(text)
     with pytest.raises(CalibrationError, match="token counts"):
         price.costs([float("nan")], 1)
 
 
 def test_costs_use_the_counts_there_are_and_say_what_was_assumed() -> None:
-    strong, weak = pricing.Price(10.0, 30.0), pricing.Price(1.0, 2.0)
+    strong, weak = prices.Price(10.0, 30.0), prices.Price(1.0, 2.0)
     prompts = ["a", "four", "x"]
     result = pricing.request_costs(
         prompts,
@@ -133,11 +134,11 @@ def test_costs_use_the_counts_there_are_and_say_what_was_assumed() -> None:
 
 
 def test_prices_of_known_and_unknown_models() -> None:
-    price = pricing.litellm_price("gpt-4o")
+    price = prices.listed_price("gpt-4o", option="--price")
     assert 0 < price.input < price.output < 1000
-    assert pricing.litellm_price("openai/gpt-4o") == price
+    assert prices.listed_price("openai/gpt-4o", option="--price") == price
     with pytest.raises(CalibrationError, match="--weak-price IN,OUT"):
-        pricing.litellm_price("my/own-model", option="--weak-price")
+        prices.listed_price("my/own-model", option="--weak-price")
 
 
 def noisy(

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from thriftroute.errors import DataError
-from thriftroute.eval.pricing import Price
 from thriftroute.labels.calls import Call, Model
 from thriftroute.labels.ledger import Ledger, Reply, Round, Vote
 from thriftroute.labels.money import Hold, Purse
+from thriftroute.providers.prices import Price
 
 REPLY = Reply("héllo \ud800", "stop", 3, 4, 0.25)
 ASKED = ({"role": "user", "content": "hi"},)

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 from thriftroute.errors import ConfigError
-from thriftroute.eval.pricing import Price
 from thriftroute.labels.calls import Call, Caller, CallFailed, Model, told
 from thriftroute.labels.errors import LabelError
 from thriftroute.labels.ledger import Ledger
 from thriftroute.labels.money import Hold, Purse
+from thriftroute.providers.prices import Price
 from thriftroute.testing.stub import StubProvider
 from thriftroute.testing.stub_faults import Fault
 from thriftroute.tests.labelling import PRICES, Panel, lines, make_log, make_request, run

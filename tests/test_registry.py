@@ -12,8 +12,9 @@ from litellm.types.utils import (
 )
 from thriftroute.errors import ConfigError
 from thriftroute.providers.completion import load_litellm
+from thriftroute.providers.prices import PER, lookup
 from thriftroute.serve.config.settings import Config
-from thriftroute.serve.registry import PER, Model, Registry, lookup, missing_key
+from thriftroute.serve.registry import Model, Registry, missing_key
 
 
 @pytest.fixture(autouse=True)
@@ -164,7 +165,7 @@ def test_a_price_of_nothing_in_the_map_is_no_price() -> None:
         if entry.get("mode") == "chat"
         and entry.get("input_cost_per_token") == 0 == entry.get("output_cost_per_token")
     )
-    with pytest.raises(ConfigError, match="LiteLLM's map says no price of it in tokens"):
+    with pytest.raises(ConfigError, match="LiteLLM's map has no price in tokens for"):
         one(model=free)
     model = one(model=free, price={"input": 0, "output": 0})
     assert (model.input_price, cost(model, 1000, 1000)) == (0, 0)

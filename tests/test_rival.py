@@ -13,7 +13,7 @@ from thriftroute.eval import metrics
 
 torch = pytest.importorskip("torch")
 
-from thriftroute.training.models.routellm_mf import RivalSettings, fit_rival, fit_rival_pair
+from thriftroute.training.models.routellm_mf import RivalSettings, fit_rival, fit_rival_pair  # noqa: E402
 
 DIM = 6
 # Few rows: more and larger steps than the paper's, so that it gets anywhere.

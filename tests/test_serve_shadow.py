@@ -364,7 +364,8 @@ def test_a_soft_budget_holds_in_shadow_mode_but_tool_calls_stay_where_they_are(
 
 def test_gauges_of_several_workers_are_put_together(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from thriftroute.serve.records.metrics import Metrics\n"
+        "import sys; from pathlib import Path\n"
+        "from thriftroute.serve.records.metrics import Metrics\n"
         "metrics = Metrics(folder=Path(sys.argv[1]))\n"
         "before = metrics.render()[0].decode()\n"
         "metrics.drift_pvalue.set(float(sys.argv[2])); metrics.drift_alarm.set(int(sys.argv[3]))\n"

@@ -30,7 +30,7 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("sentence_transformers")
 
-from thriftroute.training import run
+from thriftroute.training import run  # noqa: E402
 from thriftroute.training import write_bundle as finish  # noqa: E402
 from thriftroute.training.embed import embed  # noqa: E402
 from thriftroute.training.encoder import DEFAULT_ENCODER, MAX_TOKENS, encoder_bundle  # noqa: E402

@@ -16,7 +16,7 @@ pytest.importorskip("sentence_transformers")
 
 from thriftroute.training.encoder import encoder_bundle, load_encoder  # noqa: E402
 from thriftroute.training.models.bert import pad  # noqa: E402
-from thriftroute.training.models.finetune_encoder import (
+from thriftroute.training.models.finetune_encoder import (  # noqa: E402
     TuneModel,
     TuneSettings,
     TuneTask,

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import CalibrationError
-from ...eval.pricing import litellm_price
+from ...providers.prices import listed_price
 from ..clusters import assign, default_k, fit
 from .schema import LogRow
 
@@ -64,7 +64,7 @@ class ModelUse:
         if not requests:
             return
         try:
-            price = litellm_price(model.partition("@")[0])
+            price = listed_price(model.partition("@")[0], option="--price")
         except CalibrationError:
             self.unpriced += requests
         else:

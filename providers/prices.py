@@ -1,0 +1,132 @@
+"""What a model costs: the one look-up behind everything that prices a call.
+
+The map is LiteLLM's, as it is installed or as `price_map.refresh` fetched it. Nothing is fetched
+here, and a price that is missing is an error, never 0.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import CalibrationError, ConfigError
+from . import price_map
+from .completion import load_litellm
+
+Floats = npt.NDArray[np.float64]
+PER = 1_000_000  # prices are told for so many tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """USD per 1,000,000 input and output tokens."""
+
+    input: float
+    output: float
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(p) and p >= 0 for p in (self.input, self.output)):
+            raise CalibrationError(f"prices must be finite and >= 0, got {self.input, self.output}")
+
+    @classmethod
+    def parse(cls, text: str) -> "Price":
+        """From "IN,OUT". Raises CalibrationError for anything else."""
+        try:
+            first, second = (float(part) for part in text.split(","))
+        except ValueError as error:
+            raise CalibrationError(
+                f"price {text!r} is not IN,OUT in USD per 1,000,000 tokens, such as 2.5,10"
+            ) from error
+        return cls(first, second)
+
+    def costs(self, input_tokens: npt.ArrayLike, output_tokens: npt.ArrayLike) -> Floats:
+        """USD a request, float64[n], from token counts, float64[n] or one number for all.
+
+        Raises CalibrationError for counts that are negative or not finite.
+        """
+        tokens_in, tokens_out = np.broadcast_arrays(
+            np.asarray(input_tokens, dtype=np.float64), np.asarray(output_tokens, dtype=np.float64)
+        )
+        for name, tokens in (("input", tokens_in), ("output", tokens_out)):
+            if not np.all(np.isfinite(tokens) & (tokens >= 0)):
+                raise CalibrationError(f"{name} token counts must be finite numbers >= 0")
+        usd: Floats = (tokens_in * self.input + tokens_out * self.output) / 1e6
+        return usd
+
+
+def listed_price(model: str, *, option: str) -> Price:
+    """The price of `model` in the map, for commands that take it as `option IN,OUT` otherwise.
+
+    Raises CalibrationError, naming `option`, where the map has no token price for the model.
+    """
+    _, entry, _ = find(model)
+    try:
+        found = token_prices(model, entry)
+    except ConfigError as error:
+        raise CalibrationError(
+            f"{error}; give it as {option} IN,OUT in USD per 1,000,000 tokens, or refresh the map: "
+            "thriftroute prices refresh"
+        ) from None
+    # A price such as 2.5e-06 a token, times a million, should read 2.5.
+    input, output = (
+        round(found[name] * PER, 9) for name in ("input_cost_per_token", "output_cost_per_token")
+    )
+    return Price(input, output)
+
+
+def find(model: str) -> tuple[str, Mapping[str, Any], str]:
+    """(key, entry, where from) of a model in the map; an empty entry where it is not there.
+
+    Where from: "refreshed" (the copy in the cache folder) or "litellm" (the installed map).
+    """
+    found = lookup(price_map.load(), model)
+    if found is not None:
+        return *found, "refreshed"
+    return *(lookup(load_litellm().model_cost, model) or (model, {})), "litellm"
+
+
+def lookup(
+    entries: Mapping[str, Mapping[str, Any]], model: str
+) -> tuple[str, Mapping[str, Any]] | None:
+    """(key, entry) of a model in a map like LiteLLM's, as `gpt-4o` or `openai/gpt-4o`.
+
+    Not `litellm.get_model_info`: for some providers that asks a server or opens a log-in, and a
+    price that is missing comes back as 0.
+    """
+    provider, slash, rest = model.partition("/")
+    for key in (model, rest) if slash else (model,):
+        entry = entries.get(key)
+        if isinstance(entry, Mapping):
+            own = str(entry.get("litellm_provider", ""))
+            # "bedrock_converse" is bedrock's, "vertex_ai-language-models" is vertex_ai's.
+            if key == model or own == provider or own.startswith((f"{provider}_", f"{provider}-")):
+                return key, entry
+    return None
+
+
+def token_prices(model: str, entry: Mapping[str, Any]) -> dict[str, float]:
+    """USD per token of an entry of the map; of a model priced in tiers those of the first.
+
+    Raises ConfigError where the entry has no price in tokens, or says 0 for both.
+    """
+    tiers = entry.get("tiered_pricing")
+    first = tiers[0] if isinstance(tiers, list) and tiers and isinstance(tiers[0], dict) else {}
+    found = {
+        name: entry[name] if entry.get(name) is not None else first.get(name)
+        for name in (
+            "input_cost_per_token",
+            "output_cost_per_token",
+            "cache_read_input_token_cost",
+        )
+    }
+    needed = [found["input_cost_per_token"], found["output_cost_per_token"]]
+    usable = all(isinstance(p, int | float) and math.isfinite(p) and p >= 0 for p in needed)
+    if not usable or not any(needed):
+        what = "has no price in tokens for" if entry else "does not know"
+        raise ConfigError(f"LiteLLM's map {what} {model!r}")
+    if found["cache_read_input_token_cost"] is None:
+        found["cache_read_input_token_cost"] = found["input_cost_per_token"]
+    return {name: float(value or 0) for name, value in found.items()}
