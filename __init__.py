@@ -9,6 +9,7 @@ client.chat.completions.create(model="router-mf-0.5", messages=[...])
 import os
 from typing import TYPE_CHECKING, Any
 
+from . import _moved
 from ._version import __version__
 from .errors import (
     BundleError,
@@ -44,6 +45,8 @@ for _name, _value in {
     "RAY_USAGE_STATS_ENABLED": "0",
 }.items():
     os.environ.setdefault(_name, _value)
+
+_moved.install()
 
 __all__ = [
     "Bundle",

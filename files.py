@@ -1,8 +1,69 @@
-"""Files that are their owner's alone: prompts, answers, labels, decisions, keys."""
+"""Files: whole or not there, their owner's alone, one writer at a time; the cache folder."""
 
+import contextlib
 import os
+import platform
 import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
+
+from .errors import ConfigError
+
+
+def cache_folder() -> Path:
+    """`$THRIFTROUTE_CACHE`, or the user's cache folder of this system. Not created here."""
+    if folder := os.environ.get("THRIFTROUTE_CACHE"):
+        return Path(folder)
+    import platformdirs
+
+    return platformdirs.user_cache_path("thriftroute", appauthor=False)
+
+
+@contextlib.contextmanager
+def whole_file(
+    path: Path, *, opener: Callable[[str, int], int] | None = None
+) -> Iterator[IO[bytes]]:
+    """A file that appears under its name complete and on the disk, or not at all.
+
+    Folders above it are made. opener: as of `open`; `private` for what holds prompts or keys.
+    Raises OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The process in the name: two of a cluster may write the same file at once after a failure.
+    # Not tempfile: its files are for their owner alone, and a report is there to be read.
+    part = path.with_name(f"{path.name}.{platform.node()}-{os.getpid()}.part")
+    try:
+        with open(part, "wb", opener=opener) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, busy: str = "", wait_s: float = 0.0) -> Iterator[None]:
+    """Hold the lock file `path`; where the file system has no locks, nothing is held.
+
+    wait_s: how long to wait for another holder, negative: for ever. Raises ConfigError with the
+    text `busy` where somebody else has it still.
+    """
+    import filelock
+
+    lock = filelock.FileLock(path, timeout=wait_s, mode=0o600)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise ConfigError(busy or f"{path} is held by another process; wait for it") from None
+    except NotImplementedError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def private(path: str, flags: int) -> int:

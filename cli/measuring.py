@@ -6,7 +6,6 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import ConfigError, require_extra
-from ..terminal import new_console
 from .options import (
     BenchmarkOption,
     JsonOption,
@@ -24,6 +23,8 @@ from .options import (
 from .output import print_json, say
 
 INFEASIBLE = 3  # exit status
+# Protocols that the documentation's figures are from; `research` has them.
+RESEARCH = ("other-pairs", "new-model", "calibration", "int8", "languages")
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -62,7 +63,7 @@ def evaluate(
         str | None,
         typer.Option(
             "--protocol",
-            help="own-logs, other-pairs, new-model, calibration, int8, languages (extra 'train').",
+            help="own-logs: what N labels of your own are worth (extra 'train').",
         ),
     ] = None,
     sizes: Annotated[
@@ -93,12 +94,9 @@ def evaluate(
             protocol,
             router or ["mf"],
             benchmark_names=benchmark or (),
-            data=[] if data is None else data.split(","),
             sizes=_sizes(sizes),
             draws=draws,
-            pairs=pairs,
             seed=seed,
-            bootstraps=bootstraps,
             as_json=as_json,
         )
         return
@@ -225,21 +223,28 @@ def calibrate(
 
 
 def _run_protocol(name: str, routers: list[str], *, as_json: bool, **options: Any) -> None:
+    if name in RESEARCH:
+        raise ConfigError(
+            f"--protocol {name} is no part of the installed package; in a clone of the project: "
+            f"python -m thriftroute.research.protocols {name}"
+        )
+    if name != "own-logs":
+        raise ConfigError(f"no protocol {name!r}; there is own-logs")
     require_extra("torch", "train")
+    from rich.console import Console
 
-    from ..research import protocol_report as report
-    from ..research.protocols import run_protocol
+    from ..eval.own_logs_report import show_own_logs
+    from ..training.own_logs import run_protocol
     from ..training.progress import Progress
 
     if len(routers) != 1:
         raise ConfigError(f"--protocol works on one router, got {', '.join(routers)}")
-    progress = Progress(new_console(stderr=True))
-    reports = run_protocol(name, routers[0], progress=progress, **options)
+    reports = run_protocol(routers[0], progress=Progress(Console(stderr=True)), **options)
     if as_json:
         print_json([found.to_dict() for found in reports])
         return
     for found in reports:
-        report.show(found)
+        show_own_logs(found)
 
 
 def _sizes(text: str | None) -> list[int]:

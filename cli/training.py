@@ -137,7 +137,7 @@ def add_model(
     Example: thriftroute add-model new-model --data votes.jsonl --router my-router --out grown
     """
     require_extra("torch", "train")
-    from ..research.protocols import read_source
+    from ..data.sources import read_source
     from ..router.routers import BundleRouter, load_router
     from ..training.add_model import add_model as fit
 

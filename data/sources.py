@@ -8,7 +8,7 @@ logs and that the rest of it alone is evaluated on.
 """
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -216,3 +216,8 @@ def is_evaluation_file(path: str | Path) -> bool:
     """Whether a path, wherever it lies, has the name of an evaluation source's file."""
     known = SOURCES.get(Path(path).stem)
     return known is not None and known.role == "eval"
+
+
+def read_source(name: str) -> Iterable[Row]:
+    """Rows of a known source by its name, or of a file. Raises DataError."""
+    return SOURCES[name].rows() if name in SOURCES else read_rows(name)

@@ -1,13 +1,11 @@
 """What the protocols found, as terminal tables and as JSON."""
 
 import json
-from collections.abc import Iterable
-from itertools import groupby
 from typing import TYPE_CHECKING
 
-from ..eval.own_logs import OwnLogsReport, OwnLogsRow
-from ..eval.report import WIDE_FROM, difference_text, interval_text
-from ..terminal import new_console
+from ..eval.own_logs import OwnLogsReport
+from ..eval.own_logs_report import line, out_or_stdout, show_own_logs, table
+from ..eval.report import difference_text, interval_text
 from .languages import LanguageReport, show_languages
 from .new_model import NewModelReport
 from .other_pairs import RANDOM, ROUTER, PairsReport
@@ -37,8 +35,8 @@ def show(report: ProtocolReport, console: "Console | None" = None) -> None:
     elif isinstance(report, CalibrationReport):
         show_calibration(report, console)
     elif isinstance(report, Int8Report):
-        _line(
-            _console(console),
+        line(
+            out_or_stdout(console),
             f"{report.benchmark} (n = {report.n:,}): APGR {report.int8:.4f} in int8, "
             f"{report.fp32:.4f} in fp32, difference {report.int8 - report.fp32:+.4f}",
         )
@@ -48,8 +46,8 @@ def show(report: ProtocolReport, console: "Console | None" = None) -> None:
 
 def show_calibration(report: CalibrationReport, console: "Console | None" = None) -> None:
     """ECE before and after calibrating on a few labels."""
-    out = _console(console)
-    _line(out, f"calibration on {report.benchmark} (n = {report.n:,})", style="bold")
+    out = out_or_stdout(console)
+    line(out, f"calibration on {report.benchmark} (n = {report.n:,})", style="bold")
     rows = [
         ["none (the bundle's own)", f"{report.before:.3f}", "", f"{report.before_floor:.3f}", ""]
     ]
@@ -63,8 +61,8 @@ def show_calibration(report: CalibrationReport, console: "Console | None" = None
         ]
         for row in report.rows
     ]
-    _table(out, ["labels", "ECE of the rest", "over draws", "floor", "failed"], rows)
-    _line(
+    table(out, ["labels", "ECE of the rest", "over draws", "floor", "failed"], rows)
+    line(
         out,
         f"Mean of {report.draws} draws, Platt's method, seed {report.seed}. floor: what a "
         "perfectly calibrated score shows on as many prompts.",
@@ -72,47 +70,17 @@ def show_calibration(report: CalibrationReport, console: "Console | None" = None
     )
 
 
-def show_own_logs(report: OwnLogsReport, console: "Console | None" = None) -> None:
-    """A table a size: methods by falling APGR, and their differences from those they are set
-    against; on a narrow terminal from the first of these alone."""
-    out = _console(console)
-    wide = out.width >= WIDE_FROM
-    others = report.against if wide else report.against[:1]
-    for size, group in groupby(report.rows, key=lambda row: row.size):
-        _line(
-            out,
-            f"own logs of {size:,} from {report.benchmark} (n = {report.n:,}): {report.draws} "
-            f"draws, tested on the other {report.tested[size]:,}",
-            style="bold",
-        )
-        _line(out, f"strong {report.strong_model}, weak {report.weak_model}")
-        columns = ["method", "APGR [95% CI]", "sd"]
-        columns += ["min to max"] if wide else []
-        for other in others:
-            columns += [f"- {other}", "worse"]
-        rows = sorted(group, key=lambda row: -row.mean)
-        _table(out, columns, (_own_cells(row, others, wide) for row in rows))
-    _line(
-        out,
-        "Intervals: 95%, over draws of labels and over test prompts, "
-        f"{report.bootstraps} resamples a draw; the JSON has those over draws alone, too. sd: of "
-        "the APGR from draw to draw. Differences are paired; worse: in how many of "
-        f"{report.draws} draws it was below 0. Random routing has 0.5. Seed {report.seed}.",
-        style="dim",
-    )
-
-
 def show_pairs(report: PairsReport, console: "Console | None" = None) -> None:
     """A row for each pair, and a summary: means over pairs, differences, and sign tests."""
-    out = _console(console)
-    _line(
+    out = out_or_stdout(console)
+    line(
         out,
         f"{report.data}: {len(report.pairs)} pairs of {report.models} models, {report.prompts:,} "
         f"prompts; chosen from {report.eligible:,} pairs",
         style="bold",
     )
     names = [name for name in report.mean if name != RANDOM]
-    _table(
+    table(
         out,
         ["strong - weak", "n", "gap", *names],
         (
@@ -136,8 +104,8 @@ def show_pairs(report: PairsReport, console: "Console | None" = None) -> None:
             cells[4] = f"{sign.p:.2g}"
         summary.append(cells)
     columns = ["mean", "APGR [95% CI]", "router - it", "ahead", "p"]
-    _table(out, columns, summary)
-    _line(
+    table(out, columns, summary)
+    line(
         out,
         f"Intervals: 95%, {report.bootstraps:,} resamples of the prompts, the same for all pairs; "
         f"seed {report.seed}. ahead: pairs in which the router is better. p: exact two-sided sign "
@@ -148,14 +116,14 @@ def show_pairs(report: PairsReport, console: "Console | None" = None) -> None:
 
 def show_new_model(report: NewModelReport, console: "Console | None" = None) -> None:
     """APGR by the number of comparisons of the new model, as the mean over pairs and draws."""
-    out = _console(console)
-    _line(
+    out = out_or_stdout(console)
+    line(
         out,
         f"{report.data}: a new model, {len(report.pairs)} pairs, {report.draws} draws",
         style="bold",
     )
     columns = ["comparisons", "APGR [95% CI]", "- all"]
-    _table(
+    table(
         out,
         columns,
         (
@@ -167,7 +135,7 @@ def show_new_model(report: NewModelReport, console: "Console | None" = None) -> 
             for point in report.points
         ),
     )
-    _table(
+    table(
         out,
         ["new against known", "to fit", "to test", *(point.size for point in report.points)],
         (
@@ -180,47 +148,9 @@ def show_new_model(report: NewModelReport, console: "Console | None" = None) -> 
             for pair in report.pairs
         ),
     )
-    _line(
+    line(
         out,
         f"Intervals: 95%, over draws and over test prompts, {report.bootstraps} resamples; seed "
         f"{report.seed}. > or <: which of the two is the strong model.",
         style="dim",
     )
-
-
-def _own_cells(row: OwnLogsRow, others: Iterable[str], wide: bool) -> list[str]:
-    cells = [row.method, f"{row.mean:.3f} {interval_text(row.prompts_ci)}", f"{row.sd:.3f}"]
-    cells += [f"{row.low:.3f} to {row.high:.3f}"] if wide else []
-    for other in others:
-        found = row.against.get(other)
-        if found is None:
-            cells += ["", ""]
-        else:
-            cells += [difference_text(found.mean, found.prompts_ci), str(found.worse)]
-    return cells
-
-
-def _console(console: "Console | None") -> "Console":
-    return new_console() if console is None else console
-
-
-def _line(out: "Console", text: str, style: str | None = None) -> None:
-    from rich.markup import escape
-
-    out.print(escape(text), style=style, highlight=False)
-
-
-def _table(out: "Console", columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for number, column in enumerate(columns):
-        table.add_column(
-            escape(column), justify="right" if number else "left", overflow="fold",
-            no_wrap=number > 0,
-        )  # fmt: skip
-    for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
-    out.print(table)

@@ -1,4 +1,4 @@
-"""The protocols of `thriftroute evaluate --protocol`: what a bundle does beyond one pair.
+"""What a bundle does beyond one pair: python -m thriftroute.research.protocols NAME --router mf
 
 own-logs     N labels of a benchmark stand in for a user's logs; a router started from the bundle
              and fitted on them is measured on the rest
@@ -9,32 +9,33 @@ int8         APGR of the bundle's graph against the same graph before quantizati
 languages    scores of one set of prompts in several languages
 """
 
+import argparse
+import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from rich.console import Console
 
-from ..data.readers import read_rows
+from ..data import sources
 from ..data.schema import Row
-from ..data.sources import SOURCES
 from ..data.vectors import content_key
 from ..errors import ConfigError, EvaluationError
 from ..eval import benchmarks
 from ..eval.benchmarks import Benchmark
 from ..eval.metrics import Floats, apgr
-from ..eval.own_logs import OwnLogs, OwnLogsReport, embedding_methods, own_logs
-from ..router.routers import BundleRouter, load_router
 from ..router.scorer import Scorer
 from ..training.embed import embed
 from ..training.encoder import encoder_bundle
 from ..training.export import graft_head, read_head, run_graph, without_head
-from ..training.models.mf import MFSettings, fit_pair
-from ..training.models.routellm_mf import fit_rival_pair
+from ..training.models.mf import fit_pair
+from ..training.own_logs import FOLDS, bundle_scorer, run_own_logs
 from ..training.prepare import prepare, request_rows
 from ..training.progress import Progress
 from ..training.run import bundle_base, split_tables
+from . import protocol_report
 from .languages import language_report
 from .model_pairs import ModelMatrix, PairSet, choose_pairs, join_pairs, model_matrix, vote_pairs
 from .new_model import NewModelLogs, NewModelReport, new_model_curve
@@ -43,7 +44,6 @@ from .own_calibration import CalibrationReport, Int8Report, own_calibration
 from .protocol_report import ProtocolReport
 
 PROTOCOLS = ("own-logs", "other-pairs", "new-model", "calibration", "int8", "languages")
-FOLDS = 5
 # The validation split of the training sources, as data for the protocols on many models.
 HELD_OUT = "box-held-out"
 
@@ -68,10 +68,7 @@ def run_protocol(
     say = progress or Progress()
     if name not in PROTOCOLS:
         raise ConfigError(f"no protocol {name!r}; there are: {', '.join(PROTOCOLS)}")
-    loaded = load_router(router)
-    if not isinstance(loaded, BundleRouter):
-        raise ConfigError(f"--protocol needs a bundle as --router, and {router!r} is none")
-    scorer = loaded.scorer
+    scorer = bundle_scorer(router)
     if name == "languages":
         return [language_report(scorer.scores, seed=seed)]
     if name in ("other-pairs", "new-model"):
@@ -86,62 +83,10 @@ def run_protocol(
         raise ConfigError(f"--protocol {name} needs --benchmark")
     found = [benchmarks.load(one) for one in benchmark_names]
     if name == "own-logs":
-        return [_own_logs(scorer, one, sizes or (100, 300), draws, seed, say) for one in found]
+        return [run_own_logs(scorer, one, sizes or (100, 300), draws, seed, say) for one in found]
     if name == "calibration":
         return [_calibration(scorer, one, sizes or (200,), draws, seed, say) for one in found]
     return [_int8(scorer, one, say) for one in found]
-
-
-def own_logs_methods(scorer: Scorer, benchmark: Benchmark, say: Progress) -> dict[str, Any]:
-    """The methods of the own-logs protocol.
-
-    "general" is the bundle as it is; "own" what `thriftroute train mf` makes of the labels,
-    starting from it; "ridge" and "knn" know the same labels and the plain embeddings;
-    "routellm-mf" is RouteLLM's own recipe on them (`training.rival`).
-    """
-    inputs = benchmark.inputs()
-    with say.bar(f"{benchmark.name}: representations") as update:
-        x = embed(scorer, inputs, progress=update, representation=True)
-    with say.bar(f"{benchmark.name}: embeddings") as update:
-        embeddings = embed(scorer, inputs, progress=update)
-    known = bundle_base(scorer.bundle)(x)
-
-    def own(logs: OwnLogs) -> Floats:
-        fold = np.random.default_rng(logs.seed).permutation(len(logs.labelled)) % FOLDS
-        found = fit_pair(
-            x[logs.labelled],
-            logs.strong - logs.weak,
-            fold,
-            known=known[logs.labelled],
-            features=len(scorer.bundle.manifest.features),
-            settings=MFSettings(),
-            seed=logs.seed,
-        )
-        return found.margin(x[logs.rest], known[logs.rest])
-
-    def rival(logs: OwnLogs) -> Floats:
-        fitted = fit_rival_pair(embeddings[logs.labelled], logs.strong, logs.weak, seed=logs.seed)
-        return fitted.margins(embeddings[logs.rest])
-
-    return {
-        "general": lambda logs: known[logs.rest],
-        "own": own,
-        "routellm-mf": rival,
-        **embedding_methods(embeddings),
-    }
-
-
-def _own_logs(
-    scorer: Scorer,
-    benchmark: Benchmark,
-    sizes: Sequence[int],
-    draws: int,
-    seed: int,
-    say: Progress,
-) -> OwnLogsReport:
-    methods = own_logs_methods(scorer, benchmark, say)
-    with say.bar(f"{benchmark.name}: fitting") as update:
-        return own_logs(benchmark, methods, sizes, draws, seed, update)
 
 
 def _other_pairs(
@@ -236,10 +181,8 @@ def _int8(scorer: Scorer, benchmark: Benchmark, say: Progress) -> Int8Report:
 
 
 def read_source(name: str) -> Iterable[Row]:
-    """Rows of a known source by its name, of a file, or of HELD_OUT."""
-    if name == HELD_OUT:
-        return _held_out()
-    return SOURCES[name].rows() if name in SOURCES else read_rows(name)
+    """Rows as `data.sources.read_source`, or of HELD_OUT."""
+    return _held_out() if name == HELD_OUT else sources.read_source(name)
 
 
 def _held_out() -> Iterable[Row]:
@@ -273,3 +216,38 @@ def _margins(scorer: Scorer, inputs: Sequence[Any], say: Progress) -> Floats:
             x = embed(scorer, inputs, progress=update, representation=True)
         return bundle_base(scorer.bundle)(x)
     return np.array([scorer.margin(one) for one in inputs])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one protocol and print what it found."""
+    parser = argparse.ArgumentParser(prog="python -m thriftroute.research.protocols")
+    parser.add_argument("name", choices=PROTOCOLS)
+    parser.add_argument("--router", default="mf", help="mf, bert, or a bundle's folder")
+    parser.add_argument("--benchmark", action="append", default=[], help="may be given again")
+    parser.add_argument("--data", default="", help="results of many models; names, by commas")
+    parser.add_argument("--sizes", default="", help="numbers of labels, as 100,300")
+    for option, number in (("draws", 10), ("pairs", 20), ("seed", 0), ("bootstraps", 1000)):
+        parser.add_argument(f"--{option}", type=int, default=number)
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args(arguments)
+    reports = run_protocol(
+        asked.name,
+        asked.router,
+        benchmark_names=asked.benchmark,
+        data=[part for part in asked.data.split(",") if part],
+        sizes=[int(part) for part in asked.sizes.split(",") if part],
+        draws=asked.draws,
+        pairs=asked.pairs,
+        seed=asked.seed,
+        bootstraps=asked.bootstraps,
+        progress=Progress(Console(stderr=True)),
+    )
+    if asked.json:
+        print(json.dumps([found.to_dict() for found in reports], indent=2))  # noqa: T201
+        return
+    for found in reports:
+        protocol_report.show(found)
+
+
+if __name__ == "__main__":
+    main()
