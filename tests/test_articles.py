@@ -12,7 +12,7 @@ from thriftroute.router.bundle import update_manifest
 from thriftroute.router.threshold import ThresholdTable
 from thriftroute.testing.stub import StubProvider
 from thriftroute.tests.conftest import BundleMaker
-from thriftroute.tests.serving import Serving, serving
+from thriftroute.tests.helpers.serving import Serving, serving
 
 # Of the tiny bundle's words some are hard and some easy: four prompts from easy to hard.
 SIMPLE, MODERATE, COMPLEX, REASONING = (

@@ -16,8 +16,8 @@ from thriftroute.eval.audit.style import CSS
 from thriftroute.eval.command import Target
 from typer.testing import CliRunner
 
-from .auditing import write
-from .browser import drawn
+from .helpers.auditing import write
+from .helpers.browser import drawn
 
 VOID = {"meta", "link", "br", "line", "circle", "polyline", "polygon"}
 BIG, SMALL = ("big",), ("small",)

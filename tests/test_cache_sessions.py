@@ -9,7 +9,7 @@ from thriftroute.serve.cache.sessions import Sessions
 from thriftroute.serve.cache.store import MemoryStore
 from thriftroute.serve.config.settings import Config
 from thriftroute.serve.request import Asked, Principal
-from thriftroute.tests import asking
+from thriftroute.tests.helpers import asking
 
 USER = {"role": "user", "content": "what is the weather in Rome?"}
 

@@ -13,7 +13,7 @@ from thriftroute.serve.cache import backends
 from thriftroute.serve.cache.backends import WAIT_S, DiskStore, RedisStore
 from thriftroute.serve.cache.store import LayeredStore, MemoryStore, Store, make_store
 from thriftroute.serve.config.settings import Config
-from thriftroute.tests.servers import Server, free_port, redis_server
+from thriftroute.tests.helpers.servers import Server, free_port, redis_server
 
 
 @pytest.fixture(autouse=True)

@@ -16,9 +16,17 @@ from thriftroute.serve.upstream.caller import Caller
 from thriftroute.serve.upstream.failures import UpstreamError
 from thriftroute.testing.stub import StubProvider
 from thriftroute.testing.stub_faults import Fault
-from thriftroute.tests.callers import HELLO, KEY, make_caller, make_model, make_pool, run, tried
-from thriftroute.tests.raw_provider import DONE, STREAM, RawProvider, event, whole
-from thriftroute.tests.serving import pool, serving
+from thriftroute.tests.helpers.callers import (
+    HELLO,
+    KEY,
+    make_caller,
+    make_model,
+    make_pool,
+    run,
+    tried,
+)
+from thriftroute.tests.helpers.raw_provider import DONE, STREAM, RawProvider, event, whole
+from thriftroute.tests.helpers.serving import pool, serving
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Pydantic serializer warnings:UserWarning"),

@@ -14,7 +14,7 @@ from thriftroute.serve.upstream.caller import Answer, Caller
 from thriftroute.serve.upstream.failures import UpstreamError, redact, secrets_of
 from thriftroute.testing.stub import StubProvider
 from thriftroute.testing.stub_faults import Fault
-from thriftroute.tests.callers import (
+from thriftroute.tests.helpers.callers import (
     HELLO,
     KEY,
     POOL,

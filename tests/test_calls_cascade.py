@@ -11,7 +11,7 @@ from thriftroute.serve.upstream.caller import Caller
 from thriftroute.serve.upstream.failures import UpstreamError
 from thriftroute.testing.stub import StubProvider
 from thriftroute.testing.stub_faults import Fault
-from thriftroute.tests.callers import HELLO, POOL, make_caller, make_pool, run, tried
+from thriftroute.tests.helpers.callers import HELLO, POOL, make_caller, make_pool, run, tried
 
 WEAK_FAILS = ("weak", 500, "InternalServerError")
 

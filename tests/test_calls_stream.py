@@ -12,7 +12,15 @@ from thriftroute.serve.upstream.caller import Caller
 from thriftroute.serve.upstream.failures import UpstreamError
 from thriftroute.testing.stub import StubProvider
 from thriftroute.testing.stub_faults import Fault
-from thriftroute.tests.callers import HELLO, POOL, make_caller, make_model, make_pool, run, tried
+from thriftroute.tests.helpers.callers import (
+    HELLO,
+    POOL,
+    make_caller,
+    make_model,
+    make_pool,
+    run,
+    tried,
+)
 
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
 Chunk = dict[str, Any]

@@ -13,8 +13,8 @@ from thriftroute.data.sketch import sketch
 from thriftroute.router.scorer import Scorer
 from typer.testing import CliRunner, Result
 
-from .auditing import PAIR, write
 from .conftest import BundleMaker
+from .helpers.auditing import PAIR, write
 
 
 def run(*args: object) -> Result:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from thriftroute.cli import app
 from thriftroute.testing.stub_faults import Fault
-from thriftroute.tests.labelling import PRICES, Panel, lines, make_log
+from thriftroute.tests.helpers.labelling import PRICES, Panel, lines, make_log
 from typer.testing import CliRunner, Result
 
 

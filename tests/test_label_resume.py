@@ -21,7 +21,7 @@ from thriftroute.labels.money import Hold, Purse
 from thriftroute.providers.prices import Price
 from thriftroute.testing.stub import StubProvider
 from thriftroute.testing.stub_faults import Fault
-from thriftroute.tests.labelling import PRICES, Panel, lines, make_log, make_request, run
+from thriftroute.tests.helpers.labelling import PRICES, Panel, lines, make_log, make_request, run
 
 
 @pytest.fixture

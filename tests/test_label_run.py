@@ -11,7 +11,15 @@ from thriftroute.data.tables import pair_table
 from thriftroute.errors import CalibrationError, ConfigError, DataError
 from thriftroute.labels.run import LabelRequest
 from thriftroute.testing.stub_faults import Fault
-from thriftroute.tests.labelling import Panel, fair, lines, make_log, make_request, run, shown
+from thriftroute.tests.helpers.labelling import (
+    Panel,
+    fair,
+    lines,
+    make_log,
+    make_request,
+    run,
+    shown,
+)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from thriftroute.data.logs.schema import LogRow
 from thriftroute.labels.answers import Label
 from thriftroute.labels.ledger import Ledger, Reply, Vote
 from thriftroute.labels.votes import human_scores, pair_hash, take_votes
-from thriftroute.tests.labelling import PRICES, Panel, lines, make_log, make_request, run
+from thriftroute.tests.helpers.labelling import PRICES, Panel, lines, make_log, make_request, run
 
 
 @pytest.fixture

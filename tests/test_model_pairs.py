@@ -13,7 +13,7 @@ from thriftroute.research.model_pairs import (
     model_matrix,
     vote_pairs,
 )
-from thriftroute.tests.matrices import matrix_of
+from thriftroute.tests.helpers.matrices import matrix_of
 
 
 class TestMatrix:

@@ -19,7 +19,7 @@ from thriftroute.serve.request import Principal
 from thriftroute.serve.spend.alerts import Alerts
 from thriftroute.serve.spend.budgets import NANO, Budget, window_of
 from thriftroute.serve.spend.ledger import Ledger
-from thriftroute.tests.servers import free_port, redis_server
+from thriftroute.tests.helpers.servers import free_port, redis_server
 
 BUDGET = Budget("pro", "tenant", "acme", "day", "usd", 10 * NANO, None, "2026-11-22", 2**32)
 

@@ -34,7 +34,7 @@ from thriftroute.serve.spend import ledger as ledgers
 from thriftroute.serve.spend.budgets import Budget
 from thriftroute.serve.spend.history import spent_before
 from thriftroute.serve.spend.ledger import Ledger, Reservation, make_ledger
-from thriftroute.tests.servers import Server, redis_server
+from thriftroute.tests.helpers.servers import Server, redis_server
 
 ACME = Principal(key="k1", tenant="acme", tier="pro")
 NOON = 4_099_032_000.0  # 2099-11-22, 12:00 UTC: Redis itself drops what is past

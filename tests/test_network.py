@@ -29,8 +29,8 @@ with StubProvider() as provider:
 SERVER = """
 import json, pathlib, signal, subprocess, sys, time, urllib.request
 from thriftroute.testing.stub import StubProvider
-from thriftroute.tests.servers import free_port
-from thriftroute.tests.serving import pool
+from thriftroute.tests.helpers.servers import free_port
+from thriftroute.tests.helpers.serving import pool
 
 def call(path, body=None):
     data = None if body is None else json.dumps(body).encode()

@@ -18,7 +18,7 @@ from thriftroute.research.model_pairs import (
     model_matrix,
 )
 from thriftroute.research.other_pairs import other_pairs, sign_test
-from thriftroute.tests.matrices import matrix_of
+from thriftroute.tests.helpers.matrices import matrix_of
 
 
 def hardness(inputs: Inputs, strong: str, weak: str) -> list[float]:

@@ -4,7 +4,7 @@ from thriftroute.serve.errors import RefusedError
 from thriftroute.serve.policy.eligibility import Candidates, by_price, candidates, cost, refusal
 from thriftroute.serve.registry import Model
 from thriftroute.serve.request import Asked
-from thriftroute.tests.asking import asked, model
+from thriftroute.tests.helpers.asking import asked, model
 
 BIG = model("big", 10.0, window=100_000, longest=4000, can=["vision", "tools"], tags=["eu"])
 MID = model("mid", 3.0, window=32_000, can=["tools"], tags=["secure", "eu"])

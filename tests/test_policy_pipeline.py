@@ -10,7 +10,8 @@ from thriftroute.router.routers import BundleRouter
 from thriftroute.router.threshold import ThresholdTable
 from thriftroute.serve.errors import RefusedError
 from thriftroute.serve.policy.pipeline import Pipeline
-from thriftroute.tests.asking import (
+from thriftroute.tests.conftest import BundleMaker
+from thriftroute.tests.helpers.asking import (
     STRONG,
     WEAK,
     Failing,
@@ -22,7 +23,6 @@ from thriftroute.tests.asking import (
     model,
     pipeline,
 )
-from thriftroute.tests.conftest import BundleMaker
 
 DEAR, MID, TINY = model("dear", 20.0), model("mid", 3.0), model("tiny", 0.5)
 FIVE = (STRONG, DEAR, MID, TINY, WEAK)

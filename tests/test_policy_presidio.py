@@ -5,7 +5,7 @@ from thriftroute.errors import ConfigError, MissingExtraError
 from thriftroute.serve.config.settings import SensitivitySettings
 from thriftroute.serve.errors import RefusedError
 from thriftroute.serve.policy.sensitivity import Sensitivity
-from thriftroute.tests.asking import asked, model
+from thriftroute.tests.helpers.asking import asked, model
 
 MODELS = {"open": model("open")}
 IBAN = "DE89 3704 0044 0532 0130 00"

@@ -4,7 +4,7 @@ import pytest
 from thriftroute.errors import ConfigError
 from thriftroute.serve.policy.rules import Rules
 from thriftroute.serve.request import Asked
-from thriftroute.tests.asking import STRONG, WEAK, asked, config
+from thriftroute.tests.helpers.asking import STRONG, WEAK, asked, config
 
 
 def rules(*whens: dict[str, Any]) -> Rules:

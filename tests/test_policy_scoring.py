@@ -9,7 +9,8 @@ from thriftroute.router.threshold import ThresholdTable
 from thriftroute.serve.errors import RefusedError
 from thriftroute.serve.policy.scoring import Scoring
 from thriftroute.serve.registry import Model
-from thriftroute.tests.asking import (
+from thriftroute.tests.conftest import BundleMaker
+from thriftroute.tests.helpers.asking import (
     STRONG,
     WEAK,
     Failing,
@@ -19,7 +20,6 @@ from thriftroute.tests.asking import (
     in_tool_calls,
     model,
 )
-from thriftroute.tests.conftest import BundleMaker
 
 POOL = (
     model("strong-1", 10.0),

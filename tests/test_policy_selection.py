@@ -4,7 +4,7 @@ import pytest
 from thriftroute.router.routers import BundleRouter, Router
 from thriftroute.serve.policy.scoring import Scoring
 from thriftroute.serve.policy.selection import Selection
-from thriftroute.tests.asking import Failing, Scores, asked, config, model
+from thriftroute.tests.helpers.asking import Failing, Scores, asked, config, model
 
 POOL = (model("strong", 10.0), model("mid", 3.0), model("tiny", 0.5), model("weak", 1.0))
 MODELS = {m.name: m for m in POOL}

@@ -7,7 +7,7 @@ from thriftroute.providers.pii import BUILT_IN, passes_luhn
 from thriftroute.serve.config.settings import KINDS, SensitivitySettings
 from thriftroute.serve.errors import RefusedError
 from thriftroute.serve.policy.sensitivity import RegexDetector, Sensitivity
-from thriftroute.tests.asking import asked, model
+from thriftroute.tests.helpers.asking import asked, model
 
 MODELS = {
     m.name: m for m in (model("open"), model("safe", tags=["secure"]), model("eu", tags=["eu"]))

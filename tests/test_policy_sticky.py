@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 from thriftroute.serve.policy.sticky import no_weaker, stay, weaker
-from thriftroute.tests.asking import asked, config, in_tool_calls, model
+from thriftroute.tests.helpers.asking import asked, config, in_tool_calls, model
 
 POOL = (model("strong", 10.0), model("dear", 20.0), model("mid", 3.0), model("weak", 1.0))
 MODELS = {m.name: m for m in POOL}

@@ -22,7 +22,7 @@ from thriftroute.serve.records.table import (
     open_engine,
     to_row,
 )
-from thriftroute.tests.servers import postgres_server
+from thriftroute.tests.helpers.servers import postgres_server
 
 START = 1_700_006_400.0  # a midnight, UTC
 DAY = 86_400

@@ -17,7 +17,7 @@ from thriftroute.serve.config.settings import RecordSettings
 from thriftroute.serve.errors import RefusedError
 from thriftroute.serve.records import Record, Recorder
 from thriftroute.serve.records.table import create_schema, decisions, meta, open_engine
-from thriftroute.tests.servers import Server, postgres_server
+from thriftroute.tests.helpers.servers import Server, postgres_server
 
 NOW = 1_700_000_000.0
 

@@ -8,7 +8,7 @@ import pytest
 from thriftroute.serve.api.admin import PAGE
 from thriftroute.serve.api.auth import digest
 from thriftroute.testing.stub import StubProvider
-from thriftroute.tests.serving import Serving, pool, serving
+from thriftroute.tests.helpers.serving import Serving, pool, serving
 
 ADMIN = {"authorization": "Bearer sk-boss"}
 ALICE = {"authorization": "Bearer sk-alice"}

@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 import zstandard
-from thriftroute.tests.raw_provider import DONE, STREAM, RawProvider, event, whole
-from thriftroute.tests.serving import Serving, pool, serving
+from thriftroute.tests.helpers.raw_provider import DONE, STREAM, RawProvider, event, whole
+from thriftroute.tests.helpers.serving import Serving, pool, serving
 from thriftroute.tests.test_serve_chat import rows, until
 
 # Through OpenAI's client, through LiteLLM's handler of most providers, and through one's own.

@@ -11,7 +11,7 @@ from thriftroute.serve.api.auth import admin, client_of, digest, open_to_this_ma
 from thriftroute.serve.config.settings import Config, KeySettings, ModelSettings, ServerSettings
 from thriftroute.serve.errors import RefusedError
 from thriftroute.serve.request import Principal
-from thriftroute.tests.live import live
+from thriftroute.tests.helpers.live import live
 
 ALICE = KeySettings(name="alice", sha256=digest("sk-alice"), tenant="acme", tier="pro")
 ROAMER = KeySettings(name="roamer", sha256=digest("sk-roamer"))

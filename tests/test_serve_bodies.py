@@ -8,7 +8,7 @@ import pytest
 from thriftroute.serve.api.chat_request import LARGE_BYTES, MOST_VALUES, read_body
 from thriftroute.serve.errors import RefusedError
 from thriftroute.testing.stub import StubProvider
-from thriftroute.tests.serving import pool, serving
+from thriftroute.tests.helpers.serving import pool, serving
 
 FILLER = "x" * LARGE_BYTES  # makes a body a large one
 

@@ -12,7 +12,7 @@ from thriftroute.errors import ConfigError
 from thriftroute.serve.config.loader import check
 from thriftroute.serve.config.settings import Config
 from thriftroute.testing.stub import StubProvider
-from thriftroute.tests.serving import Serving, pool, serving
+from thriftroute.tests.helpers.serving import Serving, pool, serving
 
 SITE = "https://app.example.com"
 BODY = {"model": "openai/weak", "messages": [{"role": "user", "content": "Hi"}]}

@@ -17,7 +17,7 @@ import httpx
 import pytest
 from thriftroute.testing.stub import StubProvider
 from thriftroute.testing.stub_faults import Fault
-from thriftroute.tests.serving import Serving, pool, serving
+from thriftroute.tests.helpers.serving import Serving, pool, serving
 
 HI = [{"role": "user", "content": "Hi there"}]
 

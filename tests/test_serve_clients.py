@@ -10,7 +10,7 @@ import httpx
 import openai
 import pytest
 from thriftroute.testing.stub import StubProvider
-from thriftroute.tests.serving import Serving, pool, serving
+from thriftroute.tests.helpers.serving import Serving, pool, serving
 
 EASY = "Hi"
 USER = [{"role": "user", "content": EASY}]

@@ -16,8 +16,8 @@ from thriftroute.serve.records import Record, Recorder, hash_session
 from thriftroute.serve.request import Asked
 from thriftroute.serve.state import State
 from thriftroute.testing.stub import StubProvider
-from thriftroute.tests import asking
-from thriftroute.tests.serving import Serving, pool, serving
+from thriftroute.tests.helpers import asking
+from thriftroute.tests.helpers.serving import Serving, pool, serving
 
 # Threshold 0 sends all of the treatment to the strong model, 1 all of the control to the weak one.
 ROUTER = {"name": "mf", "threshold": 1.0}

@@ -17,9 +17,9 @@ import httpx
 import pytest
 from thriftroute.testing.stub import StubProvider
 from thriftroute.testing.stub_faults import Fault
-from thriftroute.tests.running import COMMAND, started
-from thriftroute.tests.servers import postgres_server, redis_server
-from thriftroute.tests.serving import pool
+from thriftroute.tests.helpers.running import COMMAND, started
+from thriftroute.tests.helpers.servers import postgres_server, redis_server
+from thriftroute.tests.helpers.serving import pool
 
 
 def streamed_text(answer: httpx.Response) -> str:

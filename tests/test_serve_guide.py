@@ -11,12 +11,13 @@ from pydantic import BaseModel
 from thriftroute.router.routers import Router, load_router
 from thriftroute.serve.api.admin import admin_routes
 from thriftroute.serve.api.chat_request import OPTIONS, read_request
-from thriftroute.serve.config.loader import load_config, settings
+from thriftroute.serve.config import settings
+from thriftroute.serve.config.loader import load_config
 from thriftroute.serve.policy.pipeline import Pipeline
 from thriftroute.serve.registry import Registry
 from thriftroute.serve.request import Options, Principal
 from thriftroute.testing.stub import StubProvider
-from thriftroute.tests.serving import serving
+from thriftroute.tests.helpers.serving import serving
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDE = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ from thriftroute.providers.completion import load_litellm
 from thriftroute.serve.upstream.failures import UpstreamError
 from thriftroute.serve.upstream.wire import PARAMETERS, is_barred
 from thriftroute.testing.stub import StubProvider
-from thriftroute.tests.callers import HELLO, KEY, make_caller, make_model, run
+from thriftroute.tests.helpers.callers import HELLO, KEY, make_caller, make_model, run
 
 # LiteLLM's own types, when it first imports a provider's code.
 pytestmark = pytest.mark.filterwarnings("ignore:Items? .* on TypedDict class:UserWarning")

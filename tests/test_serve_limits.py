@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from thriftroute.serve.api.limits import HEADER_BYTES, BoundedProtocol, Limits
 from thriftroute.serve.config.settings import ServerSettings
 from thriftroute.serve.errors import RefusedError
-from thriftroute.tests.live import live
+from thriftroute.tests.helpers.live import live
 
 PATIENCE_S = 20.0
 

@@ -7,7 +7,7 @@ import pytest
 from thriftroute.serve import maxima
 from thriftroute.serve.errors import RefusedError
 from thriftroute.testing.stub import StubProvider
-from thriftroute.tests.serving import Serving, pool, serving
+from thriftroute.tests.helpers.serving import Serving, pool, serving
 
 
 @pytest.mark.parametrize(

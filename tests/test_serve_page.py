@@ -12,8 +12,8 @@ from thriftroute.serve.api.admin import PAGE, content_security_policy
 from thriftroute.serve.api.auth import digest
 from thriftroute.serve.records.record import Record
 from thriftroute.testing.stub import StubProvider
-from thriftroute.tests.browser import drawn
-from thriftroute.tests.serving import pool, serving
+from thriftroute.tests.helpers.browser import drawn
+from thriftroute.tests.helpers.serving import pool, serving
 
 TEXT = PAGE.read_text(encoding="utf-8")
 HOSTILE = '<img src=x onerror="document.title=1"><script>document.title=2</script>'

@@ -17,7 +17,7 @@ from thriftroute.serve.state import State
 from thriftroute.testing.stub import StubProvider
 from thriftroute.testing.stub_faults import Fault
 
-from .serving import Serving, pool, serving
+from .helpers.serving import Serving, pool, serving
 
 USER = [{"role": "user", "content": "What is 2 + 2?"}]
 

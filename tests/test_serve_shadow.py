@@ -21,7 +21,7 @@ from thriftroute.serve.records import Record
 from thriftroute.serve.state import State
 from thriftroute.testing.stub import StubProvider
 from thriftroute.testing.stub_faults import Fault
-from thriftroute.tests.serving import Serving, pool, serving
+from thriftroute.tests.helpers.serving import Serving, pool, serving
 
 EASY, HARD = (
     "Say hello.",

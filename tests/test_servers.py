@@ -1,7 +1,7 @@
 """The helpers of `servers`: what fault tests rely on."""
 
 import pytest
-from thriftroute.tests.servers import postgres_server, redis_server
+from thriftroute.tests.helpers.servers import postgres_server, redis_server
 
 redis = pytest.importorskip("redis")
 

@@ -19,7 +19,7 @@ from thriftroute.serve.api.app import create_app
 from thriftroute.serve.config.settings import Config
 from thriftroute.testing.stub import StubProvider
 from thriftroute.testing.stub_faults import Fault
-from thriftroute.tests.serving import Serving, pool, serving
+from thriftroute.tests.helpers.serving import Serving, pool, serving
 
 BODY = {"model": "weak", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 from thriftroute.testing.stub import StubProvider
-from thriftroute.tests.fuzzing import (
+from thriftroute.tests.helpers.fuzzing import (
     ADMIN_KEY,
     CANARIES,
     CLIENT_KEY,
@@ -17,7 +17,7 @@ from thriftroute.tests.fuzzing import (
     routes_of,
     storm,
 )
-from thriftroute.tests.serving import Serving, pool, serving
+from thriftroute.tests.helpers.serving import Serving, pool, serving
 
 # Of LiteLLM's own, at its first call: pydantic's words about its models.
 pytestmark = [

@@ -21,7 +21,7 @@ from thriftroute.serve.records.table import (
     open_engine,
     to_row,
 )
-from thriftroute.tests.servers import postgres_server
+from thriftroute.tests.helpers.servers import postgres_server
 
 NEW = ("arm", "routed", "routed_cost", "familiarity")
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 from ...serve.app import create_app
 from ...serve.settings import Config
-from ...tests.fuzzing import cases, routes_of, storm
+from ...tests.helpers.fuzzing import cases, routes_of, storm
 from .harness import Row, leaks, serving, settings, watched
 from .provider import Provider
 

@@ -16,9 +16,9 @@ import aiohttp
 import numpy as np
 import psutil
 
-from ...tests.fuzzing import ADMIN_KEY, CANARIES, CLIENT_KEY, PROMPT, PROVIDER_KEY
+from ...tests.helpers.fuzzing import ADMIN_KEY, CANARIES, CLIENT_KEY, PROMPT, PROVIDER_KEY
+from ...tests.helpers.serving import pool
 from ...tests.running import Running, started
-from ...tests.serving import pool
 from .provider import ANSWER
 
 ADMIN = {"authorization": f"Bearer {ADMIN_KEY}"}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ...tests.fuzzing import PROMPT
+from ...tests.helpers.fuzzing import PROMPT
 from .harness import CLIENT, Row, Server, crowd, leaks, serving, settings, watched
 from .provider import Provider
 

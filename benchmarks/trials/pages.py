@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ...tests.browser import drawn
+from ...tests.helpers.browser import drawn
 from .harness import Row, Server, serving, settings
 from .provider import Provider
 

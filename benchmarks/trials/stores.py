@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy
 
-from ...tests.servers import postgres_server, redis_server
+from ...tests.helpers.servers import postgres_server, redis_server
 from .harness import Row, Server, crowd, serving, settings
 from .provider import Provider
 

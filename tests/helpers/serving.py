@@ -1,6 +1,6 @@
 """A running thriftroute server for tests, on a free port of this process.
 
-from thriftroute.tests.serving import pool, serving
+from thriftroute.tests.helpers.serving import pool, serving
 
 with StubProvider() as provider, serving(pool(provider.url)) as server:
     openai.OpenAI(base_url=f"{server.url}/v1", api_key="any")

@@ -1,6 +1,6 @@
 """Real servers for tests: Redis and PostgreSQL on free ports, their files in a folder of their own.
 
-    from thriftroute.tests.servers import redis_server
+    from thriftroute.tests.helpers.servers import redis_server
 
     with redis_server() as server:
         client = redis.Redis.from_url(server.url)

@@ -1,0 +1,1 @@
+"""What several test files use: servers, providers, logs, browsers."""
