@@ -17,8 +17,8 @@ import numpy as np
 import psutil
 
 from ...tests.helpers.fuzzing import ADMIN_KEY, CANARIES, CLIENT_KEY, PROMPT, PROVIDER_KEY
+from ...tests.helpers.running import Running, started
 from ...tests.helpers.serving import pool
-from ...tests.running import Running, started
 from .provider import ANSWER
 
 ADMIN = {"authorization": f"Bearer {ADMIN_KEY}"}
