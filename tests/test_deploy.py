@@ -158,7 +158,7 @@ def test_what_the_image_is_built_from() -> None:
     folders = {name.split(".")[1] for name in packages if "." in name}
     data = project["tool"]["setuptools"]["package-data"]["thriftroute"]
     folders |= {pattern.split("/")[0] for pattern in data}
-    files = {"pyproject.toml", "README.md", "LICENSE", "__init__.py", "_version.py"}
+    files = {"pyproject.toml", "README.md", "LICENSE", *(path.name for path in ROOT.glob("*.py"))}
     assert folders | files <= kept
 
 
