@@ -5,7 +5,7 @@ VENV ?= .venv
 TEST_WORKERS ?= 2
 PARALLEL = -n $(TEST_WORKERS) --dist loadfile
 # Tests of what LiteLLM does with requests, answers and errors, and of what it says about models.
-CONTRACT = $(wildcard tests/test_calls_*.py) tests/test_completion.py tests/test_litellm_plugin.py \
+CONTRACT = $(wildcard tests/test_upstream_*.py) $(wildcard tests/test_providers_*.py) tests/test_litellm_plugin.py \
 	tests/test_registry.py tests/test_serve_clients.py
 BIN := $(VENV)/bin
 ROOMS := router providers data labels training eval serve integrations cli testing research

@@ -1,6 +1,7 @@
 """Commands around the server: `serve`, `init`, `models`, `prices`, `keys`, `records`."""
 
 import sys
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -142,7 +143,7 @@ def refresh_prices(
 
     done = refresh(url)
     if as_json:
-        print_json(done.to_dict())
+        print_json(asdict(done))
         return
     say(
         f"wrote {done.path}: {done.models:,} models, {done.changed:,} with other prices than the "
@@ -281,7 +282,7 @@ def export_records(
 
 def _show_map(found: Any, as_json: bool) -> None:
     if as_json:
-        print_json(None if found is None else found.to_dict())
+        print_json(None if found is None else asdict(found))
     elif found is None:
         say("in use: the map that is installed with LiteLLM")
     else:

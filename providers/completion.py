@@ -6,11 +6,14 @@ where a local server needs none (`local_key`).
 """
 
 import asyncio
+import contextlib
 import functools
 import importlib
+import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -20,7 +23,8 @@ from ..errors import ConfigError
 OPENAI_API = frozenset(
     {"openai", "custom_openai", "openai_like", "hosted_vllm", "litellm_proxy", "lm_studio"}
 )
-_GATEWAY = "litellm.responses.mcp.chat_completions_handler"
+# Asking LiteLLM about these opens a log-in, or asks a server.
+ASKS_OTHERS = frozenset({"github_copilot", "chatgpt", "ollama", "ollama_chat"})
 
 _lock = threading.Lock()
 
@@ -44,26 +48,65 @@ def _import_litellm() -> ModuleType:
     return litellm
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without LiteLLM's warnings about types of its own, as it loads what it has for a provider."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
+
+
+def warm_up() -> None:
+    """Load what LiteLLM otherwise loads at its first call, a second in which no loop turns, and
+    keep its own log, which may quote prompts, silent unless the user has set `LITELLM_LOG`."""
+    litellm = load_litellm()
+    if "LITELLM_LOG" not in os.environ:
+        for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+    importlib.import_module("openai.resources.chat.completions")
+    prompt = [{"role": "user", "content": "hi"}]
+    with quiet():
+        more = {"mock_response": "hi", "stream": True}
+        list(litellm.completion(model="openai/gpt-4o", messages=prompt, **more))
+
+
 def complete(request: Mapping[str, Any]) -> Any:
     """`litellm.completion(**request)`: a ModelResponse, or a stream wrapper with `stream=True`.
 
     Raises what LiteLLM raises, and ConfigError for a model whose provider it cannot tell."""
-    litellm, internal = prepare(request)
+    litellm = load_litellm()
     try:
-        return litellm.completion(**{**request, **internal})
+        return litellm.completion(**{**request, **local_key(request["model"], request)})
     except litellm.exceptions.BadRequestError:
         check_provider(request["model"], request)
         raise
 
 
-async def acomplete(request: Mapping[str, Any]) -> Any:
-    """`complete` for asyncio; imports happen in a thread, never on the loop."""
-    litellm, internal = await asyncio.to_thread(prepare, request)
+async def acomplete(request: Mapping[str, Any], *, optional: Collection[str] = ()) -> Any:
+    """`complete` for asyncio; imports happen in a thread, never on the loop.
+
+    optional: keywords that are left out where LiteLLM refuses a parameter. It says that it takes
+    some of them where it does not (1.110: prompt_cache_key)."""
+    if not _import_litellm.cache_info().currsize:
+        await asyncio.to_thread(load_litellm)
+    litellm = load_litellm()
+    request = {**request, **local_key(request["model"], request)}
     try:
-        return await litellm.acompletion(**{**request, **internal})
+        return await litellm.acompletion(**request)
+    except litellm.exceptions.UnsupportedParamsError:
+        fewer = {key: value for key, value in request.items() if key not in optional}
+        if len(fewer) == len(request):
+            raise
+        return await litellm.acompletion(**fewer)
     except litellm.exceptions.BadRequestError:
         check_provider(request["model"], request)
         raise
+
+
+async def close_connections() -> None:
+    """Close the connections that LiteLLM keeps, of all of this process. This event loop can make
+    no more calls then; another one makes connections of its own."""
+    await load_litellm().close_litellm_async_clients()
 
 
 def provider_of(model: str, params: Mapping[str, Any]) -> str:
@@ -85,6 +128,26 @@ def check_provider(model: str, params: Mapping[str, Any]) -> None:
     )
 
 
+def parameters_of(model: str, provider: str) -> frozenset[str]:
+    """The parameters that LiteLLM takes for this model; it refuses others."""
+    return frozenset(load_litellm().get_supported_openai_params(model, provider) or ())
+
+
+def openai_alike() -> frozenset[str]:
+    """Providers that LiteLLM itself lists as speaking OpenAI's API, nearly."""
+    return frozenset(load_litellm().openai_compatible_providers)
+
+
+def missing_key(model: str) -> str | None:
+    """The environment variable that would hold the API key of a model, where it is not set; None
+    where there is another way to log in, or LiteLLM knows of no key."""
+    if model.partition("/")[0] in ASKS_OTHERS:
+        return None
+    missing = load_litellm().validate_environment(model)["missing_keys"]
+    names = [name for name in missing if name.endswith("_API_KEY")]
+    return names[-1] if names and len(names) == len(missing) else None
+
+
 def local_key(model: str, params: Mapping[str, Any]) -> dict[str, str]:
     """The keyword `api_key` for calls that have no key and go to an address of the user's own.
 
@@ -96,6 +159,24 @@ def local_key(model: str, params: Mapping[str, Any]) -> dict[str, str]:
     provider, key = _resolved(model, params)
     found = key or litellm.api_key or litellm.openai_key or os.environ.get("OPENAI_API_KEY")
     return {} if found or provider not in OPENAI_API else {"api_key": "none"}
+
+
+def count_tokens(
+    messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None = None, *, otherwise: int
+) -> int:
+    """About how many tokens a request has, by LiteLLM's general tokenizer; `otherwise` where it
+    cannot tell: an odd message is the model's to refuse. Never raises."""
+    try:
+        found = load_litellm().token_counter(
+            model="gpt-4o",
+            messages=[dict(message) for message in messages],
+            tools=list(tools) if tools else None,
+            # Otherwise an image's address is fetched to learn its size.
+            use_default_image_token_count=True,
+        )
+        return int(found)
+    except Exception:  # noqa: BLE001 - whatever it cannot count
+        return otherwise
 
 
 def _resolved(model: str, params: Mapping[str, Any]) -> tuple[str, str | None]:
@@ -112,54 +193,3 @@ def _resolved(model: str, params: Mapping[str, Any]) -> tuple[str, str | None]:
     except litellm.exceptions.BadRequestError:
         return "", None
     return str(provider), key
-
-
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """The error of a call, and what it was raised from or while handling."""
-    cause: BaseException | None = error
-    for _ in range(12):
-        if cause is None:
-            return
-        yield cause
-        cause = cause.__cause__ or cause.__context__
-
-
-def retry_after(error: BaseException) -> float | None:
-    """Seconds that the provider asks to wait; None where it does not say, or names a date."""
-    for cause in causes(error):
-        for name in ("litellm_response_headers", "headers"):
-            headers = getattr(cause, name, None)
-            if isinstance(headers, Mapping) and "retry-after" in headers:
-                try:
-                    return max(0.0, float(headers["retry-after"]))
-                except ValueError:
-                    return None
-    return None
-
-
-def prepare(request: Mapping[str, Any]) -> tuple[ModuleType, dict[str, Any]]:
-    """LiteLLM, and what it must be given so that it can make this request as it is installed."""
-    litellm = load_litellm()
-    more: dict[str, Any] = local_key(request["model"], request) if "model" in request else {}
-    if request.get("tools") and _is_broken(_GATEWAY):
-        more["_skip_mcp_handler"] = True
-    return litellm, more
-
-
-@functools.cache
-def _is_broken(module: str) -> bool:
-    """True where `module`, LiteLLM's MCP gateway, is there but cannot be imported.
-
-    LiteLLM imports it for every call with tools (to look for tools that its proxy serves), though
-    it needs the package `mcp` >= 2, which LiteLLM does not install: seen in 1.106.2, where such a
-    call ends in ModuleNotFoundError. Its own switch, which it never sends to a provider, goes round
-    the gateway. Requiring `mcp` instead would add some 26 MB in 15 packages and 0.6 s at the first
-    call with tools, and would shut out applications that need mcp 1.x.
-    """
-    try:
-        importlib.import_module(module)
-    except ImportError as error:
-        # Where the gateway itself is missing (another version), nobody will import it either.
-        missing = error.name if isinstance(error, ModuleNotFoundError) else None
-        return missing is None or not f"{module}.".startswith(f"{missing}.")
-    return False

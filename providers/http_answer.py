@@ -1,11 +1,10 @@
 """A provider's HTTP answer before LiteLLM reads it: its status, its size, whether it is all there.
 
-LiteLLM (1.106 to 1.110) bounds no answer, and says neither whether a provider had answered when a
-call failed, nor whether a stream came to its `[DONE]`. It calls nearly all providers through
+LiteLLM (1.110) bounds no answer, and says neither whether a provider had answered when a call
+failed, nor whether a stream came to its `[DONE]`. It calls nearly all providers through
 `httpx.AsyncClient`, whatever carries the bytes below (aiohttp by default), but makes those clients
 itself, with no setting that reaches all of them. So `install` gives httpx's own event hooks to
-each client at its first request inside a `watched` call. Other requests of the process pass as
-they are.
+each client at its first request inside a `watched` call. Other requests pass as they are.
 """
 
 import asyncio
@@ -32,8 +31,14 @@ _MOST_CHOICES = 128
 _MOST_CALLS = 1_000
 _STEP = 65_536  # bytes that are unpacked at once
 _TURN_S = 0.005
+_DRAIN_S = 0.1  # for the end of an answer after [DONE], with which its connection can be used again
 _ENCODINGS = "gzip, deflate"  # those that can be unpacked step by step here
 _DONE = re.compile(rb"[\r\n]data: ?\[DONE\]")
+# Why an answer ends, in the words of each provider's API; within text the quotes are escaped.
+_REASON = re.compile(
+    rb'(?<!\\)"(?:(?:finish_reason|finishReason|stop_reason|stopReason|done_reason)"\s*:\s*"[^"]'
+    rb'|(?:done|is_finished)"\s*:\s*true)'
+)
 
 
 class Turns:
@@ -54,24 +59,70 @@ class AnswerTooLargeError(Exception):
     """More bytes than an answer may have, unpacked, or more objects."""
 
 
+class BadAnswerError(Exception):
+    """A provider's answer with status 200 that is no completion."""
+
+
 @dataclass(slots=True, eq=False)
 class HttpAnswer:
     """What has come of one call. `limit`: the most bytes of an answer, unpacked; a stream may have
-    `STREAM_FACTOR` times as many. `sent`: a request to the provider was begun. `status`: HTTP's,
-    None before any answer came. `done`: a stream came to its `[DONE]`. `too_large`: it was given up
-    for its size. `parts`: the bytes of a whole answer, unpacked; of a stream nothing is kept."""
+    `STREAM_FACTOR` times as many. `refers`: the request names what its provider has to look up, so
+    that its client may have brought a failure about; `large`: it asks for more than one plain
+    answer. `sent`: a request to the provider was begun. `status`: HTTP's, None before any answer.
+    `done`: a stream came to its `[DONE]`; `ended`: it said why it ends. `too_large`: it was given
+    up for its size. `parts`: the bytes of a whole answer, unpacked; of a stream nothing is kept."""
 
     limit: int
+    refers: bool = False
+    large: bool = False
     sent: bool = False
     status: int | None = None
+    is_stream: bool = False
     done: bool = False
+    ended: bool = False
     too_large: bool = False
     parts: list[bytes] = field(default_factory=list, repr=False)
+    response: httpx.Response | None = field(default=None, repr=False)
 
     @property
     def is_success(self) -> bool:
         """Whether the provider has answered, and calls its answer a success."""
         return self.status is not None and 200 <= self.status < 300
+
+    @property
+    def is_openais_client(self) -> bool:
+        """Whether OpenAI's own client made the request: what comes is in the form of its API."""
+        return self.response is not None and "x-stainless-lang" in self.response.request.headers
+
+    async def events(self) -> AsyncIterator[Any]:
+        """The JSON of each event of a stream that nobody else has begun to read, up to `[DONE]`.
+
+        Raises what httpx raises, ValueError, and BadAnswerError for an error in the stream.
+        """
+        assert self.response is not None
+        pieces = self.response.aiter_bytes()
+        data: list[bytes] = []
+        async for line in _lines(pieces):
+            if line.startswith(b"data:"):
+                data.append(line[5:].strip())
+            if line or not data:
+                continue
+            said, data = b"\n".join(data), []
+            if said.startswith(b"[DONE]"):
+                with contextlib.suppress(TimeoutError, httpx.HTTPError):
+                    async with asyncio.timeout(_DRAIN_S):
+                        async for _ in pieces:
+                            pass
+                return
+            event = json.loads(said)
+            if event.get("error"):
+                raise BadAnswerError("an error in the stream")
+            yield event
+
+    async def close(self) -> None:
+        """Close the connection where the answer was not read to its end."""
+        if self.response is not None:
+            await self.response.aclose()
 
 
 _watched: contextvars.ContextVar[HttpAnswer | None] = contextvars.ContextVar(
@@ -80,10 +131,9 @@ _watched: contextvars.ContextVar[HttpAnswer | None] = contextvars.ContextVar(
 
 
 @contextlib.contextmanager
-def watched(limit: int) -> Iterator[HttpAnswer]:
+def watched(answer: HttpAnswer) -> Iterator[HttpAnswer]:
     """Within it the next answer that this task gets, or one that it starts, is told and bounded;
     a stream also afterwards. Past the limit reading it raises AnswerTooLargeError."""
-    answer = HttpAnswer(limit)
     token = _watched.set(answer)
     try:
         yield answer
@@ -126,11 +176,14 @@ async def _bound(response: httpx.Response) -> None:
     answer = _answer_to(response.request)
     if answer is None:
         return
-    answer.status, answer.done, answer.parts = response.status_code, False, []
+    kind = response.headers.get("content-type", "")
+    answer.response, answer.status = response, response.status_code
+    answer.is_stream = kind.startswith("text/event-stream")
+    # Amazon's streams say it in packed pieces; their own format tells where one is cut.
+    answer.done, answer.ended, answer.parts = False, "amazon" in kind, []
     unpack = _unpacker(response.headers.pop("content-encoding", "identity").lower())
-    is_stream = response.headers.get("content-type", "").startswith("text/event-stream")
     assert isinstance(response.stream, httpx.AsyncByteStream)
-    response.stream = _Bounded(response.stream, unpack, answer, is_stream)
+    response.stream = _Bounded(response.stream, unpack, answer)
 
 
 class _Bounded(httpx.AsyncByteStream):
@@ -139,13 +192,11 @@ class _Bounded(httpx.AsyncByteStream):
         inner: httpx.AsyncByteStream,
         unpack: Callable[[bytes], Iterator[bytes]],
         answer: HttpAnswer,
-        is_stream: bool,
     ) -> None:
         self._inner = inner
         self._unpack = unpack
         self._answer = answer
-        self._is_stream = is_stream
-        self._room = answer.limit * (STREAM_FACTOR if is_stream else 1)
+        self._room = answer.limit * (STREAM_FACTOR if answer.is_stream else 1)
         self._objects = 0  # of a stream: since its last whole line
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -157,26 +208,28 @@ class _Bounded(httpx.AsyncByteStream):
                 if self._room < 0 or self._has_too_many(part):
                     answer.too_large = True
                     raise AnswerTooLargeError
-                if self._is_stream:
-                    tail += part
+                tail += part
+                answer.ended = answer.ended or _REASON.search(tail) is not None
+                if answer.is_stream:
                     answer.done = answer.done or _DONE.search(tail) is not None
-                    tail = tail[-16:]
                 else:
                     answer.parts.append(part)
+                tail = tail[-40:]
                 yield part
-        if not self._is_stream and self._objects > _MOST_AT_ONCE and _is_crowded(answer.parts):
+        if not answer.is_stream and self._objects > _MOST_AT_ONCE and _is_crowded(answer.parts):
             answer.too_large = True
             raise AnswerTooLargeError
 
     def _has_too_many(self, part: bytes) -> bool:
         """Whether a piece brings more objects than may be. Brackets within text count too."""
-        if self._is_stream and (end := part.rfind(b"\n")) >= 0:
+        is_stream = self._answer.is_stream
+        if is_stream and (end := part.rfind(b"\n")) >= 0:
             first, part = part.split(b"\n", 1)[0], part[end:]
             most = self._objects + _brackets(first)
             self._objects = _brackets(part)
             return max(most, self._objects) > _MOST_AT_ONCE
         self._objects += _brackets(part)
-        return self._objects > (_MOST_AT_ONCE if self._is_stream else MOST_OBJECTS)
+        return self._objects > (_MOST_AT_ONCE if is_stream else MOST_OBJECTS)
 
     async def aclose(self) -> None:
         await self._inner.aclose()
@@ -184,6 +237,17 @@ class _Bounded(httpx.AsyncByteStream):
 
 def _brackets(part: bytes) -> int:
     return part.count(b"{") + part.count(b"[")
+
+
+async def _lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    held: list[bytes] = []  # of a line that has not ended: joined once, however many they are
+    async for piece in pieces:
+        held.append(piece)
+        if b"\n" in piece:
+            *lines, rest = b"".join(held).split(b"\n")
+            held = [rest]
+            for line in lines:
+                yield line.rstrip(b"\r")
 
 
 def _is_crowded(parts: list[bytes]) -> bool:

@@ -8,8 +8,7 @@ import functools
 import json
 import logging
 import math
-import os
-import tempfile
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -19,10 +18,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import ConfigError, DataError
+from ..files import cache_folder, whole_file
 from .completion import load_litellm
 
 FORMAT = 1
 MOST_BYTES = 64 * 1024 * 1024
+_FEWEST = 0.5  # of the installed map's models: with fewer it is not whole
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _EXAMPLE = "sample_spec"  # an entry that explains the others
 _PRICES = ("input_cost_per_token", "output_cost_per_token", "cache_read_input_token_cost")
@@ -43,19 +44,15 @@ class Refreshed:
     added: int
     removed: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
-
 
 def map_path() -> Path:
     """Where the copy lies; it need not be there."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    folder = (Path(base) if base else Path.home() / ".cache") / "thriftroute"
-    return folder / "prices.json"
+    return cache_folder() / "prices.json"
 
 
-def refresh(url: str | None = None, *, timeout_s: float = 30.0) -> Refreshed:
+def refresh(
+    url: str | None = None, *, timeout_s: float = 30.0, most_bytes: int = MOST_BYTES
+) -> Refreshed:
     """Download the map, check it, and keep it for the next start.
 
     url: LiteLLM's own where it is not given. Raises ConfigError (an address that is not https) and
@@ -66,13 +63,14 @@ def refresh(url: str | None = None, *, timeout_s: float = 30.0) -> Refreshed:
     parts = urlsplit(address)
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
         raise ConfigError(f"--url {address!r}: expected https://")
-    models = _checked(_download(address, timeout_s), address)
     # Names that start with ours were registered by a registry in this process.
     installed = {
         key: entry
         for key, entry in litellm.model_cost.items()
         if key != _EXAMPLE and not key.startswith("thriftroute/")
     }
+    body = _download(address, timeout_s, most_bytes)
+    models = _checked(body, address, math.ceil(_FEWEST * len(installed)))
     path = map_path()
     result = Refreshed(
         path=str(path),
@@ -84,8 +82,10 @@ def refresh(url: str | None = None, *, timeout_s: float = 30.0) -> Refreshed:
         added=sum(key not in installed for key in models),
         removed=sum(key not in models for key in installed),
     )
-    head = {"format": FORMAT, **{k: v for k, v in result.to_dict().items() if k != "path"}}
-    _write(path, {**head, "entries": models})
+    head = {k: v for k, v in asdict(result).items() if k != "path"}
+    whole = {"format": FORMAT, **head, "entries": models}
+    with whole_file(path) as file:
+        file.write(json.dumps(whole, ensure_ascii=False).encode())
     return result
 
 
@@ -114,11 +114,9 @@ def rates(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def reset() -> bool:
     """Delete the copy; whether there was one."""
-    try:
-        map_path().unlink()
-    except FileNotFoundError:
-        return False
-    return True
+    found = map_path().exists()
+    map_path().unlink(missing_ok=True)
+    return found
 
 
 @functools.lru_cache(maxsize=1)
@@ -132,10 +130,9 @@ def _read() -> tuple[Refreshed, dict[str, dict[str, Any]]] | None:
     path = map_path()
     try:
         whole = json.loads(path.read_bytes())
-        if whole["format"] != FORMAT:
-            raise ValueError(f"format {whole['format']!r}")
+        if whole.pop("format") != FORMAT:
+            raise ValueError("another format")
         entries = {k: v for k, v in whole.pop("entries").items() if isinstance(v, dict)}
-        del whole["format"]
         head = Refreshed(path=str(path), **whole)
         made_for = _version(head.litellm)
     except FileNotFoundError:
@@ -154,7 +151,7 @@ def _read() -> tuple[Refreshed, dict[str, dict[str, Any]]] | None:
     return head, entries
 
 
-def _download(url: str, timeout_s: float) -> bytes:
+def _download(url: str, timeout_s: float, most_bytes: int) -> bytes:
     import httpx
 
     body = bytearray()
@@ -166,8 +163,8 @@ def _download(url: str, timeout_s: float) -> bytes:
             response.raise_for_status()
             for piece in response.iter_bytes():
                 body += piece
-                if len(body) > MOST_BYTES:
-                    raise DataError(f"larger than {MOST_BYTES:,} bytes", path=url)
+                if len(body) > most_bytes:
+                    raise DataError(f"larger than {most_bytes:,} bytes", path=url)
     except httpx.HTTPStatusError as error:
         raise DataError(f"HTTP {error.response.status_code}", path=url) from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -175,19 +172,14 @@ def _download(url: str, timeout_s: float) -> bytes:
     return bytes(body)
 
 
-def _checked(body: bytes, url: str) -> dict[str, dict[str, Any]]:
-    from litellm.litellm_core_utils.get_model_cost_map import GetModelCostMap
-
+def _checked(body: bytes, url: str, fewest: int) -> dict[str, dict[str, Any]]:
     try:
         found = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise DataError(f"not JSON: {error}", path=url) from error
     if not isinstance(found, dict):
         raise DataError(f"expected a JSON object, got {type(found).__name__}", path=url)
-    # LiteLLM's own check: not empty, and not much smaller than the map that is installed.
-    if not GetModelCostMap.validate_model_cost_map(
-        fetched_map=found, backup_model_count=GetModelCostMap.get_backup_model_count()
-    ):
+    if len(found) < fewest:
         raise DataError(f"not the whole map: it has only {len(found):,} entries", path=url)
     entries: dict[str, dict[str, Any]] = {}
     for key, entry in found.items():
@@ -199,7 +191,7 @@ def _checked(body: bytes, url: str) -> dict[str, dict[str, Any]]:
                 raise DataError(
                     f"{key}: expected a price >= 0, got {price!r}", path=url, field=name
                 )
-        aliases = entry.get("aliases") or ()
+        aliases = entry.get("aliases")
         plain = {name: value for name, value in entry.items() if name != "aliases"}
         entries[key] = plain
         for alias in aliases if isinstance(aliases, list) else ():
@@ -215,23 +207,5 @@ def _is_price(value: object) -> bool:
 
 def _version(text: str) -> tuple[int, ...]:
     """The leading numbers: 1.106.2rc1 counts as 1.106.2."""
-    numbers: list[int] = []
-    for part in text.split("."):
-        digits = part[: len(part) - len(part.lstrip("0123456789"))]
-        if not digits:
-            break
-        numbers.append(int(digits))
-    return tuple(numbers)
-
-
-def _write(path: Path, value: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Beside it and then renamed: a server that starts meanwhile reads the old one or the new one.
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix="prices-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(value, file, ensure_ascii=False)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    found = re.match(r"\d+(?:\.\d+)*", text)
+    return tuple(int(part) for part in found.group().split(".")) if found else ()

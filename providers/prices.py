@@ -4,6 +4,9 @@ The map is LiteLLM's, as it is installed or as `price_map.refresh` fetched it. N
 here, and a price that is missing is an error, never 0.
 """
 
+import hashlib
+import json
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,10 +17,12 @@ import numpy.typing as npt
 
 from ..errors import CalibrationError, ConfigError
 from . import price_map
-from .completion import load_litellm
+from .completion import ASKS_OTHERS, load_litellm
 
 Floats = npt.NDArray[np.float64]
 PER = 1_000_000  # prices are told for so many tokens
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +76,10 @@ def listed_price(model: str, *, option: str) -> Price:
             "thriftroute prices refresh"
         ) from None
     # A price such as 2.5e-06 a token, times a million, should read 2.5.
-    input, output = (
-        round(found[name] * PER, 9) for name in ("input_cost_per_token", "output_cost_per_token")
+    return Price(
+        round(found["input_cost_per_token"] * PER, 9),
+        round(found["output_cost_per_token"] * PER, 9),
     )
-    return Price(input, output)
 
 
 def find(model: str) -> tuple[str, Mapping[str, Any], str]:
@@ -107,6 +112,12 @@ def lookup(
     return None
 
 
+def is_listed(model: str) -> bool:
+    """Whether the installed map has the model, of whichever provider."""
+    entries = load_litellm().model_cost
+    return model in entries or model.partition("/")[2] in entries
+
+
 def token_prices(model: str, entry: Mapping[str, Any]) -> dict[str, float]:
     """USD per token of an entry of the map; of a model priced in tiers those of the first.
 
@@ -114,14 +125,8 @@ def token_prices(model: str, entry: Mapping[str, Any]) -> dict[str, float]:
     """
     tiers = entry.get("tiered_pricing")
     first = tiers[0] if isinstance(tiers, list) and tiers and isinstance(tiers[0], dict) else {}
-    found = {
-        name: entry[name] if entry.get(name) is not None else first.get(name)
-        for name in (
-            "input_cost_per_token",
-            "output_cost_per_token",
-            "cache_read_input_token_cost",
-        )
-    }
+    names = ("input_cost_per_token", "output_cost_per_token", "cache_read_input_token_cost")
+    found = {n: entry[n] if entry.get(n) is not None else first.get(n) for n in names}
     needed = [found["input_cost_per_token"], found["output_cost_per_token"]]
     usable = all(isinstance(p, int | float) and math.isfinite(p) and p >= 0 for p in needed)
     if not usable or not any(needed):
@@ -130,3 +135,51 @@ def token_prices(model: str, entry: Mapping[str, Any]) -> dict[str, float]:
     if found["cache_read_input_token_cost"] is None:
         found["cache_read_input_token_cost"] = found["input_cost_per_token"]
     return {name: float(value or 0) for name, value in found.items()}
+
+
+def cost_key(name: str, key: str, entry: Mapping[str, Any]) -> str:
+    """The name by which `call_cost` knows the prices of `entry`, found under `key`: the map's own
+    where LiteLLM's cost functions price it by that, else one that is registered for `name`."""
+    litellm = load_litellm()
+    same = price_map.rates(litellm.model_cost.get(key, {})) == price_map.rates(entry)
+    if same and entry.get("litellm_provider") not in ASKS_OTHERS:
+        try:
+            if sum(litellm.cost_per_token(model=key, prompt_tokens=PER, completion_tokens=PER)) > 0:
+                return key
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other way stays
+            logger.debug("LiteLLM cannot price %s by its name: %s", key, type(error).__name__)
+    return register(name, entry)
+
+
+def register(name: str, entry: Mapping[str, Any]) -> str:
+    """Make the prices of `entry`, USD per token, known to `call_cost`; the name for them.
+
+    The name holds a hash of the entry: another config in this process changes no price of ours.
+    """
+    # The provider's name only says which function counts: its general one.
+    entry = {**entry, "mode": "chat", "litellm_provider": "openai"}
+    if entry.get("tiered_pricing") is None:
+        # Given, since LiteLLM warns of what it would take to be 0.
+        entry.setdefault("cache_read_input_token_cost", entry["input_cost_per_token"])
+        entry.setdefault("cache_creation_input_token_cost", entry["input_cost_per_token"])
+    digest = hashlib.sha256(json.dumps(entry, sort_keys=True, default=str).encode()).hexdigest()
+    key = f"thriftroute/{name}/{digest[:12]}"
+    if key not in load_litellm().model_cost:
+        load_litellm().register_model({key: entry})
+    return key
+
+
+def call_cost(key: str, usage: Mapping[str, Any], service_tier: str | None) -> float:
+    """USD of a call by LiteLLM's cost functions: cached and reasoning tokens, cache writes, prices
+    that change with the prompt's length, service tiers. `usage` is as OpenAI's API tells it.
+
+    Raises whatever LiteLLM raises."""
+    litellm = load_litellm()
+    prompt, completion = litellm.cost_per_token(
+        model=key,
+        # Without it LiteLLM guesses the provider from the name, which fails for names of our own.
+        custom_llm_provider=(litellm.model_cost.get(key) or {}).get("litellm_provider"),
+        usage_object=litellm.Usage(**usage),
+        service_tier=service_tier,
+    )
+    return float(prompt) + float(completion)

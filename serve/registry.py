@@ -1,19 +1,16 @@
 """The pool of models: what each costs and can do, and where that is known from."""
 
-import hashlib
 import ipaddress
-import json
-import logging
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType, ModuleType
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import ConfigError
-from ..providers import price_map
-from ..providers.completion import check_provider, load_litellm
-from ..providers.prices import PER, find, token_prices
+from ..providers import completion
+from ..providers.completion import check_provider
+from ..providers.prices import PER, cost_key, find, register, token_prices
 from .config.settings import CAPABILITIES, Config, ModelSettings
 
 _FLAGS = {
@@ -22,15 +19,11 @@ _FLAGS = {
     "json_schema": "supports_response_schema",
     "reasoning": "supports_reasoning",
 }
-# Asking LiteLLM about these opens a log-in, or asks a server: their prices are only looked up.
-_ASKS_OTHERS = {"github_copilot", "chatgpt", "ollama", "ollama_chat"}
 # LiteLLM's names for programs that serve models on a machine of one's own.
 _LOCAL = {
     "ollama", "ollama_chat", "hosted_vllm", "vllm", "lm_studio", "llamafile", "xinference",
     "docker_model_runner", "lemonade", "oobabooga",
 }  # fmt: skip
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +73,6 @@ class Registry(Mapping[str, Model]):
         `price: {input: 0, output: 0}`; and for each whose provider LiteLLM cannot tell, which no
         call could reach, unless `called` is False.
         """
-        litellm = load_litellm()
         models: dict[str, Model] = {}
         wrong: list[str] = []
         for i, settings in enumerate(config.models):
@@ -88,7 +80,7 @@ class Registry(Mapping[str, Model]):
                 if called:  # first: under its right name the map may know the price too
                     params = {**settings.params, "api_base": settings.api_base}
                     check_provider(settings.model or settings.name, params)
-                models[settings.name] = _model(litellm, settings)
+                models[settings.name] = _model(settings)
             except ConfigError as error:
                 wrong.append(f"models[{i}] ({settings.name}): {error}")
         if wrong:
@@ -148,15 +140,10 @@ def missing_key(model: Model) -> str | None:
     they have one, need none as far as LiteLLM knows, or go to an address of the config's own."""
     if model.params.get("api_key") or model.params.get("api_base"):
         return None
-    if model.litellm_model.split("/", 1)[0] in _ASKS_OTHERS:
-        return None
-    found = load_litellm().validate_environment(model.litellm_model)
-    names = [name for name in found["missing_keys"] if name.endswith("_API_KEY")]
-    # Where more is missing than a key there are other ways to log in.
-    return names[-1] if names and len(names) == len(found["missing_keys"]) else None
+    return completion.missing_key(model.litellm_model)
 
 
-def _model(litellm: ModuleType, settings: ModelSettings) -> Model:
+def _model(settings: ModelSettings) -> Model:
     litellm_model = settings.model or settings.name
     key, entry, origin = find(litellm_model)
     sources: dict[str, str] = {}
@@ -170,11 +157,11 @@ def _model(litellm: ModuleType, settings: ModelSettings) -> Model:
     if settings.price is None:
         price = _map_price(litellm_model, entry)
         sources["price"] = origin
-        cost_key = _cost_key(litellm, settings.name, key, entry)
+        priced_as = cost_key(settings.name, key, entry)
     else:
         price = _own_price(settings)
         sources["price"] = "config"
-        cost_key = _register(litellm, settings.name, price)
+        priced_as = register(settings.name, price)
     capabilities = settings.capabilities
     if capabilities is not None:
         sources["capabilities"] = "config"
@@ -195,7 +182,7 @@ def _model(litellm: ModuleType, settings: ModelSettings) -> Model:
     return Model(
         name=settings.name,
         litellm_model=litellm_model,
-        cost_key=cost_key,
+        cost_key=priced_as,
         input_price=price["input_cost_per_token"],
         output_price=price["output_cost_per_token"],
         cached_input_price=price["cache_read_input_token_cost"],
@@ -234,34 +221,3 @@ def _own_price(settings: ModelSettings) -> dict[str, float]:
         # Otherwise LiteLLM would take what is written to a provider's cache to cost nothing.
         "cache_creation_input_token_cost": price.input / PER,
     }
-
-
-def _cost_key(litellm: ModuleType, name: str, key: str, entry: Mapping[str, Any]) -> str:
-    """The map's own key where LiteLLM's cost functions price it by that, else one of our own."""
-    same = price_map.rates(litellm.model_cost.get(key, {})) == price_map.rates(entry)
-    if same and entry.get("litellm_provider") not in _ASKS_OTHERS:
-        try:
-            if sum(litellm.cost_per_token(model=key, prompt_tokens=PER, completion_tokens=PER)) > 0:
-                return key
-        except Exception as error:  # noqa: BLE001 - whatever it is, the other way stays
-            logger.debug("LiteLLM cannot price %s by its name: %s", key, type(error).__name__)
-    return _register(litellm, name, entry)
-
-
-def _register(litellm: ModuleType, name: str, entry: Mapping[str, Any]) -> str:
-    """Make `entry` known to LiteLLM's cost functions; the name for them.
-
-    The name holds a hash of the entry: another config in this process changes no price of ours.
-    """
-    entry = {**entry, "mode": "chat"}
-    if entry.get("tiered_pricing") is None:
-        # Given, since LiteLLM warns of what it would take to be 0.
-        entry.setdefault("cache_read_input_token_cost", entry["input_cost_per_token"])
-        entry.setdefault("cache_creation_input_token_cost", entry["input_cost_per_token"])
-    # The provider's name only says which function counts: its general one.
-    entry["litellm_provider"] = "openai"
-    digest = hashlib.sha256(json.dumps(entry, sort_keys=True, default=str).encode()).hexdigest()
-    key = f"thriftroute/{name}/{digest[:12]}"
-    if key not in litellm.model_cost:
-        litellm.register_model({key: entry})
-    return key

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from ..errors import ConfigError
 from ..eval.drift.arms import TREATMENT
-from ..providers.completion import load_litellm
+from ..providers.completion import count_tokens
 from ..router.routers import BundleRouter, Router, load_router
 from ..router.text import Conversation
 from .api.chat_request import CHARACTERS_A_TOKEN, LARGE_BYTES
@@ -85,7 +85,6 @@ class State:
         self._large = ThreadPoolExecutor(1, thread_name_prefix="thriftroute-large")
         # Reports wait for a database, which may hang: no decision is to wait behind them.
         self._reports = ThreadPoolExecutor(4, thread_name_prefix="thriftroute-reports")
-        self._encoding = load_litellm().token_counter
         self.ready = False
 
     async def start(self) -> None:
@@ -151,17 +150,7 @@ class State:
         )
         if size > COUNTED_CHARACTERS:
             return size // CHARACTERS_A_TOKEN
-        try:
-            found = self._encoding(
-                model="gpt-4o",
-                messages=list(messages),
-                tools=list(tools) if tools else None,
-                # Otherwise an image's address is fetched to learn its size.
-                use_default_image_token_count=True,
-            )
-            return int(found)
-        except Exception:  # noqa: BLE001 - an odd message is the model's to refuse
-            return size // CHARACTERS_A_TOKEN
+        return count_tokens(messages, tools, otherwise=size // CHARACTERS_A_TOKEN)
 
     def _semantic(self) -> SemanticIndex | None:
         settings = self.config.cache

@@ -18,6 +18,7 @@ from thriftroute.labels.calls import Call, Caller, CallFailed, Model, told
 from thriftroute.labels.errors import LabelError
 from thriftroute.labels.ledger import Ledger
 from thriftroute.labels.money import Hold, Purse
+from thriftroute.providers.error_meaning import CallError, FailureKind
 from thriftroute.providers.prices import Price
 from thriftroute.testing.stub import StubProvider
 from thriftroute.testing.stub_faults import Fault
@@ -370,5 +371,8 @@ def test_the_state_is_nobody_elses_to_read(panel: Panel, log: Path) -> None:
 
 
 def test_a_failure_is_told_in_a_word() -> None:
-    assert told(TimeoutError()) == "Timeout"
-    assert told(ValueError("no\n choices")) == "ValueError: no choices"
+    told_as = {TimeoutError(): "Timeout", ValueError("no\n good"): "Timeout: no good"}
+    for cause, words in told_as.items():
+        failure = CallError(FailureKind.NEXT, "Timeout")
+        failure.__cause__ = cause
+        assert told(failure, {}) == words

@@ -41,7 +41,7 @@ def price(request: pytest.FixtureRequest, router: BundleRouter) -> Price:
         return Registry.build(Config.model_validate(models))[model].estimate(tokens, OUTPUT)
 
     def label(model: str) -> float:
-        wish = LabelRequest(Path("log"), Path("out"), "other", model, prices={"strong": "1,1"})
+        wish = LabelRequest(Path("log"), Path("out"), "openai/other", model, prices={"strong": "1,1"})
         return make_setup(wish, []).weak.usd(tokens, OUTPUT)
 
     def calibrate(model: str) -> float:
@@ -65,7 +65,7 @@ def price(request: pytest.FixtureRequest, router: BundleRouter) -> Price:
 @pytest.fixture
 def refreshed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Puts a copy of the map into the cache folder, gpt-4o at ten times its price."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("THRIFTROUTE_CACHE", str(tmp_path))
 
     def put() -> None:
         entries = {"gpt-4o": copy.deepcopy(load_litellm().model_cost["gpt-4o"])}
@@ -73,7 +73,7 @@ def refreshed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], N
             entries["gpt-4o"][name] *= 10
         head = {"url": "u", "fetched_at": "t", "models": 1, "changed": 1, "added": 0, "removed": 0}
         whole = {"format": 1, **head, "litellm": metadata.version("litellm"), "entries": entries}
-        price_map.map_path().parent.mkdir(parents=True)
+        price_map.map_path().parent.mkdir(parents=True, exist_ok=True)
         price_map.map_path().write_text(json.dumps(whole))
 
     return put
@@ -93,11 +93,12 @@ def test_everybody_asks_the_same_map(
     assert price("gpt-4o") == pytest.approx(10 * usd, rel=1e-6)
 
 
-@pytest.mark.parametrize("model", ["my/own-model", "anthropic/gpt-4o", "free"])
+@pytest.mark.parametrize("model", ["my/own-model", "anthropic/gpt-4o", "openai/free"])
 def test_nobody_takes_another_provider_s_price_or_none(
     model: str, price: Price, refreshed: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    free = {"input_cost_per_token": 0.0, "output_cost_per_token": 0.0, "mode": "chat"}
+    prices = {"input_cost_per_token": 0.0, "output_cost_per_token": 0.0}
+    free = {**prices, "mode": "chat", "litellm_provider": "openai"}
     monkeypatch.setitem(load_litellm().model_cost, "free", free)
     try:
         found = price(model)

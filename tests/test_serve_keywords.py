@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from thriftroute.providers.completion import load_litellm
 from thriftroute.serve.upstream.failures import UpstreamError
-from thriftroute.serve.upstream.wire import PARAMETERS, is_barred
+from thriftroute.serve.upstream.request import PARAMETERS, is_barred
 from thriftroute.testing.stub import StubProvider
 from thriftroute.tests.helpers.callers import HELLO, KEY, make_caller, make_model, run
 

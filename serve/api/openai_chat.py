@@ -24,7 +24,7 @@ from ..spend.cost import Usage, cost_of, usage_of
 from ..state import State
 from ..upstream.caller import CANCELLED, Answer
 from ..upstream.failures import UpstreamError
-from ..upstream.wire import wants_usage
+from ..upstream.request import wants_usage
 from .auth import principal as principal_of
 from .chat_request import read_body, read_options, read_request
 from .request_state import Exchange, headers_of, record_of

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...providers.completion import load_litellm
+from ...providers.prices import call_cost
 from ..registry import Model
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def cost_of(model: Model, usage: Usage) -> float:
     changed under us), the model's own three prices are applied, and the log says so once a model.
     """
     try:
-        cost = _litellm_cost(model, usage)
+        cost = call_cost(model.cost_key, _as_told(usage), usage.service_tier)
     except Exception as error:  # noqa: BLE001 - a price must not fail a request that was answered
         return _plain_cost(model, usage, type(error).__name__)
     plain = _own_prices(model, usage)
@@ -82,30 +82,15 @@ def cost_of(model: Model, usage: Usage) -> float:
     return cost
 
 
-def _litellm_cost(model: Model, usage: Usage) -> float:
-    litellm = load_litellm()
-    entry = litellm.model_cost.get(model.cost_key) or {}
-    prompt, completion = litellm.cost_per_token(
-        model=model.cost_key,
-        # Without it LiteLLM guesses the provider from the name, which fails for names of our own.
-        custom_llm_provider=entry.get("litellm_provider"),
-        usage_object=_litellm_usage(usage),
-        service_tier=usage.service_tier,
-    )
-    return float(prompt) + float(completion)
-
-
-def _litellm_usage(usage: Usage) -> Any:
-    kind = load_litellm().Usage
-    if usage.raw is not None:
-        return kind(**usage.raw)
-    return kind(
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=usage.completion_tokens,
-        total_tokens=usage.total_tokens,
-        prompt_tokens_details={"cached_tokens": usage.cached_tokens},
-        completion_tokens_details={"reasoning_tokens": usage.reasoning_tokens},
-    )
+def _as_told(usage: Usage) -> Mapping[str, Any]:
+    """As OpenAI's API tells it."""
+    return usage.raw or {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+    }
 
 
 def _own_prices(model: Model, usage: Usage) -> float:

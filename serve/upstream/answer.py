@@ -1,13 +1,216 @@
-"""What a call comes to."""
+"""What a call comes to: an answer, whole, or as a stream that is timed, counted and ended."""
 
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...providers.error_meaning import CutError, meaning_of
+from ...providers.http_answer import HttpAnswer, Turns
+from . import wire
 from .failures import Attempt
-from .stream import Replay, Stream, words
+from .health import Health
+from .tool_calls import Numbering
+
+logger = logging.getLogger(__name__)
+
+Chunk = dict[str, Any]
 
 
-@dataclass(slots=True)
+class AnswerStream:
+    """The chunks of one answer, as OpenAI's `chat.completion.chunk` dicts. Iterate once.
+
+    `open` comes first: it waits for the first piece that says something, so that a provider that
+    fails before it costs the client nothing. A failure after it ends the stream with a chunk of
+    the form {"error": ...}, as OpenAI's clients understand it; nothing is raised. Closing it, or
+    cancelling the task that iterates, closes the connection to the provider.
+
+    `error`: a word for what broke it off, else None; `text`: what was said so far, of all choices,
+    for an estimate where no usage came; `usage`, once the provider has said it; `waited_s`, seconds
+    spent waiting for the provider, the client's own slowness not included.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        model: str,
+        health: Health,
+        http: HttpAnswer,
+        *,
+        tell_usage: bool,
+        limit_s: float,
+        waited_s: float,
+    ) -> None:
+        """source: LiteLLM's stream. tell_usage: at the end, to the client. limit_s: for it all."""
+        self.model = model
+        self.error: str | None = None
+        self.status: int | None = 200
+        self.usage: Mapping[str, Any] | None = None
+        self.waited_s = waited_s
+        self._wait_s = 0.0  # for the latest piece
+        self._source = source
+        self._parts = wire.pieces(source, http)
+        self._health = health
+        self._http = http
+        self._turns = Turns()
+        self._tell_usage = tell_usage
+        self._limit_s = limit_s
+        self._held: list[Chunk] = []
+        self._said: list[str] = []
+        self._begun: set[int] = set()  # indexes of the choices that were seen
+        self._ended: set[int] = set()  # of those with a finish reason
+        self._calls: dict[int, Numbering] = {}  # by the choice's index
+        self._chunks = self._run()
+
+    @property
+    def text(self) -> str:
+        """What was said so far: content, reasoning and arguments of calls."""
+        return "".join(self._said)
+
+    @property
+    def attempt(self) -> Attempt:
+        """This call as it stands; its usage is there once the stream has ended."""
+        return Attempt(self.model, self.status, self.error, self.waited_s, self.usage)
+
+    async def open(self) -> None:
+        """Wait for the first piece that says something. Raises what the provider fails with, and
+        CutError where the stream ends before; it is closed then."""
+        try:
+            while (chunk := await self._next()) is not None:
+                self._held.append(chunk)
+                if any(_says(choice) for choice in chunk.get("choices") or ()):
+                    return
+            raise CutError("the stream ended before its first piece")
+        except BaseException:
+            await self.aclose()
+            raise
+
+    def __aiter__(self) -> AsyncIterator[Chunk]:
+        return self._chunks
+
+    async def aclose(self) -> None:
+        """End it, and close the connection to the provider. Closing twice does nothing."""
+        # A generator that another task is in cannot be closed; without its source it soon ends.
+        with contextlib.suppress(RuntimeError):
+            await self._chunks.aclose()
+        await self._release()
+
+    async def _run(self) -> AsyncGenerator[Chunk, None]:
+        last: Chunk = {}
+        try:
+            while (chunk := self._held.pop(0) if self._held else await self._next()) is not None:
+                last = chunk
+                yield chunk
+            if self._is_cut():
+                raise CutError("the stream ended without a finish reason")
+        except Exception as error:  # noqa: BLE001 - whatever broke it, the client is told
+            failure = meaning_of(error, self._http)
+            self.error, self.status = failure.name, failure.status
+            # A client may ask for more than can be said in the time; only who falls silent fails.
+            is_slow = failure.name == "Timeout" and self._wait_s < self._limit_s / 2
+            if failure.counts and not is_slow:
+                self._health.failed(self.model)
+            logger.warning("model %r broke off its stream: %s", self.model, self.error)
+        else:
+            self._health.succeeded(self.model, self.waited_s)
+        finally:
+            await self._release()
+        if self.error is not None:
+            yield _broken(self.model, self.error)
+        elif self._tell_usage and self.usage is not None:
+            head = {name: last.get(name) for name in ("id", "created", "model")}
+            kind = {"object": "chat.completion.chunk"}
+            yield {**head, **kind, "choices": [], "usage": dict(self.usage)}
+
+    def _is_cut(self) -> bool:
+        """At the end: whether something is missing. LiteLLM's wrapper ends one choice only."""
+        if self._http.too_large or self._http.done:
+            return self._http.too_large
+        return not self._ended or (self._http.is_openais_client and self._ended < self._begun)
+
+    def _is_invented(self) -> bool:
+        """Whether the finish reason that has come is the wrapper's own: the provider gave none."""
+        http = self._http
+        return bool(self._ended) and http.response is not None and not (http.done or http.ended)
+
+    async def _next(self) -> Chunk | None:
+        """The next chunk with something in it; None at the end."""
+        while True:
+            start = time.perf_counter()
+            try:
+                async with asyncio.timeout(max(0.0, self._limit_s - self.waited_s)):
+                    raw = await anext(self._parts, None)
+            finally:
+                self._wait_s = time.perf_counter() - start
+                self.waited_s += self._wait_s
+            if raw is None:
+                return None
+            await self._turns.give()
+            chunk = self._read(raw)
+            if self._is_invented():
+                raise CutError("the stream ended without a finish reason")
+            if chunk is not None:
+                return chunk
+
+    def _read(self, chunk: Chunk) -> Chunk | None:
+        """Note what the chunk says; None where nothing is left to pass on."""
+        usage = chunk.pop("usage", None)
+        if usage and isinstance(usage, Mapping):
+            self.usage = usage
+        choices = chunk.get("choices") or []
+        for choice in choices:
+            index = choice.get("index", 0)
+            self._begun.add(index)
+            if choice.get("finish_reason"):
+                self._ended.add(index)
+            elif "finish_reason" in choice:  # some say "" in every piece
+                choice["finish_reason"] = None
+            delta = choice.get("delta") or {}
+            if delta.get("tool_calls"):
+                self._calls.setdefault(index, Numbering()).number(delta["tool_calls"])
+            self._said.extend(words(delta))
+        return chunk if any(c.get("delta") or c.get("finish_reason") for c in choices) else None
+
+    async def _release(self) -> None:
+        source, self._source = self._source, None
+        if source is None:
+            return
+        # The provider's connection first: LiteLLM's wrapper closes nothing that it did not open.
+        for close in (self._http.close, getattr(source, "aclose", None)):
+            try:
+                if close is not None:
+                    await close()
+            except Exception as error:  # noqa: BLE001 - it is to be closed; how it fails says nothing
+                logger.debug("closing a stream of %r: %s", self.model, type(error).__name__)
+
+
+class Replay:
+    """A whole answer as a stream: what `AnswerStream` is to its reader. Nothing to wait for."""
+
+    error: str | None = None
+    text = ""
+    attempt: Attempt | None = None  # the call itself ended before
+
+    def __init__(self, chunks: Iterable[Chunk], waited_s: float) -> None:
+        self.waited_s = waited_s
+        self._chunks = self._run(chunks)
+
+    def __aiter__(self) -> AsyncIterator[Chunk]:
+        return self._chunks
+
+    async def aclose(self) -> None:
+        """Say no more."""
+        await self._chunks.aclose()
+
+    async def _run(self, chunks: Iterable[Chunk]) -> AsyncGenerator[Chunk, None]:
+        for chunk in chunks:
+            yield chunk
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """`response`, an OpenAI `chat.completion` dict, or `chunks`, a stream whose first piece is
     there already: exactly one of them. `model` is who answered; `cascade` says that a cascade
@@ -15,7 +218,7 @@ class Answer:
 
     model: str
     response: dict[str, Any] | None = None
-    chunks: Stream | Replay | None = None
+    chunks: AnswerStream | Replay | None = None
     cascade: bool = False
     made: tuple[Attempt, ...] = ()
 
@@ -30,9 +233,31 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """What was said so far, for an estimate where the provider did not count: of a stream what
-        has come, of all choices, arguments of calls included."""
+        """What was said so far, for an estimate where the provider did not count."""
         if self.chunks is not None:
             return self.chunks.text
         choices = (self.response or {}).get("choices") or ()
         return "".join(word for c in choices for word in words(c.get("message") or {}))
+
+
+def _says(choice: Mapping[str, Any]) -> bool:
+    """True for a piece of an answer, or its end; False where only a role is named."""
+    delta = choice.get("delta") or {}
+    return bool(choice.get("finish_reason")) or any(
+        value for name, value in delta.items() if name != "role"
+    )
+
+
+def words(delta: Mapping[str, Any]) -> list[str]:
+    """What a message, or a piece of one, says: content, reasoning, names and arguments of calls."""
+    said = [v for k, v in delta.items() if k != "role" and isinstance(v, str)]
+    for call in delta.get("tool_calls") or ():
+        function = call.get("function") or {}
+        said.extend(v for v in function.values() if isinstance(v, str))
+    return said
+
+
+def _broken(model: str, error: str) -> Chunk:
+    message = f"model {model!r} broke off its answer ({error}); what came before is incomplete"
+    code = "upstream_stream_broken"
+    return {"error": {"message": message, "type": "server_error", "param": None, "code": code}}

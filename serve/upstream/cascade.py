@@ -6,15 +6,16 @@ Both are charged. The weak answer is judged whole, so that a client that streams
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import inf
 from typing import Any, Protocol
 
 from ..cache.answers import replay
 from ..config.settings import CascadeSettings
-from .answer import Answer
+from .answer import Answer, Replay
 from .checks import failed, is_slow
 from .failures import Attempt, UpstreamError
-from .stream import Replay
-from .wire import wants_usage
+from .request import wants_usage
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class Ask(Protocol):
         *,
         stream: bool,
         attempts: Sequence[Attempt] = (),
-        within_s: float | None = None,
+        within_s: float = inf,
     ) -> Answer:
         """As `Caller.call`; `attempts` were made before, `within_s` bounds it all."""
         ...
@@ -50,53 +51,37 @@ async def cascade(
     what the client would have had without a cascade. Raises UpstreamError.
     """
     weak, others = models[0], [strong, *(name for name in models[1:] if name != strong)]
-    rejected: dict[str, Any] | None = None
-    made: tuple[Attempt, ...]
+    rejected: Answer | None = None
     try:
-        answer = await ask([weak], body, stream=False, within_s=settings.timeout_s)
+        answer = await ask([weak], body, stream=False, within_s=settings.timeout_s or inf)
     except UpstreamError as error:
         if error.final:
             raise
         made = error.attempts
     else:
-        completion = answer.response or {}
-        why = await _judged(completion, body, settings)
+        completion, checks = answer.response or {}, settings.checks
+        if is_slow(body, checks):
+            why = await asyncio.to_thread(failed, completion, body, checks)
+        else:
+            why = failed(completion, body, checks)
         if why is None:
-            return _as_asked(answer.model, completion, answer.attempts, body, stream=stream)
+            return _as_asked(answer, body, stream=stream)
         logger.info("cascade: the answer of %r fails the check %r", weak, why)
-        rejected = completion
-        last = answer.attempts[-1]
-        told = Attempt(last.model, last.status, f"rejected: {why}", last.seconds, last.usage)
-        made = (*answer.attempts[:-1], told)
+        rejected = answer
+        made = (*answer.made[:-1], replace(answer.made[-1], error=f"rejected: {why}"))
     try:
         answer = await ask(others, body, stream=stream, attempts=made)
     except UpstreamError as error:
         if rejected is None:
             raise
-        return _as_asked(weak, rejected, error.attempts, body, stream=stream)
-    answer.cascade = True
-    return answer
+        return _as_asked(replace(rejected, made=error.attempts), body, stream=stream)
+    return replace(answer, cascade=True)
 
 
-async def _judged(
-    completion: Mapping[str, Any], body: Mapping[str, Any], settings: CascadeSettings
-) -> str | None:
-    if is_slow(body, settings.checks):
-        return await asyncio.to_thread(failed, completion, body, settings.checks)
-    return failed(completion, body, settings.checks)
-
-
-def _as_asked(
-    model: str,
-    completion: dict[str, Any],
-    attempts: tuple[Attempt, ...],
-    body: Mapping[str, Any],
-    *,
-    stream: bool,
-) -> Answer:
+def _as_asked(answer: Answer, body: Mapping[str, Any], *, stream: bool) -> Answer:
     """A whole answer, as a stream where the client wants one."""
     if not stream:
-        return Answer(model, response=completion, cascade=True, made=attempts)
-    waited = sum(attempt.seconds for attempt in attempts)
-    chunks = Replay(replay(completion, wants_usage(body)), completion.get("usage"), waited)
-    return Answer(model, chunks=chunks, cascade=True, made=attempts)
+        return replace(answer, cascade=True)
+    waited = sum(attempt.seconds for attempt in answer.made)
+    chunks = Replay(replay(answer.response or {}, wants_usage(body)), waited)
+    return Answer(answer.model, chunks=chunks, cascade=True, made=answer.made)

@@ -1,18 +1,12 @@
 """The calls that were made, and what a client gets to read where none was answered."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...providers.verdict import NO_KEY, CallError, Verdict
+from ...providers.error_meaning import NO_KEY, CallError, FailureKind
+from ...providers.redaction import redact
 from ..errors import RefusedError
-
-_HIDDEN = "[hidden]"
-_SECRET_NAME = re.compile(r"key|token|secret|password|credential|authorization", re.IGNORECASE)
-_SECRET_TEXT = re.compile(
-    r"\b(?:sk|pk|rk|gsk|xai|hf|AIza|AKIA)[-_A-Za-z0-9*]{12,}|(?<=Bearer )[^\s,;\"']+", re.IGNORECASE
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +77,7 @@ def refused(
         f"model {attempts[-1].model!r} {failure.what}",
         attempts=attempts,
         detail=redact(failure.detail, secrets) if failure.detail else None,
-        final=failure.verdict is Verdict.STOP,
+        final=failure.kind is FailureKind.STOP,
     )
 
 
@@ -107,22 +101,6 @@ def all_failed(attempts: Sequence[Attempt], wait_s: float | None) -> UpstreamErr
     return UpstreamError(
         status, code, f"no model could answer: {told}", attempts=attempts, headers=headers
     )
-
-
-def redact(text: str, secrets: Iterable[str]) -> str:
-    """`text` without any of `secrets`, or anything else that looks like a key."""
-    for secret in secrets:
-        text = text.replace(secret, _HIDDEN)
-    return _SECRET_TEXT.sub(_HIDDEN, text)
-
-
-def secrets_of(params: object, name: str = "") -> set[str]:
-    """The values in a model's parameters that are keys, by their names, at any depth."""
-    if isinstance(params, Mapping):
-        return {s for key, value in params.items() for s in secrets_of(value, str(key))}
-    if isinstance(params, str) and _SECRET_NAME.search(name) and len(params) >= 4:
-        return {params}
-    return set()
 
 
 def _cause(attempt: Attempt) -> str:

@@ -5,7 +5,7 @@ none of a provider that cannot be reached, and refuses requests while all models
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 _WEIGHT = 0.2  # of the newest in the moving average
 
@@ -34,31 +34,25 @@ class Health:
 
         After a cooldown the count goes on: a model that is still down cools again at once.
         """
-        count = self._failed.get(model, 0) + 1
-        self._failed[model] = count
-        if count >= self._limit and self._cooldown_s > 0:
+        self._failed[model] = self._failed.get(model, 0) + 1
+        if self._failed[model] >= self._limit and self._cooldown_s > 0:
             self._until[model] = self._clock() + self._cooldown_s
         if seconds is not None:
             self._took(model, seconds)
 
     def cooling(self) -> dict[str, float]:
-        """Models that are left alone for now, and for how many seconds more."""
+        """Models that are left alone after failures, and for how many seconds more."""
         now = self._clock()
         return {name: until - now for name, until in self._until.items() if until > now}
 
     def order(self, models: Sequence[str]) -> list[str]:
         """`models`, those that cool down last: they are asked only where no other answers."""
-        cooling = self.cooling() if self._until else {}
+        cooling = self.cooling()
         return sorted(models, key=lambda name: name in cooling)
 
     def latency(self, model: str) -> float | None:
         """Seconds that it takes to answer, as a moving average; None before the first answer."""
         return self._seconds.get(model)
-
-    def fastest(self, models: Iterable[str]) -> str | None:
-        """Of those that have answered, the fastest; None where none has."""
-        known = [name for name in models if name in self._seconds]
-        return min(known, key=self._seconds.__getitem__, default=None)
 
     def _took(self, model: str, seconds: float) -> None:
         before = self._seconds.get(model, seconds)

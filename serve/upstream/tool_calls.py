@@ -1,4 +1,4 @@
-"""Which tool call a piece of a stream belongs to.
+"""The tool calls in the pieces of a stream: each gets an index of its own.
 
 OpenAI's clients, and the cache, put the pieces of one index together. Some providers send every
 call at index 0, or at none, or leave out the ids.
@@ -12,18 +12,16 @@ from typing import Any
 @dataclass(slots=True)
 class _Call:
     at: object  # the provider's own index
-    id: object
-    name: object
+    id: object = None
+    name: object = None
     arguments: list[str] = field(default_factory=list)
 
     @property
     def is_whole(self) -> bool:
         """Whether its arguments are a JSON object already, which nothing can be added to."""
-        text = "".join(self.arguments).strip()
-        if not text.endswith("}"):
-            return False
+        text = "".join(self.arguments).rstrip()
         try:
-            return isinstance(json.loads(text), dict)
+            return text.endswith("}") and isinstance(json.loads(text), dict)
         except (ValueError, RecursionError):
             return False
 
@@ -41,7 +39,7 @@ class Numbering:
             found = self._find(piece, function)
             if found is None:
                 found = len(self._calls)
-                self._calls.append(_Call(piece.get("index"), None, None))
+                self._calls.append(_Call(piece.get("index")))
             call = self._calls[found]
             call.id = call.id or piece.get("id")
             call.name = call.name or function.get("name")
@@ -53,12 +51,9 @@ class Numbering:
         """The call that the piece goes on with; None where it begins one."""
         at, id, name = piece.get("index"), piece.get("id"), function.get("name")
         here = [i for i, call in enumerate(self._calls) if at is None or call.at == at]
-        if id:
-            for i in here:
-                if self._calls[i].id == id:
-                    return i
-        if not here:
-            return None
+        named = [i for i in here if id and self._calls[i].id == id]
+        if named or not here:
+            return named[0] if named else None
         last = self._calls[here[-1]]
         if not name:  # no call begins without
             return here[-1]

@@ -1,149 +1,10 @@
-"""Requests as LiteLLM takes them, and its answers as OpenAI's plain JSON.
-
-LiteLLM takes its own settings (where to send a request, with which key) from the same keywords as
-a request's parameters. A client's body must never reach those. What is not a parameter of OpenAI's
-chat completions goes, as `extra_body` and under the name that the client gave it, to servers that
-speak OpenAI's API. To them too it may not say where an answer comes from, nor stand for the
-messages: see `is_barred`. Other providers would take it for fields of their own API (an answer's
-length, the messages themselves): of further names they get those of `SAMPLING` alone.
-"""
+"""LiteLLM's answers, and providers' own, as OpenAI's plain JSON."""
 
 import json
-import re
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Mapping
-from typing import Any, cast
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
 
-from ...providers.completion import OPENAI_API
 from ...providers.http_answer import HttpAnswer
-
-# Parameters of OpenAI's chat completions (and `thinking`, Anthropic's, which LiteLLM translates).
-# fmt: off
-PARAMETERS = frozenset({
-    "messages", "functions", "function_call", "temperature", "top_p", "n", "stop", "max_tokens",
-    "max_completion_tokens", "modalities", "prediction", "audio", "presence_penalty",
-    "frequency_penalty", "logit_bias", "user", "response_format", "seed", "tools", "tool_choice",
-    "parallel_tool_calls", "logprobs", "top_logprobs", "reasoning_effort", "verbosity",
-    "safety_identifier", "service_tier", "store", "prompt_cache_key", "prompt_cache_retention",
-    "thinking", "web_search_options",
-})
-# fmt: on
-# Those that change no answer: a provider that does not take them can do without.
-HINTS = frozenset(
-    {
-        "metadata",
-        "prompt_cache_key",
-        "prompt_cache_retention",
-        "safety_identifier",
-        "service_tier",
-        "store",
-        "user",
-    }
-)
-# Providers to which LiteLLM sends OpenAI's JSON, messages as they came (seen in 1.106 and 1.110).
-# LiteLLM lists most of them itself: `litellm.openai_compatible_providers`.
-ALIKE = OPENAI_API | {
-    "azure",
-    "cloudflare",
-    "cohere",
-    "cohere_chat",
-    "databricks",
-    "huggingface",
-    "minimax",
-    "mistral",
-    "openrouter",
-    "snowflake",
-    "watsonx",
-}
-_OWN = frozenset({"model", "stream", "stream_options"})  # thriftroute says these itself
-# Not OpenAI's, but harmless whoever gets them.
-SAMPLING = frozenset({"top_k", "min_p", "top_a", "typical_p", "repetition_penalty"})
-# fmt: off
-# What a server, or a gateway behind it, would go by instead of the messages.
-_INSTEAD = frozenset({
-    "prompt", "prompts", "prompt_embeds", "prompt_id", "prompt_variables", "contents",
-    "cached_content", "input", "inputs", "system", "system_prompt", "system_instruction",
-    "instructions", "preamble", "query", "history", "chat_history", "conversation", "context",
-    "template", "chat_template", "raw", "previous_response_id",
-})
-# What says which model, provider, settings or plugin of a gateway makes the answer.
-_ELSEWHERE = frozenset({
-    "deployment_id", "engine", "route", "preset", "plugins", "guardrails", "user_config",
-    "extra_body", "extra_query", "organization", "shared_session", "roles", "tags", "caching",
-    "cache", "no_log", "no_cache", "ttl", "data_sources", "kv_transfer_params",
-    "logits_processors", "lora_request", "adapter_id", "adapter_source",
-})
-# Words of names for keys, addresses, files and settings: anywhere in a name, first, last.
-_WORDS = frozenset({
-    "model", "models", "router", "routing", "region", "project", "provider", "providers", "proxy",
-    "fallback", "fallbacks", "retry", "retries", "timeout", "secret", "auth", "oauth", "identity",
-    "tenant", "ssl", "logger", "logging", "cost", "pricing", "mock", "client",
-})
-_FIRST = frozenset({"api", "aws", "azure", "vertex", "litellm", "watsonx", "oci", "s3", "gcs"})
-_LAST = frozenset({
-    "url", "uri", "base", "host", "port", "endpoint", "domain", "path", "file", "bucket", "webhook",
-    "token", "key", "password", "credential", "credentials", "header", "headers", "callback",
-    "callbacks",
-})
-# fmt: on
-_WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+(?![a-z])")
-
-
-def is_barred(name: str) -> bool:
-    """Whether a keyword that is none of OpenAI's is sent to no server: it chooses a key, an
-    address, a file or a provider, or stands for the messages. `apiBase` is read as `api_base`."""
-    words = [word.lower() for word in _WORD.findall(name)]
-    if not words or name.startswith("_") or not _WORDS.isdisjoint(words):
-        return True
-    whole = "_".join(words)
-    return whole in _INSTEAD or whole in _ELSEWHERE or words[0] in _FIRST or words[-1] in _LAST
-
-
-def keywords(
-    body: Mapping[str, Any],
-    model: str,
-    params: Mapping[str, Any],
-    *,
-    stream: bool,
-    openai_api: bool = True,
-    beside: Collection[str] = (),
-    left_out: Collection[str] = (),
-) -> dict[str, Any]:
-    """Keywords of `litellm.acompletion` for a client's `body`.
-
-    The client's parameters come before the model's own, `params`; what `params` has in
-    `extra_body` comes before the client's further names. `openai_api`: whether the provider is one
-    of `OPENAI_API`. `beside`: parameters that go to the provider past LiteLLM, which would refuse
-    them. `left_out`: names that are not sent.
-    """
-    given = {k: v for k, v in body.items() if k not in _OWN and k not in left_out}
-    known = PARAMETERS.difference(beside) if openai_api else PARAMETERS | SAMPLING
-    own = {name: value for name, value in given.items() if name in known and value is not None}
-    further = given.keys() - known if openai_api else frozenset()
-    extra = {
-        name: value
-        for name, value in given.items()
-        if name in further and (name in PARAMETERS or name in HINTS or not is_barred(name))
-    }
-    extra.update(params.get("extra_body") or {})
-    request: dict[str, Any] = {**params, **own, "model": model, "max_retries": 0, "num_retries": 0}
-    request.pop("extra_body", None)
-    if extra:
-        request["extra_body"] = extra
-    if stream:
-        request["stream"] = True
-        # Without usage there is nothing to charge by; who did not ask for it does not get it.
-        request["stream_options"] = {**_stream_options(body), "include_usage": True}
-    return request
-
-
-def wants_usage(body: Mapping[str, Any]) -> bool:
-    """Whether the client asked for usage in its stream."""
-    return _stream_options(body).get("include_usage") is True
-
-
-def _stream_options(body: Mapping[str, Any]) -> Mapping[str, Any]:
-    options = body.get("stream_options")
-    return options if isinstance(options, Mapping) else {}
 
 
 def completion(response: Any) -> dict[str, Any]:
@@ -170,55 +31,47 @@ def read(http: HttpAnswer) -> dict[str, Any] | None:
         return None
 
 
-def _completion(raw: Mapping[str, Any]) -> dict[str, Any]:
-    answer = {
-        "id": raw.get("id"),
-        "object": "chat.completion",
-        "created": raw.get("created"),
-        "model": raw.get("model"),
-        "choices": [_choice(choice) for choice in raw.get("choices") or ()],
-        "usage": _told(raw.get("usage") or {}),
-    }
-    return {**answer, **_more(raw, answer)}
+async def pieces(stream: Any, http: HttpAnswer) -> AsyncIterator[dict[str, Any]]:
+    """The pieces of a stream of LiteLLM's as OpenAI's `chat.completion.chunk`.
 
-
-def pieces(stream: Any) -> tuple[AsyncIterator[Any], Callable[[Any], dict[str, Any]], bool]:
-    """The pieces of a stream of LiteLLM's, what makes OpenAI's `chat.completion.chunk` of one, and
-    whether they are the provider's own.
-
-    Where the provider speaks OpenAI's API through OpenAI's client, its own pieces: LiteLLM's
-    wrapper (seen in 1.106.2) gives only one of n choices a finish reason, invents a finish reason
-    and usage for a stream that was cut, and drops fields that it does not know.
+    Where OpenAI's client made the request, they are the provider's own, as they come: LiteLLM's
+    wrapper (seen in 1.106 and 1.110) gives only one of n choices a finish reason, invents a finish
+    reason and usage for a stream that was cut, and drops fields that it does not know.
     """
-    inner = getattr(stream, "completion_stream", None)
-    if any(cls.__module__.split(".")[0] == "openai" for cls in type(inner).__mro__):
-        return aiter(cast(AsyncIterable[Any], inner)), _as_sent, True
-    return aiter(stream), _chunk, False
+    if http.is_openais_client:
+        async for event in http.events():
+            for choice in event.get("choices") or ():
+                _flatten(choice.get("delta") or {})
+            yield event
+        return
+    async for part in stream:
+        raw = _dumped(part)
+        chunk = _envelope(raw, "chat.completion.chunk", _piece)
+        if raw.get("usage"):
+            chunk["usage"] = _without_none(raw["usage"])
+        yield chunk
 
 
-def _dumped(part: Any, **how: Any) -> dict[str, Any]:
+def _dumped(part: Any) -> dict[str, Any]:
     """A model of pydantic's as a dict, without warnings that quote fields of unexpected types."""
-    found: dict[str, Any] = part.model_dump(warnings=False, **how)
+    found: dict[str, Any] = part.model_dump(warnings=False)
     return found
 
 
-def _as_sent(part: Any) -> dict[str, Any]:
-    chunk = _dumped(part, exclude_unset=True)
-    for choice in chunk.get("choices") or ():
-        _flatten(choice.get("delta") or {})
-    return chunk
+def _completion(raw: Mapping[str, Any]) -> dict[str, Any]:
+    answer = _envelope(raw, "chat.completion", _choice)
+    return {**answer, "usage": _without_none(raw.get("usage") or {})}
 
 
-def _chunk(part: Any) -> dict[str, Any]:
-    raw = _dumped(part)
-    usage = raw.get("usage")
+def _envelope(
+    raw: Mapping[str, Any], kind: str, choice: Callable[[Mapping[str, Any]], dict[str, Any]]
+) -> dict[str, Any]:
     answer = {
         "id": raw.get("id"),
-        "object": "chat.completion.chunk",
+        "object": kind,
         "created": raw.get("created"),
         "model": raw.get("model"),
-        "choices": [_piece(choice) for choice in raw.get("choices") or ()],
-        **({"usage": _told(usage)} if usage else {}),
+        "choices": [choice(each) for each in raw.get("choices") or ()],
     }
     return {**answer, **_more(raw, answer)}
 
@@ -261,7 +114,7 @@ def _unwrapped(raw: Mapping[str, Any]) -> dict[str, Any]:
         if value is not None:
             plain.setdefault(name, value)
     if isinstance(plain.get("tool_calls"), list):
-        plain["tool_calls"] = [_told(call) for call in plain["tool_calls"]]
+        plain["tool_calls"] = [_without_none(call) for call in plain["tool_calls"]]
     _flatten(plain)
     return plain
 
@@ -291,10 +144,10 @@ def _texts(parts: list[Any], kind: str) -> list[str]:
     return found
 
 
-def _told(raw: Mapping[str, Any]) -> dict[str, Any]:
+def _without_none(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Without the fields that nobody filled in, at any depth."""
     return {
-        name: _told(value) if isinstance(value, Mapping) else value
+        name: _without_none(value) if isinstance(value, Mapping) else value
         for name, value in raw.items()
         if value is not None
     }

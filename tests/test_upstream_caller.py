@@ -11,7 +11,7 @@ import pytest
 from thriftroute.serve.errors import RefusedError
 from thriftroute.serve.registry import Model
 from thriftroute.serve.upstream.caller import Answer, Caller
-from thriftroute.serve.upstream.failures import UpstreamError, redact, secrets_of
+from thriftroute.serve.upstream.failures import UpstreamError
 from thriftroute.testing.stub import StubProvider
 from thriftroute.testing.stub_faults import Fault
 from thriftroute.tests.helpers.callers import (
@@ -470,25 +470,3 @@ def test_a_plan_without_models_is_an_error(caller: Caller) -> None:
     with pytest.raises(RefusedError) as caught:
         run(caller, caller.call([], {"messages": HELLO}, stream=False))
     assert caught.value.status == 500
-
-
-def test_closed_connections_are_opened_again(caller: Caller) -> None:
-    async def use() -> tuple[Answer, Answer]:
-        before = await caller.call(POOL, {"messages": HELLO}, stream=False)
-        await caller.close()
-        return before, await caller.call(POOL, {"messages": HELLO}, stream=False)
-
-    assert [answer.model for answer in run(caller, use())] == ["weak", "weak"]
-
-
-def test_secrets_are_found_by_name_at_any_depth_and_keys_by_their_look() -> None:
-    params = {
-        "api_base": "http://host/v1",
-        "api_key": "plain-word",
-        "extra_headers": {"x-token": "other-word", "accept": "json"},
-        "aws_secret_access_key": "third-word",
-    }
-    secrets = secrets_of(params)
-    assert secrets == {"plain-word", "other-word", "third-word"}
-    text = redact("plain-word at host, sk-abcdefghijklmnop, Bearer xyz, task-force", secrets)
-    assert text == "[hidden] at host, [hidden], Bearer [hidden], task-force"

@@ -6,13 +6,11 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from thriftroute.errors import ConfigError
 from thriftroute.providers.completion import (
-    _is_broken,
     acomplete,
     check_provider,
     complete,
@@ -199,29 +197,6 @@ def test_a_provider_of_the_users_own_is_known(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(litellm, "model_alias_map", {"short": "openai/gpt-4o"})
     check_provider("mine/it", {})
     check_provider("short", {})
-
-
-@pytest.mark.parametrize(
-    ("name", "source", "broken"),
-    [
-        ("gateway_whole", "", False),
-        ("gateway_lacks_a_package", "import no_such_package_here", True),
-        ("gateway_lacks_a_name", "from json import no_such_name", True),
-        ("gateway_is_not_there", None, False),
-        ("gateway_is_not_there.nor.this", None, False),
-    ],
-)
-def test_only_a_gateway_that_is_there_can_be_broken(
-    name: str,
-    source: str | None,
-    broken: bool,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    if source is not None:
-        (tmp_path / f"{name}.py").write_text(source)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    assert _is_broken(name) is broken
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -8,18 +8,18 @@ LiteLLM's own classes are asked only for what never came to HTTP.
 
 import json
 import re
+import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 import httpx
 
-from .completion import causes, load_litellm
+from .completion import load_litellm
 from .http_answer import HttpAnswer
 
-_TRANSIENT = frozenset({408, 409, 425, 429})
-_PROVIDER = frozenset({401, 402, 403, 404, 405})
+TRANSIENT = frozenset({408, 409, 425, 429})
+UNUSABLE = frozenset({401, 402, 403, 404, 405})  # no request to this model will be answered
 _NAMES = {
     400: "BadRequestError",
     401: "AuthenticationError",
@@ -46,9 +46,10 @@ _CONTENT = re.compile(
     re.IGNORECASE,
 )
 _PREFIX = re.compile(r"^(?:litellm\.)?(?:\w+(?:Error|Exception)|Timeout)\s*(?::|-)\s*")
+_TRANSPORT = (httpx.TransportError, ConnectionError)  # a connection that failed
 
 
-class Verdict(Enum):
+class FailureKind(Enum):
     """What a failure means for the request."""
 
     RETRY = "the same model may answer at the next try"
@@ -63,10 +64,6 @@ class ShapeError(Exception):
     says what is wrong and where, without quoting the request."""
 
 
-class BadAnswerError(Exception):
-    """A provider's answer with status 200 that is no completion."""
-
-
 class CutError(Exception):
     """A stream that ended without saying that it is complete."""
 
@@ -76,133 +73,136 @@ class CallError(Exception):
     """A call that gave no answer. `name`: a word for records; `status`: HTTP's, None where no
     answer came. `counts`: whether it is a failure of the model; what a client can bring about is
     none. `code`, `what` and `detail` are for the client where no model answers: `what` continues
-    "model 'x' ...", `detail` is what the provider said, which may quote the prompt."""
+    "model 'x' ...", `detail` is what the provider said, which may quote the prompt.
+    `retry_after_s`: what the provider asks to wait. `may_cost`: the request went out and nobody
+    refused it."""
 
-    verdict: Verdict
+    kind: FailureKind
     name: str
     status: int | None = None
     counts: bool = False
     code: str = "upstream_rejected"
     what: str = "rejected the request"
     detail: str | None = None
+    retry_after_s: float | None = None
+    may_cost: bool = False
 
 
-def judge(
-    error: Exception, http: HttpAnswer, *, refers: bool = False, large: bool = False
-) -> CallError:
+def meaning_of(error: Exception, http: HttpAnswer) -> CallError:
     """What `error` means, raised by LiteLLM, by a timeout or by ourselves while `http` was watched.
 
-    refers: the request names what its provider has to look up (`parts.refers`): that it cannot be
-    found, or not in time, is not the provider's failure. large: it asks for more than one plain
-    answer, so that an answer of any size may be what it asked for.
+    That what a request refers to cannot be found, or not in time, is not the provider's failure;
+    nor is an answer of any size where the request asked for more than one plain answer.
     """
-    status = http.status or _status_elsewhere(error, refers=refers)
+    status = http.status or _status_elsewhere(error, http)
     if http.too_large:
         # It would be as large again.
-        found = CallError(Verdict.NEXT, "AnswerTooLargeError", counts=not large)
+        found = CallError(FailureKind.NEXT, "AnswerTooLargeError", counts=not http.large)
     elif status is not None:
         found = _answered(error, status, http)
-    elif http.sent or (not refers and _is_transport(error)):
+    elif http.sent or (not http.refers and _is(error, *_TRANSPORT)):
         found = _broken_off(error, "ConnectionError")
     else:
-        found = _unsent(error, refers=refers)
-    found.counts = found.counts and not refers
+        found = _unsent(error, http)
+    found.counts = found.counts and not http.refers
+    found.retry_after_s = _retry_after(error, http)
+    found.may_cost = http.is_success or (
+        http.sent and status is None and not _is_unconnected(error)
+    )
     return found
 
 
 def _answered(error: Exception, status: int, http: HttpAnswer) -> CallError:
     """The provider has answered, with this status."""
     codes, said = _told(http)
-    said = said or _own_words(error)
+    said = said or own_words(error)
     words = f"{codes} {said}"
     litellm = load_litellm().exceptions
     if isinstance(error, litellm.ContextWindowExceededError) or _WINDOW.search(words):
         return _window(status, said)
     if 200 <= status < 300:  # who says so has taken the request
-        name = "ConnectionError" if _is_transport(error) else "BadAnswerError"
+        name = "ConnectionError" if _is(error, *_TRANSPORT) else "BadAnswerError"
         return _broken_off(error, "CutError" if isinstance(error, CutError) else name)
     name = _NAMES.get(status, "APIError")
-    if status in _TRANSIENT or status >= 500 or status < 400:
-        return CallError(Verdict.RETRY, name, status, counts=True)
+    if status in TRANSIENT or status >= 500 or status < 400:
+        return CallError(FailureKind.RETRY, name, status, counts=True)
     if isinstance(error, litellm.ContentPolicyViolationError) or _CONTENT.search(words):
         code, what = "content_policy_violation", "refused the prompt for its content"
         name = "ContentPolicyViolationError"
-        return CallError(Verdict.STOP, name, status, code=code, what=what, detail=said)
-    if status in _PROVIDER:
-        return CallError(Verdict.NEXT, name, status, counts=True)
-    kind = Verdict.UNFIT if status == 413 else Verdict.STOP
+        return CallError(FailureKind.STOP, name, status, code=code, what=what, detail=said)
+    if status in UNUSABLE:
+        return CallError(FailureKind.NEXT, name, status, counts=True)
+    kind = FailureKind.UNFIT if status == 413 else FailureKind.STOP
     return CallError(kind, name, status, detail=said)
 
 
 def _broken_off(error: Exception, name: str) -> CallError:
     """No answer, or not all of it."""
     if _is_late(error):  # to wait as long again for the same model is no help
-        return CallError(Verdict.NEXT, "Timeout", counts=True)
-    return CallError(Verdict.RETRY, name, counts=True)
+        return CallError(FailureKind.NEXT, "Timeout", counts=True)
+    return CallError(FailureKind.RETRY, name, counts=True)
 
 
-def _unsent(error: Exception, *, refers: bool) -> CallError:
+def _unsent(error: Exception, http: HttpAnswer) -> CallError:
     """The provider was sent nothing. What LiteLLM raises then says why, as far as it is known."""
+    from openai import OpenAIError
+
     litellm = load_litellm().exceptions
-    if _lacks_key(error) or isinstance(error, litellm.AuthenticationError):
-        return CallError(Verdict.NEXT, NO_KEY, counts=True)  # it does not come by itself
+    # Of this very class, where OpenAI's client was not even made; a provider's answer is beneath.
+    is_without_key = any(type(cause) is OpenAIError for cause in causes(error))
+    if is_without_key or isinstance(error, litellm.AuthenticationError):
+        return CallError(FailureKind.NEXT, NO_KEY, counts=True)  # it does not come by itself
     if isinstance(error, litellm.ContextWindowExceededError):
-        return _window(None, _own_words(error))
+        return _window(None, own_words(error))
     if isinstance(error, litellm.UnsupportedParamsError):
         code, what = "unsupported_parameter", "does not support a parameter of the request"
-        name, words = "UnsupportedParamsError", _own_words(error)
-        return CallError(Verdict.UNFIT, name, 400, code=code, what=what, detail=words)
+        name, words = "UnsupportedParamsError", own_words(error)
+        return CallError(FailureKind.UNFIT, name, 400, code=code, what=what, detail=words)
     for cause in causes(error):
         if isinstance(cause, ImportError):  # a package that this provider needs
-            return CallError(Verdict.NEXT, type(cause).__name__)
-    if refers and (_is_late(error) or _is_transport(error)):
+            return CallError(FailureKind.NEXT, type(cause).__name__)
+    if http.refers and (_is_late(error) or _is(error, *_TRANSPORT)):
         what = "cannot be sent what an address in the request names: it could not be got"
     elif _is_late(error):
-        return CallError(Verdict.NEXT, "Timeout")
+        return CallError(FailureKind.NEXT, "Timeout")
     elif isinstance(error, ShapeError) and error.args:
         what = f"cannot be sent {error}"
     else:
         what = "cannot be sent a request of this shape"
-    detail = _own_words(error) if isinstance(error, litellm.BadRequestError) else None
+    detail = own_words(error) if isinstance(error, litellm.BadRequestError) else None
     code = "invalid_request"
-    return CallError(Verdict.UNFIT, "RequestShape", code=code, what=what, detail=detail)
+    return CallError(FailureKind.UNFIT, "RequestShape", code=code, what=what, detail=detail)
 
 
 def _window(status: int | None, said: str) -> CallError:
     code, what = "context_length_exceeded", "has too small a context window for this prompt"
     name = "ContextWindowExceededError"
-    return CallError(Verdict.WINDOW, name, status, code=code, what=what, detail=said)
+    return CallError(FailureKind.WINDOW, name, status, code=code, what=what, detail=said)
 
 
 def _told(http: HttpAnswer) -> tuple[str, str]:
     """(codes and types, message) of the error that the provider sent; "" where it is no JSON."""
     try:
-        found = json.loads(b"".join(http.parts))
+        level = json.loads(b"".join(http.parts))
     except (ValueError, RecursionError):
         return "", ""
-    found = found[0] if isinstance(found, list) and found else found  # as Gemini has it
+    level = level[0] if isinstance(level, list) and level else level  # as Gemini has it
     codes: list[str] = []
     message = ""
-    for level in _levels(found):
+    for inner in ("error", "innererror", ""):  # as it is wrapped, the innermost last
+        if not isinstance(level, Mapping):
+            break
         codes += [str(level[name]) for name in ("code", "type", "status") if level.get(name)]
         for name in ("message", "detail", "error"):
             message = message or (level[name] if isinstance(level.get(name), str) else "")
+        level = level.get(inner)
     return " ".join(codes), message[:2000]
 
 
-def _levels(found: Any) -> Iterator[Mapping[str, Any]]:
-    """An error as it is wrapped: {"error": {..., "innererror": {...}}}; the innermost last."""
-    for name in ("error", "innererror", ""):
-        if not isinstance(found, Mapping):
-            return
-        yield found
-        found = found.get(name)
-
-
-def _status_elsewhere(error: Exception, *, refers: bool) -> int | None:
+def _status_elsewhere(error: Exception, http: HttpAnswer) -> int | None:
     """The status from a provider that LiteLLM does not call through httpx's asynchronous client,
     where an error holds its answer; not where that may be the answer of a client's address."""
-    if refers:
+    if http.refers:
         return None
     for cause in causes(error):
         if isinstance(cause, httpx.HTTPStatusError):
@@ -213,7 +213,30 @@ def _status_elsewhere(error: Exception, *, refers: bool) -> int | None:
     return int(error.status_code) if isinstance(error, said) else None
 
 
-def _own_words(error: BaseException) -> str:
+def _retry_after(error: Exception, http: HttpAnswer) -> float | None:
+    """Seconds that the provider asks to wait; None where it does not say, or names a date."""
+    headers = [] if http.response is None else [http.response.headers]
+    headers += [c.response.headers for c in causes(error) if isinstance(c, httpx.HTTPStatusError)]
+    for each in headers:
+        if "retry-after" in each:
+            try:
+                return max(0.0, float(each["retry-after"]))
+            except ValueError:
+                return None
+    return None
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error of a call, and what it was raised from or while handling."""
+    cause: BaseException | None = error
+    for _ in range(12):
+        if cause is None:
+            return
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def own_words(error: BaseException) -> str:
     """What LiteLLM says, without the names that it puts before it and its advice to programmers."""
     text = str(getattr(error, "message", None) or error)
     for end in ("Traceback (most recent call last)", " To drop these, set", " To drop it, set"):
@@ -223,19 +246,21 @@ def _own_words(error: BaseException) -> str:
     return text[:2000]
 
 
-def _lacks_key(error: BaseException) -> bool:
-    """OpenAI's client was not even made: what a provider answers is of a class beneath this one."""
-    from openai import OpenAIError
-
-    return any(type(cause) is OpenAIError for cause in causes(error))
+def _is(error: BaseException, *kinds: type[BaseException]) -> bool:
+    return any(isinstance(cause, kinds) for cause in causes(error))
 
 
 def _is_late(error: BaseException) -> bool:
-    late = (TimeoutError, httpx.TimeoutException, load_litellm().exceptions.Timeout)
-    return any(isinstance(cause, late) for cause in causes(error))
+    return _is(error, TimeoutError, httpx.TimeoutException, load_litellm().exceptions.Timeout)
 
 
-def _is_transport(error: BaseException) -> bool:
-    """A connection that failed, of a client that is not watched."""
-    kinds = (httpx.TransportError, ConnectionError)
-    return any(isinstance(cause, kinds) for cause in causes(error))
+def _is_unconnected(error: BaseException) -> bool:
+    """Whether no connection was made. LiteLLM calls it a ConnectError too where one that stood
+    was reset."""
+    from aiohttp import ClientConnectorError, ClientOSError
+
+    unsent = (ClientConnectorError, httpx.ConnectTimeout, ConnectionRefusedError, socket.gaierror)
+    if _is(error, *unsent):
+        return True
+    was_reset = _is(error, ClientOSError, ConnectionResetError, BrokenPipeError)
+    return _is(error, httpx.ConnectError) and not was_reset

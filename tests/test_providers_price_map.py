@@ -21,6 +21,7 @@ Serve = Callable[[object], str]
 
 @pytest.fixture(autouse=True)
 def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("THRIFTROUTE_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -160,12 +161,16 @@ def test_a_price_that_is_none_refuses_the_whole_map(
     assert prices.status() is None
 
 
-def test_a_map_that_is_too_large(
-    serve: Serve, newer: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(prices, "MOST_BYTES", 1000)
+def test_a_map_that_is_too_large(serve: Serve, newer: dict[str, Any]) -> None:
     with pytest.raises(DataError, match="larger than 1,000 bytes"):
-        prices.refresh(serve(newer))
+        prices.refresh(serve(newer), most_bytes=1000)
+
+
+def test_the_copy_lies_in_the_one_cache_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("THRIFTROUTE_CACHE", str(tmp_path / "own"))
+    assert prices.map_path() == tmp_path / "own" / "prices.json"
 
 
 def test_an_address_that_answers_nothing(serve: Serve) -> None:

@@ -63,7 +63,6 @@ def test_without_a_cooldown_nothing_cools() -> None:
 def test_speed_is_a_moving_average() -> None:
     health = Health(1, 30.0, Clock())
     assert health.latency("a") is None
-    assert health.fastest(["a", "b"]) is None
     health.succeeded("a", 1.0)
     assert health.latency("a") == 1.0
     health.succeeded("a", 2.0)
@@ -72,5 +71,3 @@ def test_speed_is_a_moving_average() -> None:
     assert health.latency("a") == 1.2
     health.failed("a", 6.2)
     assert health.latency("a") == 2.2
-    health.succeeded("b", 3.0)
-    assert health.fastest(["a", "b", "c"]) == "a"
