@@ -1,30 +1,17 @@
-"""A bundle inside LiteLLM: its Router in Python, and its proxy.
+"""A bundle inside LiteLLM: its Router in Python, and its proxy. See docs/litellm.md.
 
     classifier_plugin: thriftroute.integrations.litellm_plugin.classifier      # in config.yaml
 
-LiteLLM (read at 1.106.2) has two places where a request's model can be chosen from outside, and
-both are used:
-
-- `Classifier` is a classifier plugin of its complexity router: the Router asks it for a *tier*
-  before it picks a deployment. It runs in the Router itself, so in Python and in the proxy alike,
-  and the choice is a model group: load balancing, cooldowns and fallbacks of the chosen model
-  stay. Each name that clients ask for is an entry of the model list. Async calls only: LiteLLM's
-  synchronous `Router.completion` never asks what comes before routing.
-- `Hook` is a callback of the proxy alone, which changes the request's model before it is routed:
-  any threshold in the model's name, without an entry for each, and headers that say why.
-
-Not used: `async_pre_routing_hook` of a callback, which the Router defines and never calls, routing
-plugins, which narrow one model group by deployment and so lose the fallback from one model to the
-other, and a custom routing strategy, which would replace load balancing for every model.
-
-A routing decision never fails a request: what `on_error` names answers.
+`Classifier` is a classifier plugin of LiteLLM's complexity router, which asks it for a *tier*
+before a deployment is picked: in Python and in the proxy, async calls only. `Hook` is a callback of
+the proxy alone, which changes the request's model before it is routed. A routing decision never
+fails a request: what `on_error` names answers.
 """
 
 import logging
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from litellm.exceptions import BadRequestError
 from litellm.integrations.custom_logger import CustomLogger
@@ -42,20 +29,17 @@ TIERS = ("SIMPLE", "MEDIUM", "COMPLEX", "REASONING")
 WEAK, STRONG = "SIMPLE", "COMPLEX"
 KEY = "thriftroute"  # of the decision in a request's metadata
 
-RouterConfig = Mapping[str, Mapping[str, Any]] | str | Path
-
 logger = logging.getLogger(__name__)
 
 
 class Classifier:
     """Chooses a tier of LiteLLM's complexity router; give it as `classifier_plugin`.
 
-    routers: names of routers or folders of bundles, as `Controller` takes them.
+    routers, settings (config, context, threads, on_error): as `Controller` takes them.
     threshold: where the model's name has none, and for names of another form ("auto"), which are
         scored by the first router.
     bands: instead of a threshold for such names, tier -> the score below which it is chosen, from
         the cheapest tier on, the last 1: {"SIMPLE": 0.2, "MEDIUM": 0.5, "COMPLEX": 1}.
-    config, context, threads, on_error: as `Controller` takes them.
 
     "router-mf-0.5" means that router and threshold: the strong tier, COMPLEX, where the score
     reaches it, else the weak one, SIMPLE. Raises what `Controller` raises, and ConfigError.
@@ -67,16 +51,11 @@ class Classifier:
         *,
         threshold: float | None = None,
         bands: Mapping[str, float] | None = None,
-        config: RouterConfig | None = None,
-        context: str = "conversation",
-        threads: int = 1,
-        on_error: Literal["strong", "weak"] = "strong",
+        **settings: Any,
     ) -> None:
         self.threshold = None if threshold is None else validate_threshold(threshold)
-        self.bands = _bands(bands)
-        self.controller = Controller(
-            routers, STRONG, WEAK, config, on_error=on_error, context=context, threads=threads
-        )
+        self.bands = _bands(bands or {})
+        self.controller = Controller(routers, STRONG, WEAK, **settings)
 
     async def classify(self, context: "RoutingContext") -> str | None:
         """The tier of a request, from its messages and the model's name. Scores in a thread.
@@ -114,9 +93,7 @@ class Classifier:
                 f"model {name!r} has no threshold: name it '{PREFIX}<name>-<threshold>', or give "
                 "the classifier threshold= or bands="
             )
-        for tier in tiers:
-            if tier not in TIERS:
-                raise ConfigError(f"tier {tier!r}: LiteLLM's tiers are {', '.join(TIERS)}")
+        _check_tiers(tiers)
         config = {
             "classifier_type": "custom",
             "classifier_plugin": self,
@@ -126,15 +103,14 @@ class Classifier:
             "context_compaction": False,
             "escalation_keywords": [],
         }
-        on_error = strong if self.controller.on_error == "strong" else weak
-        return {
-            "model_name": name,
-            "litellm_params": {
-                "model": "auto_router/complexity_router",
-                "complexity_router_default_model": on_error,
-                "complexity_router_config": config,
-            },
+        params = {
+            "model": "auto_router/complexity_router",
+            "complexity_router_default_model": (
+                strong if self.controller.on_error == "strong" else weak
+            ),
+            "complexity_router_config": config,
         }
+        return {"model_name": name, "litellm_params": params}
 
     def close(self) -> None:
         """Wait for the scoring threads to end."""
@@ -146,11 +122,11 @@ class Classifier:
 
     def _band(self, decision: Decision) -> str:
         """The tier whose band the score lies in; `on_error`'s end of the ladder without a score."""
+        names = list(self.bands)
         if decision.score is None:
-            names = list(self.bands)
             return names[-1] if self.controller.on_error == "strong" else names[0]
-        fitting = (tier for tier, below in self.bands.items() if decision.score < below)
-        return next(fitting, next(reversed(self.bands)))
+        score = decision.score
+        return next((tier for tier, below in self.bands.items() if score < below), names[-1])
 
 
 class Hook(CustomLogger):
@@ -172,16 +148,11 @@ class Hook(CustomLogger):
         weak: str,
         routers: Sequence[str] = ("mf",),
         aliases: Mapping[str, float] | None = None,
-        config: RouterConfig | None = None,
-        context: str = "conversation",
-        threads: int = 1,
-        on_error: Literal["strong", "weak"] = "strong",
+        **settings: Any,
     ) -> None:
         super().__init__()
         self.aliases = {name: validate_threshold(at) for name, at in (aliases or {}).items()}
-        self.controller = Controller(
-            routers, strong, weak, config, on_error=on_error, context=context, threads=threads
-        )
+        self.controller = Controller(routers, strong, weak, **settings)
 
     async def async_pre_call_hook(
         self, user_api_key_dict: Any, cache: Any, data: dict[str, Any], call_type: str
@@ -194,41 +165,34 @@ class Hook(CustomLogger):
         name = data.get("model")
         if not isinstance(name, str) or not (name in self.aliases or name.startswith(PREFIX)):
             return None
+        # What is to be scored of a chat, a response or a completion request.
+        scored = data.get("messages") or data.get("input") or data.get("prompt") or ""
         try:
             router, threshold = _target(name, self.controller)
-            if name in self.aliases:
-                threshold = self.aliases[name]
-            decision = await self.controller.adecide(_messages(data), router, threshold)
+            threshold = self.aliases.get(name, threshold)
+            decision = await self.controller.adecide(scored, router, threshold)
         except RoutingError as error:
             raise BadRequestError(str(error), model=name, llm_provider=KEY) from error
         logger.info("model %r: %s, %s", name, decision.model, decision.reason)
         data["model"] = decision.model
-        place = "litellm_metadata" if "litellm_metadata" in data else "metadata"
+        place = _metadata_of(data)
         data[place] = {**(data.get(place) or {}), KEY: decision.to_dict()}
         return data
 
     async def async_post_call_response_headers_hook(
-        self,
-        data: dict[str, Any],
-        user_api_key_dict: Any,
-        response: object,
-        request_headers: dict[str, str] | None = None,
-        litellm_call_info: dict[str, object] | None = None,
+        self, data: dict[str, Any], *_: Any, **__: Any
     ) -> dict[str, str] | None:
         """The decision as headers of the answer: x-thriftroute-model, -score, -threshold, -reason.
 
         The model is the one that was decided on; where it failed, LiteLLM's own fallback answered.
         """
-        place = "litellm_metadata" if "litellm_metadata" in data else "metadata"
-        decision = (data.get(place) or {}).get(KEY)
+        decision = (data.get(_metadata_of(data)) or {}).get(KEY)
         if not isinstance(decision, dict):
             return None
-        fields = ("model", "score", "threshold", "reason")
-        return {
-            f"x-thriftroute-{field}": str(decision[field])
-            for field in fields
-            if decision.get(field) is not None
-        }
+        fields = [
+            f for f in ("model", "score", "threshold", "reason") if decision.get(f) is not None
+        ]
+        return {f"x-thriftroute-{field}": str(decision[field]) for field in fields}
 
 
 def _target(name: str, controller: Controller) -> tuple[str, float | None]:
@@ -238,28 +202,28 @@ def _target(name: str, controller: Controller) -> tuple[str, float | None]:
     return next(iter(controller.routers)), None
 
 
-def _messages(data: Mapping[str, Any]) -> Any:
-    """What is to be scored of a chat, a response or a completion request."""
-    for key in ("messages", "input", "prompt"):
-        if data.get(key):
-            return data[key]
-    return ""
+def _metadata_of(data: Mapping[str, Any]) -> str:
+    return "litellm_metadata" if "litellm_metadata" in data else "metadata"
 
 
-def _bands(bands: Mapping[str, float] | None) -> dict[str, float]:
+def _bands(bands: Mapping[str, float]) -> dict[str, float]:
     """`bands`, checked: LiteLLM's tiers, limits rising to 1."""
-    checked = {tier: validate_threshold(below) for tier, below in (bands or {}).items()}
+    _check_tiers(bands, "bands: ")
+    checked = {tier: validate_threshold(below) for tier, below in bands.items()}
     limits = list(checked.values())
-    wrong = [tier for tier in checked if tier not in TIERS]
-    if wrong:
-        raise ConfigError(f"bands: tier {wrong[0]!r}; LiteLLM's tiers are {', '.join(TIERS)}")
     if limits and (limits[-1] != 1.0 or any(a >= b for a, b in pairwise(limits))):
         raise ConfigError(f"bands: the limits must rise, the last being 1, got {limits}")
     return checked
 
 
+def _check_tiers(tiers: Mapping[str, Any], where: str = "") -> None:
+    for tier in tiers:
+        if tier not in TIERS:
+            raise ConfigError(f"{where}tier {tier!r}: LiteLLM's tiers are {', '.join(TIERS)}")
+
+
 def __getattr__(name: str) -> Any:
-    # Made when it is first asked for: it loads the bundle in the box.
+    # Made when it is first asked for: it loads the built-in bundle.
     if name == "classifier":
         globals()[name] = Classifier()
         return globals()[name]

@@ -18,7 +18,7 @@ import httpx
 from .completion import load_litellm
 from .http_answer import HttpAnswer
 
-TRANSIENT = frozenset({408, 409, 425, 429})
+_TRANSIENT = frozenset({408, 409, 425, 429})
 UNUSABLE = frozenset({401, 402, 403, 404, 405})  # no request to this model will be answered
 _NAMES = {
     400: "BadRequestError",
@@ -105,7 +105,7 @@ def meaning_of(error: Exception, http: HttpAnswer) -> CallError:
     else:
         found = _unsent(error, http)
     found.counts = found.counts and not http.refers
-    found.retry_after_s = _retry_after(error, http)
+    found.retry_after_s = _retry_after(http)
     found.may_cost = http.is_success or (
         http.sent and status is None and not _is_unconnected(error)
     )
@@ -124,7 +124,7 @@ def _answered(error: Exception, status: int, http: HttpAnswer) -> CallError:
         name = "ConnectionError" if _is(error, *_TRANSPORT) else "BadAnswerError"
         return _broken_off(error, "CutError" if isinstance(error, CutError) else name)
     name = _NAMES.get(status, "APIError")
-    if status in TRANSIENT or status >= 500 or status < 400:
+    if status in _TRANSIENT or status >= 500 or status < 400:
         return CallError(FailureKind.RETRY, name, status, counts=True)
     if isinstance(error, litellm.ContentPolicyViolationError) or _CONTENT.search(words):
         code, what = "content_policy_violation", "refused the prompt for its content"
@@ -148,30 +148,27 @@ def _unsent(error: Exception, http: HttpAnswer) -> CallError:
     from openai import OpenAIError
 
     litellm = load_litellm().exceptions
-    # Of this very class, where OpenAI's client was not even made; a provider's answer is beneath.
-    is_without_key = any(type(cause) is OpenAIError for cause in causes(error))
-    if is_without_key or isinstance(error, litellm.AuthenticationError):
+    # Of this very class where OpenAI's client was not even made; an answer's is one beneath it.
+    lacks_key = any(type(cause) is OpenAIError for cause in causes(error))
+    if lacks_key or isinstance(error, litellm.AuthenticationError):
         return CallError(FailureKind.NEXT, NO_KEY, counts=True)  # it does not come by itself
     if isinstance(error, litellm.ContextWindowExceededError):
         return _window(None, own_words(error))
+    code, what, name, status = "invalid_request", "", "RequestShape", None
     if isinstance(error, litellm.UnsupportedParamsError):
-        code, what = "unsupported_parameter", "does not support a parameter of the request"
-        name, words = "UnsupportedParamsError", own_words(error)
-        return CallError(FailureKind.UNFIT, name, 400, code=code, what=what, detail=words)
-    for cause in causes(error):
-        if isinstance(cause, ImportError):  # a package that this provider needs
-            return CallError(FailureKind.NEXT, type(cause).__name__)
-    if http.refers and (_is_late(error) or _is(error, *_TRANSPORT)):
+        code, name, status = "unsupported_parameter", "UnsupportedParamsError", 400
+        what = "does not support a parameter of the request"
+    elif missing := next((c for c in causes(error) if isinstance(c, ImportError)), None):
+        return CallError(FailureKind.NEXT, type(missing).__name__)  # a package that it needs
+    elif http.refers and (_is_late(error) or _is(error, *_TRANSPORT)):
         what = "cannot be sent what an address in the request names: it could not be got"
     elif _is_late(error):
         return CallError(FailureKind.NEXT, "Timeout")
-    elif isinstance(error, ShapeError) and error.args:
-        what = f"cannot be sent {error}"
     else:
-        what = "cannot be sent a request of this shape"
+        told = str(error) if isinstance(error, ShapeError) else ""
+        what = f"cannot be sent {told or 'a request of this shape'}"
     detail = own_words(error) if isinstance(error, litellm.BadRequestError) else None
-    code = "invalid_request"
-    return CallError(FailureKind.UNFIT, "RequestShape", code=code, what=what, detail=detail)
+    return CallError(FailureKind.UNFIT, name, status, code=code, what=what, detail=detail)
 
 
 def _window(status: int | None, said: str) -> CallError:
@@ -201,29 +198,20 @@ def _told(http: HttpAnswer) -> tuple[str, str]:
 
 def _status_elsewhere(error: Exception, http: HttpAnswer) -> int | None:
     """The status from a provider that LiteLLM does not call through httpx's asynchronous client,
-    where an error holds its answer; not where that may be the answer of a client's address."""
-    if http.refers:
-        return None
-    for cause in causes(error):
-        if isinstance(cause, httpx.HTTPStatusError):
-            return cause.response.status_code
+    where only an answer leads to the error's class; not where a client's address may answer."""
     known = load_litellm().exceptions
-    # Those of its classes that nothing but an answer leads to.
     said = (known.RateLimitError, known.ServiceUnavailableError, known.NotFoundError)
-    return int(error.status_code) if isinstance(error, said) else None
+    return int(error.status_code) if isinstance(error, said) and not http.refers else None
 
 
-def _retry_after(error: Exception, http: HttpAnswer) -> float | None:
+def _retry_after(http: HttpAnswer) -> float | None:
     """Seconds that the provider asks to wait; None where it does not say, or names a date."""
-    headers = [] if http.response is None else [http.response.headers]
-    headers += [c.response.headers for c in causes(error) if isinstance(c, httpx.HTTPStatusError)]
-    for each in headers:
-        if "retry-after" in each:
-            try:
-                return max(0.0, float(each["retry-after"]))
-            except ValueError:
-                return None
-    return None
+    if http.response is None:
+        return None
+    try:
+        return max(0.0, float(http.response.headers["retry-after"]))
+    except (KeyError, ValueError):
+        return None
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
@@ -259,8 +247,6 @@ def _is_unconnected(error: BaseException) -> bool:
     was reset."""
     from aiohttp import ClientConnectorError, ClientOSError
 
-    unsent = (ClientConnectorError, httpx.ConnectTimeout, ConnectionRefusedError, socket.gaierror)
-    if _is(error, *unsent):
-        return True
+    refused = (ClientConnectorError, httpx.ConnectTimeout, ConnectionRefusedError, socket.gaierror)
     was_reset = _is(error, ClientOSError, ConnectionResetError, BrokenPipeError)
-    return _is(error, httpx.ConnectError) and not was_reset
+    return _is(error, *refused) or (_is(error, httpx.ConnectError) and not was_reset)

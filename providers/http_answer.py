@@ -42,8 +42,7 @@ _REASON = re.compile(
 
 
 class Turns:
-    """Gives the event loop its turn where a provider has always more to read: nothing waits then,
-    and so nothing else would run."""
+    """Gives the event loop its turn where a provider has always more to read and nothing waits."""
 
     def __init__(self) -> None:
         self._last = time.perf_counter()
@@ -181,20 +180,15 @@ async def _bound(response: httpx.Response) -> None:
     answer.is_stream = kind.startswith("text/event-stream")
     # Amazon's streams say it in packed pieces; their own format tells where one is cut.
     answer.done, answer.ended, answer.parts = False, "amazon" in kind, []
-    unpack = _unpacker(response.headers.pop("content-encoding", "identity").lower())
+    encoding = response.headers.pop("content-encoding", "identity").lower()
     assert isinstance(response.stream, httpx.AsyncByteStream)
-    response.stream = _Bounded(response.stream, unpack, answer)
+    response.stream = _Bounded(response.stream, encoding, answer)
 
 
 class _Bounded(httpx.AsyncByteStream):
-    def __init__(
-        self,
-        inner: httpx.AsyncByteStream,
-        unpack: Callable[[bytes], Iterator[bytes]],
-        answer: HttpAnswer,
-    ) -> None:
+    def __init__(self, inner: httpx.AsyncByteStream, encoding: str, answer: HttpAnswer) -> None:
         self._inner = inner
-        self._unpack = unpack
+        self._unpack = _unpacker(encoding)
         self._answer = answer
         self._room = answer.limit * (STREAM_FACTOR if answer.is_stream else 1)
         self._objects = 0  # of a stream: since its last whole line
@@ -222,14 +216,13 @@ class _Bounded(httpx.AsyncByteStream):
 
     def _has_too_many(self, part: bytes) -> bool:
         """Whether a piece brings more objects than may be. Brackets within text count too."""
-        is_stream = self._answer.is_stream
-        if is_stream and (end := part.rfind(b"\n")) >= 0:
-            first, part = part.split(b"\n", 1)[0], part[end:]
-            most = self._objects + _brackets(first)
-            self._objects = _brackets(part)
-            return max(most, self._objects) > _MOST_AT_ONCE
+        most = 0
+        if self._answer.is_stream and (end := part.rfind(b"\n")) >= 0:
+            most = self._objects + _brackets(part.split(b"\n", 1)[0])
+            self._objects, part = 0, part[end:]
         self._objects += _brackets(part)
-        return self._objects > (_MOST_AT_ONCE if is_stream else MOST_OBJECTS)
+        at_once = _MOST_AT_ONCE if self._answer.is_stream else MOST_OBJECTS
+        return max(most, self._objects) > at_once
 
     async def aclose(self) -> None:
         await self._inner.aclose()
@@ -275,10 +268,9 @@ def _unpacker(encoding: str) -> Callable[[bytes], Iterator[bytes]]:
 
     def unpack(data: bytes) -> Iterator[bytes]:
         nonlocal made
-        if made is None:
-            # "deflate" is zlib's format by its definition, and raw with some servers.
-            is_raw = encoding == "deflate" and data[:1] and data[0] & 0x0F != 8
-            made = zlib.decompressobj(-zlib.MAX_WBITS if is_raw else zlib.MAX_WBITS | 32)
+        # "deflate" is zlib's format by its definition, and raw with some servers.
+        is_raw = encoding == "deflate" and data[:1] and data[0] & 0x0F != 8
+        made = made or zlib.decompressobj(-zlib.MAX_WBITS if is_raw else zlib.MAX_WBITS | 32)
         try:
             part = b"."
             while data or len(part) == _STEP:  # a full step may have left more inside

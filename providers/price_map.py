@@ -91,8 +91,7 @@ def refresh(
 
 def status() -> Refreshed | None:
     """What the copy says of itself; None where there is none that is used."""
-    found = _read()
-    return None if found is None else found[0]
+    return _read()[0]
 
 
 def load() -> Mapping[str, Mapping[str, Any]]:
@@ -100,11 +99,7 @@ def load() -> Mapping[str, Mapping[str, Any]]:
 
     A copy that cannot be read is passed over with a warning: the installed map is there.
     """
-    try:
-        stamp = map_path().stat()
-    except OSError:
-        return {}
-    return _entries(map_path(), stamp.st_mtime_ns, stamp.st_size, metadata.version("litellm"))
+    return _read()[1]
 
 
 def rates(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,24 +114,27 @@ def reset() -> bool:
     return found
 
 
+def _read() -> tuple[Refreshed | None, Mapping[str, Mapping[str, Any]]]:
+    try:
+        stamp = map_path().stat()
+    except OSError:
+        return None, {}
+    installed = metadata.version("litellm")
+    return _read_once(map_path(), stamp.st_mtime_ns, stamp.st_size, installed)
+
+
 @functools.lru_cache(maxsize=1)
-def _entries(path: Path, *_: object) -> Mapping[str, Mapping[str, Any]]:
-    """The entries of a copy; read once for each version of it, since every price asks."""
-    found = _read()
-    return {} if found is None else found[1]
-
-
-def _read() -> tuple[Refreshed, dict[str, dict[str, Any]]] | None:
-    path = map_path()
+def _read_once(
+    path: Path, modified: int, size: int, installed: str
+) -> tuple[Refreshed | None, Mapping[str, Mapping[str, Any]]]:
+    """Once for each version of the copy, since every price asks."""
     try:
         whole = json.loads(path.read_bytes())
         if whole.pop("format") != FORMAT:
             raise ValueError("another format")
         entries = {k: v for k, v in whole.pop("entries").items() if isinstance(v, dict)}
         head = Refreshed(path=str(path), **whole)
-        made_for = _version(head.litellm)
-    except FileNotFoundError:
-        return None
+        is_older = _version(head.litellm) < _version(installed)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         logger.warning(
             "prices: %s cannot be used (%s); LiteLLM's installed map is. "
@@ -144,15 +142,15 @@ def _read() -> tuple[Refreshed, dict[str, dict[str, Any]]] | None:
             path,
             type(error).__name__,
         )
-        return None
-    if _version(metadata.version("litellm")) > made_for:
+        return None, {}
+    if is_older:
         logger.info("prices: LiteLLM is newer than %s; run `thriftroute prices refresh`", path)
-        return None
+        return None, {}
     return head, entries
 
 
 def _download(url: str, timeout_s: float, most_bytes: int) -> bytes:
-    import httpx
+    import httpx  # late: most who ask for a price download nothing
 
     body = bytearray()
     try:
@@ -186,23 +184,18 @@ def _checked(body: bytes, url: str, fewest: int) -> dict[str, dict[str, Any]]:
         if not isinstance(entry, dict) or key == _EXAMPLE:
             continue
         for name in _PRICES:
-            price = entry.get(name)
-            if price is not None and not _is_price(price):
+            price = entry.get(name, 0.0)
+            number = price is None or type(price) in (int, float)
+            if not number or not 0 <= (price or 0) < math.inf:
                 raise DataError(
                     f"{key}: expected a price >= 0, got {price!r}", path=url, field=name
                 )
-        aliases = entry.get("aliases")
-        plain = {name: value for name, value in entry.items() if name != "aliases"}
-        entries[key] = plain
+        aliases = entry.pop("aliases", None)
+        entries[key] = entry
         for alias in aliases if isinstance(aliases, list) else ():
             if isinstance(alias, str) and alias not in found:
-                entries[alias] = plain
+                entries[alias] = entry
     return entries
-
-
-def _is_price(value: object) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value) and value >= 0  # type: ignore[arg-type, operator]
 
 
 def _version(text: str) -> tuple[int, ...]:
