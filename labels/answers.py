@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from ..data.logs.schema import LogRow
-from .calls import Caller, CallFailed, CapReached
+from .calls import CallFailed, CapReached, PaidCaller
 from .checks import Check, passes
 from .errors import LabelError
 from .judge import Verdict, parse
@@ -50,7 +50,7 @@ async def label_rows(
     setup: Setup,
     ledger: Ledger,
     rows: Sequence[LogRow],
-    caller: Caller,
+    caller: PaidCaller,
     purse: Purse,
     *,
     concurrency: int,
@@ -121,10 +121,10 @@ async def label_rows(
     return work
 
 
-async def label_row(setup: Setup, row: LogRow, caller: Caller, hold: Hold) -> Label:
+async def label_row(setup: Setup, row: LogRow, caller: PaidCaller, hold: Hold) -> Label:
     """The label of one row, asking for what is missing.
 
-    Raises Unlabelled, and what `Caller.ask` raises.
+    Raises Unlabelled, and what `PaidCaller.ask` raises.
     """
 
     async def answer(side: Side) -> Reply:
@@ -176,7 +176,7 @@ async def _said(
     row: LogRow,
     strong: Reply,
     weak: Reply,
-    caller: Caller,
+    caller: PaidCaller,
     hold: Hold,
     *,
     strong_first: bool,

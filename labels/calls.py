@@ -40,7 +40,7 @@ class CapReached(Exception):  # noqa: N818 - as above
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class PricedModel:
     """A model as it is called: `name` for LiteLLM, USD `price`, at most `max_tokens` an answer.
 
     `params`: further keywords for LiteLLM, such as temperature, api_base or api_key.
@@ -65,7 +65,7 @@ class Call:
     """What is asked of whom, for which row; `turn` tells further askings of the same apart."""
 
     item: str
-    model: Model
+    model: PricedModel
     messages: Sequence[Message]
     turn: int = 0
 
@@ -83,7 +83,7 @@ def count_tokens(messages: Sequence[Message]) -> int:
     return completion.count_tokens(messages, otherwise=size // 3 + 10)
 
 
-class Caller:
+class PaidCaller:
     """Makes calls, `concurrency` at a time; for one event loop. `close` it in that loop."""
 
     def __init__(
@@ -180,7 +180,7 @@ class Caller:
         usd = model.usd(tokens_in, tokens_out)
         return Reply(text, choices[0].finish_reason, tokens_in, tokens_out, usd, counted)
 
-    def _give_up(self, model: Model, failure: CallError, words: str) -> None:
+    def _give_up(self, model: PricedModel, failure: CallError, words: str) -> None:
         """Raises LabelError where the next call would fail in the same way."""
         if failure.status in UNUSABLE or failure.name == NO_KEY:
             raise LabelError(

@@ -7,7 +7,7 @@ from typing import Literal
 
 from ..data.logs.schema import LogRow
 from ..data.schema import Message
-from .calls import MARGIN, Call, Model, count_tokens
+from .calls import MARGIN, Call, PricedModel, count_tokens
 from .checks import Checks
 from .judge import RUBRIC, parse, question
 from .ledger import Ledger, Reply
@@ -29,9 +29,9 @@ class Setup:
     because it is never called. `output_tokens`: the assumed length of an answer.
     """
 
-    strong: Model
-    weak: Model
-    judge: Model | None = None
+    strong: PricedModel
+    weak: PricedModel
+    judge: PricedModel | None = None
     rubric: str = RUBRIC
     checks: Checks | None = None
     logged_as: frozenset[str] = frozenset()
@@ -39,7 +39,7 @@ class Setup:
     output_tokens: float = 300.0
     check_timeout_s: float = 10.0
 
-    def model(self, side: Side) -> Model:
+    def model(self, side: Side) -> PricedModel:
         """The model of a side."""
         return self.strong if side == "strong" else self.weak
 
@@ -127,7 +127,7 @@ class RowCost:
     usd: dict[str, float] = field(default_factory=dict)
     most: float = 0.0
 
-    def add(self, model: Model, tokens_in: float, most_in: float, tokens_out: float) -> None:
+    def add(self, model: PricedModel, tokens_in: float, most_in: float, tokens_out: float) -> None:
         """One call; tokens as expected, and the most input that there can be."""
         self.calls[model.name] += 1
         usd = model.usd(tokens_in, min(tokens_out, model.max_tokens))

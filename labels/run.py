@@ -18,7 +18,7 @@ from ..providers.prices import Price, listed_price
 from . import output
 from .active import EXPLORE, Floats, next_round, uncertainty
 from .answers import Work, label_rows
-from .calls import Caller, Model
+from .calls import PaidCaller, PricedModel
 from .checks import read_checks
 from .errors import LabelError
 from .judge import read_rubric
@@ -150,8 +150,8 @@ def make_setup(request: LabelRequest, rows: Sequence[LogRow]) -> Setup:
         raise ConfigError(f"--strong and --weak are both {request.strong!r}")
     _check_params(request.params)
     bare = Setup(
-        strong=Model(request.strong, Price(0, 0), request.max_tokens),
-        weak=Model(request.weak, Price(0, 0), request.max_tokens),
+        strong=PricedModel(request.strong, Price(0, 0), request.max_tokens),
+        weak=PricedModel(request.weak, Price(0, 0), request.max_tokens),
         logged_as=frozenset(request.logged_as),
         priced=False,
     )
@@ -168,19 +168,19 @@ def make_setup(request: LabelRequest, rows: Sequence[LogRow]) -> Setup:
                 f"{request.log}, neither by id nor by prompt"
             )
 
-    def made(side: str, name: str) -> Model:
+    def made(side: str, name: str) -> PricedModel:
         own: dict[str, Any] = {"temperature": 0, "drop_params": True} if side == "judge" else {}
         own |= {**request.params.get("all", {}), **request.params.get(side, {})}
         most = int(own.pop("max_tokens", 0)) or (
             request.judge_tokens if side == "judge" else request.max_tokens
         )
         if side == "strong" and not priced:
-            return Model(name, Price(0, 0), most, own)
+            return PricedModel(name, Price(0, 0), most, own)
         try:
             check_provider(name, own)
         except ConfigError as error:
             raise ConfigError(f"--{side}: {error}") from None
-        return Model(name, _price(request, side, name), most, own)
+        return PricedModel(name, _price(request, side, name), most, own)
 
     return replace(
         bare,
@@ -315,7 +315,7 @@ def _ask(
 
     async def work() -> Work:
         stop = asyncio.Event()
-        caller = Caller(
+        caller = PaidCaller(
             ledger,
             concurrency=request.concurrency,
             retries=request.retries,

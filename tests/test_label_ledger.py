@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from thriftroute.errors import DataError
-from thriftroute.labels.calls import Call, Model
+from thriftroute.labels.calls import Call, PricedModel
 from thriftroute.labels.ledger import Ledger, Reply, Round, Vote
 from thriftroute.labels.money import Hold, Purse
 from thriftroute.providers.prices import Price
@@ -101,13 +101,13 @@ def test_what_is_no_state_is_refused_with_its_line(tmp_path: Path, line: str, wo
 
 def test_a_key_is_of_what_is_sent_and_of_no_secret() -> None:
     def key(turn: int = 0, name: str = "m", tokens: int = 5, **params: object) -> str:
-        return Call("r", Model(name, Price(1, 1), tokens, params), ASKED, turn).key
+        return Call("r", PricedModel(name, Price(1, 1), tokens, params), ASKED, turn).key
 
     assert key() == key(api_key="k", api_base="http://x", timeout=3)
     assert len({key(), key(1), key(name="n"), key(tokens=6), key(temperature=0)}) == 5
-    other = Call("r", Model("m", Price(2, 2), 5), ({"role": "user", "content": "ho"},))
+    other = Call("r", PricedModel("m", Price(2, 2), 5), ({"role": "user", "content": "ho"},))
     assert other.key != key()
-    assert Call("other row", Model("m", Price(2, 2), 5), ASKED).key == key()
+    assert Call("other row", PricedModel("m", Price(2, 2), 5), ASKED).key == key()
 
 
 def test_money_that_is_set_aside_comes_back() -> None:

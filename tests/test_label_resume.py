@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from thriftroute.errors import ConfigError
-from thriftroute.labels.calls import Call, Caller, CallFailed, Model, told
+from thriftroute.labels.calls import Call, CallFailed, PaidCaller, PricedModel, told
 from thriftroute.labels.errors import LabelError
 from thriftroute.labels.ledger import Ledger
 from thriftroute.labels.money import Hold, Purse
@@ -301,12 +301,12 @@ def test_a_retry_needs_money_of_its_own(panel: Panel, tmp_path: Path) -> None:
 
 def test_who_was_told_to_stop_tries_nothing_again(panel: Panel, tmp_path: Path) -> None:
     panel.always(Fault(status=500), "weak")
-    model = Model("openai/weak", Price(1, 1), 10, {"api_base": panel.url, "api_key": "k"})
+    model = PricedModel("openai/weak", Price(1, 1), 10, {"api_base": panel.url, "api_key": "k"})
     call = Call("r", model, ({"role": "user", "content": "hi"},))
 
     async def ask(ledger: Ledger, *, stopped: bool) -> None:
         stop = asyncio.Event()
-        caller = Caller(ledger, retries=2, wait_s=0.01, stop=stop)
+        caller = PaidCaller(ledger, retries=2, wait_s=0.01, stop=stop)
         if stopped:
             stop.set()
         with pytest.raises(CallFailed, match="500"):
