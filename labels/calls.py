@@ -120,29 +120,14 @@ class PaidCaller:
             return await self._paid(call, key, hold)
 
     async def _paid(self, call: Call, key: str, hold: Hold) -> Reply:
-        most = call.model.most(count_tokens(call.messages))
+        name = call.model.name
         for turn in range(self._retries + 1):
             async with self._slots:
-                if not hold.take(most):
-                    raise CapReached
-                self._ledger.ask(key, item=call.item, model=call.model.name, most_usd=most)
-                self.calls += 1
-                try:
-                    reply = await self._once(call)
-                except asyncio.CancelledError:
-                    self._ledger.fail(key, "cancelled", most)
-                    hold.settle(most, most)
-                    raise
-                except CallError as error:
-                    failure, words = error, told(error, call.model.params)
-                    usd = most if error.may_cost else 0.0
-                    self._ledger.fail(key, words, usd)
-                    hold.settle(most, usd)
-                else:
-                    self._ledger.answer(key, reply)
-                    hold.settle(most, reply.usd or 0.0)
-                    self._failed[call.model.name] = 0
-                    return reply
+                reply = await self._tried(call, key, hold)
+            if isinstance(reply, Reply):
+                self._failed[name] = 0
+                return reply
+            failure, words = reply, told(reply, call.model.params)
             may_pass = failure.kind is FailureKind.RETRY or failure.name == "Timeout"
             if turn == self._retries or not may_pass:
                 break
@@ -151,8 +136,40 @@ class PaidCaller:
                 await asyncio.wait_for(self._stop.wait(), pause)
             if self._stop.is_set():
                 raise CallFailed(words) from failure
-        self._give_up(call.model, failure, words)
+        if failure.status in UNUSABLE or failure.name == NO_KEY:  # the next call fails alike
+            raise LabelError(
+                f"model {name!r} cannot be called: {words}; mend it (key, name, "
+                "--api-base, --params), and the same command goes on"
+            ) from failure
+        self._failed[name] += 1
+        if self._failed[name] >= _IN_A_ROW:
+            raise LabelError(
+                f"{_IN_A_ROW} calls of model {name!r} in a row failed, the last: "
+                f"{words}; the same command goes on where this one stopped"
+            ) from failure
         raise CallFailed(words) from failure
+
+    async def _tried(self, call: Call, key: str, hold: Hold) -> Reply | CallError:
+        """One call, in the ledger and paid. Raises CapReached."""
+        most = call.model.most(count_tokens(call.messages))
+        if not hold.take(most):
+            raise CapReached
+        self._ledger.ask(key, item=call.item, model=call.model.name, most_usd=most)
+        self.calls += 1
+        try:
+            reply = await self._once(call)
+        except asyncio.CancelledError:
+            self._ledger.fail(key, "cancelled", most)
+            hold.settle(most, most)
+            raise
+        except CallError as failure:
+            usd = most if failure.may_cost else 0.0
+            self._ledger.fail(key, told(failure, call.model.params), usd)
+            hold.settle(most, usd)
+            return failure
+        self._ledger.answer(key, reply)
+        hold.settle(most, reply.usd or 0.0)
+        return reply
 
     async def close(self) -> None:
         """Close the connections: this event loop makes no more calls."""
@@ -179,20 +196,6 @@ class PaidCaller:
             tokens_out = count_tokens([{"role": "assistant", "content": text}])
         usd = model.usd(tokens_in, tokens_out)
         return Reply(text, choices[0].finish_reason, tokens_in, tokens_out, usd, counted)
-
-    def _give_up(self, model: PricedModel, failure: CallError, words: str) -> None:
-        """Raises LabelError where the next call would fail in the same way."""
-        if failure.status in UNUSABLE or failure.name == NO_KEY:
-            raise LabelError(
-                f"model {model.name!r} cannot be called: {words}; mend it (key, name, "
-                "--api-base, --params), and the same command goes on"
-            ) from failure
-        self._failed[model.name] += 1
-        if self._failed[model.name] >= _IN_A_ROW:
-            raise LabelError(
-                f"{_IN_A_ROW} calls of model {model.name!r} in a row failed, the last: "
-                f"{words}; the same command goes on where this one stopped"
-            ) from failure
 
 
 def told(failure: CallError, params: Mapping[str, Any]) -> str:

@@ -21,18 +21,11 @@ from .http_answer import HttpAnswer
 _TRANSIENT = frozenset({408, 409, 425, 429})
 UNUSABLE = frozenset({401, 402, 403, 404, 405})  # no request to this model will be answered
 _NAMES = {
-    400: "BadRequestError",
-    401: "AuthenticationError",
-    403: "PermissionDeniedError",
-    404: "NotFoundError",
-    408: "Timeout",
-    409: "ConflictError",
-    413: "RequestTooLargeError",
-    422: "UnprocessableEntityError",
-    429: "RateLimitError",
-    500: "InternalServerError",
+    400: "BadRequestError", 401: "AuthenticationError", 403: "PermissionDeniedError",
+    404: "NotFoundError", 408: "Timeout", 409: "ConflictError", 413: "RequestTooLargeError",
+    422: "UnprocessableEntityError", 429: "RateLimitError", 500: "InternalServerError",
     503: "ServiceUnavailableError",
-}
+}  # fmt: skip
 NO_KEY = "NoApiKey"
 _WINDOW = re.compile(
     r"context[_ ](?:length|window|limit)|context_size|prompt is too long|input is too long"

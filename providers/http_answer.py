@@ -118,11 +118,6 @@ class HttpAnswer:
                 raise BadAnswerError("an error in the stream")
             yield event
 
-    async def close(self) -> None:
-        """Close the connection where the answer was not read to its end."""
-        if self.response is not None:
-            await self.response.aclose()
-
 
 _watched: contextvars.ContextVar[HttpAnswer | None] = contextvars.ContextVar(
     "watched", default=None

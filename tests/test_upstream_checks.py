@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from thriftroute.serve.upstream.checks import Check, failed, is_slow
+from thriftroute.serve.upstream.checks import Check, failed
 
 PERSON = {
     "type": "object",
@@ -195,9 +195,3 @@ def test_the_first_check_that_fails_is_named() -> None:
 def test_a_body_of_no_shape_judges_nothing(body: dict[str, Any]) -> None:
     assert failed(called("{}"), body, ["empty", "refusal", "json", "schema"]) is None
     assert failed(completion("x"), body, ["json", "schema"]) is None
-
-
-def test_only_schemas_take_a_thread() -> None:
-    assert is_slow(wanting(PERSON), ["schema"])
-    assert not is_slow({}, ["schema"])
-    assert not is_slow(wanting(PERSON), ["empty", "json"])

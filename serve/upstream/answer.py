@@ -5,7 +5,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ...providers.error_meaning import CutError, meaning_of
@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 Chunk = dict[str, Any]
 
 
+@dataclass(slots=True, eq=False)
 class AnswerStream:
     """The chunks of one answer, as OpenAI's `chat.completion.chunk` dicts. Iterate once.
 
@@ -28,46 +29,38 @@ class AnswerStream:
     the form {"error": ...}, as OpenAI's clients understand it; nothing is raised. Closing it, or
     cancelling the task that iterates, closes the connection to the provider.
 
-    `error`: a word for what broke it off, else None; `text`: what was said so far, of all choices,
-    for an estimate where no usage came; `usage`, once the provider has said it; `waited_s`, seconds
-    spent waiting for the provider, the client's own slowness not included.
+    `source`: LiteLLM's stream. `limit_s`: for all of it. `tell_usage`: to the client, at the end.
+    `waited_s`: seconds spent waiting for the provider, the client's own slowness not included.
+    `error`: a word for what broke it off. `usage`: once the provider has said it.
     """
 
-    def __init__(
-        self,
-        source: Any,
-        model: str,
-        health: Health,
-        http: HttpAnswer,
-        *,
-        tell_usage: bool,
-        limit_s: float,
-        waited_s: float,
-    ) -> None:
-        """source: LiteLLM's stream. tell_usage: at the end, to the client. limit_s: for it all."""
-        self.model = model
-        self.error: str | None = None
-        self.status: int | None = 200
-        self.usage: Mapping[str, Any] | None = None
-        self.waited_s = waited_s
-        self._wait_s = 0.0  # for the latest piece
-        self._source = source
-        self._parts = wire.pieces(source, http)
-        self._health = health
-        self._http = http
-        self._turns = Turns()
-        self._tell_usage = tell_usage
-        self._limit_s = limit_s
-        self._held: list[Chunk] = []
-        self._said: list[str] = []
-        self._begun: set[int] = set()  # indexes of the choices that were seen
-        self._ended: set[int] = set()  # of those with a finish reason
-        self._calls: dict[int, Numbering] = {}  # by the choice's index
+    model: str
+    source: Any
+    http: HttpAnswer
+    health: Health
+    limit_s: float
+    waited_s: float
+    tell_usage: bool
+    error: str | None = None
+    status: int | None = 200
+    usage: Mapping[str, Any] | None = None
+    _wait_s: float = 0.0  # for the latest piece
+    _turns: Turns = field(default_factory=Turns)
+    _held: list[Chunk] = field(default_factory=list)
+    _said: list[str] = field(default_factory=list)
+    _begun: set[int] = field(default_factory=set)  # indexes of the choices that were seen
+    _ended: set[int] = field(default_factory=set)  # of those with a finish reason
+    _calls: dict[int, Numbering] = field(default_factory=dict)  # by the choice's index
+    _parts: AsyncIterator[Chunk] = field(init=False)
+    _chunks: AsyncGenerator[Chunk, None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._parts = wire.pieces(self.source, self.http)
         self._chunks = self._run()
 
     @property
     def text(self) -> str:
-        """What was said so far: content, reasoning and arguments of calls."""
+        """What was said so far, of all choices, for an estimate where no usage came."""
         return "".join(self._said)
 
     @property
@@ -107,33 +100,33 @@ class AnswerStream:
             if self._is_cut():
                 raise CutError("the stream ended without a finish reason")
         except Exception as error:  # noqa: BLE001 - whatever broke it, the client is told
-            failure = meaning_of(error, self._http)
+            failure = meaning_of(error, self.http)
             self.error, self.status = failure.name, failure.status
             # A client may ask for more than can be said in the time; only who falls silent fails.
-            is_slow = failure.name == "Timeout" and self._wait_s < self._limit_s / 2
+            is_slow = failure.name == "Timeout" and self._wait_s < self.limit_s / 2
             if failure.counts and not is_slow:
-                self._health.failed(self.model)
+                self.health.failed(self.model)
             logger.warning("model %r broke off its stream: %s", self.model, self.error)
         else:
-            self._health.succeeded(self.model, self.waited_s)
+            self.health.succeeded(self.model, self.waited_s)
         finally:
             await self._release()
         if self.error is not None:
             yield _broken(self.model, self.error)
-        elif self._tell_usage and self.usage is not None:
+        elif self.tell_usage and self.usage is not None:
             head = {name: last.get(name) for name in ("id", "created", "model")}
             kind = {"object": "chat.completion.chunk"}
             yield {**head, **kind, "choices": [], "usage": dict(self.usage)}
 
     def _is_cut(self) -> bool:
         """At the end: whether something is missing. LiteLLM's wrapper ends one choice only."""
-        if self._http.too_large or self._http.done:
-            return self._http.too_large
-        return not self._ended or (self._http.is_openais_client and self._ended < self._begun)
+        if self.http.too_large or self.http.done:
+            return self.http.too_large
+        return not self._ended or (self.http.is_openais_client and self._ended < self._begun)
 
     def _is_invented(self) -> bool:
         """Whether the finish reason that has come is the wrapper's own: the provider gave none."""
-        http = self._http
+        http = self.http
         return bool(self._ended) and http.response is not None and not (http.done or http.ended)
 
     async def _next(self) -> Chunk | None:
@@ -141,7 +134,7 @@ class AnswerStream:
         while True:
             start = time.perf_counter()
             try:
-                async with asyncio.timeout(max(0.0, self._limit_s - self.waited_s)):
+                async with asyncio.timeout(max(0.0, self.limit_s - self.waited_s)):
                     raw = await anext(self._parts, None)
             finally:
                 self._wait_s = time.perf_counter() - start
@@ -175,13 +168,13 @@ class AnswerStream:
         return chunk if any(c.get("delta") or c.get("finish_reason") for c in choices) else None
 
     async def _release(self) -> None:
-        source, self._source = self._source, None
+        source, self.source = self.source, None
         if source is None:
             return
         # The provider's connection first: LiteLLM's wrapper closes nothing that it did not open.
-        for close in (self._http.close, getattr(source, "aclose", None)):
+        for each in (self.http.response, source):
             try:
-                if close is not None:
+                if close := getattr(each, "aclose", None):
                     await close()
             except Exception as error:  # noqa: BLE001 - it is to be closed; how it fails says nothing
                 logger.debug("closing a stream of %r: %s", self.model, type(error).__name__)
@@ -196,18 +189,15 @@ class Replay:
 
     def __init__(self, chunks: Iterable[Chunk], waited_s: float) -> None:
         self.waited_s = waited_s
-        self._chunks = self._run(chunks)
+        self._chunks = (chunk for chunk in chunks)
 
-    def __aiter__(self) -> AsyncIterator[Chunk]:
-        return self._chunks
+    async def __aiter__(self) -> AsyncIterator[Chunk]:
+        for chunk in self._chunks:
+            yield chunk
 
     async def aclose(self) -> None:
         """Say no more."""
-        await self._chunks.aclose()
-
-    async def _run(self, chunks: Iterable[Chunk]) -> AsyncGenerator[Chunk, None]:
-        for chunk in chunks:
-            yield chunk
+        self._chunks.close()
 
 
 @dataclass(frozen=True, slots=True)

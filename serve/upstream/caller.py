@@ -164,15 +164,8 @@ class Caller:
                 source = await acomplete(request, optional=HINTS)
                 # Where the provider counts nothing LiteLLM does, at the end, of these.
                 source.messages = parts.countable(request["messages"])
-                chunks = AnswerStream(
-                    source,
-                    name,
-                    self._health,
-                    http,
-                    tell_usage=wants_usage(body),
-                    limit_s=total,
-                    waited_s=time.perf_counter() - start,
-                )
+                waited, tells = time.perf_counter() - start, wants_usage(body)
+                chunks = AnswerStream(name, source, http, self._health, total, waited, tells)
                 await chunks.open()
                 return Answer(name, chunks=chunks)
         seconds = time.perf_counter() - start
@@ -192,7 +185,7 @@ class Caller:
 async def _completed(request: dict[str, Any], http: HttpAnswer) -> dict[str, Any]:
     """The completion. Raises what LiteLLM raises, and BadAnswerError."""
     try:
-        response = wire.completion(await acomplete(request, optional=HINTS))
+        response = wire.completion(wire.dumped(await acomplete(request, optional=HINTS)))
     except Exception:
         # LiteLLM may miss in a whole answer what it need not have.
         read = wire.read(http)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from ..cache.answers import replay
 from ..config.settings import CascadeSettings
 from .answer import Answer, Replay
-from .checks import failed, is_slow
+from .checks import failed
 from .failures import Attempt, UpstreamError
 from .request import wants_usage
 
@@ -59,11 +59,8 @@ async def cascade(
             raise
         made = error.attempts
     else:
-        completion, checks = answer.response or {}, settings.checks
-        if is_slow(body, checks):
-            why = await asyncio.to_thread(failed, completion, body, checks)
-        else:
-            why = failed(completion, body, checks)
+        # A schema may take its time.
+        why = await asyncio.to_thread(failed, answer.response or {}, body, settings.checks)
         if why is None:
             return _as_asked(answer, body, stream=stream)
         logger.info("cascade: the answer of %r fails the check %r", weak, why)

@@ -30,48 +30,30 @@ def failed(
     """The first of `checks` that an answer to the client's `body` fails; None where it will do."""
     choices = completion.get("choices") or ()
     for check in checks:
-        if check == "empty" and not choices:
-            return check
         try:
-            if any(_fails(check, choice, body) for choice in choices):
+            if (check == "empty" and not choices) or any(_fails(check, c, body) for c in choices):
                 return check
         except (AttributeError, TypeError):  # a body in no shape that a provider would take
             continue
     return None
 
 
-def is_slow(body: Mapping[str, Any], checks: Sequence[Check]) -> bool:
-    """True where judging may take long enough to want a thread."""
-    return "schema" in checks and bool(body.get("response_format") or body.get("tools"))
-
-
 def _fails(check: Check, choice: Mapping[str, Any], body: Mapping[str, Any]) -> bool:
     message = choice.get("message") or {}
+    content = message.get("content")
     if check == "empty":
-        return _is_empty(message)
+        said = content.strip() if isinstance(content, str) else content
+        others = ("tool_calls", "function_call", "refusal", "audio", "images")
+        return not said and not any(message.get(name) for name in others)
     if check == "refusal":
-        return _is_refusal(choice, message)
-    wanted = list(_wanted(message, body))
+        if message.get("refusal") or choice.get("finish_reason") == "content_filter":
+            return True
+        said = content if isinstance(content, str) else ""
+        return len(said) <= _LONGEST_REFUSAL and _REFUSAL.match(said) is not None
+    wanted = _wanted(message, body)
     if check == "json":
         return any(_parsed(text) is _BROKEN for text, _ in wanted)
     return any(schema is not None and not _conforms(text, schema) for text, schema in wanted)
-
-
-def _is_empty(message: Mapping[str, Any]) -> bool:
-    content = message.get("content")
-    said = content.strip() if isinstance(content, str) else content
-    return not said and not any(
-        message.get(name) for name in ("tool_calls", "function_call", "refusal", "audio", "images")
-    )
-
-
-def _is_refusal(choice: Mapping[str, Any], message: Mapping[str, Any]) -> bool:
-    if message.get("refusal") or choice.get("finish_reason") == "content_filter":
-        return True
-    content = message.get("content")
-    if not isinstance(content, str) or len(content) > _LONGEST_REFUSAL:
-        return False
-    return _REFUSAL.match(content) is not None
 
 
 def _wanted(
@@ -82,10 +64,8 @@ def _wanted(
     if message.get("function_call"):
         calls.append(message["function_call"])
     tools = [tool.get("function") or {} for tool in body.get("tools") or ()]
-    schemas = {
-        tool.get("name"): tool.get("parameters")
-        for tool in [*tools, *(body.get("functions") or ())]
-    }
+    known = [*tools, *(body.get("functions") or ())]
+    schemas = {tool.get("name"): tool.get("parameters") for tool in known}
     for call in calls:
         # Without arguments some providers send no text at all.
         yield call.get("arguments") or "{}", schemas.get(call.get("name"))
@@ -110,13 +90,11 @@ def _parsed(text: object) -> object:
 
 def _conforms(text: str, schema: object) -> bool:
     """False where `text` is no JSON or breaks the schema; a schema that is none judges nothing."""
-    value = _parsed(text)
-    if value is _BROKEN:
-        return False
-    if not isinstance(schema, Mapping | bool):
-        return True
     from jsonschema.exceptions import ValidationError  # type: ignore[import-untyped]
 
+    value = _parsed(text)
+    if value is _BROKEN or not isinstance(schema, Mapping | bool):
+        return value is not _BROKEN
     try:
         _validator(schema).validate(value)
     except ValidationError:
@@ -125,10 +103,6 @@ def _conforms(text: str, schema: object) -> bool:
     except Exception:  # noqa: BLE001
         return True
     return True
-
-
-class _TooManyError(Exception):
-    """More references than anybody's schema needs."""
 
 
 def _validator(schema: Mapping[str, Any] | bool) -> Any:
@@ -140,30 +114,24 @@ def _validator(schema: Mapping[str, Any] | bool) -> Any:
     from referencing import Registry
 
     known = dict(Draft202012Validator.VALIDATORS)
-    followed = 0
+    left = iter(range(_MOST_REFERENCES))
 
-    def counted(inner: Any) -> Any:
+    def counted(name: str) -> Any:
         def follow(*arguments: Any) -> Any:
-            nonlocal followed
-            followed += 1
-            if followed > _MOST_REFERENCES:
-                raise _TooManyError
-            return inner(*arguments)
+            next(left)  # past the last it raises, and nothing is judged
+            return known[name](*arguments)
 
         return follow
 
-    def without_patterns(inner: Any) -> Any:
+    def without_patterns(name: str) -> Any:
         def check(validator: Any, value: Any, instance: Any, own: Any) -> Any:
-            return () if "patternProperties" in own else inner(validator, value, instance, own)
+            has_patterns = "patternProperties" in own
+            return () if has_patterns else known[name](validator, value, instance, own)
 
         return check
 
-    def nothing(*_: Any) -> tuple[()]:
-        return ()
-
-    changed = {"pattern": nothing, "patternProperties": nothing}
-    changed |= {name: counted(known[name]) for name in ("$ref", "$dynamicRef")}
+    changed: dict[str, Any] = dict.fromkeys(("pattern", "patternProperties"), lambda *_: ())
+    changed |= {name: counted(name) for name in ("$ref", "$dynamicRef")}
     unknown = ("additionalProperties", "unevaluatedProperties")
-    changed |= {name: without_patterns(known[name]) for name in unknown}
-    made = extend(Draft202012Validator, changed)
-    return made(schema, registry=Registry())
+    changed |= {name: without_patterns(name) for name in unknown}
+    return extend(Draft202012Validator, changed)(schema, registry=Registry())

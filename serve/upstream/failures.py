@@ -1,12 +1,19 @@
 """The calls that were made, and what a client gets to read where none was answered."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ...providers.error_meaning import NO_KEY, CallError, FailureKind
 from ...providers.redaction import redact
 from ..errors import RefusedError
+
+# Where every model's last cause is this one: the answer's status and code. Else 502.
+_ALL = {
+    "timed out": (504, "upstream_timeout"),
+    "HTTP 429": (429, "upstream_rate_limited"),
+    "HTTP 503": (503, "upstream_unavailable"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +32,15 @@ class Attempt:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON, for the record."""
-        return {
-            "model": self.model,
-            "status": self.status,
-            "error": self.error,
-            "seconds": round(self.seconds, 4),
-            "usage": None if self.usage is None else dict(self.usage),
-        }
+        return {**asdict(self), "seconds": round(self.seconds, 4)}
+
+    @property
+    def cause(self) -> str:
+        """Why it failed, for the client."""
+        if self.status not in {None, 200}:
+            return f"HTTP {self.status} ({self.error})"
+        said = {"Timeout": "timed out", NO_KEY: "the server has no API key for it"}
+        return said.get(self.error or "", str(self.error))
 
 
 class UpstreamError(RefusedError):
@@ -85,28 +94,10 @@ def all_failed(attempts: Sequence[Attempt], wait_s: float | None) -> UpstreamErr
     """The answer where no model was left to ask: 504, 429, 503 or 502, with each one's cause."""
     causes: dict[str, list[str]] = {}
     for attempt in attempts:
-        causes.setdefault(attempt.model, []).append(_cause(attempt))
+        causes.setdefault(attempt.model, []).append(attempt.cause)
     told = "; ".join(f"{name}: {', '.join(dict.fromkeys(why))}" for name, why in causes.items())
     kinds = {why[-1].split(" (")[0] for why in causes.values()}
-    headers = {}
-    if kinds == {"timed out"}:
-        status, code = 504, "upstream_timeout"
-    elif kinds == {"HTTP 429"}:
-        status, code = 429, "upstream_rate_limited"
-        headers["Retry-After"] = str(max(1, round(wait_s or 1)))
-    elif kinds == {"HTTP 503"}:
-        status, code = 503, "upstream_unavailable"
-    else:
-        status, code = 502, "upstream_failed"
-    return UpstreamError(
-        status, code, f"no model could answer: {told}", attempts=attempts, headers=headers
-    )
-
-
-def _cause(attempt: Attempt) -> str:
-    if attempt.status == 200:
-        return str(attempt.error)
-    if attempt.status is not None:
-        return f"HTTP {attempt.status} ({attempt.error})"
-    said = {"Timeout": "timed out", NO_KEY: "the server has no API key for it"}
-    return said.get(attempt.error or "", str(attempt.error))
+    status, code = _ALL.get(" ".join(kinds), (502, "upstream_failed"))
+    headers = {"Retry-After": str(max(1, round(wait_s or 1)))} if status == 429 else {}
+    message = f"no model could answer: {told}"
+    return UpstreamError(status, code, message, attempts=attempts, headers=headers)

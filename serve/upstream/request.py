@@ -48,22 +48,13 @@ HINTS = frozenset(
         "store",
         "user",
     }
-)
+)  # fmt: skip
 # Providers to which LiteLLM sends OpenAI's JSON, messages as they came (seen in 1.106 and 1.110).
-# LiteLLM lists most of them itself: `litellm.openai_compatible_providers`.
+# LiteLLM lists most of them itself: `openai_alike`.
 ALIKE = OPENAI_API | {
-    "azure",
-    "cloudflare",
-    "cohere",
-    "cohere_chat",
-    "databricks",
-    "huggingface",
-    "minimax",
-    "mistral",
-    "openrouter",
-    "snowflake",
-    "watsonx",
-}
+    "azure", "cloudflare", "cohere", "cohere_chat", "databricks", "huggingface", "minimax",
+    "mistral", "openrouter", "snowflake", "watsonx",
+}  # fmt: skip
 _OWN = frozenset({"model", "stream", "stream_options"})  # thriftroute says these itself
 # Not OpenAI's, but harmless whoever gets them.
 SAMPLING = frozenset({"top_k", "min_p", "top_a", "typical_p", "repetition_penalty"})

@@ -6,32 +6,30 @@ from typing import Any
 
 from ...providers.http_answer import HttpAnswer
 
-
-def completion(response: Any) -> dict[str, Any]:
-    """A ModelResponse of LiteLLM as OpenAI's `chat.completion`."""
-    return _completion(_dumped(response))
+Json = dict[str, Any]
 
 
-def read(http: HttpAnswer) -> dict[str, Any] | None:
+def completion(raw: Mapping[str, Any]) -> Json:
+    """A ModelResponse of LiteLLM, dumped, as OpenAI's `chat.completion`."""
+    answer = _envelope(raw, "chat.completion", _choice)
+    return {**answer, "usage": _without_none(raw.get("usage") or {})}
+
+
+def read(http: HttpAnswer) -> Json | None:
     """As `completion`, what the provider itself sent; None where that is no chat completion."""
     if not http.is_success or http.too_large:
         return None
     try:
         raw = json.loads(b"".join(http.parts))
-        choices = raw.get("choices")
-        if raw.get("error") or not choices:
-            return None
-        for choice in choices:
-            message = choice["message"]
-            if not message or not isinstance(message.get("content"), str | list | None):
-                return None
-        return _completion(raw)
+        messages = [choice["message"] for choice in raw.get("choices") or ()]
+        is_whole = all(m and isinstance(m.get("content"), str | list | None) for m in messages)
+        return completion(raw) if messages and is_whole and not raw.get("error") else None
     # Anything may be anything in it. ValueError covers bytes that are no UTF-8.
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 
 
-async def pieces(stream: Any, http: HttpAnswer) -> AsyncIterator[dict[str, Any]]:
+async def pieces(stream: Any, http: HttpAnswer) -> AsyncIterator[Json]:
     """The pieces of a stream of LiteLLM's as OpenAI's `chat.completion.chunk`.
 
     Where OpenAI's client made the request, they are the provider's own, as they come: LiteLLM's
@@ -45,27 +43,18 @@ async def pieces(stream: Any, http: HttpAnswer) -> AsyncIterator[dict[str, Any]]
             yield event
         return
     async for part in stream:
-        raw = _dumped(part)
+        raw = dumped(part)
         chunk = _envelope(raw, "chat.completion.chunk", _piece)
-        if raw.get("usage"):
-            chunk["usage"] = _without_none(raw["usage"])
-        yield chunk
+        yield {**chunk, "usage": _without_none(raw.get("usage") or {})}
 
 
-def _dumped(part: Any) -> dict[str, Any]:
+def dumped(part: Any) -> Json:
     """A model of pydantic's as a dict, without warnings that quote fields of unexpected types."""
-    found: dict[str, Any] = part.model_dump(warnings=False)
+    found: Json = part.model_dump(warnings=False)
     return found
 
 
-def _completion(raw: Mapping[str, Any]) -> dict[str, Any]:
-    answer = _envelope(raw, "chat.completion", _choice)
-    return {**answer, "usage": _without_none(raw.get("usage") or {})}
-
-
-def _envelope(
-    raw: Mapping[str, Any], kind: str, choice: Callable[[Mapping[str, Any]], dict[str, Any]]
-) -> dict[str, Any]:
+def _envelope(raw: Mapping[str, Any], kind: str, choice: Callable[[Json], Json]) -> Json:
     answer = {
         "id": raw.get("id"),
         "object": kind,
@@ -73,53 +62,47 @@ def _envelope(
         "model": raw.get("model"),
         "choices": [choice(each) for each in raw.get("choices") or ()],
     }
-    return {**answer, **_more(raw, answer)}
+    return _with_more(answer, raw)
 
 
-def _choice(raw: Mapping[str, Any]) -> dict[str, Any]:
-    message = _unwrapped(raw.get("message") or {})
-    message.setdefault("role", "assistant")
-    message.setdefault("content", None)
-    message.setdefault("refusal", None)
+def _choice(raw: Json) -> Json:
+    expected = {"role": "assistant", "content": None, "refusal": None}
     choice = {
         "index": raw.get("index", 0),
-        "message": message,
+        "message": expected | _unwrapped(raw.get("message") or {}),
         "finish_reason": raw.get("finish_reason"),
         "logprobs": raw.get("logprobs"),
     }
-    return {**choice, **_more(raw, choice)}
+    return _with_more(choice, raw)
 
 
-def _piece(raw: Mapping[str, Any]) -> dict[str, Any]:
+def _piece(raw: Json) -> Json:
     choice = {
         "index": raw.get("index", 0),
         "delta": _unwrapped(raw.get("delta") or {}),
         "finish_reason": raw.get("finish_reason"),
     }
-    return {**choice, **_more(raw, choice)}
+    return _with_more(choice, raw)
 
 
-def _more(raw: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """What the provider said besides what is `known`."""
-    rest = {name: value for name, value in raw.items() if name not in (*known, "delta", "usage")}
-    return _unwrapped(rest)
+def _with_more(known: Json, raw: Mapping[str, Any]) -> Json:
+    """With what the provider said besides what is `known`."""
+    apart = {*known, "delta", "usage"}
+    return known | _unwrapped({name: value for name, value in raw.items() if name not in apart})
 
 
-def _unwrapped(raw: Mapping[str, Any]) -> dict[str, Any]:
+def _unwrapped(raw: Mapping[str, Any]) -> Json:
     """Without what LiteLLM adds, and with the provider's own fields back in their place."""
     own = raw.get("provider_specific_fields") or {}
-    plain = {name: value for name, value in raw.items() if value is not None}
+    plain = {n: value for part in (own, raw) for n, value in part.items() if value is not None}
     plain.pop("provider_specific_fields", None)
-    for name, value in own.items():
-        if value is not None:
-            plain.setdefault(name, value)
     if isinstance(plain.get("tool_calls"), list):
         plain["tool_calls"] = [_without_none(call) for call in plain["tool_calls"]]
     _flatten(plain)
     return plain
 
 
-def _flatten(message: dict[str, Any]) -> None:
+def _flatten(message: Json) -> None:
     """Of a content in parts, as Mistral's reasoning models send it, the text and the thinking,
     where OpenAI's clients look for them; as it is where it has neither."""
     parts = message.get("content")
@@ -127,24 +110,18 @@ def _flatten(message: dict[str, Any]) -> None:
         return
     text, thinking = _texts(parts, "text"), _texts(parts, "thinking")
     if text or thinking:
-        message["content"] = "".join(text)
-        if thinking:
-            message["reasoning_content"] = (message.get("reasoning_content") or "") + "".join(
-                thinking
-            )
+        message["content"] = text
+    if thinking:
+        message["reasoning_content"] = (message.get("reasoning_content") or "") + thinking
 
 
-def _texts(parts: list[Any], kind: str) -> list[str]:
+def _texts(parts: list[Any], kind: str) -> str:
     """The texts of the parts of this type, which may be in parts themselves."""
-    found: list[str] = []
-    for part in parts:
-        if isinstance(part, Mapping) and part.get("type") == kind:
-            inner = part.get(kind)
-            found += _texts(inner, "text") if isinstance(inner, list) else [str(inner or "")]
-    return found
+    found = [p.get(kind) for p in parts if isinstance(p, Mapping) and p.get("type") == kind]
+    return "".join(_texts(p, "text") if isinstance(p, list) else str(p or "") for p in found)
 
 
-def _without_none(raw: Mapping[str, Any]) -> dict[str, Any]:
+def _without_none(raw: Mapping[str, Any]) -> Json:
     """Without the fields that nobody filled in, at any depth."""
     return {
         name: _without_none(value) if isinstance(value, Mapping) else value
