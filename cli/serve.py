@@ -165,7 +165,7 @@ def show_prices(
     from ..providers import price_map as stored
 
     if not names:
-        _show_map(stored.status(), as_json)
+        _show_map(stored.read()[0], as_json)
         return
     from ..serve.config.loader import pool_of
     from ..serve.registry import Registry

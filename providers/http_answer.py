@@ -89,9 +89,13 @@ class HttpAnswer:
         return self.status is not None and 200 <= self.status < 300
 
     @property
-    def is_openais_client(self) -> bool:
-        """Whether OpenAI's own client made the request: what comes is in the form of its API."""
-        return self.response is not None and "x-stainless-lang" in self.response.request.headers
+    def is_openais(self) -> bool:
+        """Whether OpenAI's own client asked for a chat: what comes has the form of its API."""
+        if self.response is None:
+            return False
+        request = self.response.request
+        is_chat = request.url.path.endswith("/chat/completions")
+        return is_chat and "x-stainless-lang" in request.headers
 
     async def events(self) -> AsyncIterator[Any]:
         """The JSON of each event of a stream that nobody else has begun to read, up to `[DONE]`.

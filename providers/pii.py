@@ -77,7 +77,13 @@ def cover(text: str, pieces: Iterable[Found]) -> str:
 
 def mask(text: str) -> str:
     """`text` with every piece of the four kinds replaced by its kind."""
-    return cover(text, (Found(k, *at) for k, find in BUILT_IN.items() for at in find(text)))
+    return cover(text, [Found(kind, *at) for kind in PATTERNS for at in spans(kind, text)])
+
+
+def spans(kind: str, text: str) -> list[Span]:
+    """Where `text` holds data of one of the four kinds."""
+    pattern, fits = PATTERNS[kind]
+    return [m.span() for m in pattern.finditer(text) if fits is None or fits(m.group())]
 
 
 def masked(value: Any, mask: Callable[[str], str] = mask, depth: int = 0) -> Any:
@@ -105,14 +111,6 @@ def masked(value: Any, mask: Callable[[str], str] = mask, depth: int = 0) -> Any
     return value
 
 
-def _spans(
-    pattern: re.Pattern[str], fits: Callable[[str], bool] | None
-) -> Callable[[str], Iterable[Span]]:
-    return lambda text: (
-        m.span() for m in pattern.finditer(text) if fits is None or fits(m.group())
-    )
-
-
 def _is_phone(text: str) -> bool:
     digits = sum(map(str.isdigit, text))
     return 8 <= digits <= 15 and not _DATE.match(text)
@@ -133,7 +131,4 @@ PATTERNS: Mapping[str, tuple[re.Pattern[str], Callable[[str], bool] | None]] = {
     "phone": (_PHONE, _is_phone),
     "card": (_CARD, passes_luhn),
     "key": (_KEY, None),
-}
-BUILT_IN: Mapping[str, Callable[[str], Iterable[Span]]] = {
-    kind: _spans(*each) for kind, each in PATTERNS.items()
 }

@@ -45,6 +45,10 @@ class Refreshed:
     removed: int
 
 
+# What the copy says of itself, and its entries.
+Copy = tuple[Refreshed | None, Mapping[str, Mapping[str, Any]]]
+
+
 def map_path() -> Path:
     """Where the copy lies; it need not be there."""
     return cache_folder() / "prices.json"
@@ -89,19 +93,6 @@ def refresh(
     return result
 
 
-def status() -> Refreshed | None:
-    """What the copy says of itself; None where there is none that is used."""
-    return _read()[0]
-
-
-def load() -> Mapping[str, Mapping[str, Any]]:
-    """The entries of the copy; empty where there is none, or where LiteLLM is newer than it.
-
-    A copy that cannot be read is passed over with a warning: the installed map is there.
-    """
-    return _read()[1]
-
-
 def rates(entry: Mapping[str, Any]) -> dict[str, Any]:
     """All that an entry of a map says about prices."""
     return {name: rate for name, rate in entry.items() if "cost" in name or "pricing" in name}
@@ -114,7 +105,11 @@ def reset() -> bool:
     return found
 
 
-def _read() -> tuple[Refreshed | None, Mapping[str, Mapping[str, Any]]]:
+def read() -> Copy:
+    """The copy; (None, {}) where there is none, or where LiteLLM is newer than it.
+
+    One that cannot be read is passed over with a warning: the installed map is there.
+    """
     try:
         stamp = map_path().stat()
     except OSError:
@@ -124,9 +119,7 @@ def _read() -> tuple[Refreshed | None, Mapping[str, Mapping[str, Any]]]:
 
 
 @functools.lru_cache(maxsize=1)
-def _read_once(
-    path: Path, modified: int, size: int, installed: str
-) -> tuple[Refreshed | None, Mapping[str, Mapping[str, Any]]]:
+def _read_once(path: Path, modified: int, size: int, installed: str) -> Copy:
     """Once for each version of the copy, since every price asks."""
     try:
         whole = json.loads(path.read_bytes())

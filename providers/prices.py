@@ -87,7 +87,7 @@ def find(model: str) -> tuple[str, Mapping[str, Any], str]:
 
     Where from: "refreshed" (the copy in the cache folder) or "litellm" (the installed map).
     """
-    found = lookup(price_map.load(), model)
+    found = lookup(price_map.read()[1], model)
     if found is not None:
         return *found, "refreshed"
     return *(lookup(load_litellm().model_cost, model) or (model, {})), "litellm"

@@ -41,7 +41,9 @@ def price(request: pytest.FixtureRequest, router: BundleRouter) -> Price:
         return Registry.build(Config.model_validate(models))[model].estimate(tokens, OUTPUT)
 
     def label(model: str) -> float:
-        wish = LabelRequest(Path("log"), Path("out"), "openai/other", model, prices={"strong": "1,1"})
+        wish = LabelRequest(
+            Path("log"), Path("out"), "openai/other", model, prices={"strong": "1,1"}
+        )
         return make_setup(wish, []).weak.usd(tokens, OUTPUT)
 
     def calibrate(model: str) -> float:

@@ -2,13 +2,16 @@
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import thriftroute
 from thriftroute.errors import ConfigError
 from thriftroute.providers.completion import (
     acomplete,
@@ -219,3 +222,22 @@ def test_a_decision_rides_on_the_answer(provider: StubProvider, stream: bool) ->
 def test_other_objects_carry_no_decision() -> None:
     assert decision_of(None) is None
     assert decision_of("text") is None
+
+
+def test_nobody_else_imports_litellm() -> None:
+    """The plugin is a class of LiteLLM's proxy; a benchmark measures LiteLLM by itself."""
+    root = Path(thriftroute.__file__).resolve().parent
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "*.py"], cwd=root, capture_output=True, text=True, check=False
+    )
+    others = [
+        name
+        for name in listed.stdout.split("\0")
+        if name and name.split("/")[0] not in {"providers", "integrations", "tests", "benchmarks"}
+    ]
+    found = [
+        name
+        for name in others
+        if re.search(r"^\s*(?:import|from) litellm|load_litellm", (root / name).read_text(), re.M)
+    ]
+    assert found == []

@@ -96,7 +96,7 @@ def test_a_refreshed_map_is_used_from_then_on(
     assert (done.changed, done.added, done.removed) == (1, 2, 1)
     assert done.models == len(newer) + 1 - ("sample_spec" in newer)
     assert Path(done.path) == prices.map_path()
-    assert prices.status() == done
+    assert prices.read()[0] == done
     assert model("gpt-4o").sources["price"] == "refreshed"
     assert cost("gpt-4o") == pytest.approx(10 * before)
     for name in ("brand-new", "openai/brand-new-2026"):
@@ -112,8 +112,8 @@ def test_without_the_copy_the_installed_map_is_used(serve: Serve, newer: dict[st
     prices.refresh(serve(newer))
     assert prices.reset()
     assert not prices.reset()
-    assert prices.status() is None
-    assert prices.load() == {}
+    assert prices.read()[0] is None
+    assert prices.read()[1] == {}
     assert cost("gpt-4o") == before
 
 
@@ -125,7 +125,7 @@ def test_a_copy_older_than_litellm_is_not_used(serve: Serve, newer: dict[str, An
         whole = json.loads(path.read_text(encoding="utf-8"))
         whole["litellm"] = made_for
         path.write_text(json.dumps(whole), encoding="utf-8")
-        assert (prices.status() is not None, bool(prices.load())) == (used, used), made_for
+        assert (prices.read()[0] is not None, bool(prices.read()[1])) == (used, used), made_for
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_answers_that_are_no_map_change_nothing(
     with pytest.raises(DataError, match=expected) as caught:
         prices.refresh(address)
     assert address in str(caught.value)
-    assert prices.status() == done
+    assert prices.read()[0] == done
     assert sorted(path.name for path in prices.map_path().parent.iterdir()) == ["prices.json"]
 
 
@@ -158,7 +158,7 @@ def test_a_price_that_is_none_refuses_the_whole_map(
     newer["gpt-4o"]["output_cost_per_token"] = price
     with pytest.raises(DataError, match="field 'output_cost_per_token': gpt-4o: expected a price"):
         prices.refresh(serve(newer))
-    assert prices.status() is None
+    assert prices.read()[0] is None
 
 
 def test_a_map_that_is_too_large(serve: Serve, newer: dict[str, Any]) -> None:
@@ -195,6 +195,6 @@ def test_a_copy_that_cannot_be_read_is_passed_over_with_a_warning(
     path = prices.map_path()
     path.parent.mkdir(parents=True)
     path.write_text(text, encoding="utf-8")
-    assert prices.load() == {}
+    assert prices.read()[1] == {}
     assert "cannot be used" in caplog.text
     assert "prices refresh" in caplog.text

@@ -122,7 +122,7 @@ class AnswerStream:
         """At the end: whether something is missing. LiteLLM's wrapper ends one choice only."""
         if self.http.too_large or self.http.done:
             return self.http.too_large
-        return not self._ended or (self.http.is_openais_client and self._ended < self._begun)
+        return not self._ended or (self.http.is_openais and self._ended < self._begun)
 
     def _is_invented(self) -> bool:
         """Whether the finish reason that has come is the wrapper's own: the provider gave none."""

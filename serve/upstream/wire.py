@@ -1,7 +1,7 @@
 """LiteLLM's answers, and providers' own, as OpenAI's plain JSON."""
 
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from ...providers.http_answer import HttpAnswer
@@ -11,7 +11,7 @@ Json = dict[str, Any]
 
 def completion(raw: Mapping[str, Any]) -> Json:
     """A ModelResponse of LiteLLM, dumped, as OpenAI's `chat.completion`."""
-    answer = _envelope(raw, "chat.completion", _choice)
+    answer = _envelope(raw, "chat.completion", "message")
     return {**answer, "usage": _without_none(raw.get("usage") or {})}
 
 
@@ -36,7 +36,7 @@ async def pieces(stream: Any, http: HttpAnswer) -> AsyncIterator[Json]:
     wrapper (seen in 1.106 and 1.110) gives only one of n choices a finish reason, invents a finish
     reason and usage for a stream that was cut, and drops fields that it does not know.
     """
-    if http.is_openais_client:
+    if http.is_openais:
         async for event in http.events():
             for choice in event.get("choices") or ():
                 _flatten(choice.get("delta") or {})
@@ -44,7 +44,7 @@ async def pieces(stream: Any, http: HttpAnswer) -> AsyncIterator[Json]:
         return
     async for part in stream:
         raw = dumped(part)
-        chunk = _envelope(raw, "chat.completion.chunk", _piece)
+        chunk = _envelope(raw, "chat.completion.chunk", "delta")
         yield {**chunk, "usage": _without_none(raw.get("usage") or {})}
 
 
@@ -54,34 +54,23 @@ def dumped(part: Any) -> Json:
     return found
 
 
-def _envelope(raw: Mapping[str, Any], kind: str, choice: Callable[[Json], Json]) -> Json:
+def _envelope(raw: Mapping[str, Any], kind: str, part: str) -> Json:
     answer = {
         "id": raw.get("id"),
         "object": kind,
         "created": raw.get("created"),
         "model": raw.get("model"),
-        "choices": [choice(each) for each in raw.get("choices") or ()],
+        "choices": [_choice(each, part) for each in raw.get("choices") or ()],
     }
     return _with_more(answer, raw)
 
 
-def _choice(raw: Json) -> Json:
-    expected = {"role": "assistant", "content": None, "refusal": None}
-    choice = {
-        "index": raw.get("index", 0),
-        "message": expected | _unwrapped(raw.get("message") or {}),
-        "finish_reason": raw.get("finish_reason"),
-        "logprobs": raw.get("logprobs"),
-    }
-    return _with_more(choice, raw)
-
-
-def _piece(raw: Json) -> Json:
-    choice = {
-        "index": raw.get("index", 0),
-        "delta": _unwrapped(raw.get("delta") or {}),
-        "finish_reason": raw.get("finish_reason"),
-    }
+def _choice(raw: Json, part: str) -> Json:
+    said = _unwrapped(raw.get(part) or {})
+    choice = {"index": raw.get("index", 0), part: said, "finish_reason": raw.get("finish_reason")}
+    if part == "message":
+        choice[part] = {"role": "assistant", "content": None, "refusal": None} | said
+        choice["logprobs"] = raw.get("logprobs")
     return _with_more(choice, raw)
 
 
