@@ -219,7 +219,7 @@ def _bands(bands: Mapping[str, float]) -> dict[str, float]:
 def _check_tiers(tiers: Mapping[str, Any], where: str = "") -> None:
     for tier in tiers:
         if tier not in TIERS:
-            raise ConfigError(f"{where}tier {tier!r}: LiteLLM's tiers are {', '.join(TIERS)}")
+            raise ConfigError(f"{where}tier {tier!r}; LiteLLM's tiers are {', '.join(TIERS)}")
 
 
 def __getattr__(name: str) -> Any:

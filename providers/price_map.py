@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import ConfigError, DataError
-from ..files import cache_folder, whole_file
+from ..files import cache_folder, private, whole_file
 from .completion import load_litellm
 
 FORMAT = 1
@@ -88,7 +88,7 @@ def refresh(
     )
     head = {k: v for k, v in asdict(result).items() if k != "path"}
     whole = {"format": FORMAT, **head, "entries": models}
-    with whole_file(path) as file:
+    with whole_file(path, opener=private) as file:
         file.write(json.dumps(whole, ensure_ascii=False).encode())
     return result
 

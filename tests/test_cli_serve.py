@@ -34,7 +34,7 @@ weak: "[red]own"
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the commands run; the user's cache is in it."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("THRIFTROUTE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "120")
     return tmp_path
 
@@ -192,7 +192,7 @@ def test_the_map_in_use(folder: Path) -> None:
     assert "installed with LiteLLM" in ok("prices", "show")
     assert json.loads(ok("prices", "show", "--json")) is None
     assert ok("prices", "reset") == "there is no downloaded map\n"
-    copy = folder / "cache" / "thriftroute" / "prices.json"
+    copy = folder / "cache" / "prices.json"
     copy.parent.mkdir(parents=True)
     head = {
         "format": 1, "url": "https://example.com/map", "fetched_at": "2026-11-22T12:00:00+00:00",

@@ -96,6 +96,7 @@ def test_a_refreshed_map_is_used_from_then_on(
     assert (done.changed, done.added, done.removed) == (1, 2, 1)
     assert done.models == len(newer) + 1 - ("sample_spec" in newer)
     assert Path(done.path) == prices.map_path()
+    assert prices.map_path().stat().st_mode & 0o777 == 0o600
     assert prices.read()[0] == done
     assert model("gpt-4o").sources["price"] == "refreshed"
     assert cost("gpt-4o") == pytest.approx(10 * before)

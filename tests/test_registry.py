@@ -19,7 +19,7 @@ from thriftroute.serve.registry import Model, Registry, missing_key
 
 @pytest.fixture(autouse=True)
 def no_refreshed_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("THRIFTROUTE_CACHE", str(tmp_path))
 
 
 def build(*models: Mapping[str, Any]) -> Registry:

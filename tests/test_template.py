@@ -36,7 +36,7 @@ def all_keys(kind: type[BaseModel]) -> Iterator[str]:
 def test_it_works_as_it_stands_without_a_key_at_hand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("THRIFTROUTE_CACHE", str(tmp_path))
     config = load(tmp_path, TEMPLATE)
     registry = Registry.build(config)
     assert set(registry) == {config.strong, config.weak}
