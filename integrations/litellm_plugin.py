@@ -56,6 +56,7 @@ class Classifier:
         self.threshold = None if threshold is None else validate_threshold(threshold)
         self.bands = _bands(bands or {})
         self.controller = Controller(routers, STRONG, WEAK, **settings)
+        self.on_error = self.controller.on_error
 
     async def classify(self, context: "RoutingContext") -> str | None:
         """The tier of a request, from its messages and the model's name. Scores in a thread.
@@ -105,9 +106,7 @@ class Classifier:
         }
         params = {
             "model": "auto_router/complexity_router",
-            "complexity_router_default_model": (
-                strong if self.controller.on_error == "strong" else weak
-            ),
+            "complexity_router_default_model": {"strong": strong, "weak": weak}[self.on_error],
             "complexity_router_config": config,
         }
         return {"model_name": name, "litellm_params": params}
@@ -124,7 +123,7 @@ class Classifier:
         """The tier whose band the score lies in; `on_error`'s end of the ladder without a score."""
         names = list(self.bands)
         if decision.score is None:
-            return names[-1] if self.controller.on_error == "strong" else names[0]
+            return names[-1] if self.on_error == "strong" else names[0]
         score = decision.score
         return next((tier for tier, below in self.bands.items() if score < below), names[-1])
 
@@ -189,10 +188,8 @@ class Hook(CustomLogger):
         decision = (data.get(_metadata_of(data)) or {}).get(KEY)
         if not isinstance(decision, dict):
             return None
-        fields = [
-            f for f in ("model", "score", "threshold", "reason") if decision.get(f) is not None
-        ]
-        return {f"x-thriftroute-{field}": str(decision[field]) for field in fields}
+        told = {name: decision.get(name) for name in ("model", "score", "threshold", "reason")}
+        return {f"x-thriftroute-{k}": str(value) for k, value in told.items() if value is not None}
 
 
 def _target(name: str, controller: Controller) -> tuple[str, float | None]:

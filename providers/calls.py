@@ -6,7 +6,7 @@ import random
 from collections.abc import AsyncIterator
 
 from .error_meaning import CallError, meaning_of
-from .http_answer import HttpAnswer, install, watched
+from .http_answer import WATCHED, HttpAnswer, install
 
 
 @contextlib.asynccontextmanager
@@ -16,12 +16,14 @@ async def judged(answer: HttpAnswer, timeout_s: float) -> AsyncIterator[HttpAnsw
     Whatever goes wrong, also that it takes longer than `timeout_s`, is raised as CallError.
     """
     install()
-    with watched(answer):
-        try:
-            async with asyncio.timeout(timeout_s):
-                yield answer
-        except Exception as error:
-            raise meaning_of(error, answer) from error
+    token = WATCHED.set(answer)
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield answer
+    except Exception as error:
+        raise meaning_of(error, answer) from error
+    finally:
+        WATCHED.reset(token)
 
 
 def pause_s(failure: CallError, turn: int, first_s: float) -> float:

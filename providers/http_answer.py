@@ -4,7 +4,7 @@ LiteLLM (1.110) bounds no answer, and says neither whether a provider had answer
 failed, nor whether a stream came to its `[DONE]`. It calls nearly all providers through
 `httpx.AsyncClient`, whatever carries the bytes below (aiohttp by default), but makes those clients
 itself, with no setting that reaches all of them. So `install` gives httpx's own event hooks to
-each client at its first request inside a `watched` call. Other requests pass as they are.
+each client at its first request of a `WATCHED` call. Other requests pass as they are.
 """
 
 import asyncio
@@ -123,30 +123,19 @@ class HttpAnswer:
             yield event
 
 
-_watched: contextvars.ContextVar[HttpAnswer | None] = contextvars.ContextVar(
-    "watched", default=None
-)
-
-
-@contextlib.contextmanager
-def watched(answer: HttpAnswer) -> Iterator[HttpAnswer]:
-    """Within it the next answer that this task gets, or one that it starts, is told and bounded;
-    a stream also afterwards. Past the limit reading it raises AnswerTooLargeError."""
-    token = _watched.set(answer)
-    try:
-        yield answer
-    finally:
-        _watched.reset(token)
+# The call that this task, or one that started it, makes: its next answer is told and bounded, a
+# stream also afterwards. Past the limit reading it raises AnswerTooLargeError.
+WATCHED: contextvars.ContextVar[HttpAnswer | None] = contextvars.ContextVar("watched", default=None)
 
 
 @functools.cache
 def install() -> None:
-    """Let `watched` see this process's answers. Once is enough."""
+    """Let `WATCHED` see this process's answers. Once is enough."""
     send = httpx.AsyncClient.send
 
     @functools.wraps(send)
     async def hooked(self: httpx.AsyncClient, *given: Any, **named: Any) -> httpx.Response:
-        if _watched.get() is not None:
+        if WATCHED.get() is not None:
             hooks = self.event_hooks
             if _bound not in hooks["response"]:
                 ask, got = [*hooks["request"], _ask], [*hooks["response"], _bound]
@@ -159,7 +148,7 @@ def install() -> None:
 def _answer_to(request: httpx.Request) -> HttpAnswer | None:
     """None for what is not the provider's: with GET LiteLLM gets what a client's address names,
     before it sends anything (afterwards it is where the provider has sent it on)."""
-    answer = _watched.get()
+    answer = WATCHED.get()
     return answer if answer is not None and (answer.sent or request.method == "POST") else None
 
 

@@ -5,35 +5,23 @@ Both are charged. The weak answer is judged whole, so that a client that streams
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from math import inf
-from typing import Any, Protocol
+from typing import Any
 
 from ..cache.answers import replay
 from ..config.settings import CascadeSettings
 from .answer import Answer, Replay
 from .checks import failed
-from .failures import Attempt, UpstreamError
+from .failures import UpstreamError
 from .request import wants_usage
 
 logger = logging.getLogger(__name__)
 
 
-class Ask(Protocol):
-    """Asks models in their order: the caller's own way."""
-
-    async def __call__(
-        self,
-        models: Sequence[str],
-        body: Mapping[str, Any],
-        *,
-        stream: bool,
-        attempts: Sequence[Attempt] = (),
-        within_s: float = inf,
-    ) -> Answer:
-        """As `Caller.call`; `attempts` were made before, `within_s` bounds it all."""
-        ...
+# Asks models in their order, as `Caller.call`; `attempts` were made before, `within_s` bounds it.
+Ask = Callable[..., Awaitable[Answer]]
 
 
 async def cascade(

@@ -13,13 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...providers.completion import (
-    OPENAI_API,
-    local_key,
-    openai_alike,
-    parameters_of,
-    provider_of,
-)
+from ...providers import completion
+from ...providers.completion import OPENAI_API
 from ...providers.error_meaning import ShapeError
 from ...providers.prices import is_listed
 from .. import parts
@@ -110,9 +105,9 @@ class Target:
         """
         name = model.litellm_model
         params = {"timeout": settings.timeout_s, **model.params}
-        params |= local_key(name, params)
-        provider = provider_of(name, model.params)
-        supported = {"messages", *parameters_of(name, provider)}
+        params |= completion.local_key(name, params)
+        provider = completion.provider_of(name, model.params)
+        supported = {"messages", *completion.parameters_of(name, provider)}
         beside = left_out = frozenset[str]()
         if provider not in OPENAI_API:
             left_out = HINTS - supported
@@ -152,7 +147,7 @@ class Target:
         """Raises ShapeError where LiteLLM would itself get what an address in the request names."""
         if self.fetches_urls:
             return
-        takes = self.provider in ALIKE or self.provider in openai_alike()
+        takes = self.provider in ALIKE or self.provider in completion.openai_alike()
         for where, kind, url in parts.addresses(body["messages"]):
             # Files have ids; LiteLLM takes an address in their place, and gets it for any provider.
             taken = takes and kind != "file"
