@@ -13,7 +13,13 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Pydantic serializer warnings:UserWarning"),
 ]
 USAGE = {"input_tokens": 1, "output_tokens": 1}
-START = {"id": "m", "type": "message", "role": "assistant", "content": [], "model": "c"}
+START: dict[str, Any] = {
+    "id": "m",
+    "type": "message",
+    "role": "assistant",
+    "content": [],
+    "model": "c",
+}
 START |= {"stop_reason": None, "usage": USAGE}
 CLAUDE: list[dict[str, Any]] = [
     {"type": "message_start", "message": START},

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 Chunk = dict[str, Any]
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class AnswerStream:
     """The chunks of one answer, as OpenAI's `chat.completion.chunk` dicts. Iterate once.
 
