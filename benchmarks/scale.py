@@ -313,26 +313,27 @@ def do_import(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def do_cut(job: dict[str, Any]) -> dict[str, Any]:
-    from thriftroute.data.batch.chunks import plan
+    from thriftroute.data.batch.chunks import plan_chunks
 
     begin = time.perf_counter()
-    planned = plan([job["log"]])
+    planned = plan_chunks([job["log"]])
     return {"seconds": round(time.perf_counter() - begin, 2), "chunks": len(planned.chunks)}
 
 
 def do_score(job: dict[str, Any]) -> dict[str, Any]:
     import dataclasses
 
-    from thriftroute.data.batch.run import State, score_logs
+    from thriftroute.data.batch.run import ScoreProgress, score_logs
+    from thriftroute.data.batch.settings import ScoreSettings
 
     states: list[tuple[float, int]] = []
 
-    def progress(state: State) -> None:
+    def progress(state: ScoreProgress) -> None:
         # A clock that all processes of the machine share.
         states.append((time.perf_counter(), state.done))
 
     began = time.perf_counter()
-    summary = score_logs([job.pop("log")], job.pop("out"), progress=progress, **job)
+    summary = score_logs(ScoreSettings(inputs=[job.pop("log")], **job), progress)
     return {"summary": dataclasses.asdict(summary), "states": states, "began": began}
 
 

@@ -1,18 +1,14 @@
 """A log cut into chunks that can be read on their own, and the rows of one of them.
 
-Cutting reads each file once, a block at a time, and parses nothing: a chunk of JSONL is a range of
-bytes, one of Parquet a range of rows in a row group.
+A chunk of JSONL is a range of bytes, one of Parquet a range of rows in a row group.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from ...errors import ConfigError, DataError, require_extra
 from ...router.text import Promptlike
@@ -21,25 +17,13 @@ from ..logs.formats import FORMATS, detect, rows_of
 from ..logs.normalize import LeftOutError
 from ..logs.schema import LogRow, row_of
 
-Offsets = npt.NDArray[np.int64]
-
 CHUNK_ROWS = 1024
 # A chunk ends before this size too: requests of a megabyte each must not fill the memory.
 CHUNK_BYTES = 64 << 20
-_BLOCK = 4 << 20
-_BATCH = 256
+_BATCH = 256  # rows of Parquet that are unpacked at a time
 _DETECTED = 100  # lines that are looked at for the format of a file
 # What a score depends on; other fields of a row that was imported are not looked at.
-FIELDS = ("id", "prompt", "messages")
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    """A file of the log: its path, size in bytes and SHA-256 (hex)."""
-
-    path: str
-    bytes: int
-    sha256: str
+_FIELDS = ("id", "prompt", "messages")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +47,11 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """The inputs of a run, in order, and their chunks."""
+class ChunkPlan:
+    """The chunks of a run, and the SHA-256 (hex) of each input, by its absolute path."""
 
-    inputs: tuple[Input, ...]
     chunks: tuple[Chunk, ...] = field(repr=False)
+    files: Mapping[str, str]
 
     @property
     def lines(self) -> int:
@@ -84,54 +68,38 @@ class LogPrompt:
     prompt: Promptlike
 
 
-def plan(
+def plan_chunks(
     paths: Sequence[str | Path],
     *,
     format: str = "auto",
     chunk_rows: int = CHUNK_ROWS,
     chunk_bytes: int = CHUNK_BYTES,
-) -> Plan:
+) -> ChunkPlan:
     """Cut files into chunks of at most `chunk_rows` lines and, in JSONL, `chunk_bytes` bytes.
 
-    A line that is longer is a chunk of its own. Paths become absolute, since others read them too.
-    format: one of `logs.formats.FORMATS`, or auto: of each file what its first entry looks like.
+    A line that is longer is a chunk of its own. format: one of `logs.formats.FORMATS`, or auto: of
+    each file what its first entry looks like.
     Raises DataError where a file cannot be read, is packed, holds no line or nothing known;
     ConfigError (no such format); MissingExtraError.
     """
     if format not in ("auto", *FORMATS):
         raise ConfigError(f"format {format!r}: expected auto or one of {', '.join(FORMATS)}")
-    inputs: list[Input] = []
+    files: dict[str, str] = {}
     chunks: list[Chunk] = []
     for path in (Path(p).absolute() for p in paths):
-        digest = hashlib.sha256()
-        parts: Iterable[Chunk]
+        before = len(chunks)
         try:
             with path.open("rb") as file:
-                head = file.read(4)
-            if head.startswith(b"\x1f\x8b"):
-                raise DataError(
-                    f"is packed with gzip, and chunks are read by their place: unpack it first "
-                    f"(gunzip --keep {path.name})",
-                    path=path,
-                )
-            if head == b"PAR1":
-                kind = "logs"
-                parts = _parquet_chunks(path, chunk_rows)
-                _digest(path, digest)
-            else:
-                kind = _detected(path) if format == "auto" else format
-                parts = _jsonl_chunks(path, digest, chunk_rows, chunk_bytes)
-            before = len(chunks)
-            for part in parts:
-                chunks.append(replace(part, index=len(chunks), format=kind))
+                files[str(path)] = hashlib.file_digest(file, "sha256").hexdigest()
+            for chunk in _cut(path, format, chunk_rows, chunk_bytes):
+                chunks.append(replace(chunk, index=len(chunks)))
         except OSError as error:
             raise DataError(
                 f"cannot be read ({error.strerror or error}); expected a readable file", path=path
             ) from error
         if len(chunks) == before:
             raise DataError("is empty; expected at least one row of a log", path=path)
-        inputs.append(Input(str(path), path.stat().st_size, digest.hexdigest()))
-    return Plan(tuple(inputs), tuple(chunks))
+    return ChunkPlan(tuple(chunks), files)
 
 
 def prompts_of(chunk: Chunk) -> Iterator[LogPrompt | LeftOutError | DataError]:
@@ -156,27 +124,43 @@ def prompts_of(chunk: Chunk) -> Iterator[LogPrompt | LeftOutError | DataError]:
 
 def _rows(record: dict[str, Any], format: str) -> Iterable[LogRow | LeftOutError]:
     if format == "logs":
-        return (row_of({name: record.get(name) for name in FIELDS}),)
+        return (row_of({name: record.get(name) for name in _FIELDS}),)
     return rows_of(record, format)
+
+
+def _cut(path: Path, format: str, rows: int, size: int) -> Iterator[Chunk]:
+    """The chunks of one file, all with index 0."""
+    with path.open("rb") as file:
+        head = file.read(4)
+    if head.startswith(b"\x1f\x8b"):
+        raise DataError(
+            f"is packed with gzip, and chunks are read by their place: unpack it first "
+            f"(gunzip --keep {path.name})",
+            path=path,
+        )
+    if head == b"PAR1":
+        return _parquet_chunks(path, rows)
+    return _jsonl_chunks(path, _detected(path) if format == "auto" else format, rows, size)
 
 
 def _detected(path: Path) -> str:
     """The format of the first entry that can be read; `logs` where none of the first lines can."""
-    told = objects = False
+    objects: list[bool] = []
     with path.open("rb") as file:
         for line, data in enumerate(islice(lines(file), _DETECTED), start=1):
             if isinstance(data, DataError):
-                objects = True  # as far as can be told
+                objects.append(True)  # as far as can be told
                 continue
             text = data.removeprefix(b"\xef\xbb\xbf").strip()
-            told, objects = told or bool(text), objects or text.startswith(b"{")
+            if text:
+                objects.append(text.startswith(b"{"))
             record = json_object(text)
             if isinstance(record, dict):
                 try:
                     return detect(record)
                 except DataError as error:
                     raise DataError(error.problem, path=path, line=line) from error
-    if told and not objects:
+    if objects and not any(objects):
         raise DataError(
             "has no JSON object a line; bring other files into that form first: "
             "thriftroute logs import FILE --out logs.jsonl",
@@ -185,52 +169,23 @@ def _detected(path: Path) -> str:
     return "logs"
 
 
-def _jsonl_chunks(
-    path: Path, digest: "hashlib._Hash", chunk_rows: int, chunk_bytes: int
-) -> Iterator[Chunk]:
-    line = 1
-    start = 0
-    for stop, n in _cuts(_line_ends(path, digest), chunk_rows, chunk_bytes):
-        yield Chunk(0, str(path), start, stop, line, n)
-        start, line = stop, line + n
+def _jsonl_chunks(path: Path, format: str, rows: int, size: int) -> Iterator[Chunk]:
+    start = stop = count = long = 0
+    first = 1
 
+    def passed_over(data: bytes) -> None:
+        nonlocal long
+        long += len(data)
 
-def _line_ends(path: Path, digest: "hashlib._Hash") -> Iterator[Offsets]:
-    """For each block of the file the offsets just behind its newlines; the file's end counts."""
-    at = 0
-    last = 0
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-            ends = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n")) + (at + 1)
-            at += len(block)
-            if len(ends):
-                last = int(ends[-1])
-                yield ends
-    if at > last:
-        yield np.array([at], np.int64)
-
-
-def _cuts(blocks: Iterable[Offsets], rows: int, size: int) -> Iterator[tuple[int, int]]:
-    """(end, lines) of each chunk, from the ends of all lines."""
-    start = end = lines = 0
-    for ends in blocks:
-        i = 0
-        while i < len(ends):
-            full = i + rows - lines
-            fits = int(np.searchsorted(ends, start + size, side="right"))
-            if not lines:
-                fits = max(fits, i + 1)
-            stop = min(full, fits, len(ends))
-            if stop > i:
-                end = int(ends[stop - 1])
-                lines += stop - i
-                i = stop
-            if stop == full or (stop == fits and i < len(ends)):
-                yield end, lines
-                start, lines = end, 0
-    if lines:
-        yield end, lines
+        for data in lines(file, passed_over):
+            length = long if isinstance(data, DataError) else len(data)
+            if count and (count == rows or stop + length - start > size):
+                yield Chunk(0, str(path), start, stop, first, count, format=format)
+                start, first, count = stop, first + count, 0
+            stop, count, long = stop + length, count + 1, 0
+    if count:
+        yield Chunk(0, str(path), start, stop, first, count, format=format)
 
 
 def _jsonl_records(chunk: Chunk) -> Iterator[tuple[int, dict[str, Any] | DataError]]:
@@ -250,12 +205,6 @@ def _jsonl_records(chunk: Chunk) -> Iterator[tuple[int, dict[str, Any] | DataErr
         ) from error
 
 
-def _digest(path: Path, digest: "hashlib._Hash") -> None:
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-
-
 def _parquet_chunks(path: Path, chunk_rows: int) -> Iterator[Chunk]:
     parquet = require_extra("pyarrow.parquet", "eval")
     arrow = require_extra("pyarrow", "eval")
@@ -266,7 +215,12 @@ def _parquet_chunks(path: Path, chunk_rows: int) -> Iterator[Chunk]:
             sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
     except arrow.ArrowException as error:
         raise DataError(f"not readable as Parquet ({error}); is it whole?", path=path) from error
-    check_columns(path, names)
+    listed = f"it has: {', '.join(sorted(names))}"
+    if "id" not in names:
+        raise DataError(f"no such column; {listed}", path=path, field="id")
+    if names.isdisjoint({"prompt", "messages"}):
+        problem = f"neither a column prompt nor messages; {listed}"
+        raise DataError(problem, path=path, field="prompt")
     first = 1
     for group, rows in enumerate(sizes):
         for start in range(0, rows, chunk_rows):
@@ -275,29 +229,19 @@ def _parquet_chunks(path: Path, chunk_rows: int) -> Iterator[Chunk]:
         first += rows
 
 
-def check_columns(path: Path, names: set[str]) -> None:
-    """Raises DataError(field) unless a table of these columns is a log."""
-    listed = ", ".join(sorted(names))
-    if "id" not in names:
-        raise DataError(f"no such column; it has: {listed}", path=path, field="id")
-    if names.isdisjoint({"prompt", "messages"}):
-        problem = f"neither a column prompt nor messages; it has: {listed}"
-        raise DataError(problem, path=path, field="prompt")
-
-
 def _parquet_records(chunk: Chunk) -> Iterator[tuple[int, dict[str, Any] | DataError]]:
     parquet = require_extra("pyarrow.parquet", "eval")
     arrow = require_extra("pyarrow", "eval")
     row = 0
     try:
         with parquet.ParquetFile(chunk.path) as file:
-            columns = [name for name in FIELDS if name in file.schema_arrow.names]
+            columns = [name for name in _FIELDS if name in file.schema_arrow.names]
             for batch in file.iter_batches(_BATCH, row_groups=[chunk.group], columns=columns):
-                if row + batch.num_rows > chunk.start:
-                    for i, record in enumerate(batch.to_pylist(), row):
-                        if chunk.start <= i < chunk.stop:
-                            yield chunk.line + i - chunk.start, record
+                begin = max(row, chunk.start)
                 row += batch.num_rows
+                if row > chunk.start:
+                    part = batch.slice(begin - (row - batch.num_rows), chunk.stop - begin)
+                    yield from enumerate(part.to_pylist(), chunk.line + begin - chunk.start)
                 if row >= chunk.stop:
                     return
     except (arrow.ArrowException, OSError) as error:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from ...errors import ConfigError
 from ...router.scorer import Scorer
 from ..clusters import fit
-from .chunks import LogPrompt, Plan, prompts_of
+from .chunks import ChunkPlan, LogPrompt, prompts_of
 
 Floats = npt.NDArray[np.float32]
 
@@ -18,11 +18,13 @@ _LEAST = 1000
 _CHUNKS = 200
 
 
-def fit_centers(plan: Plan, scorer: Scorer, k: int, *, seed: int = 0) -> Floats:
+def fit_centers(
+    plan: ChunkPlan, scorer: Scorer, k: int, *, seed: int = 0, rows: int | None = None
+) -> Floats:
     """Centres float32[k', dim], k' <= k, fitted on rows drawn at random from chunks drawn at random
-    (in proportion to their rows). Raises ConfigError where the sample has no row."""
+    (in proportion to their rows), about `rows`. Raises ConfigError where the sample has no row."""
     rng = np.random.default_rng(seed)
-    rows = max(_LEAST, _ROWS * k)
+    rows = rows or max(_LEAST, _ROWS * k)
     count = min(len(plan.chunks), _CHUNKS)
     share = np.array([chunk.lines for chunk in plan.chunks]) / plan.lines
     drawn = rng.choice(len(plan.chunks), count, replace=False, p=share)
@@ -38,7 +40,7 @@ def fit_centers(plan: Plan, scorer: Scorer, k: int, *, seed: int = 0) -> Floats:
     return fit(scorer.embeddings(prompts, workers=1), k, seed=seed)
 
 
-def read_centers(path: Path) -> Floats:
+def read_centers(path: str | Path) -> Floats:
     """Centres that a run has written. Raises ConfigError where it is no such file."""
     try:
         found = np.load(path, allow_pickle=False)
@@ -49,8 +51,3 @@ def read_centers(path: Path) -> Floats:
             f"{path} holds {found.dtype}{list(found.shape)}; expected centres float32[k, dim]"
         )
     return np.ascontiguousarray(found)
-
-
-def nearest(embedding: Floats, centers: Floats) -> int:
-    """The number of the centre with the largest cosine to an embedding float32[dim]."""
-    return int((centers @ embedding).argmax())

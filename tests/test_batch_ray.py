@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from thriftroute.data.batch.run import score_logs
+from thriftroute.data.batch.settings import ScoreSettings
 from thriftroute.errors import MissingExtraError
 
 # One cluster for all that is asked of it: it takes seconds to start.
@@ -20,6 +21,7 @@ import json, os, sys
 from ray.cluster_utils import Cluster
 from thriftroute.errors import ThriftrouteError
 from thriftroute.data.batch.run import score_logs
+from thriftroute.data.batch.settings import ScoreSettings
 
 def main():
     node = {"num_cpus": 1, "object_store_memory": 100 << 20}
@@ -32,7 +34,7 @@ def main():
         if name == "connected":
             ray.init(address=cluster.address, log_to_driver=False)
         try:
-            summary = score_logs(workers=2, **{"ray": cluster.address, **options})
+            summary = score_logs(ScoreSettings(**{"workers": 2, "ray": cluster.address, **options}))
             print(json.dumps([name, summary.rows, summary.resumed]), flush=True)
         except ThriftrouteError as error:
             print(json.dumps([name, type(error).__name__, str(error)]), flush=True)
@@ -70,7 +72,7 @@ def test_two_nodes_give_the_file_that_one_process_gives(tiny_bundle: Path, tmp_p
     bad.write_text('{"id": "a", "prompt": "x"}\n{"id": "b"}\n')
     same: dict[str, Any] = {"inputs": [str(log)], "router": str(tiny_bundle), "chunk_rows": 7}
     options = {**same, "embeddings": True, "clusters": 3}
-    score_logs(out=tmp_path / "one.parquet", **options)
+    score_logs(ScoreSettings(out=tmp_path / "one.parquet", **options))
     two = tmp_path / "two.parquet"
     begin(two, options)
 
@@ -101,7 +103,7 @@ def begin(out: Path, options: dict[str, Any]) -> None:
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        score_logs(out=out, progress=stop, **options)
+        score_logs(ScoreSettings(out=out, **options), stop)
 
 
 def test_without_the_extra(
@@ -111,5 +113,8 @@ def test_without_the_extra(
     monkeypatch.setitem(sys.modules, "ray.data", None)
     log = tmp_path / "log.jsonl"
     log.write_text('{"id": "a", "prompt": "x"}\n')
+    settings = ScoreSettings(
+        inputs=[log], out=tmp_path / "s.jsonl", router=str(tiny_bundle), ray="local"
+    )
     with pytest.raises(MissingExtraError, match=r"pip install 'thriftroute\[ray\]'"):
-        score_logs([log], tmp_path / "s.jsonl", router=str(tiny_bundle), ray="local")
+        score_logs(settings)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import thriftroute
 from thriftroute.cli import app
-from thriftroute.cli.scale import _line, _pace
-from thriftroute.data.batch.run import State, Summary
+from thriftroute.cli.scale import pace, summary_line
+from thriftroute.data.batch.run import ScoreProgress, ScoreSummary
 from typer.testing import CliRunner, Result
 
 GUIDE = Path(thriftroute.__file__).parent / "docs" / "scale.md"
@@ -64,20 +64,21 @@ def test_exit_status(log: Path, tiny_bundle: Path, tmp_path: Path) -> None:
 
 
 def test_pace() -> None:
-    assert _pace(State(done=50, earlier=0, total=50, seconds=0.0)) == ""
+    assert pace(ScoreProgress(done=50, earlier=0, total=50, seconds=0.0)) == ""
     assert (
-        _pace(State(done=150, earlier=50, total=250, seconds=2.0)) == "50 rows/s, 0 min 02 s left"
+        pace(ScoreProgress(done=150, earlier=50, total=250, seconds=2.0))
+        == "50 rows/s, 0 min 02 s left"
     )
-    long = State(done=1_000, earlier=0, total=1_000_000, seconds=10.0)
-    assert _pace(long) == "100 rows/s, 2 h 46 min left"
+    long = ScoreProgress(done=1_000, earlier=0, total=1_000_000, seconds=10.0)
+    assert pace(long) == "100 rows/s, 2 h 46 min left"
 
 
 def test_everything_that_a_run_may_tell() -> None:
-    summary = Summary(
+    summary = ScoreSummary(
         out="s", rows=3, repeats=1, left_out=2, bad=4, problems=("f:1: why",), chunks=1, resumed=1,
         workers=1, plan_s=0.0, seconds=1.0, join_s=0.0, rows_per_s=2.0,
     )  # fmt: skip
-    assert _line(summary) == (
+    assert summary_line(summary) == (
         "wrote 3 scores to s: 2 rows/s, 1 with a prompt that was just scored; 1 were there from an "
         "earlier run; 2 entries are no requests that were answered; 4 bad rows skipped, the first: "
         "f:1: why"
@@ -88,7 +89,7 @@ def test_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(tmp_path)
     rows = [{"id": str(i), "prompt": f"What is {i} + {i}?"} for i in range(3)]
     Path("logs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    # On a cluster: tests/test_scale_ray.py.
+    # On a cluster: tests/test_batch_ray.py.
     here = [command for command in COMMANDS if "--ray" not in command]
     assert len(here) == 2
     for command in here:

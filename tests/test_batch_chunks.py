@@ -11,8 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from thriftroute.data.batch import chunks
-from thriftroute.data.batch.chunks import LogPrompt, plan, prompts_of
+from thriftroute.data.batch.chunks import LogPrompt, plan_chunks, prompts_of
 from thriftroute.data.logs.normalize import LeftOutError
 from thriftroute.data.logs.schema import read_logs
 from thriftroute.errors import ConfigError, DataError
@@ -29,7 +28,7 @@ def simple(n: int) -> list[dict[str, Any]]:
 
 
 def good(path: Path, **limits: int) -> list[LogPrompt]:
-    found = [row for chunk in plan([path], **limits).chunks for row in prompts_of(chunk)]
+    found = [row for chunk in plan_chunks([path], **limits).chunks for row in prompts_of(chunk)]
     assert not [row for row in found if isinstance(row, DataError)]
     return [row for row in found if isinstance(row, LogPrompt)]
 
@@ -39,11 +38,10 @@ def good(path: Path, **limits: int) -> list[LogPrompt]:
     lengths=st.lists(st.integers(0, 40), min_size=1, max_size=60),
     rows=st.integers(1, 9),
     size=st.integers(1, 90),
-    block=st.integers(1, 50),
     ends=st.booleans(),
 )
 def test_chunks_cover_every_line_once_and_keep_to_the_limits(
-    lengths: list[int], rows: int, size: int, block: int, ends: bool,
+    lengths: list[int], rows: int, size: int, ends: bool,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:  # fmt: skip
     path = tmp_path_factory.mktemp("cut") / "log.jsonl"
@@ -52,9 +50,7 @@ def test_chunks_cover_every_line_once_and_keep_to_the_limits(
         lines[-1] = lines[-1][:-1]
     data = b"".join(lines)
     path.write_bytes(data)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chunks, "_BLOCK", block)
-        found = plan([path], format="logs", chunk_rows=rows, chunk_bytes=size).chunks
+    found = plan_chunks([path], format="logs", chunk_rows=rows, chunk_bytes=size).chunks
     assert [c.index for c in found] == list(range(len(found)))
     assert b"".join(data[c.start : c.stop] for c in found) == data
     line = 0
@@ -102,14 +98,14 @@ def test_logs_of_other_tools_are_read_as_they_are(tmp_path: Path) -> None:
         {"id": "c", "request": {"messages": "?"}},
     ]
     path = jsonl(tmp_path / "raw.jsonl", entries)
-    planned = plan([path, jsonl(tmp_path / "log.jsonl", simple(1))], chunk_rows=2)
+    planned = plan_chunks([path, jsonl(tmp_path / "log.jsonl", simple(1))], chunk_rows=2)
     assert [c.format for c in planned.chunks] == ["openai", "openai", "logs"]
     first, left_out, last, other = (row for c in planned.chunks for row in prompts_of(c))
     assert isinstance(first, LogPrompt) and isinstance(other, LogPrompt)
     assert (first.id, as_conversation(first.prompt).last, other.id) == ("a", "Prove it.", "r0")
     assert isinstance(left_out, LeftOutError)
     assert isinstance(last, LogPrompt | DataError | LeftOutError)
-    (named,) = plan([path], format="openai").chunks
+    (named,) = plan_chunks([path], format="openai").chunks
     assert named.format == "openai"
 
 
@@ -135,7 +131,7 @@ def test_a_bad_row_has_its_file_line_and_field(
 ) -> None:
     path = tmp_path / "log.jsonl"
     path.write_bytes(b'{"id": "ok", "prompt": "x"}\n' * 3 + line + b"\n")
-    found = [row for chunk in plan([path], chunk_rows=2).chunks for row in prompts_of(chunk)]
+    found = [row for chunk in plan_chunks([path], chunk_rows=2).chunks for row in prompts_of(chunk)]
     assert [isinstance(row, DataError) for row in found] == [False, False, False, True]
     bad = found[3]
     assert isinstance(bad, DataError)
@@ -149,7 +145,7 @@ def test_parquet_in_chunks_of_its_row_groups(tmp_path: Path) -> None:
     rows = [{**row, "messages": None, "answer": "a"} for row in simple(10)]
     rows.append({"id": "talk", "prompt": None, "messages": talk, "answer": None})
     pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=6)
-    found = plan([path], chunk_rows=4).chunks
+    found = plan_chunks([path], chunk_rows=4).chunks
     places = [(c.group, c.start, c.stop, c.line) for c in found]
     assert places == [(0, 0, 4, 1), (0, 4, 6, 5), (1, 0, 4, 7), (1, 4, 5, 11)]
     read = good(path, chunk_rows=4)
@@ -172,51 +168,51 @@ def test_a_table_that_is_no_log(columns: dict[str, list[str]], field: str, tmp_p
     path = tmp_path / "log.parquet"
     pq.write_table(pa.table(columns), path)
     with pytest.raises(DataError, match="it has:") as caught:
-        plan([path])
+        plan_chunks([path])
     assert (caught.value.path, caught.value.field) == (str(path), field)
 
 
 def test_files_that_cannot_be_cut(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
-        plan([tmp_path / "none.jsonl"])
+        plan_chunks([tmp_path / "none.jsonl"])
     with pytest.raises(DataError, match="cannot be read"):
-        plan([tmp_path])
+        plan_chunks([tmp_path])
     empty = tmp_path / "empty.jsonl"
     empty.touch()
     with pytest.raises(DataError, match="is empty"):
-        plan([jsonl(tmp_path / "log.jsonl", simple(1)), empty])
+        plan_chunks([jsonl(tmp_path / "log.jsonl", simple(1)), empty])
     packed = tmp_path / "log.jsonl.gz"
     packed.write_bytes(gzip.compress(b'{"id": "a", "prompt": "x"}\n'))
     with pytest.raises(DataError, match="unpack it first"):
-        plan([packed])
+        plan_chunks([packed])
     listed = tmp_path / "log.json"
     listed.write_text('[\n"a"\n]\n')
     with pytest.raises(DataError, match="thriftroute logs import"):
-        plan([listed])
+        plan_chunks([listed])
     strange = tmp_path / "strange.jsonl"
     strange.write_text('\n{"colour": "red"}\n')
     with pytest.raises(DataError, match="no known log has entries of colour") as caught:
-        plan([strange])
+        plan_chunks([strange])
     assert caught.value.line == 2
     with pytest.raises(ConfigError, match="format 'csv'"):
-        plan([strange], format="csv")
+        plan_chunks([strange], format="csv")
     torn = tmp_path / "torn.parquet"
     torn.write_bytes(b"PAR1 and no more")
     with pytest.raises(DataError, match="not readable as Parquet"):
-        plan([torn])
+        plan_chunks([torn])
 
 
 def test_several_files_are_numbered_through_and_hashed(tmp_path: Path) -> None:
     first = jsonl(tmp_path / "a.jsonl", simple(3))
     second = jsonl(tmp_path / "b.jsonl", simple(2))
-    found = plan([first, second], chunk_rows=2)
+    found = plan_chunks([first, second], chunk_rows=2)
     assert [(Path(c.path).name, c.index, c.lines) for c in found.chunks] == [
         ("a.jsonl", 0, 2), ("a.jsonl", 1, 1), ("b.jsonl", 2, 2),
     ]  # fmt: skip
     assert found.lines == 5
-    was = [i.sha256 for i in found.inputs]
+    was = list(found.files.values())
     jsonl(second, [*simple(1), {"id": "r1", "prompt": "question 2"}])
-    now = [i.sha256 for i in plan([first, second]).inputs]
+    now = list(plan_chunks([first, second]).files.values())
     assert was[0] == now[0] and was[1] != now[1]
 
 
@@ -225,7 +221,7 @@ def test_a_line_that_is_too_long_is_a_bad_row_and_no_more(tmp_path: Path) -> Non
     for first in (b'{"id": "a", "prompt": "x"}\n', b""):
         path = tmp_path / "log.jsonl"
         path.write_bytes(first + long + b'{"id": "c", "prompt": "y"}\n')
-        found = [row for chunk in plan([path]).chunks for row in prompts_of(chunk)]
+        found = [row for chunk in plan_chunks([path]).chunks for row in prompts_of(chunk)]
         ids = ["" if isinstance(row, DataError) else getattr(row, "id", None) for row in found]
         assert ids == (["a", "", "c"] if first else ["", "c"])
         (bad,) = (row for row in found if isinstance(row, DataError))

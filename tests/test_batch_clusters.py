@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from thriftroute import Scorer
-from thriftroute.data.batch import clusters
-from thriftroute.data.batch.chunks import plan
-from thriftroute.data.batch.clusters import fit_centers, nearest, read_centers
+from thriftroute.data.batch.chunks import plan_chunks
+from thriftroute.data.batch.clusters import fit_centers, read_centers
+from thriftroute.data.clusters import assign
 from thriftroute.errors import ConfigError
 
 
@@ -18,25 +18,20 @@ def write(path: Path, texts: list[str]) -> Path:
     return path
 
 
-def test_a_sample_of_all_the_log_finds_its_kinds(
-    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sample_of_all_the_log_finds_its_kinds(tiny_bundle: Path, tmp_path: Path) -> None:
     # Sorted by kind: a sample of the log's beginning would miss the second.
     log = write(tmp_path / "log.jsonl", ["easy hello"] * 70 + ["prove theorem"] * 30)
-    monkeypatch.setattr(clusters, "_LEAST", 20)
-    monkeypatch.setattr(clusters, "_ROWS", 1)
     scorer = Scorer.load(tiny_bundle)
-    planned = plan([log], chunk_rows=10)
-    centers = fit_centers(planned, scorer, 2)
-    easy, hard = scorer.embeddings(["easy hello", "prove theorem"])
-    assert [nearest(easy, centers), nearest(hard, centers)] == [0, 1]
-    np.testing.assert_array_equal(centers, fit_centers(planned, scorer, 2))
+    planned = plan_chunks([log], chunk_rows=10)
+    centers = fit_centers(planned, scorer, 2, rows=20)
+    assert assign(scorer.embeddings(["easy hello", "prove theorem"]), centers).tolist() == [0, 1]
+    np.testing.assert_array_equal(centers, fit_centers(planned, scorer, 2, rows=20))
 
 
 def test_a_log_of_bad_rows_has_no_clusters(tiny_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text("{no json\n")
     with pytest.raises(ConfigError, match="expected at least one"):
-        fit_centers(plan([tmp_path / "log.jsonl"]), Scorer.load(tiny_bundle), 2)
+        fit_centers(plan_chunks([tmp_path / "log.jsonl"]), Scorer.load(tiny_bundle), 2)
 
 
 def test_centres_from_a_file(tmp_path: Path) -> None:
