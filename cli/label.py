@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from ..errors import ConfigError
 from ..terminal import new_console
@@ -21,95 +22,63 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def label(
-    log: Annotated[Path, typer.Argument(help="A log, as `thriftroute logs import` writes it.")],
-    strong: Annotated[str, typer.Option("--strong", help="Strong model, as LiteLLM names it.")],
-    weak: Annotated[str, typer.Option("--weak", help="Weak model, as LiteLLM names it.")],
-    out: Annotated[Path, typer.Option("--out", help="Comparisons, JSONL.")],
-    judge: Annotated[
-        str | None, typer.Option("--judge", help="Model that compares, in both orders.")
-    ] = None,
+    log: Annotated[Path, Argument(help="A log, as `thriftroute logs import` writes it.")],
+    strong: Annotated[str, Option(help="Strong model, as LiteLLM names it.")],
+    weak: Annotated[str, Option(help="Weak model, as LiteLLM names it.")],
+    out: Annotated[Path, Option(help="Comparisons, JSONL.")],
+    judge: Annotated[str | None, Option(help="Model that compares, in both orders.")] = None,
     checks: Annotated[
-        Path | None,
-        typer.Option("--checks", help="JSONL of what is right: exact, number, schema or test."),
+        Path | None, Option(help="JSONL of what is right: exact, number, schema or test.")
     ] = None,
-    votes: Annotated[
-        int, typer.Option("--votes", min=0, help="Ask a person at the terminal for so many.")
-    ] = 0,
+    votes: Annotated[int, Option(min=0, help="Ask a person at the terminal for so many.")] = 0,
     n: Annotated[
-        int | None, typer.Option("--n", min=1, help="Rows to draw in all; by default the log.")
+        int | None, Option("--n", min=1, help="Rows to draw in all; by default the log.")
     ] = None,
     max_usd: Annotated[
-        float | None, typer.Option("--max-usd", help="Most that may be spent, with earlier runs.")
+        float | None, Option(help="Most that may be spent, with earlier runs.")
     ] = None,
     estimate: Annotated[
-        bool, typer.Option("--estimate", help="Say what it would cost, and ask nobody.")
+        bool, Option("--estimate", help="Say what it would cost, and ask nobody.")
     ] = False,
     state: Annotated[
-        Path | None,
-        typer.Option("--state", help="What was paid for [OUT.state.jsonl]; a run goes on from it."),
+        Path | None, Option(help="What was paid for [OUT.state.jsonl]; a run goes on from it.")
     ] = None,
     logged_as: Annotated[
-        list[str] | None,
-        typer.Option("--logged-as", help="A name in the log that means the strong model; '*' any."),
+        list[str] | None, Option(help="A name in the log that means the strong model; '*' any.")
     ] = None,
     strong_price: StrongPriceOption = None,
     weak_price: WeakPriceOption = None,
-    judge_price: Annotated[
-        str | None, typer.Option("--judge-price", help="IN,OUT in USD per 1,000,000 tokens.")
-    ] = None,
-    rubric: Annotated[
-        Path | None, typer.Option("--rubric", help="Text file: what makes an answer better.")
-    ] = None,
+    judge_price: Annotated[str | None, Option(help="IN,OUT in USD per 1,000,000 tokens.")] = None,
+    rubric: Annotated[Path | None, Option(help="Text file: what makes an answer better.")] = None,
     run_code: Annotated[
-        bool, typer.Option("--run-code", help="Allow checks that run the answers' code, here.")
+        bool, Option("--run-code", help="Allow checks that run the answers' code, here.")
     ] = False,
-    check_timeout: Annotated[
-        float, typer.Option("--check-timeout", min=0.1, help="Seconds a test may take.")
-    ] = 10.0,
+    check_timeout: Annotated[float, Option(min=0.1, help="Seconds a test may take.")] = 10.0,
     scores_out: Annotated[
-        Path | None,
-        typer.Option("--scores-out", help="Of what was checked: scores of each model, JSONL."),
+        Path | None, Option(help="Of what was checked: scores of each model, JSONL.")
     ] = None,
-    voter: Annotated[str, typer.Option("--voter", help="Who votes.")] = "human",
+    voter: Annotated[str, Option(help="Who votes.")] = "human",
     router: Annotated[
-        list[str] | None,
-        typer.Option("--router", help="Draw where it is least certain; may be given again."),
+        list[str] | None, Option(help="Draw where it is least certain; may be given again.")
     ] = None,
-    threshold: Annotated[
-        float, typer.Option("--threshold", help="Where that router decides, 0 to 1.")
-    ] = 0.5,
-    explore: Annotated[
-        float, typer.Option("--explore", help="Share that is drawn whatever the router thinks.")
-    ] = 0.3,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Longest answer.")] = 1024,
-    judge_tokens: Annotated[
-        int, typer.Option("--judge-tokens", min=16, help="Longest verdict.")
-    ] = 512,
+    threshold: Annotated[float, Option(help="Where that router decides, 0 to 1.")] = 0.5,
+    explore: Annotated[float, Option(help="Share that is drawn whatever the router thinks.")] = 0.3,
+    max_tokens: Annotated[int, Option(min=1, help="Longest answer.")] = 1024,
+    judge_tokens: Annotated[int, Option(min=16, help="Longest verdict.")] = 512,
     output_tokens: Annotated[
-        int | None,
-        typer.Option("--output-tokens", min=1, help="Assumed answer [the log's mean, or 300]."),
+        int | None, Option(min=1, help="Assumed answer [the log's mean, or 300].")
     ] = None,
-    concurrency: Annotated[
-        int, typer.Option("--concurrency", min=1, max=256, help="Calls at a time.")
-    ] = 8,
-    retries: Annotated[
-        int, typer.Option("--retries", min=0, max=20, help="Of a call that failed.")
-    ] = 3,
-    timeout: Annotated[
-        float, typer.Option("--timeout", min=1, help="Seconds a call may take.")
-    ] = 120.0,
-    api_base: Annotated[
-        str | None, typer.Option("--api-base", help="Where all models are called.")
-    ] = None,
+    concurrency: Annotated[int, Option(min=1, max=256, help="Calls at a time.")] = 8,
+    retries: Annotated[int, Option(min=0, max=20, help="Of a call that failed.")] = 3,
+    timeout: Annotated[float, Option(min=1, help="Seconds a call may take.")] = 120.0,
+    api_base: Annotated[str | None, Option(help="Where all models are called.")] = None,
     api_key: Annotated[
-        str | None,
-        typer.Option("--api-key", help="For all; better in the provider's own variable."),
+        str | None, Option(help="For all; better in the provider's own variable.")
     ] = None,
     params: Annotated[
-        Path | None,
-        typer.Option("--params", help="JSON: all, strong, weak, judge -> keywords for LiteLLM."),
+        Path | None, Option(help="JSON: all, strong, weak, judge -> keywords for LiteLLM.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of what is drawn.")] = 0,
+    seed: Annotated[int, Option(min=0, help="Seed of what is drawn.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Label rows of a log: by a judge model in both orders, by checks, or by people's votes.
@@ -121,12 +90,12 @@ def label(
     Example: thriftroute label logs.jsonl --strong gpt-4o --weak gpt-4o-mini --judge gpt-4.1 --n 300
     --max-usd 5 --out labels.jsonl
     """
-
-    from ..labels.run import LabelRequest, run_labels
-    from ..labels.show import show
+    from ..labels.output import summary_lines
+    from ..labels.run import run_labels
+    from ..labels.settings import LabelSettings
 
     prices = {"strong": strong_price, "weak": weak_price, "judge": judge_price}
-    request = LabelRequest(
+    settings = LabelSettings(
         log=log,
         out=out,
         strong=strong,
@@ -157,11 +126,11 @@ def label(
         timeout_s=timeout,
         seed=seed,
     )
-    result = run_labels(request, console=new_console(stderr=True), source=sys.stdin)
+    result = run_labels(settings, console=new_console(stderr=True), source=sys.stdin)
     if as_json:
         print_json(result.summary)
     else:
-        for line in show(result.summary, out):
+        for line in summary_lines(result.summary, out):
             say(line)
     if result.error is not None:
         raise result.error

@@ -26,14 +26,10 @@ class Agreement:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON; what is not defined is null."""
-        return {
-            "n": self.n,
-            "agreement": _known(self.share),
-            "agreement_ci": [_known(end) for end in self.share_ci],
-            "kappa": _known(self.kappa),
-            "kappa_ci": [_known(end) for end in self.kappa_ci],
-            "level": self.level,
-        }
+        names = ("agreement", "agreement_ci", "kappa", "kappa_ci")
+        values = (self.share, self.share_ci, self.kappa, self.kappa_ci)
+        known = {name: _known(value) for name, value in zip(names, values, strict=True)}
+        return {"n": self.n, **known, "level": self.level}
 
 
 def agreement(
@@ -50,12 +46,10 @@ def agreement(
         raise EvaluationError(
             f"agreement: expected pairs of labels, got {len(first)} and {len(second)}"
         )
-    kinds = sorted({*first, *second})
-    k = len(kinds)
+    kinds, index = np.unique([*first, *second], return_inverse=True)
+    k, n = len(kinds), len(first)
     table = np.zeros((k, k))
-    for a, b in zip(first, second, strict=True):
-        table[kinds.index(a), kinds.index(b)] += 1
-    n = len(first)
+    np.add.at(table, (index[:n], index[n:]), 1)
     share, kappa = (float(value[0]) for value in _measures(table[None] / n))
     if k == 1:
         # One more kind of label that nobody gave: else there is nothing to be uncertain about.
@@ -93,5 +87,7 @@ def _ends(samples: npt.NDArray[np.float64], value: float, level: float) -> tuple
     return min(float(low), value), max(float(high), value)
 
 
-def _known(value: float) -> float | None:
+def _known(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_known(end) for end in value]
     return None if np.isnan(value) else round(value, 4)

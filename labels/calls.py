@@ -19,9 +19,7 @@ from ..providers.error_meaning import NO_KEY, UNUSABLE, CallError, FailureKind, 
 from ..providers.http_answer import BadAnswerError, HttpAnswer
 from ..providers.prices import Price
 from ..providers.redaction import environment_secrets, redact, secrets_of
-from .errors import LabelError
-from .ledger import Ledger, Reply
-from .money import Hold
+from .ledger import LabelError, LabelLedger, Reply, RowMoney
 
 # What LiteLLM's general tokenizer counts may be less than what another model's own counts.
 MARGIN = 1.5
@@ -88,7 +86,7 @@ class PaidCaller:
 
     def __init__(
         self,
-        ledger: Ledger,
+        ledger: LabelLedger,
         *,
         concurrency: int = 8,
         retries: int = 3,
@@ -107,7 +105,7 @@ class PaidCaller:
         self._locks: dict[str, asyncio.Lock] = {}
         self.calls = 0  # that went out
 
-    async def ask(self, call: Call, hold: Hold) -> Reply:
+    async def ask(self, call: Call, hold: RowMoney) -> Reply:
         """The answer, paid out of `hold`, or the one that was paid for before.
 
         Raises CallFailed, CapReached, and LabelError where no further call makes sense.
@@ -119,7 +117,7 @@ class PaidCaller:
                 return known
             return await self._paid(call, key, hold)
 
-    async def _paid(self, call: Call, key: str, hold: Hold) -> Reply:
+    async def _paid(self, call: Call, key: str, hold: RowMoney) -> Reply:
         name = call.model.name
         for turn in range(self._retries + 1):
             async with self._slots:
@@ -149,7 +147,7 @@ class PaidCaller:
             ) from failure
         raise CallFailed(words) from failure
 
-    async def _tried(self, call: Call, key: str, hold: Hold) -> Reply | CallError:
+    async def _tried(self, call: Call, key: str, hold: RowMoney) -> Reply | CallError:
         """One call, in the ledger and paid. Raises CapReached."""
         most = call.model.most(count_tokens(call.messages))
         if not hold.take(most):

@@ -23,7 +23,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -52,19 +52,12 @@ class Check:
     tolerance: float | None = None
 
 
-class Checks:
-    """The checks of a file, by row."""
+Checks = Mapping[tuple[str, str], Check]  # by ("id" or "prompt", its value)
 
-    def __init__(self, by_id: Mapping[str, Check], by_prompt: Mapping[str, Check]) -> None:
-        self._by_id = by_id
-        self._by_prompt = by_prompt
 
-    def __len__(self) -> int:
-        return len(self._by_id) + len(self._by_prompt)
-
-    def of(self, row: LogRow) -> Check | None:
-        """The check of a row; None where it has none."""
-        return self._by_id.get(row.id) or self._by_prompt.get(row.prompt)
+def check_of(checks: Checks, row: LogRow) -> Check | None:
+    """The check of a row; None where it has none."""
+    return checks.get(("id", row.id)) or checks.get(("prompt", row.prompt))
 
 
 def read_checks(path: str | Path, *, run_code: bool = False) -> Checks:
@@ -73,16 +66,15 @@ def read_checks(path: str | Path, *, run_code: bool = False) -> Checks:
     Raises DataError with file, line and field; ConfigError where a test stands in the file and
     running code was not allowed; MissingExtraError where a schema needs what is not installed.
     """
-    by_id: dict[str, Check] = {}
-    by_prompt: dict[str, Check] = {}
+    checks: dict[tuple[str, str], Check] = {}
     for line, record in json_lines(path):
         try:
             check = _check(record)
-            where, name = (by_id, "id") if record.get("id") is not None else (by_prompt, "prompt")
+            name = "prompt" if record.get("id") is None else "id"
             value = record.get(name)
             if not isinstance(value, str) or not value:
                 raise DataError("missing; expected id or prompt, as the log has it", field=name)
-            if value in where:
+            if (name, value) in checks:
                 raise DataError(f"{shown(value)} has a check already", field=name)
         except DataError as error:
             raise DataError(error.problem, path=path, line=line, field=error.field) from error
@@ -91,22 +83,29 @@ def read_checks(path: str | Path, *, run_code: bool = False) -> Checks:
                 f"{path}:{line}: a test runs code that a model wrote, on this machine; "
                 "--run-code allows it"
             )
-        where[value] = check
-    if not by_id and not by_prompt:
+        checks[name, value] = check
+    if not checks:
         raise DataError("is empty; expected at least one check", path=path)
-    return Checks(by_id, by_prompt)
+    return checks
 
 
 def passes(check: Check, answer: str, *, timeout_s: float = 10.0) -> bool:
     """Whether an answer is right. A test takes at most `timeout_s` seconds, then it is not."""
-    if check.kind == "test":
-        return _runs(answer, check.want, timeout_s)
-    judge: Callable[[str, Check], bool] = {
-        "exact": _same,
-        "number": _equals,
-        "schema": _conforms,
-    }[check.kind]
-    return judge(answer, check)
+    if check.kind == "exact":
+        return _plain(answer) in {_plain(want) for want in check.want}
+    if check.kind == "number":
+        found, tolerance = number_in(answer), check.tolerance
+        if tolerance is None:
+            tolerance = 1e-6 * max(1.0, abs(check.want))
+        return found is not None and abs(found - check.want) <= tolerance
+    if check.kind == "schema":
+        blocks = _FENCE.findall(answer)
+        try:
+            value = json.loads(blocks[0] if len(blocks) == 1 else answer)
+        except (ValueError, RecursionError):
+            return False
+        return bool(_validator(check.want).is_valid(value))
+    return _runs(answer, check.want, timeout_s)
 
 
 def number_in(text: str) -> float | None:
@@ -144,31 +143,9 @@ def _check(record: Mapping[str, Any]) -> Check:
     return Check(kind, want, tolerance)
 
 
-def _same(answer: str, check: Check) -> bool:
-    return _plain(answer) in {_plain(want) for want in check.want}
-
-
 def _plain(text: str) -> str:
     """Without case, spaces at the ends or repeated, and marks around."""
     return " ".join(text.casefold().split()).strip(_EDGES)
-
-
-def _equals(answer: str, check: Check) -> bool:
-    found = number_in(answer)
-    tolerance = check.tolerance
-    if tolerance is None:
-        tolerance = 1e-6 * max(1.0, abs(check.want))
-    return found is not None and abs(found - check.want) <= tolerance
-
-
-def _conforms(answer: str, check: Check) -> bool:
-    blocks = _FENCE.findall(answer)
-    text = blocks[0] if len(blocks) == 1 else answer
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return bool(_validator(check.want).is_valid(value))
 
 
 def _validator(schema: object) -> Any:
@@ -183,44 +160,32 @@ def _validator(schema: object) -> Any:
 
 
 def _runs(answer: str, test: str, timeout_s: float) -> bool:
+    """Whether a test ends well, in a session of its own, which ends with all that it started."""
     with tempfile.TemporaryDirectory(prefix="thriftroute-check-") as folder:
-        home = Path(folder)
-        (home / "answer.py").write_text(code_in(answer), encoding="utf-8", errors="replace")
-        (home / "answer.txt").write_text(answer, encoding="utf-8", errors="replace")
-        (home / "test.py").write_text(test, encoding="utf-8", errors="replace")
+        files = {"answer.py": code_in(answer), "answer.txt": answer, "test.py": test}
+        for name, text in files.items():
+            (Path(folder) / name).write_text(text, encoding="utf-8", errors="replace")
         # No key of this process is in its environment.
         known = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
-        environment = {**known, "HOME": folder, "TMPDIR": folder, "PYTHONDONTWRITEBYTECODE": "1"}
-        return _exit_status([sys.executable, "test.py"], home, environment, timeout_s) == 0
-
-
-def _exit_status(
-    command: Sequence[str], folder: Path, environment: Mapping[str, str], timeout_s: float
-) -> int | None:
-    """Of a command in a session of its own, which ends with all that it started; None: too late."""
-    with subprocess.Popen(
-        [sys.executable, "-I", "-c", _LIMITS, str(math.ceil(timeout_s)), *command],
-        cwd=folder,
-        env=dict(environment),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    ) as process:
-        try:
-            return process.wait(timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            return None
-        finally:
-            _kill(process)
-
-
-def _kill(process: "subprocess.Popen[bytes]") -> None:
-    if hasattr(os, "killpg"):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-    with contextlib.suppress(ProcessLookupError):
-        process.kill()
+        seconds = str(math.ceil(timeout_s))
+        with subprocess.Popen(
+            [sys.executable, "-I", "-c", _LIMITS, seconds, sys.executable, "test.py"],
+            cwd=folder,
+            env={**known, "HOME": folder, "TMPDIR": folder, "PYTHONDONTWRITEBYTECODE": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as process:
+            try:
+                return process.wait(timeout=timeout_s) == 0
+            except subprocess.TimeoutExpired:
+                return False
+            finally:
+                with contextlib.suppress(ProcessLookupError, PermissionError, AttributeError):
+                    os.killpg(process.pid, signal.SIGKILL)  # Windows has none
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
 
 
 # Set in a process of its own: after a fork of a process with threads hardly anything is safe.

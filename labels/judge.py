@@ -81,12 +81,12 @@ def parse(text: str) -> Said | None:
     found = [match for line in lines if (match := _LINE.match(line))]
     if len(found) != 1 or not _LINE.match(lines[-1]):
         return None
-    said = found[0][1].lower()
-    return "tie" if said == "tie" else "1" if said == "1" else "2"
+    said: dict[str, Said] = {"1": "1", "2": "2", "TIE": "tie"}
+    return said[found[0][1].upper()]
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class JudgeVerdict:
     """What the judge said with strong's answer first, and with weak's first."""
 
     strong_first: Said
@@ -95,22 +95,18 @@ class Verdict:
     @property
     def each(self) -> tuple[float, float]:
         """Strong's score by either order: 1, 0.5 or 0."""
-        return (
-            {"1": 1.0, "2": 0.0, "tie": 0.5}[self.strong_first],
-            {"1": 0.0, "2": 1.0, "tie": 0.5}[self.weak_first],
-        )
-
-    @property
-    def strong(self) -> float:
-        """Strong's score: that of both orders where they agree, else 0.5."""
-        one, other = self.each
-        return one if one == other else 0.5
+        one = {"1": 1.0, "2": 0.0, "tie": 0.5}
+        return one[self.strong_first], 1.0 - one[self.weak_first]
 
     @property
     def agree(self) -> bool:
         """Whether both orders say the same."""
-        one, other = self.each
-        return one == other
+        return self.each[0] == self.each[1]
+
+    @property
+    def strong(self) -> float:
+        """Strong's score: that of both orders where they agree, else 0.5."""
+        return self.each[0] if self.agree else 0.5
 
 
 def _conversation(messages: Sequence[Message]) -> str:

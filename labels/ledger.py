@@ -1,4 +1,4 @@
-"""The state of a labelling run: an append-only JSONL of what was drawn, asked, paid and voted.
+"""What a labelling run drew, asked, paid and voted, in an append-only JSONL; and its cap.
 
     {"kind": "round", "round": 1, "population": 5000, "rows": [["id", 0.06], ...]}
     {"kind": "asked", "key": "...", "item": "id", "model": "gpt-4o", "most_usd": 0.012}
@@ -8,30 +8,33 @@
 
 Every line is handed to the operating system before the next call is made, so that a killed run
 loses the calls that were under way and no others. Those have an `asked` without an end: what they
-may have cost at most counts as spent, because nobody can tell. The key of a call is a hash of all
-that the provider is sent, so that a changed rubric asks the judge anew, and no answer.
+may have cost at most counts as spent. The key of a call is a hash of all that the provider is sent.
 """
 
 import contextlib
 import json
 import os
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from ..data.logs.reader import json_lines
-from ..errors import ConfigError, DataError
-from ..files import private
+from ..errors import DataError, ThriftrouteError
+from ..files import locked, private
+
+_ROUNDING = 1e-12  # USD: sums of floats are no reason to stop
+
+
+class LabelError(ThriftrouteError):
+    """A run that cannot go on: a provider that refuses or is down. What was paid for is kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
     """A model's answer. `usd` is what it cost; `counted` is false where the provider did not say
-    how many tokens it used and they were counted here. `logged`: it stood in the log, for free."""
+    how many tokens it used and they were counted here."""
 
     text: str
     finish: str | None = None
@@ -39,7 +42,6 @@ class Reply:
     output_tokens: int | None = None
     usd: float | None = None
     counted: bool = True
-    logged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class Vote:
     strong: float
 
 
-class Ledger:
+class LabelLedger:
     """An open state file. Use as a context manager; one process writes it at a time.
 
     `replies` by key, `rounds`, `votes`; `spent` is USD of what was answered, `lost` what calls that
@@ -76,16 +78,18 @@ class Ledger:
         self.replies: dict[str, Reply] = {}
         self.rounds: list[Round] = []
         self.votes: list[Vote] = []
-        self.by_model: Counter[str] = Counter()
-        self.spent = 0.0
-        self.lost = 0.0
+        self.by_model: dict[str, float] = {}
+        self.spent = self.lost = 0.0
         self.lost_calls = 0
         self._pending: dict[str, tuple[str, float]] = {}
-        # It holds prompts and answers: nobody else's to read.
-        self._file = private(str(self.path), os.O_RDWR | os.O_CREAT | os.O_APPEND)
-        try:
-            _lock(self._file, self.path)
-            self._mend()
+        with contextlib.ExitStack() as stack:
+            # It holds prompts and answers: nobody else's to read.
+            self._file = private(str(path), os.O_RDWR | os.O_CREAT | os.O_APPEND)
+            stack.callback(os.close, self._file)
+            busy = f"{path}: another run writes to this state; wait for it, or give another --state"
+            stack.enter_context(locked(Path(f"{path}.lock"), busy=busy))
+            whole = self.path.read_bytes().rfind(b"\n") + 1
+            os.ftruncate(self._file, whole)  # a last line that was not written to its end
             for line, record in json_lines(self.path):
                 try:
                     self._take(record)
@@ -96,30 +100,19 @@ class Ledger:
                         path=self.path,
                         line=line,
                     ) from error
-        except BaseException:
-            os.close(self._file)
-            raise
-        for model, usd in self._pending.values():
-            self._lose(model, usd)
-        self._pending.clear()
+            self._open = stack.pop_all()
+        for key in list(self._pending):
+            self._lose(key)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Flush to the disk and let go of the file; closing twice does nothing."""
-        if self._file >= 0:
-            os.fsync(self._file)
-            os.close(self._file)
-            self._file = -1
+        """Let go of the file; closing twice does nothing."""
+        self._open.close()
 
     @property
     def total(self) -> float:
@@ -129,55 +122,32 @@ class Ledger:
     @property
     def drawn(self) -> list[str]:
         """Ids of the rows of all rounds, in the order in which they were drawn."""
-        return [row for round_ in self.rounds for row in round_.rows]
+        return [row for drawn in self.rounds for row in drawn.rows]
 
     def draw(self, drawn: Round) -> None:
         """Write a round down."""
-        rows = [[row, p] for row, p in drawn.rows.items()]
-        number = len(self.rounds) + 1
-        self._write(
-            {"kind": "round", "round": number, "population": drawn.population, "rows": rows}
-        )
+        self._write("round", round=len(self.rounds) + 1, population=drawn.population,
+                    rows=list(drawn.rows.items()))  # fmt: skip
 
     def ask(self, key: str, *, item: str, model: str, most_usd: float) -> None:
         """Write down that a call goes out now."""
-        self._write(
-            {"kind": "asked", "key": key, "item": item, "model": model, "most_usd": most_usd}
-        )
+        self._write("asked", key=key, item=item, model=model, most_usd=most_usd)
 
     def answer(self, key: str, reply: Reply) -> None:
-        """Write a call's answer down."""
-        self._write(
-            {
-                "kind": "answered",
-                "key": key,
-                "text": reply.text,
-                "finish": reply.finish,
-                "input_tokens": reply.input_tokens,
-                "output_tokens": reply.output_tokens,
-                "usd": reply.usd,
-                "counted": reply.counted,
-            }
-        )
+        """Write a call's answer down, and see it on the disk: it was paid for."""
+        self._write("answered", key=key, **asdict(reply))
+        os.fsync(self._file)
 
     def fail(self, key: str, error: str, usd: float) -> None:
         """Write down that a call failed, and what it may have cost all the same."""
-        self._write({"kind": "failed", "key": key, "error": error, "usd": usd})
+        self._write("failed", key=key, error=error, usd=usd)
 
     def vote(self, vote: Vote) -> None:
         """Write a vote down."""
-        self._write(
-            {
-                "kind": "vote",
-                "item": vote.item,
-                "pair": vote.pair,
-                "voter": vote.voter,
-                "strong": vote.strong,
-            }
-        )
+        self._write("vote", **asdict(vote))
 
-    def _write(self, record: dict[str, Any]) -> None:
-        record["time"] = datetime.now(UTC).isoformat(timespec="seconds")
+    def _write(self, kind: str, **values: Any) -> None:
+        record = {"kind": kind, **values, "time": datetime.now(UTC).isoformat(timespec="seconds")}
         # ASCII, so that half a surrogate pair in an answer can be written at all.
         data = json.dumps(record).encode() + b"\n"
         size = os.fstat(self._file).st_size
@@ -188,73 +158,89 @@ class Ledger:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file, size)
             raise
-        if record["kind"] == "answered":
-            os.fsync(self._file)  # it was paid for
         self._take(record)
 
     def _take(self, record: Mapping[str, Any]) -> None:
         kind = record["kind"]
         if kind == "asked":
             if record["key"] in self._pending:  # of a run that was killed
-                self._lose(*self._pending[record["key"]])
+                self._lose(record["key"])
             self._pending[record["key"]] = record["model"], float(record["most_usd"])
         elif kind in ("answered", "failed"):
             model, _ = self._pending.pop(record["key"])
             usd = float(record["usd"])
             self.spent += usd
-            self.by_model[model] += usd  # type: ignore[assignment]
+            self.by_model[model] = self.by_model.get(model, 0.0) + usd
             if kind == "answered":
-                names = ("text", "finish", "input_tokens", "output_tokens", "usd", "counted")
-                self.replies[record["key"]] = Reply(*(record[name] for name in names))
+                self.replies[record["key"]] = Reply(*(record[n] for n in Reply.__slots__))
         elif kind == "round":
             rows = {str(row): float(p) for row, p in record["rows"]}
             self.rounds.append(Round(int(record["population"]), rows))
         elif kind == "vote":
-            shown = (record["item"], record["pair"], record["voter"])
-            self.votes.append(Vote(*shown, strong=float(record["strong"])))
+            self.votes.append(Vote(*(record[name] for name in Vote.__slots__)))
         else:
             raise ValueError(f"unknown kind {kind!r}")
 
-    def _lose(self, model: str, usd: float) -> None:
-        self.lost += usd
+    def _lose(self, key: str) -> None:
+        self.lost += self._pending.pop(key)[1]
         self.lost_calls += 1
 
-    def _mend(self) -> None:
-        """Cut off a last line that was not written to its end."""
-        size = os.fstat(self._file).st_size
-        with self.path.open("rb") as file:
-            last = b""
-            for line in _tail(file, size):
-                last = line
-        if last and not last.endswith(b"\n"):
-            os.ftruncate(self._file, size - len(last))
+
+class Purse:
+    """USD: `cap`, `spent` so far (also by earlier runs), `held` for calls that may go out.
+
+    spent + held never passes the cap, so that the cap holds whatever the calls under way cost, as
+    long as each costs no more than was set aside for it.
+    """
+
+    def __init__(self, cap: float, spent: float = 0.0) -> None:
+        self.cap = cap
+        self.spent = spent
+        self._held = 0.0
+
+    @property
+    def held(self) -> float:
+        """USD set aside now; 0 and not nearly 0 where all was settled."""
+        return self._held if self._held > _ROUNDING else 0.0
+
+    def hold(self, usd: float) -> "RowMoney | None":
+        """Set `usd` aside; None where the cap does not allow it."""
+        return RowMoney(self, usd) if self.set_aside(usd) else None
+
+    def set_aside(self, usd: float) -> bool:
+        """Whether the cap allowed it."""
+        allowed = self.spent + self.held + usd <= self.cap + _ROUNDING
+        self._held += usd if allowed else 0.0
+        return allowed
+
+    def free(self, usd: float, spent: float = 0.0) -> None:
+        """What was set aside is needed no more; `spent` of it was paid."""
+        self._held -= usd
+        self.spent += spent
 
 
-def _tail(file: Any, size: int) -> Iterator[bytes]:
-    """The lines of a file from somewhere before its last one on."""
-    step = 1 << 16
-    start = size
-    while start > 0:
-        start = max(0, start - step)
-        step *= 2
-        file.seek(start)
-        found = file.read(size - start)
-        if b"\n" in found[:-1] or start == 0:
-            yield from found.splitlines(keepends=True)
-            return
+@dataclass(slots=True)
+class RowMoney:
+    """Money set aside for one row's calls; `left` USD of it."""
 
+    purse: Purse
+    left: float = 0.0
 
-def _lock(file: int, path: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows: nothing keeps two runs apart there
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ConfigError(
-            f"{path}: another run writes to this state; wait for it, or give another --state"
-        ) from None
-    except OSError:  # a file system without locks
-        with contextlib.suppress(OSError):
-            return
+    def take(self, most: float) -> bool:
+        """Whether a call of at most `most` USD may go out; from what is left, else from the cap."""
+        missing = max(0.0, most - self.left)
+        if missing > _ROUNDING:
+            if not self.purse.set_aside(missing):
+                return False
+            self.left += missing
+        self.left -= most
+        return True
+
+    def settle(self, most: float, usd: float) -> None:
+        """The call that `most` was taken for cost `usd`."""
+        self.purse.free(most, usd)
+
+    def close(self) -> None:
+        """Give back what was not needed."""
+        self.purse.free(self.left)
+        self.left = 0.0

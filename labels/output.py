@@ -2,37 +2,38 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..data.logs.schema import LogRow
-from ..files import private
-from .active import weights
+from ..files import private, whole_file
 from .agreement import agreement
-from .answers import Label
-from .ledger import Ledger
-from .plan import Estimate, Setup
+from .asking import CostEstimate, Label, Outcome
+from .ledger import LabelLedger
+from .sampling import weights
+from .settings import LabelSetup
 from .votes import human_scores
 
-Scores = Mapping[str, tuple[float, str, int]]  # row id -> strong's score, source, votes
+_STOPPED = {
+    "cap": "stopped at --max-usd; the same command with a larger one goes on",
+    "interrupted": "interrupted; the same command goes on",
+    "failures": "stopped by failures; the same command goes on",
+}
 
 
-def final_scores(labels: Mapping[str, Label], ledger: Ledger) -> Scores:
+def final_scores(
+    labels: Mapping[str, Label], ledger: LabelLedger
+) -> Mapping[str, tuple[float, str]]:
     """By row: strong's score and where it is from. People overrule checks and judges."""
+    judged = {item: (x.strong, x.source) for item, x in labels.items() if x.strong is not None}
     votes = human_scores(ledger, labels)
-    found: dict[str, tuple[float, str, int]] = {}
-    for item, label in labels.items():
-        if item in votes:
-            mean, count = votes[item]
-            found[item] = (mean, "human", count)
-        elif label.strong is not None:
-            found[item] = (label.strong, label.source, 1)
-    return found
+    voted = {item: (votes[item][0], "human") for item in labels if item in votes}
+    return {item: (voted | judged | voted)[item] for item in labels if item in voted | judged}
 
 
 def comparisons(
-    setup: Setup, ledger: Ledger, rows: Sequence[LogRow], labels: Mapping[str, Label]
+    setup: LabelSetup, ledger: LabelLedger, rows: Sequence[LogRow], labels: Mapping[str, Label]
 ) -> list[dict[str, Any]]:
     """One object a label, as `data.readers` reads comparisons; model a is the strong one.
 
@@ -47,11 +48,10 @@ def comparisons(
     for row in rows:
         if row.id not in scores:
             continue
-        label, (strong, source, _) = labels[row.id], scores[row.id]
-        plain = len(row.messages) == 1 and isinstance(row.messages[0].get("content"), str)
-        record: dict[str, Any] = {"id": row.id}
-        record |= {"prompt": row.prompt} if plain else {"messages": list(row.messages)}
-        record |= {
+        label, (strong, source) = labels[row.id], scores[row.id]
+        record = {
+            "id": row.id,
+            **_request(row),
             "model_a": setup.strong.name,
             "model_b": setup.weak.name,
             "outcome": {1.0: "a", 0.5: "tie", 0.0: "b"}.get(strong, round(strong, 6)),
@@ -64,12 +64,12 @@ def comparisons(
             "cost_b": label.weak_reply.usd,
             "time": row.time,
         }
-        found.append({k: v for k, v in record.items() if v is not None and v != ""})
+        found.append(_known(record))
     return found
 
 
 def checked_scores(
-    setup: Setup, rows: Sequence[LogRow], labels: Mapping[str, Label]
+    setup: LabelSetup, rows: Sequence[LogRow], labels: Mapping[str, Label]
 ) -> list[dict[str, Any]]:
     """Of what was checked, two objects a row as `data.readers` reads scores: right or not.
 
@@ -80,13 +80,12 @@ def checked_scores(
         label = labels.get(row.id)
         if label is None or label.checked is None:
             continue
-        plain = len(row.messages) == 1 and isinstance(row.messages[0].get("content"), str)
-        for side, right in zip(("strong", "weak"), label.checked, strict=True):
-            reply = label.strong_reply if side == "strong" else label.weak_reply
-            record: dict[str, Any] = {"item_id": row.id}
-            record |= {"prompt": row.prompt} if plain else {"messages": list(row.messages)}
-            record |= {
-                "model": setup.strong.name if side == "strong" else setup.weak.name,
+        models, replies = (setup.strong, setup.weak), (label.strong_reply, label.weak_reply)
+        for model, reply, right in zip(models, replies, label.checked, strict=True):
+            record = {
+                "item_id": row.id,
+                **_request(row),
+                "model": model.name,
                 "score": float(right),
                 "source": label.source,
                 "task": row.task,
@@ -94,57 +93,58 @@ def checked_scores(
                 "output_tokens": reply.output_tokens,
                 "cost_usd": reply.usd,
             }
-            found.append({k: v for k, v in record.items() if v is not None and v != ""})
+            found.append(_known(record))
     return found
+
+
+def _request(row: LogRow) -> dict[str, Any]:
+    plain = len(row.messages) == 1 and isinstance(row.messages[0].get("content"), str)
+    return {"prompt": row.prompt} if plain else {"messages": list(row.messages)}
+
+
+def _known(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if value is not None and value != ""}
 
 
 def write_jsonl(records: Iterable[Mapping[str, Any]], out: Path) -> None:
     """Write a file, whole or not at all. Raises OSError where it cannot be written."""
-    part = Path(f"{out}.part")
-    try:
-        with open(part, "w", encoding="utf-8", opener=private) as file:
-            for record in records:
-                # ASCII, so that half a surrogate pair in a message can be written at all.
-                file.write(json.dumps(record) + "\n")
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(out, opener=private) as file:
+        for record in records:
+            # ASCII, so that half a surrogate pair in a message can be written at all.
+            file.write(json.dumps(record).encode() + b"\n")
 
 
 def summary(
-    setup: Setup,
-    ledger: Ledger,
-    labels: Mapping[str, Label],
-    reasons: Mapping[str, str],
+    setup: LabelSetup,
+    ledger: LabelLedger,
+    outcome: Outcome,
     *,
     rows: int,
-    stopped: str | None,
     cap: float | None,
-    expected: Estimate,
+    expected: CostEstimate,
 ) -> dict[str, Any]:
     """What was done, what it cost, and how good the labels are; as JSON."""
+    labels = outcome.labels
     scores = final_scores(labels, ledger)
-    values = [strong for strong, _, _ in scores.values()]
+    values = [strong for strong, _ in scores.values()]
     drawn = len(ledger.drawn)
+    unlabelled = Counter(outcome.reasons.values())
+    if (left := drawn - len(scores) - len(outcome.reasons)) > 0:
+        unlabelled["not compared yet"] = left
+    finishes = [{x.strong_reply.finish, x.weak_reply.finish} for x in labels.values()]
     return {
         "rows": rows,
         "drawn": drawn,
         "labelled": len(scores),
-        "stopped": stopped,
+        "stopped": outcome.stopped,
         "strong": setup.strong.name,
         "weak": setup.weak.name,
         "strong_better": sum(value > 0.5 for value in values),
         "tie": sum(value == 0.5 for value in values),
         "weak_better": sum(value < 0.5 for value in values),
-        "sources": dict(Counter(source for _, source, _ in scores.values()).most_common()),
-        "unlabelled": {
-            **Counter(reasons.values()),
-            **_left(drawn - len(scores) - len(reasons)),
-        },
-        "cut": sum(
-            "length" in (label.strong_reply.finish, label.weak_reply.finish)
-            for label in labels.values()
-        ),
+        "sources": dict(Counter(source for _, source in scores.values()).most_common()),
+        "unlabelled": dict(unlabelled),
+        "cut": sum("length" in finish for finish in finishes),
         "usd": {
             "estimated": round(expected.usd, 6),
             "cap": cap,
@@ -156,35 +156,72 @@ def summary(
     }
 
 
-def _left(count: int) -> dict[str, int]:
-    return {"not compared yet": count} if count > 0 else {}
-
-
-def _judge(setup: Setup, ledger: Ledger, labels: Mapping[str, Label]) -> dict[str, Any] | None:
+def _judge(
+    setup: LabelSetup, ledger: LabelLedger, labels: Mapping[str, Label]
+) -> dict[str, Any] | None:
     """How far the judge agrees with itself and with people."""
     verdicts = {item: label.verdict for item, label in labels.items() if label.verdict is not None}
     if setup.judge is None or not verdicts:
         return None
-    each = [verdict.each for verdict in verdicts.values()]
+    ones, others = zip(*(verdict.each for verdict in verdicts.values()), strict=True)
     said = [said for v in verdicts.values() for said in (v.strong_first, v.weak_first)]
     decided = [place for place in said if place != "tie"]
+    # The majority of several people's votes.
     votes = human_scores(ledger, labels)
-    both = [item for item in verdicts if item in votes]
+    people = {i: 0.5 if votes[i][0] == 0.5 else float(votes[i][0] > 0.5) for i in votes}
+    both = [(verdicts[item].strong, people[item]) for item in verdicts if item in people]
     return {
         "model": setup.judge.name,
         "n": len(verdicts),
-        "orders": agreement([a for a, _ in each], [b for _, b in each]).to_dict(),
+        "orders": agreement(ones, others).to_dict(),
         # A half where the place does not matter; of the verdicts that are no tie.
         "first_preferred": round(decided.count("1") / len(decided), 4) if decided else None,
-        "against_people": None
-        if not both
-        else agreement(
-            [verdicts[item].strong for item in both],
-            [_side(votes[item][0]) for item in both],
-        ).to_dict(),
+        "against_people": agreement(*zip(*both, strict=True)).to_dict() if both else None,
     }
 
 
-def _side(mean: float) -> float:
-    """The majority of several people's votes."""
-    return 0.5 if mean == 0.5 else float(mean > 0.5)
+def summary_lines(summary: Mapping[str, Any], out: Path) -> Iterator[str]:
+    """A summary as lines to print."""
+    usd, count = summary["usd"], summary["labelled"]
+    if summary["stopped"] == "estimate":
+        yield f"estimated: ${usd['estimated']:.4f} for {summary['drawn']:,} rows"
+        return
+    if count:
+        yield (
+            f"wrote {out}: {count:,} comparisons; {summary['strong']} better in "
+            f"{summary['strong_better']:,}, {summary['weak']} in {summary['weak_better']:,}, "
+            f"{summary['tie']:,} ties"
+        )
+        yield "labelled by: " + _counts(summary["sources"])
+    else:
+        yield f"no labels: nothing was written to {out}"
+    if summary["unlabelled"]:
+        yield "without a label: " + _counts(summary["unlabelled"])
+    if summary["cut"]:
+        yield f"{summary['cut']:,} rows have an answer that was cut off at --max-tokens"
+    cap = "" if usd["cap"] is None else f" of ${usd['cap']:g}"
+    lost = (
+        f", and perhaps ${usd['perhaps']:.4f} by calls that never ended" if usd["perhaps"] else ""
+    )
+    yield f"spent: ${usd['spent']:.4f}{cap}{lost}"
+    if (judge := summary["judge"]) is not None:
+        first = judge["first_preferred"]
+        place = "" if first is None else f"; the answer shown first won {first:.0%} of the rest"
+        yield f"judge {judge['model']}, both orders: {_agreement(judge['orders'])}{place}"
+        if judge["against_people"] is not None:
+            yield f"judge against people: {_agreement(judge['against_people'])}"
+    if summary["stopped"]:
+        yield _STOPPED[summary["stopped"]]
+
+
+def _agreement(found: Mapping[str, Any]) -> str:
+    low, high = found["agreement_ci"]
+    text = f"{found['agreement']:.0%} [{low:.0%}, {high:.0%}] agree of {found['n']:,}"
+    if found["kappa"] is None:
+        return f"{text}, kappa not defined: always the same verdict"
+    low, high = found["kappa_ci"]
+    return f"{text}, kappa {found['kappa']:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items())

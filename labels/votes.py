@@ -7,7 +7,7 @@ drawn; neither the models nor what a judge said is shown. Votes are written down
 import hashlib
 import random
 from collections.abc import Mapping, Sequence
-from typing import IO, Literal
+from typing import IO
 
 from rich.console import Console
 from rich.rule import Rule
@@ -16,10 +16,8 @@ from rich.text import Text
 from ..data.logs.schema import LogRow
 from ..data.schema import content_text
 from ..terminal import visible
-from .answers import Label
-from .ledger import Ledger, Vote
-
-Ended = Literal["done", "quit"]
+from .asking import Label
+from .ledger import LabelLedger, Vote
 
 _HELP = "a: the first is better; b: the second; t: equally good or bad; s: skip; q: stop"
 _SAID = {"a": 1.0, "b": 0.0, "t": 0.5}
@@ -31,7 +29,7 @@ def pair_hash(strong: str, weak: str) -> str:
 
 
 def take_votes(
-    ledger: Ledger,
+    ledger: LabelLedger,
     rows: Sequence[LogRow],
     labels: Mapping[str, Label],
     *,
@@ -39,37 +37,36 @@ def take_votes(
     limit: int,
     source: IO[str],
     console: Console,
-) -> Ended:
+) -> None:
     """Ask for at most `limit` votes on rows that have two answers and no vote of this voter.
 
     Reads lines from `source`; its end, or q, ends the voting. A line that is no vote is asked for
     again.
     """
     voted = {(vote.item, vote.pair) for vote in ledger.votes if vote.voter == voter}
-    waiting: list[tuple[LogRow, Label]] = []
-    for row in rows:
-        label = labels.get(row.id)
-        if label is None or label.source == "check:same":
-            continue
-        if (row.id, _pair(label)) not in voted:
-            waiting.append((row, label))
-    waiting = waiting[:limit]
+    found = [(row, labels[row.id]) for row in rows if row.id in labels]
+    waiting = [
+        (row, label)
+        for row, label in found
+        if label.source != "check:same" and (row.id, _pair(label)) not in voted
+    ][:limit]
     for number, (row, label) in enumerate(waiting, start=1):
         # Of row and voter, so that the same question comes back the same way after a break.
         strong_first = random.Random(f"{row.id}\0{voter}").random() < 0.5  # noqa: S311
-        _show(console, row, label, strong_first=strong_first, title=f"{number} of {len(waiting)}")
+        _ask_about(
+            console, row, label, strong_first=strong_first, title=f"{number} of {len(waiting)}"
+        )
         said = _read(source, console)
         if said == "q":
-            return "quit"
-        if said == "s":
-            continue
-        score = _SAID[said]
-        strong = score if strong_first else 1.0 - score
-        ledger.vote(Vote(row.id, _pair(label), voter, strong))
-    return "done"
+            return
+        if said != "s":
+            strong = _SAID[said] if strong_first else 1.0 - _SAID[said]
+            ledger.vote(Vote(row.id, _pair(label), voter, strong))
 
 
-def human_scores(ledger: Ledger, labels: Mapping[str, Label]) -> Mapping[str, tuple[float, int]]:
+def human_scores(
+    ledger: LabelLedger, labels: Mapping[str, Label]
+) -> Mapping[str, tuple[float, int]]:
     """(mean of the votes for strong, how many) by row, for the answers that the labels are about.
 
     Of a voter who voted twice on a row, the last vote counts.
@@ -85,7 +82,9 @@ def human_scores(ledger: Ledger, labels: Mapping[str, Label]) -> Mapping[str, tu
     return {item: (sum(each) / len(each), len(each)) for item, each in votes.items()}
 
 
-def _show(console: Console, row: LogRow, label: Label, *, strong_first: bool, title: str) -> None:
+def _ask_about(
+    console: Console, row: LogRow, label: Label, *, strong_first: bool, title: str
+) -> None:
     first, second = label.strong_reply.text, label.weak_reply.text
     if not strong_first:
         first, second = second, first

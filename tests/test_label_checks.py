@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 from thriftroute.data.logs.schema import LogRow
 from thriftroute.errors import ConfigError, DataError
-from thriftroute.labels.checks import Check, Checks, code_in, number_in, passes, read_checks
+from thriftroute.labels.checks import (
+    Check,
+    Checks,
+    check_of,
+    code_in,
+    number_in,
+    passes,
+    read_checks,
+)
 
 
 def checks_of(tmp_path: Path, *records: Any, run_code: bool = False) -> Checks:
@@ -151,10 +159,10 @@ def test_a_check_is_found_by_id_or_prompt(tmp_path: Path) -> None:
         run_code=True,
     )
     assert len(found) == 3
-    assert found.of(row("a")) == Check("exact", ["x", "y"])
-    assert found.of(row("z", "How many?")) == Check("number", 1000.0, 1)
-    assert found.of(row("b")) == Check("test", "pass")
-    assert found.of(row("z")) is None
+    assert check_of(found, row("a")) == Check("exact", ["x", "y"])
+    assert check_of(found, row("z", "How many?")) == Check("number", 1000.0, 1)
+    assert check_of(found, row("b")) == Check("test", "pass")
+    assert check_of(found, row("z")) is None
 
 
 @pytest.mark.parametrize(

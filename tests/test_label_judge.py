@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from thriftroute.errors import ConfigError
-from thriftroute.labels.judge import RUBRIC, Verdict, parse, question, read_rubric
+from thriftroute.labels.judge import RUBRIC, JudgeVerdict, parse, question, read_rubric
 
 ASKED = ({"role": "user", "content": "What is 2+2?"},)
 
@@ -44,7 +44,7 @@ def test_a_verdict_is_one_line_and_the_last(text: str, said: str | None) -> None
     ],
 )
 def test_orders_that_disagree_are_a_tie(one: str, other: str, strong: float, agree: bool) -> None:
-    verdict = Verdict(one, other)  # type: ignore[arg-type]
+    verdict = JudgeVerdict(one, other)  # type: ignore[arg-type]
     assert (verdict.strong, verdict.agree) == (strong, agree)
 
 

@@ -8,21 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from thriftroute.errors import DataError
 from thriftroute.labels.calls import Call, PricedModel
-from thriftroute.labels.ledger import Ledger, Reply, Round, Vote
-from thriftroute.labels.money import Hold, Purse
+from thriftroute.labels.ledger import LabelLedger, Purse, Reply, Round, RowMoney, Vote
 from thriftroute.providers.prices import Price
 
 REPLY = Reply("héllo \ud800", "stop", 3, 4, 0.25)
 ASKED = ({"role": "user", "content": "hi"},)
 
 
-def ask(ledger: Ledger, key: str, usd: float = 1.0) -> None:
+def ask(ledger: LabelLedger, key: str, usd: float = 1.0) -> None:
     ledger.ask(key, item="r1", model="m", most_usd=usd)
 
 
 def test_everything_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "state"
-    with Ledger(path) as ledger:
+    with LabelLedger(path) as ledger:
         ledger.draw(Round(5, {"r1": 0.4, "r2": 0.4}))
         ask(ledger, "one")
         ledger.answer("one", REPLY)
@@ -30,7 +29,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
         ledger.fail("two", "Timeout", 0.5)
         ledger.vote(Vote("r1", "abc", "anna", 0.5))
         assert (ledger.spent, ledger.lost) == (0.75, 0.0)
-    with Ledger(path) as again:
+    with LabelLedger(path) as again:
         assert again.replies == {"one": REPLY} == ledger.replies
         assert again.rounds == [Round(5, {"r1": 0.4, "r2": 0.4})]
         assert again.votes == [Vote("r1", "abc", "anna", 0.5)]
@@ -41,26 +40,26 @@ def test_everything_comes_back(tmp_path: Path) -> None:
 
 def test_calls_without_an_end_count_as_spent_once(tmp_path: Path) -> None:
     path = tmp_path / "state"
-    with Ledger(path) as ledger:
+    with LabelLedger(path) as ledger:
         ask(ledger, "one", 1.0)
         ask(ledger, "two", 2.0)
         assert ledger.lost == 0  # they are under way
-    with Ledger(path) as again:
+    with LabelLedger(path) as again:
         assert (again.lost, again.lost_calls) == (3.0, 2)
         ask(again, "one", 1.0)
         again.answer("one", REPLY)
-    with Ledger(path) as third:
+    with LabelLedger(path) as third:
         assert (third.lost, third.lost_calls, third.spent) == (3.0, 2, 0.25)
 
 
 @pytest.mark.parametrize("cut", [1, 10, 60])
 def test_a_last_line_that_was_not_finished_is_cut_off(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "state"
-    with Ledger(path) as ledger:
+    with LabelLedger(path) as ledger:
         ask(ledger, "one")
         ledger.answer("one", Reply("x" * 300_000, usd=0.1))
     path.write_bytes(path.read_bytes()[:-cut])
-    with Ledger(path) as again:
+    with LabelLedger(path) as again:
         assert again.replies == {}
         ask(again, "two")
     assert [json.loads(line)["key"] for line in path.read_text().splitlines()] == ["one", "two"]
@@ -69,7 +68,7 @@ def test_a_last_line_that_was_not_finished_is_cut_off(tmp_path: Path, cut: int) 
 def test_a_file_of_one_unfinished_line_is_empty(tmp_path: Path) -> None:
     path = tmp_path / "state"
     path.write_text('{"kind": "asked"')
-    with Ledger(path) as ledger:
+    with LabelLedger(path) as ledger:
         assert ledger.total == 0
     assert path.read_bytes() == b""
 
@@ -87,16 +86,16 @@ def test_a_file_of_one_unfinished_line_is_empty(tmp_path: Path) -> None:
 )
 def test_what_is_no_state_is_refused_with_its_line(tmp_path: Path, line: str, words: str) -> None:
     path = tmp_path / "state"
-    with Ledger(path) as ledger:
+    with LabelLedger(path) as ledger:
         ask(ledger, "one")
     path.write_text(path.read_text() + line + "\n")
     before = path.read_bytes()
     with pytest.raises(DataError, match=words) as caught:
-        Ledger(path)
+        LabelLedger(path)
     assert caught.value.line == 2
     assert path.read_bytes() == before
     path.write_text("")
-    Ledger(path).close()  # nothing holds it any more
+    LabelLedger(path).close()  # nothing holds it any more
 
 
 def test_a_key_is_of_what_is_sent_and_of_no_secret() -> None:
@@ -125,7 +124,7 @@ def test_money_that_is_set_aside_comes_back() -> None:
     assert purse.spent == pytest.approx(0.9)
     assert purse.held == 0
     assert purse.hold(0.2) is None
-    assert isinstance(purse.hold(0.1), Hold)
+    assert isinstance(purse.hold(0.1), RowMoney)
 
 
 @settings(max_examples=200, deadline=None)

@@ -15,9 +15,7 @@ from typing import Any
 import pytest
 from thriftroute.errors import ConfigError
 from thriftroute.labels.calls import Call, CallFailed, PaidCaller, PricedModel, told
-from thriftroute.labels.errors import LabelError
-from thriftroute.labels.ledger import Ledger
-from thriftroute.labels.money import Hold, Purse
+from thriftroute.labels.ledger import LabelError, LabelLedger, Purse, RowMoney
 from thriftroute.providers.error_meaning import CallError, FailureKind
 from thriftroute.providers.prices import Price
 from thriftroute.testing.stub import StubProvider
@@ -304,16 +302,16 @@ def test_who_was_told_to_stop_tries_nothing_again(panel: Panel, tmp_path: Path) 
     model = PricedModel("openai/weak", Price(1, 1), 10, {"api_base": panel.url, "api_key": "k"})
     call = Call("r", model, ({"role": "user", "content": "hi"},))
 
-    async def ask(ledger: Ledger, *, stopped: bool) -> None:
+    async def ask(ledger: LabelLedger, *, stopped: bool) -> None:
         stop = asyncio.Event()
         caller = PaidCaller(ledger, retries=2, wait_s=0.01, stop=stop)
         if stopped:
             stop.set()
         with pytest.raises(CallFailed, match="500"):
-            await caller.ask(call, Hold(Purse(1.0), 0.0))
+            await caller.ask(call, RowMoney(Purse(1.0)))
         await caller.close()
 
-    with Ledger(tmp_path / "state") as ledger:
+    with LabelLedger(tmp_path / "state") as ledger:
         asyncio.run(ask(ledger, stopped=True))
         assert panel.asked() == {"weak": 1}
         asyncio.run(ask(ledger, stopped=False))
@@ -322,7 +320,7 @@ def test_who_was_told_to_stop_tries_nothing_again(panel: Panel, tmp_path: Path) 
 
 def test_two_runs_on_one_state_are_refused(panel: Panel, log: Path) -> None:
     request = make_request(panel, log)
-    with Ledger(request.state_path), pytest.raises(ConfigError, match="another run writes"):
+    with LabelLedger(request.state_path), pytest.raises(ConfigError, match="another run writes"):
         run(request)
 
 

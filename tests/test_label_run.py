@@ -9,7 +9,7 @@ from thriftroute.data.readers import read_rows
 from thriftroute.data.schema import Comparison
 from thriftroute.data.tables import pair_table
 from thriftroute.errors import CalibrationError, ConfigError, DataError
-from thriftroute.labels.run import LabelRequest
+from thriftroute.labels.settings import LabelSettings
 from thriftroute.testing.stub_faults import Fault
 from thriftroute.tests.helpers.labelling import (
     Panel,
@@ -33,7 +33,7 @@ def log(tmp_path: Path) -> Path:
     return make_log(tmp_path / "log.jsonl")
 
 
-def outcomes(request: LabelRequest) -> dict[str, str]:
+def outcomes(request: LabelSettings) -> dict[str, str]:
     return {line["id"]: line["outcome"] for line in lines(request.out)}
 
 

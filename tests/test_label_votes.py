@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from thriftroute.data.logs.schema import LogRow
-from thriftroute.labels.answers import Label
-from thriftroute.labels.ledger import Ledger, Reply, Vote
+from thriftroute.labels.asking import Label
+from thriftroute.labels.ledger import LabelLedger, Reply, Vote
 from thriftroute.labels.votes import human_scores, pair_hash, take_votes
 from thriftroute.tests.helpers.labelling import PRICES, Panel, lines, make_log, make_request, run
 
@@ -27,8 +27,8 @@ def panel() -> Iterator[Panel]:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with Ledger(tmp_path / "state") as found:
+def ledger(tmp_path: Path) -> Iterator[LabelLedger]:
+    with LabelLedger(tmp_path / "state") as found:
         yield found
 
 
@@ -43,7 +43,9 @@ def labels(n: int) -> dict[str, Label]:
     return {str(i): Label(Reply(f"S{i}"), Reply(f"W{i}")) for i in range(n)}
 
 
-def vote(ledger: Ledger, said: str, n: int = 4, *, voter: str = "anna", limit: int = 99) -> str:
+def vote(
+    ledger: LabelLedger, said: str, n: int = 4, *, voter: str = "anna", limit: int = 99
+) -> str:
     told = io.StringIO()
     console = Console(file=told, width=80)
     source = io.StringIO(said)
@@ -57,7 +59,7 @@ def firsts(told: str) -> list[str]:
     return [shown[i + 1] for i, line in enumerate(shown) if line.strip("─ ") == "A"]
 
 
-def test_a_vote_counts_for_what_stood_there(ledger: Ledger) -> None:
+def test_a_vote_counts_for_what_stood_there(ledger: LabelLedger) -> None:
     told = vote(ledger, "a\nA \nb\nt\n")
     first = firsts(told)
     assert len(first) == 4
@@ -67,14 +69,14 @@ def test_a_vote_counts_for_what_stood_there(ledger: Ledger) -> None:
     assert human_scores(ledger, labels(4)) == {k: (v, 1) for k, v in wanted.items()}
 
 
-def test_either_answer_may_stand_first_and_does_so_again(ledger: Ledger) -> None:
+def test_either_answer_may_stand_first_and_does_so_again(ledger: LabelLedger) -> None:
     one, other = vote(ledger, "s\n" * 40, 40), vote(ledger, "s\n" * 40, 40)
     assert firsts(one) == firsts(other)
     assert 8 <= sum(name.startswith("S") for name in firsts(one)) <= 32
     assert not ledger.votes  # what is skipped is no vote
 
 
-def test_nobody_is_asked_twice_and_the_end_of_input_ends_it(ledger: Ledger) -> None:
+def test_nobody_is_asked_twice_and_the_end_of_input_ends_it(ledger: LabelLedger) -> None:
     vote(ledger, "t\nt\n")
     assert [v.item for v in ledger.votes] == ["0", "1"]
     told = vote(ledger, "t\nq\n")
@@ -84,14 +86,14 @@ def test_nobody_is_asked_twice_and_the_end_of_input_ends_it(ledger: Ledger) -> N
     assert [v.item for v in ledger.votes if v.voter == "bert"] == ["0", "1", "2"]
 
 
-def test_what_is_no_vote_is_asked_for_again(ledger: Ledger) -> None:
+def test_what_is_no_vote_is_asked_for_again(ledger: LabelLedger) -> None:
     told = vote(ledger, "what?\n\x1b[2Jx\n\nt\n", 1)
     assert told.count("is none of a, b, t, s, q") == 3
     assert "\x1b[2J" not in told
     assert [v.strong for v in ledger.votes] == [0.5]
 
 
-def test_a_mean_of_voters_and_the_last_word_of_each(ledger: Ledger) -> None:
+def test_a_mean_of_voters_and_the_last_word_of_each(ledger: LabelLedger) -> None:
     pair = pair_hash("S0", "W0")
     for voter, strong in (("anna", 0.0), ("bert", 0.5), ("anna", 1.0)):
         ledger.vote(Vote("0", pair, voter, strong))

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from thriftroute.data.logs.importing import Imported, Options, read_entries
-from thriftroute.labels.judge import RUBRIC, Verdict, parse, question
+from thriftroute.labels.judge import RUBRIC, JudgeVerdict, parse, question
 from thriftroute.testing.practice import LOG, RULES, PracticeProvider, load_rules
 from thriftroute.testing.stub_faults import Fault
 
@@ -72,7 +72,7 @@ def test_the_judge_goes_by_quality_and_not_by_place(rules: Any) -> None:
             for pair in (texts, texts[::-1])
         ]
         assert None not in said
-        verdicts.append(Verdict(*said))  # type: ignore[arg-type]
+        verdicts.append(JudgeVerdict(*said))  # type: ignore[arg-type]
     assert 0.85 < sum(v.agree for v in verdicts) / 400 < 0.97
     assert 0.25 < sum(v.strong == 1.0 for v in verdicts) / 400 < 0.45
     assert parse(rules.verdict("nothing to compare")) == "tie"

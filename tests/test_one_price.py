@@ -11,7 +11,7 @@ from thriftroute.data.logs.schema import LogRow
 from thriftroute.data.logs.traffic_profile import ModelUse
 from thriftroute.errors import CalibrationError, ConfigError
 from thriftroute.eval.command import CostOptions, costs_of
-from thriftroute.labels.run import LabelRequest, make_setup
+from thriftroute.labels.settings import LabelSettings, make_setup
 from thriftroute.providers import price_map
 from thriftroute.providers.completion import load_litellm
 from thriftroute.router.routers import BundleRouter, load_router
@@ -41,10 +41,11 @@ def price(request: pytest.FixtureRequest, router: BundleRouter) -> Price:
         return Registry.build(Config.model_validate(models))[model].estimate(tokens, OUTPUT)
 
     def label(model: str) -> float:
-        wish = LabelRequest(
-            Path("log"), Path("out"), "openai/other", model, prices={"strong": "1,1"}
+        prices = {"strong": "1,1"}
+        settings = LabelSettings(
+            Path("log"), Path("out"), "openai/other", model, votes=1, prices=prices
         )
-        return make_setup(wish, []).weak.usd(tokens, OUTPUT)
+        return make_setup(settings, []).weak.usd(tokens, OUTPUT)
 
     def calibrate(model: str) -> float:
         options = CostOptions(model, model, output_tokens=OUTPUT)

@@ -10,7 +10,7 @@ import pytest
 from thriftroute.cli import app
 from thriftroute.data.logs.folder import whole_file
 from thriftroute.files import private, tighten
-from thriftroute.labels.ledger import Ledger
+from thriftroute.labels.ledger import LabelLedger
 from thriftroute.labels.output import write_jsonl
 from thriftroute.serve.cache.backends import DiskStore
 from thriftroute.serve.records.table import create_schema, open_engine
@@ -79,7 +79,7 @@ def write_scores(folder: Path) -> Path:
 
 
 def write_state(folder: Path) -> Path:
-    with Ledger(folder / "it"):
+    with LabelLedger(folder / "it"):
         pass
     return folder / "it"
 

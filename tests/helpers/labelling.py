@@ -12,7 +12,8 @@ from typing import Any
 
 from rich.console import Console
 from thriftroute.data.logs.schema import LogRow, write_logs
-from thriftroute.labels.run import LabelRequest, LabelResult, run_labels
+from thriftroute.labels.run import LabelResult, run_labels
+from thriftroute.labels.settings import LabelSettings
 from thriftroute.testing.stub import Received, StubProvider
 from thriftroute.testing.stub_faults import Fault
 
@@ -86,7 +87,7 @@ def make_log(path: Path, n: int = 6, **fields: Any) -> Path:
     return path
 
 
-def make_request(panel: Panel, log: Path, **changes: Any) -> LabelRequest:
+def make_request(panel: Panel, log: Path, **changes: Any) -> LabelSettings:
     """Of all rows, by the judge, with at most 1 USD."""
     values: dict[str, Any] = {
         "log": log,
@@ -100,10 +101,10 @@ def make_request(panel: Panel, log: Path, **changes: Any) -> LabelRequest:
         "retries": 0,
         **changes,
     }
-    return LabelRequest(**values)
+    return LabelSettings(**values)
 
 
-def run(request: LabelRequest, votes: str = "") -> tuple[LabelResult, str]:
+def run(request: LabelSettings, votes: str = "") -> tuple[LabelResult, str]:
     """The result, and what was told on the console."""
     told = io.StringIO()
     result = run_labels(request, console=Console(file=told, width=200), source=io.StringIO(votes))

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from thriftroute.errors import ConfigError
-from thriftroute.labels.active import next_round, probabilities, systematic, uncertainty, weights
 from thriftroute.labels.ledger import Round
+from thriftroute.labels.sampling import next_round, probabilities, systematic, uncertainty, weights
 
 
 def test_a_router_is_least_certain_at_the_threshold() -> None:
@@ -77,12 +77,12 @@ def test_neighbours_are_drawn_together_too() -> None:
 
 
 def test_a_round_leaves_out_what_was_drawn_and_is_drawn_alike() -> None:
-    rows = [f"r{i}" for i in range(10)]
-    one = next_round(rows, [], 4, seed=3, number=1)
-    assert one == next_round(rows, [], 4, seed=3, number=1)
+    rows = {f"r{i}": 1.0 for i in range(10)}
+    one = next_round(rows, [], 4, seed=[3, 1])
+    assert one == next_round(rows, [], 4, seed=[3, 1])
     assert one.population == 10
     assert set(one.rows.values()) == {0.4}
-    two = next_round(rows, list(one.rows), 100, seed=3, number=2)
+    two = next_round(rows, list(one.rows), 100, seed=[3, 2])
     assert set(one.rows) | set(two.rows) == set(rows)
     assert two.population == len(two.rows) == 6
     assert set(two.rows.values()) == {1.0}
@@ -100,10 +100,10 @@ def test_weights_keep_the_mean_whatever_earlier_labels_led_to() -> None:
     rng = np.random.default_rng(0)
     value = (rng.random(60) < 0.3).astype(float)
     near = np.clip(value * 0.8 + rng.random(60) * 0.3, 0, 1)  # a hint of the value
-    rows = [str(i) for i in range(60)]
+    rows = {str(i): 1.0 for i in range(60)}
     plain, weighted = [], []
     for seed in range(1500):
-        rounds = [next_round(rows, [], 6, seed=seed, number=1)]
+        rounds = [next_round(rows, [], 6, seed=[seed, 1])]
         for number in (2, 3):
             drawn = [row for r in rounds for row in r.rows]
             seen = [value[int(row)] for row in drawn]
@@ -111,8 +111,8 @@ def test_weights_keep_the_mean_whatever_earlier_labels_led_to() -> None:
             power = 1.0 + 3.0 * np.mean(seen)
             rounds.append(
                 next_round(
-                    rows, drawn, 6, seed=seed, number=number, explore=0.2,
-                    doubt=lambda index, power=power: near[list(index)] ** power,
+                    rows, drawn, 6, seed=[seed, number], explore=0.2,
+                    doubt=lambda ids, power=power: near[[int(i) for i in ids]] ** power,
                 )
             )  # fmt: skip
         drawn = [row for r in rounds for row in r.rows]
@@ -146,8 +146,7 @@ def test_rows_that_stand_for_many_requests_are_not_missed() -> None:
     assert p[1:] == pytest.approx(9 / 99)
     # Of rows that stand for as much, what a label stands for is the same, however it was drawn.
     mass = np.linspace(1, 3, 40)
-    rows = [str(i) for i in range(40)]
-    drawn = next_round(rows, [], 8, seed=1, number=1, mass=list(mass))
+    drawn = next_round({str(i): m for i, m in enumerate(mass)}, [], 8, seed=[1, 1])
     each = {row: mass[int(row)] / chance for row, chance in drawn.rows.items()}
     assert list(each.values()) == pytest.approx([mass.sum() / 8] * 8)
 

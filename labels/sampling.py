@@ -58,9 +58,8 @@ def probabilities(
         return np.ones(d.size)
     size = np.ones(d.size) if mass is None else np.asarray(mass, dtype=np.float64)
     d = d * size
-    total = d.sum()
     even = size / size.sum()
-    share = even if total <= 0 else explore * even + (1.0 - explore) * d / total
+    share = even if d.sum() <= 0 else explore * even + (1.0 - explore) * d / d.sum()
     p: Floats = np.zeros(d.size)
     sure = np.zeros(d.size, dtype=np.bool_)
     while True:  # at most once a row: what would pass 1 is 1, and the others share the rest
@@ -89,32 +88,27 @@ def systematic(p: Floats, rng: np.random.Generator) -> npt.NDArray[np.intp]:
 
 
 def next_round(
-    rows: Sequence[str],
+    masses: Mapping[str, float],
     drawn: Collection[str],
     n: int,
     *,
-    seed: int,
-    number: int,
-    doubt: Callable[[Sequence[int]], Floats] | None = None,
+    seed: Sequence[int],
+    doubt: Callable[[Sequence[str]], Floats] | None = None,
     explore: float = EXPLORE,
-    mass: Sequence[float] | None = None,
 ) -> Round:
-    """Draw n of the `rows` (ids) that were not drawn yet, or all of them where there are fewer.
+    """Draw n rows that were not drawn yet, or all of them where there are fewer.
 
-    doubt: the uncertainty of the rows with these indices; without it the chances are those of
-    `mass`, what each row stands for, and without that all are equally likely.
-    seed, number: the same round of the same log is drawn alike.
+    masses: what each row stands for, by its id. doubt: the uncertainty of rows with these ids;
+    without it the chances follow the masses alone. seed: the same round of the same log is drawn
+    alike.
     """
     known = set(drawn)
-    left = [i for i, row in enumerate(rows) if row not in known]
+    left = [row for row in masses if row not in known]
     n = min(n, len(left))
     values = np.ones(len(left)) if doubt is None else doubt(left)
-    p = probabilities(
-        values, n, explore=explore, mass=None if mass is None else [mass[i] for i in left]
-    )
-    rng = np.random.default_rng([seed, number])
-    picked = systematic(p, rng)
-    return Round(len(left), {rows[left[int(i)]]: float(p[int(i)]) for i in picked})
+    p = probabilities(values, n, explore=explore, mass=[masses[row] for row in left])
+    picked = systematic(p, np.random.default_rng(seed))
+    return Round(len(left), {left[int(i)]: float(p[int(i)]) for i in picked})
 
 
 def weights(rounds: Sequence[Round], labelled: Collection[str]) -> Mapping[str, float]:

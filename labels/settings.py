@@ -1,0 +1,199 @@
+"""What a labelling run is asked to do, and what that comes to: models, prices, rubric, checks."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ..data.logs.schema import LogRow
+from ..errors import CalibrationError, ConfigError
+from ..providers.completion import check_provider
+from ..providers.prices import Price, listed_price
+from .calls import PricedModel, count_tokens
+from .checks import Check, check_of, read_checks
+from .judge import RUBRIC, read_rubric
+from .ledger import Reply
+from .sampling import EXPLORE
+
+Side = Literal["strong", "weak"]
+SIDES: tuple[Side, Side] = ("strong", "weak")
+OUTPUT_TOKENS = 300.0  # of an answer, where neither the log nor an option says
+# What would make a call another one than was planned, or dearer than was set aside for it.
+_FIXED = frozenset(
+    {"model", "messages", "stream", "n", "max_completion_tokens", "num_retries", "max_retries"}
+)
+
+
+@dataclass(frozen=True)
+class LabelSettings:
+    """What is asked of a run; the command's options have the same names.
+
+    `prices`: "strong", "weak", "judge" -> "IN,OUT"; what is missing comes from LiteLLM's map.
+    `params`: the same names, and "all" -> keywords for LiteLLM. `count`: rows to draw in all, with
+    those of earlier runs; None: the whole log. `routers`: draw where they are least certain.
+    """
+
+    log: Path
+    out: Path
+    strong: str
+    weak: str
+    judge: str | None = None
+    count: int | None = None
+    max_usd: float | None = None
+    state: Path | None = None
+    only_estimate: bool = False
+    prices: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    logged_as: Sequence[str] = ()
+    rubric: Path | None = None
+    checks: Path | None = None
+    run_code: bool = False
+    check_timeout_s: float = 10.0
+    scores_out: Path | None = None
+    votes: int = 0
+    voter: str = "human"
+    routers: Sequence[str] = ()
+    threshold: float = 0.5
+    explore: float = EXPLORE
+    max_tokens: int = 1024
+    judge_tokens: int = 512
+    output_tokens: int | None = None
+    concurrency: int = 8
+    retries: int = 3
+    timeout_s: float = 120.0
+    seed: int = 0
+
+    @property
+    def state_path(self) -> Path:
+        """Where what was paid for is kept."""
+        return self.state or Path(f"{self.out}.state.jsonl")
+
+
+@dataclass(frozen=True)
+class LabelSetup:
+    """How rows are labelled: `judge` None: no judge; `checks` None: nothing can be checked.
+
+    `logged_as`: names in the log whose answers stand for the strong model's, beside its own; "*"
+    any. `priced` is false where nobody knows what the strong model costs and nobody needs to,
+    because it is never called. `output_tokens`: the assumed length of an answer.
+    """
+
+    strong: PricedModel
+    weak: PricedModel
+    judge: PricedModel | None = None
+    rubric: str = RUBRIC
+    checks: Mapping[tuple[str, str], Check] | None = None
+    logged_as: frozenset[str] = frozenset()
+    priced: bool = True
+    output_tokens: float = OUTPUT_TOKENS
+    check_timeout_s: float = 10.0
+
+    def model(self, side: Side) -> PricedModel:
+        """The model of a side."""
+        return self.strong if side == "strong" else self.weak
+
+    def logged(self, row: LogRow, side: Side) -> Reply | None:
+        """The answer of a side that stands in the log; None where none does."""
+        if not (row.answer and row.answer.strip()):
+            return None
+        names = {self.model(side).name} | (self.logged_as if side == "strong" else set())
+        if "*" in names:
+            if row.model and _is_same_model(row.model, self.weak.name):
+                return None
+        elif not (row.model and any(_is_same_model(row.model, name) for name in names)):
+            return None
+        usd = row.cost_usd
+        if usd is None and row.output_tokens is not None and (side == "weak" or self.priced):
+            tokens = row.input_tokens
+            tokens = count_tokens(row.messages) if tokens is None else tokens
+            usd = self.model(side).usd(tokens, row.output_tokens)
+        return Reply(row.answer, None, row.input_tokens, row.output_tokens, usd)
+
+
+def make_setup(settings: LabelSettings, rows: Sequence[LogRow]) -> LabelSetup:
+    """Models with their prices and parameters, rubric and checks of a run over `rows`.
+
+    Raises ConfigError, DataError (a file), CalibrationError (a price that nobody knows).
+    """
+    _check_settings(settings)
+    logged_as = frozenset(settings.logged_as)
+    free = PricedModel(settings.strong, Price(0, 0), settings.max_tokens)
+    bare = LabelSetup(
+        free, PricedModel(settings.weak, Price(0, 0), 1), logged_as=logged_as, priced=False
+    )
+    # Of a strong model whose answers are all there, what they cost is nobody's need.
+    priced = "strong" in settings.prices or not all(bare.logged(row, "strong") for row in rows)
+    told = [row.output_tokens for row in rows if row.output_tokens]
+    mean = sum(told) / len(told) if told else OUTPUT_TOKENS
+    checks = None
+    if settings.checks is not None:
+        checks = read_checks(settings.checks, run_code=settings.run_code)
+        if not any(check_of(checks, row) for row in rows):
+            raise ConfigError(
+                f"--checks {settings.checks}: none of its {len(checks):,} checks names a row of "
+                f"{settings.log}, neither by id nor by prompt"
+            )
+    judge = settings.judge
+    return LabelSetup(
+        strong=_model(settings, "strong", settings.strong) if priced else free,
+        weak=_model(settings, "weak", settings.weak),
+        judge=None if judge is None else _model(settings, "judge", judge),
+        rubric=read_rubric(settings.rubric),
+        checks=checks,
+        logged_as=logged_as,
+        priced=priced,
+        output_tokens=mean if settings.output_tokens is None else float(settings.output_tokens),
+        check_timeout_s=settings.check_timeout_s,
+    )
+
+
+def _model(settings: LabelSettings, side: str, name: str) -> PricedModel:
+    own: dict[str, Any] = {"temperature": 0, "drop_params": True} if side == "judge" else {}
+    own |= {**settings.params.get("all", {}), **settings.params.get(side, {})}
+    most = settings.judge_tokens if side == "judge" else settings.max_tokens
+    most = int(own.pop("max_tokens", most))
+    try:
+        check_provider(name, own)
+    except ConfigError as error:
+        raise ConfigError(f"--{side}: {error}") from None
+    option = f"--{side}-price"
+    if (given := settings.prices.get(side)) is None:
+        return PricedModel(name, listed_price(name, option=option), most, own)
+    try:
+        return PricedModel(name, Price.parse(given), most, own)
+    except CalibrationError as error:
+        raise CalibrationError(f"{option}: {error}") from error
+
+
+def _check_settings(settings: LabelSettings) -> None:
+    if settings.strong == settings.weak:
+        raise ConfigError(f"--strong and --weak are both {settings.strong!r}")
+    if settings.max_usd is not None and not 0 <= settings.max_usd < float("inf"):
+        raise ConfigError(f"--max-usd: expected a finite number >= 0, got {settings.max_usd}")
+    if settings.judge is None and settings.checks is None and not settings.votes:
+        raise ConfigError(
+            "nobody is there to compare the answers: give --judge MODEL, --checks FILE or --votes N"
+        )
+    if not 0.0 <= settings.threshold <= 1.0:
+        raise ConfigError(f"--threshold: expected a number in [0, 1], got {settings.threshold}")
+    _check_params(settings.params)
+
+
+def _check_params(params: Mapping[str, Mapping[str, Any]]) -> None:
+    for side, given in params.items():
+        if side not in ("all", *SIDES, "judge"):
+            raise ConfigError(f"--params: unknown name {side!r}; expected all, strong, weak, judge")
+        for name, value in given.items():
+            where = f"--params: {side}.{name}"
+            number = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+            if name in _FIXED:
+                raise ConfigError(f"{where}: cannot be set; for the longest answer, set max_tokens")
+            if name == "max_tokens" and not (number and isinstance(value, int)):
+                raise ConfigError(f"{where}: expected a whole number above 0, got {value!r}")
+            if name == "timeout" and not number:
+                raise ConfigError(f"{where}: expected a number above 0, got {value!r}")
+
+
+def _is_same_model(name: str, other: str) -> bool:
+    """Whether two names mean one model: openai/gpt-4o is gpt-4o."""
+    return name == other or name.rpartition("/")[2] == other.rpartition("/")[2]
