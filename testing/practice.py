@@ -47,11 +47,8 @@ class PracticeProvider(StubProvider):
         else:
             text = self._rules.answer(model, messages)
         tokens_in, tokens_out = self._rules.tokens(model, messages)
-        usage = {
-            "prompt_tokens": tokens_in,
-            "completion_tokens": tokens_out,
-            "total_tokens": tokens_in + tokens_out,
-        }
+        usage = {"prompt_tokens": tokens_in, "completion_tokens": tokens_out}
+        usage["total_tokens"] = tokens_in + tokens_out
         return Fault(message={"role": "assistant", "content": text}, usage=usage)
 
 

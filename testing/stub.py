@@ -17,11 +17,11 @@ from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 from typing import Any
 
-from .stub_faults import NO_FAULT, Fault, is_gone, reset, wait
+from .stub_faults import Fault, is_gone, reset, wait
 
+NO_HEADERS: Mapping[str, str] = {}
 _KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -65,19 +65,20 @@ class StubProvider:
         self.status = status
         self.delay_s = delay_s
         self._port = port
-        self._received: list[Received] = []
-        self._gone: list[str] = []
+        self.requests: list[Received] = []  # in order of arrival
+        # The models whose clients hung up before they had the whole answer, in that order.
+        self.disconnects: list[str] = []
+        self.closing = threading.Event()  # handlers wait no longer
         self._next: defaultdict[str | None, deque[Fault]] = defaultdict(deque)
-        self._always: dict[str | None, Fault] = {}
+        self._always: dict[str | None, Fault | None] = {}
         self._lock = threading.Lock()
-        self._closing = threading.Event()
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
 
     def start(self) -> "StubProvider":
         """Bind and serve in a thread. Raises OSError where the port is taken."""
         if self._server is None:
-            self._closing.clear()
+            self.closing.clear()
             self._server = _Server(("127.0.0.1", self._port), self)
             self._thread = threading.Thread(
                 target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, name="stub"
@@ -91,7 +92,7 @@ class StubProvider:
         self._server = self._thread = None
         if server is None or thread is None:
             return
-        self._closing.set()
+        self.closing.set()
         server.shutdown()
         server.server_close()
         thread.join()
@@ -99,12 +100,7 @@ class StubProvider:
     def __enter__(self) -> "StubProvider":
         return self.start()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     @property
@@ -114,22 +110,9 @@ class StubProvider:
             raise RuntimeError("the stub provider is not running; use it in a `with` statement")
         return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
 
-    @property
-    def requests(self) -> list[Received]:
-        """A copy of every completion request received so far, in order of arrival."""
-        with self._lock:
-            return list(self._received)
-
     def record(self, request: Received) -> None:
         """Called by the request handler."""
-        with self._lock:
-            self._received.append(request)
-
-    @property
-    def disconnects(self) -> list[str]:
-        """The models whose clients hung up before they had the whole answer, in that order."""
-        with self._lock:
-            return list(self._gone)
+        self.requests.append(request)
 
     def fail(self, *faults: Fault, model: str | None = None) -> None:
         """The next answers (of `model`, else of any model) go wrong so, one after the other."""
@@ -139,10 +122,7 @@ class StubProvider:
     def always(self, fault: Fault | None, model: str | None = None) -> None:
         """All further answers (of `model`, else of any) go wrong so; None: they go right again."""
         with self._lock:
-            if fault is None:
-                self._always.pop(model, None)
-            else:
-                self._always[model] = fault
+            self._always[model] = fault
 
     def fault(self, model: str) -> Fault:
         """Called by the request handler: how this answer goes wrong, which is then used up."""
@@ -150,22 +130,7 @@ class StubProvider:
             for name in (model, None):
                 if self._next[name]:
                     return self._next[name].popleft()
-            for name in (model, None):
-                if name in self._always:
-                    return self._always[name]
-        if self.status != 200:
-            return Fault(status=self.status)
-        return NO_FAULT
-
-    def hung_up(self, model: str) -> None:
-        """Called by the request handler: its client is gone."""
-        with self._lock:
-            self._gone.append(model)
-
-    @property
-    def closing(self) -> threading.Event:
-        """Set while the provider is being closed: handlers wait no longer."""
-        return self._closing
+            return self._always.get(model) or self._always.get(None) or Fault(status=self.status)
 
 
 class _Server(ThreadingHTTPServer):
@@ -195,11 +160,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path.rstrip("/") != "/v1/models":
             self._error(404, f"no such path: {self.path}")
             return
-        rows = [
-            {"id": name, "object": "model", "created": 0, "owned_by": "stub"}
-            for name in self.server.provider.models
-        ]
-        self._json(200, {"object": "list", "data": rows})
+        about = {"object": "model", "created": 0, "owned_by": "stub"}
+        rows = [{"id": name, **about} for name in self.server.provider.models]
+        self._send(200, json.dumps({"object": "list", "data": rows}).encode())
 
     def do_POST(self) -> None:
         provider = self.server.provider
@@ -222,7 +185,7 @@ class _Handler(BaseHTTPRequestHandler):
                 raise ConnectionAbortedError
             self._complete(name, body, choices, fault)
         except ConnectionError:  # the client's doing; the stub's own cuts raise nothing
-            provider.hung_up(name)
+            provider.disconnects.append(name)
 
     def _complete(self, model: str, body: Mapping[str, Any], choices: int, fault: Fault) -> None:
         if fault.drop:
@@ -256,14 +219,7 @@ class _Handler(BaseHTTPRequestHandler):
             for index in range(choices)
         ]
         whole = {**head, "object": "chat.completion", "choices": each, "usage": usage}
-        data = json.dumps(whole).encode()
-        if fault.cut is None:
-            self._send(200, data, fault.headers)
-            return
-        self._head(200, "application/json", {"Content-Length": str(len(data))})
-        self.wfile.write(data[: len(data) // 2])
-        self.wfile.flush()
-        reset(self.connection)
+        self._send(200, json.dumps(whole).encode(), fault.headers, cut=fault.cut is not None)
 
     def _stream(self, pieces: Sequence[Mapping[str, Any]], fault: Fault) -> None:
         provider = self.server.provider
@@ -296,17 +252,23 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
         self.wfile.flush()
 
-    def _send(self, status: int, data: bytes, headers: Mapping[str, str]) -> None:
+    def _send(
+        self,
+        status: int,
+        data: bytes,
+        headers: Mapping[str, str] = NO_HEADERS,
+        cut: int | None = None,
+    ) -> None:
         self._head(status, "application/json", {"Content-Length": str(len(data)), **headers})
-        self.wfile.write(data)
+        self.wfile.write(data[: len(data) // 2] if cut else data)
+        if cut:
+            self.wfile.flush()
+            reset(self.connection)
 
-    def _json(self, status: int, value: object, headers: Mapping[str, str] | None = None) -> None:
-        self._send(status, json.dumps(value).encode(), headers or {})
-
-    def _error(self, status: int, text: str, headers: Mapping[str, str] | None = None) -> None:
+    def _error(self, status: int, text: str, headers: Mapping[str, str] = NO_HEADERS) -> None:
         kind = _KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
         error = {"message": text, "type": kind, "param": None, "code": None}
-        self._json(status, {"error": error}, headers)
+        self._send(status, json.dumps({"error": error}).encode(), headers)
 
 
 def _answer(model: str, body: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
@@ -314,11 +276,8 @@ def _answer(model: str, body: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     functions = [tool["function"] for tool in body.get("tools") or () if "function" in tool]
     last = body["messages"][-1] if body["messages"] else {}
     if functions and body.get("tool_choice") != "none" and last.get("role") != "tool":
-        call = {
-            "id": "call_stub",
-            "type": "function",
-            "function": {"name": functions[0]["name"], "arguments": "{}"},
-        }
+        function = {"name": functions[0]["name"], "arguments": "{}"}
+        call = {"id": "call_stub", "type": "function", "function": function}
         return {"role": "assistant", "content": None, "tool_calls": [call]}, "tool_calls"
     if (body.get("response_format") or {}).get("type") in {"json_object", "json_schema"}:
         return {"role": "assistant", "content": json.dumps({"model": model})}, "stop"
@@ -341,8 +300,4 @@ def _deltas(message: Mapping[str, Any], reason: str) -> Iterator[tuple[dict[str,
 def _usage(messages: object, message: Mapping[str, Any], choices: int) -> dict[str, int]:
     prompt = len(json.dumps(messages).split())
     answer = len(json.dumps(message).split()) * choices
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": answer,
-        "total_tokens": prompt + answer,
-    }
+    return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}

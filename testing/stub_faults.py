@@ -45,9 +45,6 @@ class Fault:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-NO_FAULT = Fault()
-
-
 def wait(connection: socket.socket, seconds: float, closing: threading.Event) -> bool:
     """Wait, or less where `closing` is set; False where the client hung up meanwhile."""
     left = seconds
