@@ -3,7 +3,7 @@ what is still to be asked about a row, and costs, as expected and at most."""
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -78,13 +78,14 @@ class CostEstimate:
         self.most_usd += model.most(most_in)
 
 
-def judge_call(
-    setup: LabelSetup, row: LogRow, answers: tuple[str, str], *, strong_first: bool, turn: int = 0
-) -> Call:
-    """The call that compares strong's and weak's answers in one order. Needs a judge."""
+def judge_calls(
+    setup: LabelSetup, row: LogRow, answers: tuple[str, str], *, strong_first: bool
+) -> Iterator[Call]:
+    """The calls that compare strong's and weak's answers in one order, until one is readable."""
     assert setup.judge is not None
     asked = question(setup.rubric, row.messages, *(answers if strong_first else answers[::-1]))
-    return Call(row.id, setup.judge, asked, turn)
+    for turn in range(READINGS):
+        yield Call(row.id, setup.judge, asked, turn)
 
 
 def needs_judge(setup: LabelSetup, row: LogRow, replies: Iterable[Reply | None]) -> bool:
@@ -112,7 +113,7 @@ def row_cost(setup: LabelSetup, ledger: LabelLedger, row: LogRow) -> CostEstimat
     for strong_first in (True, False):
         if not missing:
             answers = (known[0].text, known[1].text)
-            if _is_judged(setup, ledger, row, answers, strong_first=strong_first):
+            if _is_judged(ledger, judge_calls(setup, row, answers, strong_first=strong_first)):
                 continue
         empty = count_tokens(question(setup.rubric, row.messages, "", ""))
         given = sum(count_tokens([{"role": "user", "content": r.text}]) for r in known)
@@ -123,22 +124,12 @@ def row_cost(setup: LabelSetup, ledger: LabelLedger, row: LogRow) -> CostEstimat
     return cost
 
 
-def _is_judged(
-    setup: LabelSetup,
-    ledger: LabelLedger,
-    row: LogRow,
-    answers: tuple[str, str],
-    *,
-    strong_first: bool,
-) -> bool:
-    """Whether the judge was asked in this order as often as it will be."""
-    for turn in range(READINGS):
-        call = judge_call(setup, row, answers, strong_first=strong_first, turn=turn)
+def _is_judged(ledger: LabelLedger, calls: Iterable[Call]) -> bool:
+    """Whether the judge was asked in one order as often as it will be."""
+    for call in calls:
         reply = ledger.replies.get(call.key)
-        if reply is None:
-            return False
-        if parse(reply.text) is not None:
-            return True
+        if reply is None or parse(reply.text) is not None:
+            return reply is not None
     return True
 
 
@@ -256,8 +247,7 @@ async def label_row(setup: LabelSetup, row: LogRow, caller: PaidCaller, money: R
     async def verdict(strong_first: bool) -> str:
         """The judge's words in one order, readable ones if it gives them."""
         answers, said = (strong.text, weak.text), ""
-        for turn in range(READINGS):
-            call = judge_call(setup, row, answers, strong_first=strong_first, turn=turn)
+        for call in judge_calls(setup, row, answers, strong_first=strong_first):
             said = (await caller.ask(call, money)).text
             if parse(said) is not None:
                 break

@@ -53,9 +53,10 @@ def run_labels(settings: LabelSettings, *, console: Console, source: IO[str]) ->
     setup = make_setup(settings, list(rows.values()))
     with LabelLedger(settings.state_path) as ledger:
         _draw(settings, ledger, rows, console)
-        drawn = [(rows[row], row_cost(setup, ledger, rows[row])) for row in ledger.drawn]
-        expected = sum_of(cost for _, cost in drawn)
-        _tell(console, setup, ledger, [row for row, _ in drawn], expected)
+        drawn = [rows[row] for row in ledger.drawn]
+        costs = [row_cost(setup, ledger, row) for row in drawn]
+        expected = sum_of(costs)
+        _tell(console, setup, ledger, drawn, expected)
         if settings.only_estimate:
             outcome = Outcome(stopped="estimate")
         elif expected.most_usd > 0 and settings.max_usd is None:
@@ -64,9 +65,18 @@ def run_labels(settings: LabelSettings, *, console: Console, source: IO[str]) ->
                 f"most ${expected.most_usd:.4f}; give --max-usd to say how much may be spent"
             )
         else:
-            outcome = asyncio.run(_ask(settings, setup, ledger, drawn, console))
-            outcome = _vote(settings, ledger, outcome, [row for row, _ in drawn], console, source)
-            _write(settings, setup, ledger, [row for row, _ in drawn], outcome)
+            asked = list(zip(drawn, costs, strict=True))
+            outcome = asyncio.run(_ask(settings, setup, ledger, asked, console))
+            if settings.votes and outcome.stopped in (None, "cap"):
+                try:
+                    take_votes(settings, ledger, drawn, outcome.labels, source, console)
+                except KeyboardInterrupt:
+                    outcome = replace(outcome, stopped="interrupted")
+            if records := output.comparisons(setup, ledger, drawn, outcome.labels):
+                output.write_jsonl(records, settings.out)
+            if settings.scores_out is not None:
+                scores = output.checked_scores(setup, drawn, outcome.labels)
+                output.write_jsonl(scores, settings.scores_out)
         told = output.summary(
             setup, ledger, outcome, rows=len(rows), cap=settings.max_usd, expected=expected
         )
@@ -212,45 +222,6 @@ def _signals(stop: asyncio.Event, console: Console) -> Iterator[None]:
     finally:
         for number in added:
             loop.remove_signal_handler(number)
-
-
-def _vote(
-    settings: LabelSettings,
-    ledger: LabelLedger,
-    outcome: Outcome,
-    rows: Sequence[LogRow],
-    console: Console,
-    source: IO[str],
-) -> Outcome:
-    if not settings.votes or outcome.stopped not in (None, "cap"):
-        return outcome
-    try:
-        take_votes(
-            ledger,
-            rows,
-            outcome.labels,
-            voter=settings.voter,
-            limit=settings.votes,
-            source=source,
-            console=console,
-        )
-    except KeyboardInterrupt:
-        return replace(outcome, stopped="interrupted")
-    return outcome
-
-
-def _write(
-    settings: LabelSettings,
-    setup: LabelSetup,
-    ledger: LabelLedger,
-    rows: Sequence[LogRow],
-    outcome: Outcome,
-) -> None:
-    if records := output.comparisons(setup, ledger, rows, outcome.labels):
-        output.write_jsonl(records, settings.out)
-    if settings.scores_out is not None:
-        scores = output.checked_scores(setup, rows, outcome.labels)
-        output.write_jsonl(scores, settings.scores_out)
 
 
 def _tell(

@@ -18,6 +18,7 @@ from ..data.schema import content_text
 from ..terminal import visible
 from .asking import Label
 from .ledger import LabelLedger, Vote
+from .settings import LabelSettings
 
 _HELP = "a: the first is better; b: the second; t: equally good or bad; s: skip; q: stop"
 _SAID = {"a": 1.0, "b": 0.0, "t": 0.5}
@@ -29,27 +30,26 @@ def pair_hash(strong: str, weak: str) -> str:
 
 
 def take_votes(
+    settings: LabelSettings,
     ledger: LabelLedger,
     rows: Sequence[LogRow],
     labels: Mapping[str, Label],
-    *,
-    voter: str,
-    limit: int,
     source: IO[str],
     console: Console,
 ) -> None:
-    """Ask for at most `limit` votes on rows that have two answers and no vote of this voter.
+    """Ask for so many votes at most on rows that have two answers and no vote of this voter.
 
     Reads lines from `source`; its end, or q, ends the voting. A line that is no vote is asked for
     again.
     """
+    voter = settings.voter
     voted = {(vote.item, vote.pair) for vote in ledger.votes if vote.voter == voter}
     found = [(row, labels[row.id]) for row in rows if row.id in labels]
     waiting = [
         (row, label)
         for row, label in found
         if label.source != "check:same" and (row.id, _pair(label)) not in voted
-    ][:limit]
+    ][: settings.votes]
     for number, (row, label) in enumerate(waiting, start=1):
         # Of row and voter, so that the same question comes back the same way after a break.
         strong_first = random.Random(f"{row.id}\0{voter}").random() < 0.5  # noqa: S311

@@ -16,6 +16,7 @@ from rich.console import Console
 from thriftroute.data.logs.schema import LogRow
 from thriftroute.labels.asking import Label
 from thriftroute.labels.ledger import LabelLedger, Reply, Vote
+from thriftroute.labels.settings import LabelSettings
 from thriftroute.labels.votes import human_scores, pair_hash, take_votes
 from thriftroute.tests.helpers.labelling import PRICES, Panel, lines, make_log, make_request, run
 
@@ -49,7 +50,8 @@ def vote(
     told = io.StringIO()
     console = Console(file=told, width=80)
     source = io.StringIO(said)
-    take_votes(ledger, rows(n), labels(n), voter=voter, limit=limit, source=source, console=console)
+    settings = LabelSettings(Path("log"), Path("out"), "s", "w", votes=limit, voter=voter)
+    take_votes(settings, ledger, rows(n), labels(n), source, console)
     return told.getvalue()
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 from thriftroute.cli import app
-from thriftroute.data.logs.folder import whole_file
-from thriftroute.files import private, tighten
+from thriftroute.files import private, tighten, whole_file
 from thriftroute.labels.ledger import LabelLedger
 from thriftroute.labels.output import write_jsonl
 from thriftroute.serve.cache.backends import DiskStore
@@ -73,7 +72,7 @@ def write_labels(folder: Path) -> Path:
 
 
 def write_scores(folder: Path) -> Path:
-    with whole_file(folder / "it") as file:
+    with whole_file(folder / "it", opener=private) as file:
         file.write(b"x")
     return folder / "it"
 
