@@ -187,18 +187,25 @@ def calibrate(
     cost = CostOptions(strong_model, weak_model, strong_price, weak_price, output_tokens)
     promised = (min_quality, min_gap, max_regret, confidence, max_request_usd)
     if any(value is not None for value in promised):
-        from ..eval.guarantee.command import Wish, run_guarantee, show, to_dict
+        from ..eval.guarantee.command import (
+            OPTIONS,
+            print_guarantee,
+            promise_of,
+            run_guarantee,
+            to_dict,
+        )
 
         if strong_pct is not None:
             raise ConfigError("--strong-pct promises nothing: leave it out, or the promise")
-        wish = Wish(min_quality, min_gap, max_regret, usd_per_1k, confidence, max_request_usd)
+        given = dict(zip(OPTIONS, (min_quality, min_gap, max_regret, usd_per_1k), strict=True))
+        promise = promise_of(given, confidence, max_request_usd)
         found = run_guarantee(
-            router, target, wish, prompts=prompts, cost=cost, write=write, seed=seed
+            router, target, promise, prompts=prompts, cost=cost, write=write, seed=seed
         )
         if as_json:
             print_json(to_dict(found))
         else:
-            show(found)
+            print_guarantee(found)
         if not found.feasible:
             say(found.message, err=True)
             raise typer.Exit(INFEASIBLE)

@@ -33,7 +33,7 @@ NOISE = "noise"
 
 
 @dataclass(frozen=True, slots=True)
-class Rates:
+class ErrorRates:
     """Shares of `draws` audits of n labels. `saving`: mean where it routed, NaN where it never
     did; `needed`: median of `needed_n` where labels were asked for."""
 
@@ -55,19 +55,19 @@ class Rates:
 def rates(
     name: str,
     scores: Callable[[int], Floats],
-    strong: Floats,
-    weak: Floats,
+    rewards: tuple[Floats, Floats],
     *,
     n: int,
     draws: int,
     min_quality: float = 0.95,
     confidence: float = 0.9,
     seed: int = 0,
-) -> Rates:
+) -> ErrorRates:
     """Audit `draws` draws of n of the N prompts. `scores(draw)`: float64[N], those of a draw.
 
-    `strong`, `weak` float64[N], rewards in [0, 1]. Raises what `audit.audit` raises.
+    `rewards`: (strong, weak), float64[N] in [0, 1]. Raises what `audit.audit` raises.
     """
+    strong, weak = rewards
     answers: Counter[str] = Counter()
     broken = quality_covered = saving_covered = judged = 0
     savings, needed = [], []
@@ -97,7 +97,7 @@ def rates(
             quality_covered += _inside(quality, found.candidate.quality_ci)
             saving_covered += _inside(saving, found.candidate.saving_ci)
     nan = float("nan")
-    return Rates(
+    return ErrorRates(
         scores=name,
         n=n,
         draws=draws,
@@ -147,7 +147,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.json:
         trials.write_json([asdict(one) for one in found])
     else:
-        _show(found, options)
+        _print_rates(found, options)
     return 0
 
 
@@ -164,15 +164,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _from_options(options: argparse.Namespace) -> list[Rates]:
+def _from_options(options: argparse.Namespace) -> list[ErrorRates]:
     sizes = trials.sizes_of(options.sizes, options.draws, example="300,1000")
     benchmark = load(options.benchmark)
     return [
         rates(
             name,
             scores,
-            benchmark.strong,
-            benchmark.weak,
+            (benchmark.strong, benchmark.weak),
             n=n,
             draws=options.draws,
             min_quality=options.min_quality,
@@ -184,7 +183,7 @@ def _from_options(options: argparse.Namespace) -> list[Rates]:
     ]
 
 
-def _show(found: list[Rates], options: argparse.Namespace) -> None:
+def _print_rates(found: list[ErrorRates], options: argparse.Namespace) -> None:
     from rich.table import Table
 
     table = Table("scores", "n", "route [95% CI]", "weak-only", "strong-only", "label-more",
@@ -204,7 +203,7 @@ def _show(found: list[Rates], options: argparse.Namespace) -> None:
             f"{one.saving:.1%}",
             f"{one.needed:,.0f}",
         )
-    trials.show(
+    trials.print_table(
         table,
         f"{options.benchmark}, {options.draws:,} draws each, quality wanted "
         f"{options.min_quality:g} with confidence {options.confidence:g}, seed {options.seed}. "

@@ -12,24 +12,24 @@ just keeps the promise on the draw itself.
 import argparse
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import CalibrationError, ConfigError, ThriftrouteError
+from ..errors import ConfigError, ThriftrouteError
 from ..eval.audit.labels import read_labels
 from ..eval.command import Target, scored
-from ..eval.guarantee import promises
+from ..eval.guarantee.command import OPTIONS
 from ..eval.guarantee.means import METHODS, MeanTest
-from ..eval.guarantee.promises import Maker, Name, Promise
-from ..eval.guarantee.sequence import Sequence
-from ..eval.metrics import Floats, Interval, check_rewards, wilson
+from ..eval.guarantee.promises import LabelledPrompts, Name, Promise, variable
+from ..eval.guarantee.sequence import FixedSequence
+from ..eval.metrics import Floats, Interval, wilson
 from ..eval.run import json_safe
 from ..router.routers import load_router
-from ..router.threshold import achievable, check_scores
+from ..router.threshold import achievable
 from . import trials
 
 PLUG_IN = "plug-in"
@@ -37,44 +37,6 @@ PLUG_IN = "plug-in"
 BLOCK, VALUES = 16, 2_000_000
 # Means of some thousand values are right to about 1e-12.
 ROUNDING = 1e-9
-
-PROMISES: dict[str, Name] = {
-    "--min-quality": "min_quality",
-    "--min-gap": "min_gap",
-    "--max-regret": "max_regret",
-    "--usd-per-1k": "max_cost",
-}
-Drawn = npt.NDArray[np.intp] | slice
-
-
-@dataclass(frozen=True, eq=False)
-class Traffic:
-    """All prompts there are: what labels are drawn from, and where a promise is looked up.
-
-    float64[N] each: `scores` in [0, 1]; `strong`, `weak`, rewards within `bounds`; costs >= 0 of a
-    request, or None. Raises CalibrationError or EvaluationError where they do not fit together.
-    """
-
-    scores: Floats
-    strong: Floats
-    weak: Floats
-    strong_cost: Floats | None = None
-    weak_cost: Floats | None = None
-    bounds: tuple[float, float] = (0.0, 1.0)
-
-    def __post_init__(self) -> None:
-        check_rewards(check_scores(self.scores), self.strong, self.weak)
-
-    def maker(self, name: Name, drawn: Drawn = slice(None)) -> Maker:
-        """The promise called `name` on the prompts `drawn`. What no request costs more than is
-        twice the dearest of all prompts."""
-        if name == "max_cost":
-            if self.strong_cost is None or self.weak_cost is None:
-                raise CalibrationError("max_cost needs the cost of every prompt on either model")
-            cap = 2 * float(max(self.strong_cost.max(), self.weak_cost.max()))
-            return promises.cost(self.strong_cost[drawn], self.weak_cost[drawn], cap)
-        kinds = {"min_quality": promises.quality, "min_gap": promises.gap}
-        return kinds.get(name, promises.regret)(self.strong[drawn], self.weak[drawn], self.bounds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,26 +74,25 @@ class Outcome:
 
 
 def simulate(
-    traffic: Traffic,
-    name: Name,
-    target: float,
+    traffic: LabelledPrompts,
+    promise: Promise,
     n: int,
     *,
-    confidence: float = 0.9,
     draws: int = 1000,
     seed: int = 0,
     tests: Mapping[str, MeanTest] | None = None,
 ) -> list[Outcome]:
     """An Outcome for each of `tests` (by default `means.METHODS`), and one for the plug-in.
 
-    All methods see the same draws. Raises CalibrationError for a target or a confidence that
-    `guarantee.guaranteed` refuses, and for costs that are not known.
+    traffic: all prompts there are; what labels are drawn from, and where the promise is looked up.
+    What no request costs more than is twice the dearest of all. All methods see the same draws.
+    Raises CalibrationError for costs that are not known.
     """
-    promises.check_confidence(confidence)
-    promises.check_target(name, target)
+    if promise.name == "max_cost":
+        promise = replace(promise, cost_cap=2 * traffic.dearest)
     methods = METHODS if tests is None else tests
-    level = 1 - confidence
-    truth = _Curve(traffic.scores, traffic.maker(name)(target))
+    level = 1 - promise.confidence
+    truth = _Curve(traffic, promise)
     # By method: the threshold of each draw, and whether it is more than the safest one.
     found: dict[str, list[tuple[float, bool]]] = {method: [] for method in (*methods, PLUG_IN)}
     rng = np.random.default_rng(seed)
@@ -139,18 +100,12 @@ def simulate(
     ends = [*range(0, draws, together), draws]
     for start, end in pairwise(ends):
         drawn = rng.integers(traffic.scores.size, size=(end - start, n))
-        made = [traffic.maker(name, index)(target) for index in drawn]
-        scores = [traffic.scores[index] for index in drawn]
+        samples = [_take(traffic, index) for index in drawn]
         for method, test in methods.items():
-            runs = [
-                Sequence(s, promise, np.ones(n), np.arange(n), test, level)
-                for s, promise in zip(scores, made, strict=True)
-            ]
+            runs = [FixedSequence(sample, promise, test, np.arange(n)) for sample in samples]
             _run(runs, test, level)
             found[method] += [(run.threshold, run.feasible) for run in runs]
-        found[PLUG_IN] += [
-            _Curve(s, promise).best() for s, promise in zip(scores, made, strict=True)
-        ]
+        found[PLUG_IN] += [_Curve(sample, promise).best() for sample in samples]
     results = []
     for method, chosen in found.items():
         at = np.array([threshold for threshold, _ in chosen])
@@ -159,8 +114,8 @@ def simulate(
         broken = feasible & (truth.means(at) < -ROUNDING)
         results.append(
             Outcome(
-                promise=name,
-                target=target,
+                promise=promise.name,
+                target=promise.target,
                 n=n,
                 method=method,
                 draws=draws,
@@ -175,14 +130,22 @@ def simulate(
     return results
 
 
-def _run(runs: list[Sequence], test: MeanTest, level: float) -> None:
+def _take(traffic: LabelledPrompts, rows: npt.NDArray[np.intp]) -> LabelledPrompts:
+    rewards, costs = (
+        None if pair is None else (pair[0][rows], pair[1][rows])
+        for pair in (traffic.rewards, traffic.costs)
+    )
+    return LabelledPrompts(traffic.scores[rows], rewards, costs, bounds=traffic.bounds)
+
+
+def _run(runs: list[FixedSequence], test: MeanTest, level: float) -> None:
     """All sequences to their ends, a block of each at once: the tests see columns, not draws."""
     while runs:
         blocks = [(run, block) for run in runs if (block := run.block(BLOCK)) is not None]
         if not blocks:
             return
         columns = np.concatenate([block for _, block in blocks], axis=1)
-        shown = test(columns, *blocks[0][0].bounds, level)
+        shown = test(columns, *blocks[0][0].variable.bounds, level)
         ends = np.cumsum([block.shape[1] for _, block in blocks])[:-1]
         for (run, _), part in zip(blocks, np.split(shown, ends), strict=True):
             run.take(part)
@@ -192,14 +155,15 @@ def _run(runs: list[Sequence], test: MeanTest, level: float) -> None:
 class _Curve:
     """The mean of a promise's variable on some prompts, at any threshold."""
 
-    def __init__(self, scores: Floats, promise: Promise) -> None:
-        order = np.argsort(scores, kind="stable")
+    def __init__(self, prompts: LabelledPrompts, promise: Promise) -> None:
+        order = np.argsort(prompts.scores, kind="stable")
         self._promise = promise
-        self._scores = scores[order]
-        below = np.append(0.0, np.cumsum(promise.below[order]))
-        above = np.append(0.0, np.cumsum(promise.above[order]))
+        self._scores = prompts.scores[order]
+        values = variable(promise, prompts)
+        below = np.append(0.0, np.cumsum(values.below[order]))
+        above = np.append(0.0, np.cumsum(values.above[order]))
         # Of each number of prompts below the threshold, from none to all.
-        self._means = (below + above[-1] - above) / scores.size
+        self._means = (below + above[-1] - above) / order.size
 
     def means(self, thresholds: Floats) -> Floats:
         """Mean of the variable at each threshold: float64[m]."""
@@ -234,7 +198,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.json:
         trials.write_json([{"traffic": name, **outcome.to_dict()} for name, outcome in outcomes])
     else:
-        _show(outcomes, options)
+        _print_outcomes(outcomes, options)
     wrong = [outcome for _, outcome in outcomes if outcome.method != PLUG_IN and not outcome.kept]
     for outcome in wrong:
         sys.stderr.write(
@@ -251,7 +215,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", help="labelled prompts instead of a benchmark, as for calibrate")
     parser.add_argument("--strong")
     parser.add_argument("--weak")
-    for option, dest in PROMISES.items():
+    for option, dest in OPTIONS.items():
         parser.add_argument(option, dest=dest, type=float, action="append", default=[])
     parser.add_argument("--sizes", default="100,300,1000", help="numbers of labels")
     parser.add_argument("--draws", type=int, default=1000)
@@ -262,9 +226,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _from_options(options: argparse.Namespace) -> list[tuple[str, Outcome]]:
-    wanted = [(name, value) for name in PROMISES.values() for value in getattr(options, name)]
+    wanted = [(name, value) for name in OPTIONS.values() for value in getattr(options, name)]
     if not wanted:
-        raise ConfigError(f"nothing to promise: give one or more of {', '.join(PROMISES)}")
+        raise ConfigError(f"nothing to promise: give one or more of {', '.join(OPTIONS)}")
     sizes = trials.sizes_of(options.sizes, options.draws, example="100,300")
     targets = [Target(benchmarks=(name,)) for name in options.benchmark]
     if options.data is not None or not targets:
@@ -276,33 +240,25 @@ def _from_options(options: argparse.Namespace) -> list[tuple[str, Outcome]]:
     for target in targets:
         labels = read_labels(target)
         benchmark = labels.benchmark
-        traffic = Traffic(
+        costs = None
+        if benchmark.strong_cost is not None and benchmark.weak_cost is not None:
+            costs = benchmark.strong_cost, benchmark.weak_cost
+        traffic = LabelledPrompts(
             np.asarray(scored(router)(benchmark.inputs())),
-            benchmark.strong,
-            benchmark.weak,
-            benchmark.strong_cost,
-            benchmark.weak_cost,
-            labels.bounds,
+            (benchmark.strong, benchmark.weak),
+            costs,
+            bounds=labels.bounds,
         )
         for name, value in wanted:
             goal = value / 1000 if name == "max_cost" else value
+            promise = Promise(name, goal, options.confidence)
             for n in sizes:
-                found += [
-                    (benchmark.name, outcome)
-                    for outcome in simulate(
-                        traffic,
-                        name,
-                        goal,
-                        n,
-                        confidence=options.confidence,
-                        draws=options.draws,
-                        seed=options.seed,
-                    )
-                ]
+                outcomes = simulate(traffic, promise, n, draws=options.draws, seed=options.seed)
+                found += [(benchmark.name, outcome) for outcome in outcomes]
     return found
 
 
-def _show(outcomes: list[tuple[str, Outcome]], options: argparse.Namespace) -> None:
+def _print_outcomes(outcomes: list[tuple[str, Outcome]], options: argparse.Namespace) -> None:
     from rich.table import Table
 
     table = Table("traffic", "promise", "n", "method", "broken [95% CI]", "feasible", "strong")
@@ -317,7 +273,7 @@ def _show(outcomes: list[tuple[str, Outcome]], options: argparse.Namespace) -> N
             f"{found.feasible:.0%}",
             f"{found.strong_pct:.0%} (best {found.best:.0%})",
         )
-    trials.show(
+    trials.print_table(
         table,
         f"{options.draws:,} draws each, router {options.router}, seed {options.seed}; stated: "
         f"broken in at most {1 - options.confidence:.1%}. strong: calls, mean over draws; best: of "

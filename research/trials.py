@@ -1,4 +1,4 @@
-"""What the proofs by trial, `rates` and `simulate`, share: sizes to draw, and figures to print."""
+"""What `error_rates` and `guarantee_trials` share: sizes to draw, and figures to print."""
 
 import json
 import sys
@@ -29,7 +29,7 @@ def write_json(rows: Sequence[object]) -> None:
     sys.stdout.write(json.dumps(json_safe(rows), indent=2, allow_nan=False) + "\n")
 
 
-def show(table: "Table", note: str, *, width: int) -> None:
+def print_table(table: "Table", note: str, *, width: int) -> None:
     """The table, at least so wide: rows of figures that wrap cannot be read; and a note on it."""
     console = new_console()
     new_console(width=max(console.width, width)).print(table)

@@ -501,7 +501,7 @@ def test_on_gsm8k_prompt_length_routes_and_noise_does_not(data_dir: Path) -> Non
 
 def test_rates_tell_informed_scores_from_noise() -> None:
     scores, strong, weak = sample(4000, 11, slope=0.9)
-    found = rates("own", lambda _: scores, strong, weak, n=300, draws=8)
+    found = rates("own", lambda _: scores, (strong, weak), n=300, draws=8)
     assert found.route >= 0.8
     assert found.broken <= 0.2
     assert found.quality_covered >= 0.75
@@ -510,8 +510,7 @@ def test_rates_tell_informed_scores_from_noise() -> None:
     mixed = rates(
         NOISE,
         lambda draw: np.random.default_rng((draw, 3)).random(4000),
-        strong,
-        weak,
+        (strong, weak),
         n=300,
         draws=8,
     )
@@ -524,11 +523,11 @@ def test_a_promise_that_is_broken_is_counted() -> None:
     scores, strong, weak = sample(500, 1, strong=1.0)[0], np.ones(500), np.ones(500)
     weak[:20] = 0
     found = rates(
-        "own", lambda _: scores, strong, weak, n=200, draws=12, min_quality=0.9601, confidence=0.5
+        "own", lambda _: scores, (strong, weak), n=200, draws=12, min_quality=0.9601, confidence=0.5
     )
     assert found.weak_only > 0
     assert found.broken >= found.weak_only
-    kept = rates("own", lambda _: scores, strong, weak, n=300, draws=4, min_quality=0.9)
+    kept = rates("own", lambda _: scores, (strong, weak), n=300, draws=4, min_quality=0.9)
     assert (kept.weak_only, kept.broken) == (1, 0)
     assert math.isnan(kept.saving)
 

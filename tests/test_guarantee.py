@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from thriftroute.errors import CalibrationError, EvaluationError
-from thriftroute.eval.guarantee import means, promises, sequence
-from thriftroute.eval.guarantee.threshold import Guarantee, guaranteed
+from thriftroute.eval.guarantee import means, sequence, threshold
+from thriftroute.eval.guarantee.promises import LabelledPrompts, Promise
+from thriftroute.eval.guarantee.threshold import Guarantee
 
 Floats = npt.NDArray[np.float64]
 METHODS = tuple(means.METHODS)
@@ -23,6 +24,28 @@ def traffic(n: int, seed: int = 0) -> tuple[Floats, Floats, Floats]:
     strong = (rng.random(n) < 0.85).astype(float)
     weak = (rng.random(n) < 0.9 - 0.7 * scores).astype(float)
     return scores, strong, weak
+
+
+def guaranteed(
+    scores: npt.ArrayLike,
+    strong: npt.ArrayLike | None,
+    weak: npt.ArrayLike | None,
+    **given: Any,
+) -> Guarantee:
+    """As keywords: one promise by its name, what is known of the prompts, and how it is tested."""
+    how = {key: given.pop(key) for key in ("method", "seed") if key in given}
+    of = {key: given.pop(key) for key in ("confidence", "cost_cap") if key in given}
+    known: dict[str, Any] = {"bounds": given.pop("bounds", (0.0, 1.0))}
+    weights = given.pop("weights", None)
+    known["weights"] = None if weights is None else np.asarray(weights)
+    if "strong_cost" in given:
+        costs = given.pop("strong_cost"), given.pop("weak_cost")
+        known["costs"] = tuple(np.asarray(cost, dtype=float) for cost in costs)
+    if strong is not None and weak is not None:
+        known["rewards"] = tuple(np.asarray(side, dtype=float) for side in (strong, weak))
+    [(name, target)] = given.items()
+    prompts = LabelledPrompts(np.asarray(scores, dtype=float), **known)
+    return threshold.guaranteed(prompts, Promise(name, target, **of), **how)
 
 
 # The tests of a mean
@@ -115,12 +138,12 @@ def test_a_guarantee_is_the_last_threshold_before_the_first_failure() -> None:
     order = np.random.default_rng(3).permutation(300)
     edges = np.sort(scores)
     expected = 0.0
-    for threshold in (edges[1:] + edges[:-1]) / 2:
-        routed = np.where(scores >= threshold, strong, weak)
+    for edge in (edges[1:] + edges[:-1]) / 2:
+        routed = np.where(scores >= edge, strong, weak)
         values = (routed - 0.9 * strong)[order, None]
         if not means.betting(values, -0.9, 1.0, 0.1)[0]:
             break
-        expected = float(threshold)
+        expected = float(edge)
     assert 0 < expected < 1
     assert (scores >= found.threshold).tolist() == (scores >= expected).tolist()
     calls = scores >= found.threshold
@@ -134,14 +157,14 @@ def test_a_guarantee_is_the_last_threshold_before_the_first_failure() -> None:
 
 def test_thresholds_depend_on_scores_alone_and_start_at_the_safest() -> None:
     scores, strong, weak = traffic(50)
-    for make, safest in (
-        (promises.quality(strong, weak, (0, 1))(0.9), 0.0),
-        (promises.regret(strong, weak, (0, 1))(0.1), 0.0),
-        (promises.gap(strong, weak, (0, 1))(0.5), 0.0),
-        (promises.cost(strong, weak / 9, 2.0)(0.3), 1.0),
+    prompts = LabelledPrompts(scores, (strong, weak), (strong, weak / 9))
+    for promise, safest in (
+        (Promise("min_quality", 0.9), 0.0),
+        (Promise("max_regret", 0.1), 0.0),
+        (Promise("min_gap", 0.5), 0.0),
+        (Promise("max_cost", 0.3), 1.0),
     ):
-        order = np.arange(50)
-        tested = sequence.Sequence(scores, make, np.ones(50), order, means.betting, 0.1)
+        tested = sequence.FixedSequence(prompts, promise, means.betting, np.arange(50))
         assert tested.thresholds[0] == safest
         steps = np.diff((scores[:, None] >= tested.thresholds).sum(axis=0))
         # Every way to tell the scores apart, one prompt more at a time.
@@ -370,8 +393,6 @@ ROWS = (np.array([0.1, 0.6]), np.array([1.0, 0.0]), np.array([0.0, 1.0]))
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({}, "exactly one"),
-        ({"min_quality": 0.9, "max_regret": 0.1}, "exactly one"),
         ({"min_quality": 0.0}, "below 1"),
         ({"min_quality": 1.0}, "below 1"),
         ({"min_quality": 95.0}, "below 1"),
@@ -387,7 +408,6 @@ ROWS = (np.array([0.1, 0.6]), np.array([1.0, 0.0]), np.array([0.0, 1.0]))
         ({"min_quality": 0.9, "bounds": (1.0, 0.0)}, "no range"),
         ({"min_quality": 0.9, "weights": [1.0]}, "weights"),
         ({"min_quality": 0.9, "weights": [1.0, 0.0]}, "weights"),
-        ({"min_quality": 0.9, "strong_cost": [1.0, 1.0]}, "of both models"),
         ({"min_quality": 0.9, "strong_cost": [1, 1], "weak_cost": [1, -1]}, "weak costs"),
         ({"max_cost": 0.5}, "cost of every prompt"),
         ({"max_cost": 0.0, "strong_cost": [1, 1], "weak_cost": [0, 0]}, "above 0"),
@@ -408,8 +428,6 @@ def test_columns_that_do_not_fit_are_refused() -> None:
         guaranteed(ROWS[0], ROWS[1], [1.0], min_quality=0.9)
     with pytest.raises(EvaluationError, match="leave out"):
         guaranteed(ROWS[0], ROWS[1], [1.0, math.nan], min_quality=0.9)
-    with pytest.raises(CalibrationError, match="both models"):
-        guaranteed(ROWS[0], ROWS[1], None, min_quality=0.9)
     with pytest.raises(CalibrationError, match="needs the rewards"):
         guaranteed(ROWS[0], None, None, min_quality=0.9)
 

@@ -11,7 +11,8 @@ from thriftroute.cli import app
 from thriftroute.errors import ConfigError
 from thriftroute.eval.audit.labels import read_labels
 from thriftroute.eval.command import Target
-from thriftroute.eval.guarantee.command import Wish, run_guarantee
+from thriftroute.eval.guarantee.command import promise_of
+from thriftroute.eval.guarantee.promises import LabelledPrompts, Promise
 from thriftroute.eval.guarantee.threshold import guaranteed
 from thriftroute.router.bundle import Bundle
 from thriftroute.router.routers import load_router
@@ -171,8 +172,9 @@ def test_weights_of_the_rows_count(tmp_path: Path, tiny_bundle: Path) -> None:
     assert labels.weights is not None
     assert labels.weights.tolist() == [1 + i % 2 for i in range(300)]
     scores = np.array(load_router(str(tiny_bundle)).scores(labels.benchmark.prompts))
-    strong, weak = labels.benchmark.strong, labels.benchmark.weak
-    same = guaranteed(scores, strong, weak, max_regret=0.15, weights=labels.weights)
+    rewards = labels.benchmark.strong, labels.benchmark.weak
+    prompts = LabelledPrompts(scores, rewards, weights=labels.weights)
+    same = guaranteed(prompts, Promise("max_regret", 0.15))
     assert found["threshold"] == same.threshold
     share = np.average(scores >= same.threshold, weights=labels.weights)
     assert found["strong_pct"] == pytest.approx(share)
@@ -211,7 +213,7 @@ def test_the_table_of_shares_can_be_written_too(
     ("options", "told"),
     [
         (("--min-quality", "95"), "for 95% give 0.95"),
-        (("--min-quality", "1"), "below it"),
+        (("--min-quality", "1"), "below 1"),
         (("--min-quality", "0"), "above 0"),
         (("--min-quality", "nan"), "above 0"),
         (("--min-gap", "-0.5"), "above 0"),
@@ -258,9 +260,10 @@ def test_errors_of_the_data_are_passed_on(base: tuple[object, ...], tmp_path: Pa
     assert "--strong-price" in message
 
 
-def test_a_wish_is_checked_before_anything_is_loaded() -> None:
+def test_a_promise_is_checked_before_anything_is_loaded() -> None:
     with pytest.raises(ConfigError, match="one promise"):
-        run_guarantee("no such router", Target(), Wish())
+        promise_of({}, None, None)
+    assert "one promise" in fails(2, "--router", "no such router", "--confidence", "0.9")
 
 
 def test_the_guides_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,23 +9,24 @@ import pytest
 from thriftroute.errors import CalibrationError, EvaluationError
 from thriftroute.eval import benchmarks
 from thriftroute.eval.guarantee import means
-from thriftroute.eval.guarantee.promises import Name
+from thriftroute.eval.guarantee.promises import LabelledPrompts, Name, Promise
 from thriftroute.eval.guarantee.threshold import guaranteed
 from thriftroute.research import guarantee_trials as simulate
-from thriftroute.research.guarantee_trials import Outcome, Traffic
+from thriftroute.research.guarantee_trials import Outcome
 from thriftroute.router.threshold import Floats
 
 BETTING = {"betting": means.betting}
+QUALITY = Promise("min_quality", 0.9)
 
 
-def made(n: int = 4000, seed: int = 0) -> Traffic:
+def made(n: int = 4000, seed: int = 0) -> LabelledPrompts:
     """Traffic where weak fails more often the higher the score; strong costs nine times more."""
     rng = np.random.default_rng(seed)
     scores = rng.random(n)
     strong = (rng.random(n) < 0.85).astype(float)
     weak = (rng.random(n) < 0.9 - 0.5 * scores).astype(float)
     paid = 0.001 * (0.5 + rng.random(n))
-    return Traffic(scores, strong, weak, 9 * paid, paid)
+    return LabelledPrompts(scores, (strong, weak), (9 * paid, paid))
 
 
 def above_zero(values: Floats, low: float, high: float, level: float) -> means.Bools:
@@ -43,7 +44,7 @@ def by_method(found: list[Outcome]) -> dict[str, Outcome]:
     [("min_quality", 0.9), ("min_gap", 0.7), ("max_regret", 0.05), ("max_cost", 0.005)],
 )
 def test_promises_are_kept_as_often_as_stated(name: Name, target: float) -> None:
-    found = by_method(simulate.simulate(made(), name, target, 200, draws=300))
+    found = by_method(simulate.simulate(made(), Promise(name, target), 200, draws=300))
     for method in means.METHODS:
         assert found[method].kept and found[method].stated == pytest.approx(0.1)
         # Four standard errors above what is stated.
@@ -55,7 +56,7 @@ def test_promises_are_kept_as_often_as_stated(name: Name, target: float) -> None
 
 def test_a_broken_bound_is_caught() -> None:
     tests = {**BETTING, "above zero": above_zero}
-    found = by_method(simulate.simulate(made(), "min_quality", 0.9, 200, draws=300, tests=tests))
+    found = by_method(simulate.simulate(made(), QUALITY, 200, draws=300, tests=tests))
     assert found["betting"].kept
     assert not found["above zero"].kept and found["above zero"].broken_ci[0] > 0.15
 
@@ -63,9 +64,11 @@ def test_a_broken_bound_is_caught() -> None:
 def test_the_confidence_that_is_asked_for_is_the_one_that_is_checked() -> None:
     # At a level of one half the promise is broken more often than at one tenth, and both keep.
     loose = simulate.simulate(
-        made(), "max_regret", 0.05, 200, draws=300, confidence=0.5, tests=BETTING
+        made(), Promise("max_regret", 0.05, 0.5), 200, draws=300, tests=BETTING
     )[0]
-    strict = simulate.simulate(made(), "max_regret", 0.05, 200, draws=300, tests=BETTING)[0]
+    strict = simulate.simulate(made(), Promise("max_regret", 0.05), 200, draws=300, tests=BETTING)[
+        0
+    ]
     assert loose.kept and loose.stated == 0.5 and loose.broken > strict.broken
     assert loose.broken_ci[0] > 0.1
     assert loose.strong_pct < strict.strong_pct
@@ -73,10 +76,10 @@ def test_the_confidence_that_is_asked_for_is_the_one_that_is_checked() -> None:
 
 def test_more_labels_come_nearer_to_the_best() -> None:
     shares = [
-        simulate.simulate(made(), "min_quality", 0.9, n, draws=60, tests=BETTING)[0].strong_pct
+        simulate.simulate(made(), QUALITY, n, draws=60, tests=BETTING)[0].strong_pct
         for n in (60, 200, 800)
     ]
-    best = simulate.simulate(made(), "min_quality", 0.9, 60, draws=1, tests=BETTING)[0].best
+    best = simulate.simulate(made(), QUALITY, 60, draws=1, tests=BETTING)[0].best
     assert 1 >= shares[0] > shares[1] > shares[2] > best > 0
 
 
@@ -88,31 +91,22 @@ def test_a_draw_gets_the_threshold_that_a_user_would_get(name: Name) -> None:
     drawn = np.random.default_rng(5).integers(4000, size=(1, n))[0]
     index = np.empty(n, dtype=np.intp)
     index[np.random.default_rng(0).permutation(n)] = drawn
-    assert traffic.strong_cost is not None and traffic.weak_cost is not None
-    found = guaranteed(
-        traffic.scores[index],
-        traffic.strong[index],
-        traffic.weak[index],
-        strong_cost=traffic.strong_cost[index],
-        weak_cost=traffic.weak_cost[index],
-        cost_cap=2 * float(traffic.strong_cost.max()),
-        min_quality=target if name == "min_quality" else None,
-        max_cost=target if name == "max_cost" else None,
-        seed=0,
-    )
-    once = simulate.simulate(traffic, name, target, n, draws=1, seed=5, tests=BETTING)[0]
+    assert traffic.rewards is not None and traffic.costs is not None
+    strong, weak, dear, cheap = (side[index] for side in (*traffic.rewards, *traffic.costs))
+    prompts = LabelledPrompts(traffic.scores[index], (strong, weak), (dear, cheap))
+    found = guaranteed(prompts, Promise(name, target, cost_cap=2 * traffic.dearest))
+    once = simulate.simulate(traffic, Promise(name, target), n, draws=1, seed=5, tests=BETTING)[0]
     assert 0 < found.strong_pct < 1 and once.feasible == float(found.feasible)
     assert once.strong_pct == pytest.approx((traffic.scores >= found.threshold).mean())
 
 
 def test_what_is_true_is_looked_up_on_all_prompts() -> None:
     traffic = made()
-    best = simulate.simulate(traffic, "min_quality", 0.9, 50, draws=1, tests=BETTING)[0].best
+    best = simulate.simulate(traffic, QUALITY, 50, draws=1, tests=BETTING)[0].best
     edges = np.append(np.sort(traffic.scores), 2.0)
-    quality = np.array(
-        [np.where(traffic.scores >= t, traffic.strong, traffic.weak).mean() for t in edges]
-    )
-    keeps = np.flatnonzero(quality >= 0.9 * traffic.strong.mean())
+    assert traffic.rewards is not None
+    quality = np.array([np.where(traffic.scores >= t, *traffic.rewards).mean() for t in edges])
+    keeps = np.flatnonzero(quality >= 0.9 * traffic.rewards[0].mean())
     assert best == pytest.approx((traffic.scores >= edges[keeps[-1]]).mean())
 
 
@@ -120,9 +114,10 @@ def test_on_real_results(data_dir: Path) -> None:
     # By the prompt's length, so that no router has to be run.
     for benchmark in (benchmarks.load("gsm8k"), benchmarks.load("mmlu")):
         lengths = np.array([len(prompt) for prompt in benchmark.prompts], dtype=np.float64)
-        traffic = Traffic(lengths / (lengths + 100), benchmark.strong, benchmark.weak)
-        for name, target in (("min_quality", 0.95), ("max_regret", 0.05)):
-            found = by_method(simulate.simulate(traffic, name, target, 150, draws=200))  # type: ignore[arg-type]
+        rewards = (benchmark.strong, benchmark.weak)
+        traffic = LabelledPrompts(lengths / (lengths + 100), rewards)
+        for promise in (Promise("min_quality", 0.95), Promise("max_regret", 0.05)):
+            found = by_method(simulate.simulate(traffic, promise, 150, draws=200))
             assert found["betting"].kept
             assert found["betting"].broken <= 0.1 + 4 * math.sqrt(0.1 * 0.9 / 200)
             assert found[simulate.PLUG_IN].broken > 0.3
@@ -132,13 +127,15 @@ def test_on_real_results(data_dir: Path) -> None:
 
 def test_traffic_that_does_not_fit_is_refused() -> None:
     traffic = made(50)
+    assert traffic.rewards is not None
+    strong, weak = traffic.rewards
     with pytest.raises(CalibrationError, match=r"\[0, 1\]"):
-        Traffic(traffic.scores + 1, traffic.strong, traffic.weak)
+        LabelledPrompts(traffic.scores + 1, (strong, weak))
     with pytest.raises(EvaluationError, match="differ"):
-        Traffic(traffic.scores, traffic.strong[1:], traffic.weak)
-    without = Traffic(traffic.scores, traffic.strong, traffic.weak)
+        LabelledPrompts(traffic.scores, (strong[1:], weak))
+    without = LabelledPrompts(traffic.scores, (strong, weak))
     with pytest.raises(CalibrationError, match="needs the cost"):
-        simulate.simulate(without, "max_cost", 0.01, 20, draws=2)
+        simulate.simulate(without, Promise("max_cost", 0.01), 20, draws=2)
 
 
 # The command

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ...router.threshold import achievable, threshold_for_share
 from ..guarantee.means import betting
+from ..guarantee.promises import LabelledPrompts, Promise
 from ..guarantee.threshold import guaranteed
 from ..metrics import Floats
 from .measure import (
@@ -120,15 +121,10 @@ class Evidence:
         The guarantee is asked for with half of the error that is allowed, so that what the other
         half measures is seldom below the promise.
         """
-        found = guaranteed(
-            part.scores,
-            part.strong,
-            part.weak,
-            min_quality=self.wishes.min_quality,
-            confidence=(1 + self.wishes.confidence) / 2,
-            weights=part.weight,
-            seed=self.seed,
-        )
+        labelled = LabelledPrompts(part.scores, (part.strong, part.weak), weights=part.weight)
+        half = (1 + self.wishes.confidence) / 2
+        promise = Promise("min_quality", self.wishes.min_quality, half)
+        found = guaranteed(labelled, promise, seed=self.seed)
         if found.feasible:
             return Choice(found.threshold, True, 0.0)
         thresholds, _ = achievable(part.scores)

@@ -1,146 +1,122 @@
 """`thriftroute calibrate` with a confidence: from the command's options to a guarantee."""
 
 import dataclasses
-import math
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ...data.readers import read_prompts
 from ...errors import CalibrationError, ConfigError
-from ...router.routers import load_router
+from ...router.routers import Router, load_router
 from ...router.text import Promptlike
 from ...router.threshold import format_threshold
 from ...terminal import new_console
 from ..audit.labels import Labels, learned_from, read_labels
-from ..benchmarks import Benchmark
 from ..command import CostOptions, Target, check_writable, costs_of, scored, write_table
+from .promises import LabelledPrompts, Name, Promise, check_number
 from .threshold import Guarantee, guaranteed
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-CONFIDENCE = 0.9
 # What is said of a promise that is kept, by its name.
-SAID = {
+KEPT: dict[Name, str] = {
     "min_quality": "quality is at least {0:.1%} of always strong's",
     "min_gap": "at least {0:.1%} of the gap between weak and strong is recovered",
     "max_regret": "mean reward is at most {0:.4g} below always strong's",
     "max_cost": "the mean cost of 1,000 requests is at most {0:.4g} USD",
 }
+OPTIONS: dict[str, Name] = {
+    "--min-quality": "min_quality",
+    "--min-gap": "min_gap",
+    "--max-regret": "max_regret",
+    "--usd-per-1k": "max_cost",
+}
 
 
-@dataclass(frozen=True)
-class Wish:
-    """What is to be promised: exactly one of the first four; see `guarantee.guaranteed`.
+def promise_of(
+    given: Mapping[str, float | None], confidence: float | None, max_request_usd: float | None
+) -> Promise:
+    """The promise of the command line; given: the value of each of OPTIONS.
 
-    `max_request_usd`: what no request costs more than, for a budget. `confidence` None: 0.9.
+    Raises ConfigError, in the words of the command line, for what makes no sense.
     """
-
-    min_quality: float | None = None
-    min_gap: float | None = None
-    max_regret: float | None = None
-    usd_per_1k: float | None = None
-    confidence: float | None = None
-    max_request_usd: float | None = None
-
-    def check(self) -> None:
-        """Raises ConfigError, in the words of the command line, for what makes no sense."""
-        asked = {
-            "--min-quality": self.min_quality,
-            "--min-gap": self.min_gap,
-            "--max-regret": self.max_regret,
-            "--usd-per-1k": self.usd_per_1k,
-        }
-        given = [option for option, value in asked.items() if value is not None]
-        if len(given) != 1:
-            raise ConfigError(f"one promise at a time: give one of {', '.join(asked)}")
-        for option, value in (*asked.items(), ("--confidence", self.confidence)):
-            if value is None:
-                continue
-            if not math.isfinite(value) or value <= 0:
-                raise ConfigError(f"{option} {value:g} is no number above 0")
-            part = option in ("--min-quality", "--min-gap", "--confidence")
-            if part and value >= 1:
-                hint = f"; for {value:g}% give {value / 100:g}" if 1 < value < 100 else ""
-                raise ConfigError(f"{option} is a part of 1, and below it, got {value:g}{hint}")
-        if self.confidence is not None and self.confidence < 0.5:
-            raise ConfigError(f"--confidence {self.confidence:g}: expected 0.5 or more, as 0.9")
-        if self.max_request_usd is not None and self.usd_per_1k is None:
-            raise ConfigError("--max-request-usd goes with --usd-per-1k alone")
+    asked = {option: value for option, value in given.items() if value is not None}
+    if len(asked) != 1:
+        raise ConfigError(f"one promise at a time: give one of {', '.join(OPTIONS)}")
+    [(option, value)] = asked.items()
+    if max_request_usd is not None and option != "--usd-per-1k":
+        raise ConfigError("--max-request-usd goes with --usd-per-1k alone")
+    try:
+        check_number(option, value, part=option in ("--min-quality", "--min-gap"))
+        if confidence is not None:
+            check_number("--confidence", confidence, part=True, least=0.5)
+    except CalibrationError as error:
+        raise ConfigError(str(error)) from None
+    target = value / 1000 if option == "--usd-per-1k" else value
+    return Promise(OPTIONS[option], target, confidence or 0.9, max_request_usd)
 
 
 def run_guarantee(
     name: str,
     target: Target,
-    wish: Wish,
+    promise: Promise,
     *,
     prompts: str | None = None,
     cost: CostOptions | None = None,
     write: bool = False,
     seed: int = 0,
 ) -> Guarantee:
-    """A threshold that keeps `wish`, on a labelled set or, for a budget, on prompts alone.
+    """A threshold that keeps the promise, on a labelled set or, for a budget, on prompts alone.
 
     With `write` the table of all shares goes into the bundle, as in `run_calibration`.
     Raises ConfigError, CalibrationError, and what the loaders raise.
     """
-    wish.check()
     router = load_router(name)
     if write:
         check_writable(router, name)
+    budget = promise.name == "max_cost"
     labels: Labels | None = None
-    benchmark: Benchmark | None = None
-    if prompts is not None:
+    if prompts is None:
+        labels = read_labels(target)
+        inputs: list[Promptlike] = list(labels.benchmark.inputs())
+        label = labels.benchmark.name
+    else:
         if target.benchmarks or target.data:
             raise ConfigError("give one of --prompts, --benchmark and --data")
-        if wish.usd_per_1k is None:
+        if not budget:
             raise ConfigError(
                 "a promise about quality needs labels: give --data FILE --strong MODEL --weak "
                 "MODEL, or --benchmark; prompts alone do for --usd-per-1k"
             )
-        inputs: list[Promptlike] = list(read_prompts(prompts))
-        label = Path(prompts).name
+        inputs, label = list(read_prompts(prompts)), Path(prompts).name
         if not inputs:
             raise CalibrationError(f"{prompts} holds no prompt; give at least one")
-    else:
-        labels = read_labels(target)
-        benchmark = labels.benchmark
-        inputs, label = benchmark.inputs(), benchmark.name
-    budget = None if wish.usd_per_1k is None else wish.usd_per_1k / 1000
-    costs, assumed = costs_of(router, inputs, benchmark, cost or CostOptions(), budget is not None)
+    benchmark = None if labels is None else labels.benchmark
+    costs, notes = costs_of(router, inputs, benchmark, cost or CostOptions(), budget)
     scores = np.asarray(scored(router)(inputs))
-    found = guaranteed(
-        scores,
-        None if benchmark is None else benchmark.strong,
-        None if benchmark is None else benchmark.weak,
-        min_quality=wish.min_quality,
-        min_gap=wish.min_gap,
-        max_regret=wish.max_regret,
-        max_cost=budget,
-        confidence=CONFIDENCE if wish.confidence is None else wish.confidence,
-        strong_cost=None if costs is None else costs[0],
-        weak_cost=None if costs is None else costs[1],
-        cost_cap=wish.max_request_usd,
-        weights=None if labels is None else labels.weights,
-        bounds=(0.0, 1.0) if labels is None else labels.bounds,
-        seed=seed,
-    )
-    cautions = list(assumed)
-    learned = None if benchmark is None else learned_from(router, target.data, benchmark.prompts)
-    if learned and budget is None:
+    known: dict[str, Any] = {}
+    if labels is not None:
+        known["rewards"] = labels.benchmark.strong, labels.benchmark.weak
+        known |= {"weights": labels.weights, "bounds": labels.bounds}
+        notes = (*notes, *_cautions(router, target, labels, budget=budget))
+    found = guaranteed(LabelledPrompts(scores, costs=costs, **known), promise, seed=seed)
+    if write:
+        write_table(router, label, scores)
+    return dataclasses.replace(found, assumptions=(*found.assumptions, *notes))
+
+
+def _cautions(router: Router, target: Target, labels: Labels, *, budget: bool) -> list[str]:
+    cautions = []
+    learned = learned_from(router, target.data, labels.benchmark.prompts)
+    if learned and not budget:
         cautions.append(f"{learned}: the promise holds for labels that it has not learned from")
-    if labels is not None and labels.weights is not None:
+    if labels.weights is not None:
         heaviest = float(labels.weights.max() / labels.weights.mean())
         cautions.append(
             "prompts count by the weight of their rows, and no prompt of the traffic is taken to "
             f"weigh more than the heaviest of these, {heaviest:.3g} times their mean"
         )
-    if write:
-        write_table(router, label, scores)
-    return dataclasses.replace(found, assumptions=(*found.assumptions, *cautions))
+    return cautions
 
 
 def to_dict(found: Guarantee) -> dict[str, Any]:
@@ -157,26 +133,22 @@ def to_dict(found: Guarantee) -> dict[str, Any]:
     return {**ordered, **plain}
 
 
-def show(found: Guarantee, console: "Console | None" = None) -> None:
+def print_guarantee(found: Guarantee) -> None:
     """Print a threshold and what is promised of it, or that nothing is."""
-    out = console or new_console()
-
-    def say(text: str) -> None:
-        out.print(text, highlight=False, markup=False, soft_wrap=True)
-
+    budget = found.promise == "max_cost"
     of = "labelled prompts" if found.quality is not None else "prompts"
-    say(
+    lines = [
         f"threshold {format_threshold(found.threshold)}: {found.strong_pct:.1%} strong calls on "
         f"n = {found.n:,} {of}"
-    )
-    budget = found.promise == "max_cost"
+    ]
     if found.feasible:
         bounds = (found.quality_bound, found.gap_bound, found.regret_bound, found.cost_bound)
         [bound] = [value for value in bounds if value is not None]
-        said = SAID[found.promise].format(1000 * bound if budget else bound)
-        say(f"with {found.confidence:.0%} confidence {said}")
+        kept = KEPT[found.promise].format(1000 * bound if budget else bound)
+        lines.append(f"with {found.confidence:.0%} confidence {kept}")
     else:
-        say("always weak: no budget is promised" if budget else "always strong: nothing is saved")
+        nothing = "weak: no budget is promised" if budget else "strong: nothing is saved"
+        lines.append(f"always {nothing}")
     estimates: dict[str, tuple[float | None, str]] = {
         "quality": (found.quality, "{0:.1%} of strong's"),
         "gap recovered": (found.gap, "{0:.1%}"),
@@ -185,11 +157,10 @@ def show(found: Guarantee, console: "Console | None" = None) -> None:
         "saving": (found.saving, "{0:.1%} of strong's cost"),
     }
     known = [
-        f"{name} {form.format(value)}"
-        for name, (value, form) in estimates.items()
-        if value is not None
+        f"{n} {form.format(value)}" for n, (value, form) in estimates.items() if value is not None
     ]
     if known:
-        say(f"on these prompts: {', '.join(known)}")
-    for text in found.assumptions:
-        say(f"note: {text}")
+        lines.append(f"on these prompts: {', '.join(known)}")
+    console = new_console()
+    for line in (*lines, *(f"note: {text}" for text in found.assumptions)):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What can be promised of a threshold, each as the mean of a bounded variable.
+"""What can be promised of a threshold, and each promise as the mean of a bounded variable.
 
 Every promise says that a mean over future prompts is at least 0, of a variable that is `above` on a
 prompt that goes to the strong model and `below` on one that goes to the weak model. A ratio needs
@@ -6,128 +6,165 @@ no division: mean(routed) / mean(strong) >= q where mean(routed - q * strong) >=
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from ...errors import CalibrationError
+from ...router.threshold import check_scores
+from ..metrics import Floats, check_rewards
+from .means import Bools
 
-Floats = npt.NDArray[np.float64]
 Name = Literal["min_quality", "min_gap", "max_regret", "max_cost"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Promise:
-    """One promise on n labelled prompts.
+    """What is to hold for future prompts with probability `confidence`.
 
-    `above`, `below` float64[n]: the variable where the prompt goes to strong, to weak. It lies in
-    [low, high] on every prompt, labelled or not. `from_strong`: always strong is the safest
-    threshold, else always weak. `holds_at_start`: the safest one keeps it by its definition and
-    needs no test.
+    min_quality in (0, 1): mean reward of the mix at least `target` times that of always strong.
+    min_gap in (0, 1): mean reward at least weak + target * (strong - weak): PGR >= target.
+    max_regret > 0: mean reward at most `target` below always strong's, in units of the reward.
+    max_cost > 0: mean cost of a request at most `target`, where none costs more than `cost_cap`; by
+    default twice the dearest request that is seen, which is then an assumption.
+
+    Raises CalibrationError for a number outside of these.
     """
 
     name: Name
     target: float
+    confidence: float = 0.9
+    cost_cap: float | None = None
+
+    def __post_init__(self) -> None:
+        check_number(self.name, self.target, part=self.name in ("min_quality", "min_gap"))
+        check_number("confidence", self.confidence, part=True, least=0.5)
+
+    @property
+    def from_strong(self) -> bool:
+        """Whether always strong is the safest threshold, else always weak."""
+        return self.name != "max_cost"
+
+    @property
+    def holds_at_start(self) -> bool:
+        """Whether the safest threshold keeps it by its definition, without a test. Not so for a
+        gap: where strong is not better than weak, to send everything to strong would not do."""
+        return self.name in ("min_quality", "max_regret")
+
+
+def check_number(name: str, value: float, *, part: bool, least: float = 0.0) -> None:
+    """Raises CalibrationError unless `value`, called `name`, is above 0, a part of 1 below 1, and
+    `least` or more."""
+    if isinstance(value, bool) or not math.isfinite(value) or value <= 0:
+        below = ", below 1" if part else ""
+        raise CalibrationError(f"{name} {value!r} is no number above 0{below}")
+    if part and value >= 1:
+        hint = f"; for {value:g}% give {value / 100:g}" if 1 < value < 100 else ""
+        raise CalibrationError(f"{name} {value:g} is no part of 1: above 0, below 1{hint}")
+    if value < least:
+        raise CalibrationError(f"{name} {value:g}: expected {least:g} or more, as 0.9")
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledPrompts:
+    """n prompts with what is known of them, float64[n] each; pairs are (strong, weak).
+
+    `scores` in [0, 1]; `rewards` within `bounds`; `costs` >= 0 of a request; `weights` > 0: one
+    over the probability with which a prompt was sampled, up to a factor. No prompt unseen has a
+    reward outside of the bounds or a larger weight. Raises CalibrationError or EvaluationError for
+    anything that does not fit.
+    """
+
+    scores: Floats
+    rewards: tuple[Floats, Floats] | None = None
+    costs: tuple[Floats, Floats] | None = None
+    weights: Floats | None = None
+    bounds: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        check_scores(self.scores)
+        low, high = self.bounds
+        if not low < high:
+            raise CalibrationError(f"bounds {self.bounds} are no range: give the lower one first")
+        if self.rewards is not None:
+            check_rewards(self.scores, *self.rewards)
+        for name, values in zip(("strong", "weak"), self.rewards or (), strict=False):
+            out = np.flatnonzero((values < low) | (values > high))
+            if out.size:
+                raise CalibrationError(
+                    f"{name}[{int(out[0])}] is {values[out[0]]:g}, outside of the bounds {low:g} "
+                    f"to {high:g}; give the range of the rewards as bounds"
+                )
+        for name, values in zip(("strong", "weak"), self.costs or (), strict=False):
+            self._check_column(f"{name} costs", values, values >= 0, ">= 0")
+        if self.weights is not None:
+            self._check_column("weights", self.weights, self.weights > 0, "above 0")
+
+    def _check_column(self, name: str, values: Floats, fits: Bools, kind: str) -> None:
+        if values.shape != self.scores.shape or not np.all(np.isfinite(values) & fits):
+            raise CalibrationError(
+                f"{name} must be {self.scores.size} finite numbers {kind}, got shape {values.shape}"
+            )
+
+    @property
+    def dearest(self) -> float:
+        """The largest cost of a request; 0 where costs are not known."""
+        return max((float(cost.max()) for cost in self.costs or ()), default=0.0)
+
+    @property
+    def relative_weights(self) -> Floats:
+        """In (0, 1], the largest being 1."""
+        weights = np.ones(self.scores.size) if self.weights is None else self.weights
+        relative: Floats = weights / weights.max()
+        return relative
+
+
+class Variable(NamedTuple):
+    """The bounded variable of one promise, on n prompts.
+
+    `above`, `below` float64[n]: its value where the prompt goes to strong, to weak. On every
+    prompt, labelled or not, it lies within `bounds`, and so does 0, towards which weights move it.
+    """
+
     above: Floats
     below: Floats
-    low: float
-    high: float
-    from_strong: bool
-    holds_at_start: bool
-
-    def values(self, strong_calls: npt.NDArray[np.bool_]) -> Floats:
-        """The variable for a routing bool[n] or for many, bool[n, m]: the same shape."""
-        extra = (slice(None),) + (None,) * (strong_calls.ndim - 1)
-        chosen: Floats = np.where(strong_calls, self.above[extra], self.below[extra])
-        return chosen
+    bounds: tuple[float, float]
 
 
-# A promise of one kind, for any target.
-Maker = Callable[[float], Promise]
+def variable(promise: Promise, prompts: LabelledPrompts, target: float | None = None) -> Variable:
+    """What has a mean of at least 0 where the promise is kept. target: instead of the promise's.
 
-
-def check_target(name: str, value: float) -> float:
-    """The number of a promise as a float.
-
-    Raises CalibrationError unless min_quality and min_gap are between 0 and 1, and max_regret and
-    max_cost above 0. With nothing to lose, what is next to always strong is never shown to keep it.
+    Raises CalibrationError where the prompts lack what the promise is about.
     """
-    if isinstance(value, bool) or not math.isfinite(value):
-        raise CalibrationError(f"{name} {value!r} is no number")
-    if name in ("min_quality", "min_gap") and not 0 < value < 1:
-        raise CalibrationError(f"{name} {value:g} is no part of a whole: above 0, below 1")
-    if value <= 0:
-        raise CalibrationError(f"{name} {value:g} leaves nothing; give a number above 0")
-    return float(value)
-
-
-def check_confidence(confidence: float) -> None:
-    """Raises CalibrationError unless `confidence` is a probability from 0.5 to below 1."""
-    if isinstance(confidence, bool) or not 0.5 <= confidence < 1:
-        raise CalibrationError(
-            f"confidence {confidence!r} is no probability from 0.5 to below 1, such as 0.9"
-        )
-
-
-def quality(strong: Floats, weak: Floats, bounds: tuple[float, float]) -> Maker:
-    """Mean reward of the mix at least q times that of always strong; rewards lie in `bounds`."""
-    lo, hi = bounds
-    if lo < 0:
-        raise CalibrationError(
-            f"a share of strong's quality needs rewards that are 0 or more, got the bounds {lo:g} "
-            f"to {hi:g}; promise a part of the gap or a regret instead"
-        )
-
-    def make(q: float) -> Promise:
-        return Promise(
-            name="min_quality",
-            target=q,
-            above=(1 - q) * strong,
-            below=weak - q * strong,
-            low=min(lo - q * hi, (1 - q) * lo, (1 - q) * hi),
-            high=max(hi - q * lo, (1 - q) * hi),
-            from_strong=True,
-            holds_at_start=q <= 1,
-        )
-
-    return make
-
-
-def gap(strong: Floats, weak: Floats, bounds: tuple[float, float]) -> Maker:
-    """Mean reward of the mix at least weak + g (strong - weak): PGR >= g where there is a gap.
-
-    Always strong is tested too: where strong is not better than weak there is nothing to recover,
-    and to send everything to strong would not do.
-    """
-    width = bounds[1] - bounds[0]
-
-    def make(g: float) -> Promise:
-        gain = strong - weak
-        reach = max(abs(g), abs(1 - g)) * width
-        return Promise("min_gap", g, (1 - g) * gain, -g * gain, -reach, reach, True, False)
-
-    return make
-
-
-def regret(strong: Floats, weak: Floats, bounds: tuple[float, float]) -> Maker:
-    """Mean reward of the mix at most e below that of always strong, in units of the reward."""
-    width = bounds[1] - bounds[0]
-
-    def make(e: float) -> Promise:
-        always = np.full(strong.shape, e)
-        below = e - (strong - weak)
-        return Promise("max_regret", e, always, below, e - width, e + width, True, e >= 0)
-
-    return make
-
-
-def cost(strong_cost: Floats, weak_cost: Floats, cap: float) -> Maker:
-    """Mean cost of a request at most c, where no request costs more than `cap`."""
-
-    def make(c: float) -> Promise:
-        return Promise("max_cost", c, c - strong_cost, c - weak_cost, c - cap, c, False, False)
-
-    return make
+    t = promise.target if target is None else target
+    lo, hi = prompts.bounds
+    pair = prompts.costs if promise.name == "max_cost" else prompts.rewards
+    if pair is None:
+        lacks = "cost of every prompt on either model" if promise.name == "max_cost" else "rewards"
+        raise CalibrationError(f"{promise.name} needs the {lacks}")
+    strong, weak = pair
+    if promise.name == "max_cost":
+        cap = 2 * prompts.dearest if promise.cost_cap is None else promise.cost_cap
+        if not cap >= prompts.dearest:
+            raise CalibrationError(
+                f"cost_cap {cap:g} is below the dearest request, {prompts.dearest:g}; no request "
+                "may cost more than the cap"
+            )
+        above, below, low, high = t - strong, t - weak, t - cap, t
+    elif promise.name == "min_quality":
+        if lo < 0:
+            raise CalibrationError(
+                f"a share of strong's quality needs rewards that are 0 or more, got the bounds "
+                f"{lo:g} to {hi:g}; promise a part of the gap or a regret instead"
+            )
+        above, below = (1 - t) * strong, weak - t * strong
+        low, high = min(lo - t * hi, (1 - t) * lo, (1 - t) * hi), max(hi - t * lo, (1 - t) * hi)
+    elif promise.name == "min_gap":
+        above, below = (1 - t) * (strong - weak), -t * (strong - weak)
+        high = max(abs(t), abs(1 - t)) * (hi - lo)
+        low = -high
+    else:
+        above, below = np.full(strong.shape, t), t - (strong - weak)
+        low, high = t - (hi - lo), t + (hi - lo)
+    return Variable(above, below, (min(low, 0.0), max(high, 0.0)))

@@ -1,9 +1,7 @@
 """The thresholds in a fixed order, from the safest on, and how far a promise is shown to hold.
 
-Learn then Test, Angelopoulos et al. 2021, arXiv 2110.01052, section 2.3 (fixed-sequence testing):
-hypotheses in an order that was fixed beforehand, each tested at the full level, up to the first
-that is not rejected. A false rejection needs the first true hypothesis of the order to be rejected,
-which has at most the probability `level`. See `guarantee` for what the order is here.
+Fixed-sequence testing, see `threshold`: each hypothesis is tested at the full level, up to the
+first that is not rejected.
 """
 
 import math
@@ -13,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ...router.threshold import achievable
+from ..metrics import Floats
 from .means import LARGEST_BET, MeanTest
-from .promises import Floats, Maker, Promise
+from .promises import LabelledPrompts, Promise, Variable, variable
 
 # Up to so many prompts every threshold is tested; beyond, those on a lattice that no data chose.
 EVERY_THRESHOLD = 5_000
@@ -32,31 +31,29 @@ SLACK = 1.25
 STEPS = 200
 
 
-class Sequence:
+class FixedSequence:
     """One promise, its thresholds in their order, and the tests of them.
 
-    `scores` float64[n] in [0, 1]; `weight` float64[n] in (0, 1]; `order` int[n]: in which order the
-    n draws are taken, chosen without regard to the labels. `count` thresholds have passed so far.
+    order int[n]: in which order the n draws are taken, chosen without regard to the labels.
+    `count` thresholds have passed so far.
     """
 
     def __init__(
         self,
-        scores: Floats,
+        prompts: LabelledPrompts,
         promise: Promise,
-        weight: Floats,
-        order: npt.NDArray[np.intp],
         test: MeanTest,
-        level: float,
+        order: npt.NDArray[np.intp],
     ) -> None:
-        self.promise = promise
-        self.thresholds = _thresholds(scores, from_strong=promise.from_strong)
-        self._scores = scores[order]
-        self._weight = weight[order]
+        self._prompts = prompts
+        self._promise = promise
         self._order = order
+        self._scores = prompts.scores[order]
+        self._weight = prompts.relative_weights[order]
         self._test = test
-        self._level = level
-        # A weight of less than 1 moves a value towards 0, which is why 0 lies within the bounds.
-        self.bounds = _with_zero(promise)
+        self._level = 1 - promise.confidence
+        self.variable = variable(promise, prompts)
+        self.thresholds = _thresholds(prompts.scores, from_strong=promise.from_strong)
         self.count = int(promise.holds_at_start)
         self._ended = False
 
@@ -68,14 +65,13 @@ class Sequence:
     @property
     def feasible(self) -> bool:
         """Whether a threshold has passed that had to be tested."""
-        return self.count > int(self.promise.holds_at_start)
+        return self.count > int(self._promise.holds_at_start)
 
-    def run(self) -> "Sequence":
+    def run(self) -> None:
         """Test threshold after threshold, until one is not shown to keep the promise."""
         size = max(1, min(BLOCK, BLOCK_VALUES // self._scores.size))
         while (block := self.block(size)) is not None:
-            self.take(self._test(block, *self.bounds, self._level))
-        return self
+            self.take(self._test(block, *self.variable.bounds, self._level))
 
     def block(self, size: int) -> Floats | None:
         """The variable at the next thresholds in the order, at most `size`: float64[n, m].
@@ -84,31 +80,34 @@ class Sequence:
         order: many sequences can be tested at once.
         """
         following = self.thresholds[self.count : self.count + size]
-        return None if self._ended or not following.size else self.values(following, self.promise)
+        return None if self._ended or not following.size else self._values(following, self.variable)
 
     def take(self, shown: npt.NDArray[np.bool_]) -> None:
         """Count on to the first threshold of the block that is not shown to keep the promise."""
         self._ended = not bool(shown.all())
         self.count += int(np.argmin(shown)) if self._ended else shown.size
 
-    def tightened(self, make: Maker) -> float:
-        """The best target that the last threshold is shown to keep, all thresholds having passed.
+    def bound(self) -> float:
+        """The best target that the last threshold is shown to keep.
 
-        The sequence goes on with harder targets for the same threshold, in steps fixed beforehand
-        (of 0.005, or of a two-hundredth of the target), until one fails. Had a threshold failed,
-        nothing would be left to test with, and the target itself is all that holds.
+        Where all thresholds have passed, the sequence goes on with harder targets for the last, in
+        steps fixed beforehand (of 0.005, or of a two-hundredth of the target), until one fails. Had
+        a threshold failed, nothing would be left to test with: the target itself is all that holds.
         """
-        best = self.promise.target
-        for target in self._harder():
-            harder = make(target)
-            values = self.values(self.thresholds[-1:], harder)
-            if not self._test(values, *_with_zero(harder), self._level)[0]:
+        best, steps = self._promise.target, 0.005 * np.arange(1, STEPS)
+        if self.count < self.thresholds.size:
+            return best
+        grows = self._promise.name in ("min_quality", "min_gap")
+        for target in (best + steps if grows else best * (1 - steps)).tolist():
+            harder = variable(self._promise, self._prompts, target)
+            values = self._values(self.thresholds[-1:], harder)
+            if not self._test(values, *harder.bounds, self._level)[0]:
                 break
             best = target
         return best
 
-    def needed(self) -> int | None:
-        """About how many draws would show that a useful share of calls keeps the promise.
+    def labels_needed(self) -> int | None:
+        """About how many labels would show that a useful share of calls keeps the promise.
 
         From mean and deviation at the start, at half and at the whole of that share, as the central
         limit theorem has it, and from how fast wealth can grow at the largest bet. A mean that is
@@ -119,7 +118,7 @@ class Sequence:
         """
         n = self._scores.size
         calls = 1 - np.searchsorted(np.sort(self._scores), self.thresholds) / n
-        moved = np.abs(calls - float(self.promise.from_strong))
+        moved = np.abs(calls - float(self._promise.from_strong))
         normal = NormalDist()
         sure = normal.inv_cdf(1 - self._level)
         z = sure + normal.inv_cdf(POWER)
@@ -128,18 +127,18 @@ class Sequence:
         needed = 0.0
         for share in (0.0, USEFUL_SHARE / 2, USEFUL_SHARE):
             at = min(int(np.searchsorted(moved, share)), moved.size - 1)
-            column = self.values(self.thresholds[at : at + 1], self.promise)[:, 0]
+            column = self._values(self.thresholds[at : at + 1], self.variable)[:, 0]
             deviation = max(float(column.std()), 1e-12)
             error = deviation / math.sqrt(n)
             mean = float(column.mean())
             if mean <= 0 and n < HANDFUL:
-                deviation = (self.bounds[1] - self.bounds[0]) / 2
+                deviation = (self.variable.bounds[1] - self.variable.bounds[0]) / 2
                 error = deviation / math.sqrt(n)
             if mean + sure * error < 0 or not column.any():
                 return None
             mean = max(mean, error / 2)
             # The largest bet is never ruinous, so that the logarithm is finite.
-            largest = LARGEST_BET / max(-self.promise.low, float(np.abs(column).max()))
+            largest = LARGEST_BET / max(-self.variable.bounds[0], float(np.abs(column).max()))
             growth = float(np.mean(np.log1p(largest * column)))
             needed = max(needed, (z * deviation / mean) ** 2)
             if growth > 0:
@@ -147,22 +146,12 @@ class Sequence:
         # Some more than there are at least: with these it was not shown.
         return math.ceil(max(needed, 1.1 * n))
 
-    def values(self, thresholds: Floats, promise: Promise) -> Floats:
-        """The variable of the promise, weighted: float64[n, m], rows in the order of the draws."""
+    def _values(self, thresholds: Floats, of: Variable) -> Floats:
+        """The variable, weighted: float64[n, m], rows in the order of the draws."""
         calls = self._scores[:, None] >= thresholds[None, :]
-        above, below = promise.above[self._order], promise.below[self._order]
+        above, below = of.above[self._order], of.below[self._order]
         weighted: Floats = np.where(calls, above[:, None], below[:, None]) * self._weight[:, None]
         return weighted
-
-    def _harder(self) -> list[float]:
-        promise, steps = self.promise, 0.005 * np.arange(1, STEPS)
-        if promise.name in ("min_quality", "min_gap"):
-            return [float(target) for target in promise.target + steps]
-        return [float(target) for target in promise.target * (1 - steps)]
-
-
-def _with_zero(promise: Promise) -> tuple[float, float]:
-    return min(promise.low, 0.0), max(promise.high, 0.0)
 
 
 def _thresholds(scores: Floats, *, from_strong: bool) -> Floats:
