@@ -72,7 +72,7 @@ def watch(
     """
     require_extra("sqlalchemy", "serve")
     from ..serve.config.time_spec import moment
-    from ..serve.records.table import open_recorded
+    from ..serve.records.database import open_recorded
 
     with error_lines():
         settings = _settings(url, config)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..eval.benchmarks import load
-from ..eval.drift.arms import Sums, difference
+from ..eval.drift.arms import ArmSums, difference
 from ..eval.drift.baseline import Baseline
 from ..eval.drift.sequential import ScoreTest
 from ..eval.metrics import Z95
@@ -164,7 +164,7 @@ def experiments(count: int, seed: int, units: int = 4000) -> Iterator[str]:
             ever = np.zeros(2, dtype=bool)
             for n in range(EVERY, units + 1, EVERY):
                 control, treatment = (
-                    Sums(int(s[0, n - 1]), *(float(v) for v in s[1:, n - 1])) for s in sums
+                    ArmSums(int(s[0, n - 1]), *(float(v) for v in s[1:, n - 1])) for s in sums
                 )
                 ever[0] |= difference("cost", control, treatment, alpha=0.05).differs
                 error = math.sqrt(control.variance() + treatment.variance())

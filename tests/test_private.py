@@ -12,7 +12,7 @@ from thriftroute.files import private, tighten, whole_file
 from thriftroute.labels.ledger import LabelLedger
 from thriftroute.labels.output import write_jsonl
 from thriftroute.serve.cache.backends import DiskStore
-from thriftroute.serve.records.table import create_schema, open_engine
+from thriftroute.serve.records.database import create_schema, open_engine
 from typer.testing import CliRunner
 
 

@@ -16,12 +16,9 @@ from thriftroute.serve.config.settings import RecordSettings
 from thriftroute.serve.errors import RefusedError
 from thriftroute.serve.records import Record, Recorder
 from thriftroute.serve.records.daily import insert
-from thriftroute.serve.records.stats import GROUPS, export_jsonl, stats
-from thriftroute.serve.records.table import (
-    create_schema,
-    open_engine,
-    to_row,
-)
+from thriftroute.serve.records.database import create_schema, open_engine
+from thriftroute.serve.records.stats import GROUPS, export, export_jsonl, stats
+from thriftroute.serve.records.table import to_row
 from thriftroute.tests.helpers.servers import postgres_server
 
 START = 1_700_006_400.0  # a midnight, UTC
@@ -278,8 +275,8 @@ def test_unknown_groups_and_filters_are_refused_by_name(recorder: Recorder) -> N
         assert (caught.value.status, caught.value.param) == (400, "prompt")
 
 
-def test_an_export_holds_all_rows_oldest_first(recorder: Recorder, url: str) -> None:
-    assert [row["id"] for row in recorder.export()] == [r.id for r in RECORDS]
+def test_an_export_holds_all_rows_oldest_first(engine: Engine, url: str) -> None:
+    assert [row["id"] for row in export(engine)] == [r.id for r in RECORDS]
     out = io.StringIO()
     count = export_jsonl(url, out, since=START + DAY, until=START + 2 * DAY, rated=True)
     rows = [json.loads(line) for line in out.getvalue().splitlines()]

@@ -7,14 +7,8 @@ from sqlalchemy import event, func, select
 from sqlalchemy.exc import IntegrityError
 from thriftroute.serve.records import Record, hash_prompt, hash_session
 from thriftroute.serve.records.daily import PAGE, insert
-from thriftroute.serve.records.table import (
-    create_schema,
-    decisions,
-    latency_step,
-    open_engine,
-    step_seconds,
-    to_row,
-)
+from thriftroute.serve.records.database import create_schema, open_engine
+from thriftroute.serve.records.table import decisions, latency_step, step_seconds, to_row
 
 
 def test_a_hash_tells_prompts_apart_and_not_the_order_of_their_keys() -> None:

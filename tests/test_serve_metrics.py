@@ -117,7 +117,7 @@ class Queue:
 
 def test_the_recorder_is_shown_as_it_is() -> None:
     metrics, queue = Metrics(), Queue()
-    metrics.watch(queue)
+    metrics.watch(queue)  # type: ignore[arg-type]
     assert value(metrics, "records_dropped_total") == 0
     queue.pending, queue.dropped = 7, 3
     assert value(metrics, "records_pending") == 7

@@ -2,15 +2,15 @@
 
 import numpy as np
 import pytest
-from thriftroute.eval.drift.arms import LEAST, Sums, compare, difference
+from thriftroute.eval.drift.arms import LEAST, ArmSums, compare, difference
 
 
-def sums(x: np.ndarray, d: np.ndarray) -> Sums:
+def sums(x: np.ndarray, d: np.ndarray) -> ArmSums:
     parts = (x.sum(), d.sum(), (x * x).sum(), (x * d).sum(), (d * d).sum())
-    return Sums(int((d > 0).sum()), *(float(part) for part in parts))
+    return ArmSums(int((d > 0).sum()), *(float(part) for part in parts))
 
 
-def drawn(seed: int, units: int = 400, price: float = 1.0) -> Sums:
+def drawn(seed: int, units: int = 400, price: float = 1.0) -> ArmSums:
     random = np.random.default_rng(seed)
     requests = random.geometric(0.3, units).astype(float)
     return sums(price * requests * random.lognormal(0, 0.5, units), requests)
@@ -98,7 +98,7 @@ def test_rare_events_raise_no_more_false_alarms_than_stated(
     assert alarms <= 5
 
 
-def _arm(x: np.ndarray, d: np.ndarray, inside: np.ndarray, k: int) -> Sums:
+def _arm(x: np.ndarray, d: np.ndarray, inside: np.ndarray, k: int) -> ArmSums:
     x, d = x[:k][inside[:k]], d[:k][inside[:k]]
     parts = (x.sum(), d.sum(), (x * x).sum(), (x * d).sum(), (d * d).sum())
-    return Sums(len(x), *(float(part) for part in parts))
+    return ArmSums(len(x), *(float(part) for part in parts))

@@ -7,20 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 from sqlalchemy import Engine, inspect, select, text
-from thriftroute.eval.drift.arms import Sums
+from thriftroute.eval.drift.arms import ArmSums
 from thriftroute.serve.config.settings import RecordSettings
 from thriftroute.serve.records import Record, Recorder
 from thriftroute.serve.records.arms import arms, experiments, scored_by, shadow
 from thriftroute.serve.records.daily import insert
+from thriftroute.serve.records.database import create_schema, open_engine
 from thriftroute.serve.records.stats import export
-from thriftroute.serve.records.table import (
-    create_schema,
-    daily,
-    decisions,
-    meta,
-    open_engine,
-    to_row,
-)
+from thriftroute.serve.records.table import daily, decisions, meta, to_row
 from thriftroute.tests.helpers.servers import postgres_server
 
 NEW = ("arm", "routed", "routed_cost", "familiarity")
@@ -74,7 +68,7 @@ def test_a_table_of_version_1_is_extended_and_keeps_its_rows(engine: Engine) -> 
         assert connection.execute(select(daily.c.requests)).first() is not None
 
 
-def by_hand(records: list[Record], arm: str) -> dict[str, Sums]:
+def by_hand(records: list[Record], arm: str) -> dict[str, ArmSums]:
     units: dict[str, list[Record]] = {}
     for record in records:
         if record.arm == arm:
@@ -95,7 +89,7 @@ def by_hand(records: list[Record], arm: str) -> dict[str, Sums]:
         x = np.array([float(sum(value(r) for r in unit)) for unit in units.values()])
         d = np.array([float(sum(counts(r) for r in unit)) for unit in units.values()])
         parts = (x.sum(), d.sum(), x @ x, x @ d, d @ d)
-        found[name] = Sums(int((d > 0).sum()), *(float(part) for part in parts))
+        found[name] = ArmSums(int((d > 0).sum()), *(float(part) for part in parts))
     return found
 
 

@@ -24,7 +24,7 @@ LEAST = 100  # units an arm, for a normal limit to mean anything
 
 
 @dataclass(frozen=True)
-class Sums:
+class ArmSums:
     """Of one arm and metric, over its units: x is the unit's sum of the metric, d its number of
     requests that have it."""
 
@@ -48,14 +48,14 @@ class Sums:
         squares = max(0.0, self.xx - 2 * mean * self.xd + mean * mean * self.dd)
         return self.units / (self.units - 1) * squares / self.d**2
 
-    def and_four(self) -> "Sums":
+    def and_four(self) -> "ArmSums":
         """With four more units of the mean size, of one request at least: two in which every
         request has it, two in which none has."""
         if not self.units:
             return self
         size = max(1.0, self.d / self.units)  # few requests are rated
         square = size * size
-        return Sums(
+        return ArmSums(
             self.units + 4,
             self.x + 2 * size,
             self.d + 4 * size,
@@ -95,12 +95,12 @@ class Experiment:
 
 
 def compare(name: str, arms: Mapping[str, Mapping[str, Any]], *, alpha: float = 0.05) -> Experiment:
-    """arms: "control" and "treatment", each {"units", "requests", "metrics": {name: Sums}}; one
+    """arms: "control" and "treatment", each {"units", "requests", "metrics": {name: ArmSums}}; one
     that has no requests yet may be missing. alpha: of each metric's interval by itself."""
     empty: Mapping[str, Any] = {"units": 0, "requests": 0, "metrics": {}}
     sides = [arms.get(side, empty) for side in (CONTROL, TREATMENT)]
     names = list(dict.fromkeys(metric for side in sides for metric in side["metrics"]))
-    none = Sums(0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    none = ArmSums(0, 0.0, 0.0, 0.0, 0.0, 0.0)
     return Experiment(
         name,
         alpha,
@@ -113,7 +113,7 @@ def compare(name: str, arms: Mapping[str, Mapping[str, Any]], *, alpha: float = 
     )
 
 
-def difference(metric: str, control: Sums, treatment: Sums, *, alpha: float) -> Difference:
+def difference(metric: str, control: ArmSums, treatment: ArmSums, *, alpha: float) -> Difference:
     """One metric's means, their difference, and whether the interval leaves out 0."""
     a, b = control.mean, treatment.mean
     interval = None

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import prometheus_client.values as prometheus_values
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, multiprocess
@@ -20,25 +20,14 @@ from prometheus_client.exposition import choose_encoder
 from ..._version import __version__
 from .record import Record
 
+if TYPE_CHECKING:
+    from .writer import Recorder
+
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 30, 45, 60, 120, 300, 600)
 FINE_SECONDS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 1, 5)
 SCORES = tuple(step / 20 for step in range(1, 21))
 MAX_BUDGETS = 200  # a budget for each of ten thousand tenants would be as many series
 MULTIPROC = "PROMETHEUS_MULTIPROC_DIR"
-
-
-class Recording(Protocol):
-    """The part of a Recorder that is measured."""
-
-    @property
-    def pending(self) -> int:
-        """Rows that wait."""
-        ...
-
-    @property
-    def dropped(self) -> int:
-        """Rows lost."""
-        ...
 
 
 class Metrics:
@@ -52,7 +41,7 @@ class Metrics:
     def __init__(self, models: Sequence[str] = (), *, folder: Path | None = None) -> None:
         self.folder = folder
         self._models = frozenset(models)
-        self._recorder: Recording | None = None
+        self._recorder: Recorder | None = None
         self._dropped = 0
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -60,11 +49,7 @@ class Metrics:
             os.environ[MULTIPROC] = str(folder)
             prometheus_values.ValueClass = prometheus_values.get_value_class()  # type: ignore[no-untyped-call]
         disable_created()  # type: ignore[no-untyped-call]  # a second series for each, which nothing reads
-        self.registry = CollectorRegistry()
-        self._make()
-
-    def _make(self) -> None:
-        registry = self.registry
+        self.registry = registry = CollectorRegistry()
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"thriftroute_{name}", text, labels, registry=registry)
@@ -73,23 +58,18 @@ class Metrics:
             full = f"thriftroute_{name}"
             return Histogram(full, text, labels, buckets=buckets, registry=registry)
 
-        def gauge(name: str, text: str, *labels: str, mode: Any = "livesum") -> Gauge:
+        def gauge(name: str, text: str, mode: Any, *labels: str) -> Gauge:
             full = f"thriftroute_{name}"
             return Gauge(full, text, labels, registry=registry, multiprocess_mode=mode)
 
-        self.requests = counter(
-            "requests", "Requests, by the model that answered", "model", "choice", "cache", "status"
-        )
-        self.cost = counter("cost_usd", "Spent on calls", "model", "tier")
+        answered, money = ("model", "choice", "cache", "status"), ("model", "tier")
+        self.requests = counter("requests", "Requests, by the model that answered", *answered)
+        self.cost = counter("cost_usd", "Spent on calls", *money)
         self.strong_cost = counter(
-            "strong_cost_usd", "What the strong model would have cost", "model", "tier"
+            "strong_cost_usd", "What the strong model would have cost", *money
         )
-        self.tokens = counter(
-            "tokens",
-            "Tokens; cached ones are part of prompt, reasoning of completion",
-            "model",
-            "kind",
-        )
+        kinds = "Tokens; cached ones are part of prompt, reasoning of completion"
+        self.tokens = counter("tokens", kinds, "model", "kind")
         self.latency = histogram("request_seconds", "Whole requests", SECONDS, "model")
         self.first_token = histogram(
             "first_token_seconds", "To a stream's first piece", SECONDS, "model"
@@ -98,39 +78,29 @@ class Metrics:
             "overhead_seconds", "Requests without their upstream calls", FINE_SECONDS
         )
         self.score = histogram("score", "Scores of routed requests", SCORES, "router")
-        self.fallbacks = counter(
-            "fallbacks", "Calls that went on to another model", "from_model", "to_model"
-        )
+        went_on = "Calls that went on to another model"
+        self.fallbacks = counter("fallbacks", went_on, "from_model", "to_model")
         self.refusals = counter("refusals", "Requests refused, by HTTP status", "status")
-        self.in_flight = gauge("in_flight", "Requests in work")
-        self.pending = gauge("records_pending", "Decisions that wait for the database")
+        self.in_flight = gauge("in_flight", "Requests in work", "livesum")
+        self.pending = gauge("records_pending", "Decisions that wait for the database", "livesum")
         self.dropped = counter("records_dropped", "Decisions lost: queue full, or row refused")
-        budget = ("scope", "name", "per", "unit")
-        self.budget_limit = gauge("budget_limit", "Budget a window", *budget, mode="mostrecent")
-        self.budget_spent = gauge(
-            "budget_spent", "Spent of it, reservations included", *budget, mode="mostrecent"
-        )
-        self.degraded = gauge(
-            "budgets_degraded",
-            "1 where a worker counts budgets for itself, Redis being away",
-            mode="livesum",
-        )
-        self.drift_pvalue = gauge(
-            "drift_pvalue",
-            "That scores are still the baseline's: how unlikely, valid at every look",
-            mode="livemin",
-        )
+        budget = ("mostrecent", "scope", "name", "per", "unit")
+        self.budget_limit = gauge("budget_limit", "Budget a window", *budget)
+        self.budget_spent = gauge("budget_spent", "Spent of it, reservations included", *budget)
+        alone = "1 where a worker counts budgets for itself, Redis being away"
+        self.degraded = gauge("budgets_degraded", alone, "livesum")
+        unlikely = "That scores are still the baseline's: how unlikely, valid at every look"
+        self.drift_pvalue = gauge("drift_pvalue", unlikely, "livemin")
         self.drift_pvalue.set(1)  # 0 would be an alarm
-        self.drift_alarm = gauge("drift_alarm", "1 once drift was found", mode="livemax")
-        self.expected_share = gauge(
-            "strong_share_expected", "Of the baseline at the threshold", mode="mostrecent"
-        )
-        self.threshold = gauge("threshold", "The pair's, as it is now", mode="mostrecent")
+        self.drift_alarm = gauge("drift_alarm", "1 once drift was found", "livemax")
+        expected = "Of the baseline at the threshold"
+        self.expected_share = gauge("strong_share_expected", expected, "mostrecent")
+        self.threshold = gauge("threshold", "The pair's, as it is now", "mostrecent")
         for unknown in (self.expected_share, self.threshold):
             unknown.set(math.nan)
-        gauge("info", "The version that runs", "version", mode="livemax").labels(__version__).set(1)
+        gauge("info", "The version that runs", "livemax", "version").labels(__version__).set(1)
 
-    def watch(self, recorder: Recording) -> None:
+    def watch(self, recorder: "Recorder") -> None:
         """Show this recorder's queue; looked at with every request and at every `render`."""
         self._recorder = recorder
         self._look()
@@ -139,11 +109,9 @@ class Metrics:
         """Count one finished request. Never raises for odd numbers: they are left out."""
         model = self._name(record.model)
         self.requests.labels(model, record.choice or "none", record.cache, record.status).inc()
-        tier = record.tier or "none"
-        if record.cost >= 0:
-            self.cost.labels(model, tier).inc(record.cost)
-        if record.strong_cost >= 0:
-            self.strong_cost.labels(model, tier).inc(record.strong_cost)
+        for counter, usd in ((self.cost, record.cost), (self.strong_cost, record.strong_cost)):
+            if usd >= 0:
+                counter.labels(model, record.tier or "none").inc(usd)
         for kind in ("prompt", "completion", "cached", "reasoning"):
             count = getattr(record, f"{kind}_tokens")
             if count > 0:

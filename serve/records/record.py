@@ -81,10 +81,13 @@ class Record:
 
 def hash_prompt(messages: Sequence[Mapping[str, Any]]) -> str:
     """SHA-256 (hex) of the messages as canonical JSON: the same prompt, the same hash."""
-    text = json.dumps(messages, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return _hash(json.dumps(messages, sort_keys=True, separators=(",", ":"), ensure_ascii=False))
 
 
 def hash_session(tenant: str, session: str) -> str:
     """SHA-256 (hex) of a tenant's session, which may hold a user's name and is not kept itself."""
-    return hashlib.sha256(f"{tenant}\0{session}".encode("utf-8", "surrogatepass")).hexdigest()
+    return _hash(f"{tenant}\0{session}")
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

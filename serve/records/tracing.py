@@ -15,7 +15,6 @@ from ...errors import ConfigError, require_extra
 from .record import Record
 
 if TYPE_CHECKING:
-    from opentelemetry.context import Context
     from opentelemetry.sdk.trace.export import SpanExporter
 
 EXPORT_S = 5.0  # for one batch to reach the collector
@@ -29,6 +28,7 @@ _ATTRIBUTES = {
     "gen_ai.usage.output_tokens": "completion_tokens",
     "gen_ai.usage.cache_read.input_tokens": "cached_tokens",
     "http.response.status_code": "status",
+    "error.type": "error",
     "thriftroute.decision.id": "id",
     "thriftroute.tenant": "tenant",
     "thriftroute.key": "key",
@@ -99,49 +99,45 @@ class Tracing:
             return
         from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
 
-        parent = self._propagator.extract(dict(headers or {}))
+        context = self._propagator.extract(dict(headers or {}))
+
+        def span(name: str, kind: Any, ends: tuple[int, int], failed: bool, fields: Any) -> Any:
+            known = {key: value for key, value in fields.items() if value is not None}
+            made = self._tracer.start_span(
+                f"chat {name}".strip(),
+                context=context,
+                kind=kind,
+                start_time=ends[0],
+                attributes={"gen_ai.operation.name": "chat", **known},
+            )
+            if failed:
+                made.set_status(Status(StatusCode.ERROR))
+            made.end(end_time=ends[1])
+            return made
+
         start = round(record.time * 1e9)
-        end = start + round(max(record.latency_s, 0.0) * 1e9)
-        span = self._tracer.start_span(
-            f"chat {record.requested}".strip(),
-            context=parent,
-            kind=SpanKind.SERVER,
-            start_time=start,
-            attributes=_attributes(record),
-        )
-        if span.is_recording():
-            if record.error is not None:
-                span.set_attribute("error.type", record.error)
-            # As for any server's span: a client's own mistake is no error of the server.
-            if record.status >= 500 or (record.error is not None and record.status < 400):
-                span.set_status(Status(StatusCode.ERROR))
-            self._calls(record, set_span_in_context(span), end)
-        span.end(end_time=end)
-
-    def _calls(self, record: Record, context: "Context", end: int) -> None:
-        """A span for each attempt, one after the other, the last ending with the request."""
-        from opentelemetry.trace import SpanKind, Status, StatusCode
-
+        end = start + _nanoseconds(record.latency_s)
+        fields = {name: getattr(record, field) for name, field in _ATTRIBUTES.items()}
+        # As for any server's span: a client's own mistake is no error of the server.
+        failed = record.status >= 500 or (record.error is not None and record.status < 400)
+        request = span(record.requested, SpanKind.SERVER, (start, end), failed, fields)
+        context = set_span_in_context(request)
+        # A span for each attempt, one after the other, the last ending with the request.
         lengths = [_nanoseconds(attempt.get("seconds")) for attempt in record.attempts]
         start = end - sum(lengths)
         for attempt, length in zip(record.attempts, lengths, strict=True):
-            model = str(attempt.get("model"))
-            call = self._tracer.start_span(
-                f"chat {model}",
-                context=context,
-                kind=SpanKind.CLIENT,
-                start_time=start,
-                attributes={"gen_ai.operation.name": "chat", "gen_ai.request.model": model},
+            error, status = (
+                attempt.get("error_class") or attempt.get("error"),
+                attempt.get("status"),
             )
-            error = attempt.get("error_class") or attempt.get("error")
-            if error:
-                call.set_attribute("error.type", str(error))
-                call.set_status(Status(StatusCode.ERROR))
-            status = attempt.get("status")
-            if isinstance(status, int):
-                call.set_attribute("http.response.status_code", status)
+            model = str(attempt.get("model"))
+            fields = {
+                "gen_ai.request.model": model,
+                "error.type": str(error) if error else None,
+                "http.response.status_code": status if isinstance(status, int) else None,
+            }
+            span(model, SpanKind.CLIENT, (start, start + length), bool(error), fields)
             start += length
-            call.end(end_time=start)
 
     def close(self, timeout: float = 5.0) -> None:
         """Send what waits, for `timeout` seconds at most, and stop."""
@@ -164,15 +160,6 @@ def traces_url(endpoint: str) -> str:
             f"otel_endpoint: expected a URL such as http://localhost:4318, got {endpoint!r}"
         )
     return urlunsplit(parts._replace(path="/v1/traces")) if parts.path in {"", "/"} else endpoint
-
-
-def _attributes(record: Record) -> dict[str, Any]:
-    attributes: dict[str, Any] = {"gen_ai.operation.name": "chat"}
-    for name, field in _ATTRIBUTES.items():
-        value = getattr(record, field)
-        if value is not None:
-            attributes[name] = value
-    return attributes
 
 
 def _nanoseconds(seconds: Any) -> int:

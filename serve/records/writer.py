@@ -5,9 +5,9 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from sqlalchemy import Engine, delete, select, update
 from sqlalchemy.exc import SQLAlchemyError
@@ -15,17 +15,20 @@ from sqlalchemy.exc import SQLAlchemyError
 from ...errors import ConfigError
 from ..config.settings import RecordSettings
 from ..errors import RefusedError
-from . import arms as sums
-from . import stats as reports
+from . import arms, stats
 from .daily import insert
+from .database import create_schema, is_away, open_engine, shown
 from .record import Record
-from .table import create_schema, decisions, is_away, open_engine, shown, to_row
+from .table import clean_text, decisions, to_row
 
 BATCH = 500  # rows a transaction
 PRUNE_EVERY_S = 3600.0
 PRUNE_BATCH = 5000  # rows a transaction: nobody waits long for its lock
 BACKOFF_S = (0.2, 5.0)  # the first wait after a failure, and the longest
+COMMENT_CHARS = 2000
+RATINGS = {"good": 1.0, "bad": 0.0}
 
+T = TypeVar("T")
 _log = logging.getLogger("thriftroute.records")
 
 
@@ -50,6 +53,8 @@ class Recorder:
     def __init__(self, settings: RecordSettings) -> None:
         self.settings = settings
         self.engine: Engine | None = None if settings.url is None else open_engine(settings.url)
+        self.written = 0  # rows so far
+        self.dropped = 0  # rows lost: the queue was full, or the database refuses the row itself
         self._queue: deque[Record] = deque()
         self._batch: list[Record] = []  # taken from the queue, not written yet
         self._lock = threading.Lock()
@@ -60,8 +65,6 @@ class Recorder:
         self._schema = False
         self._away = False
         self._closed = False
-        self._written = 0
-        self._dropped = 0
         self._next_prune = 0.0
 
     @property
@@ -69,21 +72,6 @@ class Recorder:
         """Rows that wait to be written."""
         with self._lock:  # rows on their way from the queue to the batch are in neither
             return self._waiting()
-
-    @property
-    def dropped(self) -> int:
-        """Rows lost so far: the queue was full, or the database refuses the row itself."""
-        return self._dropped
-
-    @property
-    def written(self) -> int:
-        """Rows written so far."""
-        return self._written
-
-    @property
-    def healthy(self) -> bool:
-        """False while the database is away; rows wait then."""
-        return not self._away
 
     def check(self) -> None:
         """What `start` would raise, before anything is served; no connection is kept."""
@@ -124,11 +112,11 @@ class Recorder:
             return
         with self._lock:
             if self._closed:
-                self._dropped += 1
+                self.dropped += 1
                 return
             if self._queue and self._waiting() >= self.settings.queue:
                 self._queue.popleft()
-                self._dropped += 1
+                self.dropped += 1
             self._queue.append(record)
             full = len(self._queue) >= BATCH
         if full:
@@ -142,24 +130,23 @@ class Recorder:
         if self.engine is None or self._closed:
             return 0
         atexit.unregister(self.close)
-        if self._thread is not None:
+        thread, self._thread = self._thread, None
+        if thread is not None:
             self._deadline = time.monotonic() + timeout
             self._closing.set()
             self._wake.set()
-            self._thread.join(timeout + 0.5)
-            stuck = self._thread.is_alive()
-            self._thread = None
-        else:
-            stuck = False
+            thread.join(timeout + 0.5)
         with self._lock:
             lost = self._waiting()
             self._closed = True
             self._queue.clear()
             self._batch = []
-            self._dropped += lost
+            self.dropped += lost
         if lost:
             _log.error("%d decisions were not written to %s", lost, shown(self.engine))
-        if not stuck:  # a connection in use cannot be closed from here
+        if (
+            thread is None or not thread.is_alive()
+        ):  # a connection in use cannot be closed from here
             self.engine.dispose()
         return lost
 
@@ -179,8 +166,7 @@ class Recorder:
         None: of any. False where there is no such decision (one that another worker has put may
         take `flush_s` seconds to appear). Raises RefusedError (400) for any other value.
         """
-        known = {"good": 1.0, "bad": 0.0}
-        score = known.get(value) if isinstance(value, str) else value
+        score = RATINGS.get(value) if isinstance(value, str) else value
         if score is None or isinstance(value, bool) or not 0 <= score <= 1:
             raise RefusedError(
                 400, "invalid_feedback", "feedback is 'good', 'bad' or a number from 0 to 1"
@@ -192,7 +178,7 @@ class Recorder:
             rows &= decisions.c.tenant == tenant
         values = {
             "feedback": float(score),
-            "feedback_comment": None if comment is None else _plain(comment),
+            "feedback_comment": None if comment is None else clean_text(comment)[:COMMENT_CHARS],
             "feedback_time": time.time(),
         }
         with self._lock:  # not written yet: the row will bring it along
@@ -215,13 +201,11 @@ class Recorder:
         self, limit: int = 50, filters: Mapping[str, Any] | None = None
     ) -> list[dict[str, Any]]:
         """The latest decisions, newest first; see `stats.recent`."""
-        with self._reached():
-            return [] if self.engine is None else reports.recent(self.engine, limit, filters)
+        return [] if self.engine is None else self._ask(stats.recent, limit, filters)
 
     def one(self, id: str, *, tenant: str | None = None) -> dict[str, Any] | None:
         """The decision with that id (and tenant), None where there is none."""
-        with self._reached():
-            return None if self.engine is None else reports.one(self.engine, id, tenant=tenant)
+        return None if self.engine is None else self._ask(stats.one, id, tenant=tenant)
 
     def stats(
         self,
@@ -232,28 +216,21 @@ class Recorder:
         filters: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Spend, saving, strong share, latency, tokens: in all and by group; see `stats.stats`."""
-        with self._reached():
-            return reports.stats(self.engine, since, by, until=until, filters=filters)
-
-    def export(
-        self, *, since: float | None = None, until: float | None = None, rated: bool = False
-    ) -> Iterator[dict[str, Any]]:
-        """All decisions of a time, oldest first; see `stats.export`."""
-        with self._reached():
-            if self.engine is not None:
-                yield from reports.export(self.engine, since=since, until=until, rated=rated)
+        return self._ask(stats.stats, since, by, until=until, filters=filters)
 
     def arms(
         self, experiment: str, by: str, since: float | None = None, *, until: float | None = None
     ) -> dict[str, dict[str, Any]]:
         """An experiment's arms, to be compared; see `arms.arms`."""
-        with self._reached():
-            return sums.arms(self.engine, experiment, by=by, since=since, until=until)
+        return self._ask(arms.arms, experiment, by=by, since=since, until=until)
 
     def shadow(self, since: float | None = None, *, until: float | None = None) -> dict[str, Any]:
         """What shadow mode would have done and saved; see `arms.shadow`."""
+        return self._ask(arms.shadow, since=since, until=until)
+
+    def _ask(self, query: Callable[..., T], *args: Any, **options: Any) -> T:
         with self._reached():
-            return sums.shadow(self.engine, since=since, until=until)
+            return query(self.engine, *args, **options)
 
     @contextmanager
     def _reached(self) -> Iterator[None]:
@@ -271,10 +248,11 @@ class Recorder:
     # The thread.
 
     def _run(self) -> None:
+        assert self.engine is not None
         try:
             self._write_on()
         finally:
-            if self._closed and self.engine is not None:  # `close` went on without this thread
+            if self._closed:  # `close` went on without this thread
                 self.engine.dispose()
 
     def _write_on(self) -> None:
@@ -307,46 +285,35 @@ class Recorder:
         return bool(self._batch)
 
     def _write(self) -> bool:
-        """Write the batch; False where the database is away. Rows that it refuses are dropped."""
+        """Write the batch; False where the database is away. Where a row is refused, each is
+        written by itself, and those that are refused are dropped."""
         assert self.engine is not None
-        try:
-            if not self._schema:
-                create_schema(self.engine)
-                self._schema = True
-            with self.engine.begin() as connection:
-                insert(connection, [to_row(record) for record in self._batch])
-            self._done(len(self._batch))
-        except Exception as error:  # noqa: BLE001 - the thread must live, whatever the driver raises
-            if is_away(error) or isinstance(error, ConfigError):
-                self._log_away(error)
-                return False
-            return self._write_singly()
-        return True
-
-    def _write_singly(self) -> bool:
-        assert self.engine is not None
-        while self._batch:
+        size = len(self._batch)
+        while rows := self._batch[:size]:
+            kept = len(rows)
             try:
+                if not self._schema:
+                    create_schema(self.engine)
+                    self._schema = True
                 with self.engine.begin() as connection:
-                    insert(connection, [to_row(self._batch[0])])
-                self._done(1)
-            except Exception as error:  # noqa: BLE001 - as above
+                    insert(connection, [to_row(record) for record in rows])
+            except Exception as error:  # noqa: BLE001 - the thread must live, whatever the driver raises
                 if is_away(error):
                     self._log_away(error)
                     return False
-                _log.error("decision %s cannot be kept: %s", self._batch[0].id, _cause(error))
-                with self._lock:
-                    del self._batch[0]
-                    self._dropped += 1
+                if size > 1:
+                    size = 1
+                    continue
+                kept = 0
+                _log.error("decision %s cannot be kept: %s", rows[0].id, _cause(error))
+            with self._lock:
+                del self._batch[: len(rows)]
+                self.written += kept
+                self.dropped += len(rows) - kept
+            if kept and self._away:
+                self._away = False
+                _log.warning("decisions are written again")
         return True
-
-    def _done(self, count: int) -> None:
-        with self._lock:
-            del self._batch[:count]
-            self._written += count
-        if self._away:
-            self._away = False
-            _log.warning("decisions are written again")
 
     def _log_away(self, error: Exception) -> None:
         self._schema = False  # it may come back empty
@@ -357,31 +324,23 @@ class Recorder:
     def _prune_when_due(self) -> None:
         if self.settings.keep_days is None or time.monotonic() < self._next_prune:
             return
+        deleted = 0
         try:
-            if self._prune_some(time.time()) < PRUNE_BATCH:
-                self._next_prune = time.monotonic() + PRUNE_EVERY_S
+            deleted = self.prune()
         except Exception as error:  # noqa: BLE001 - as above
-            self._next_prune = time.monotonic() + PRUNE_EVERY_S
             _log.warning("old decisions stay for now: %s", _cause(error))
+        if deleted < PRUNE_BATCH:
+            self._next_prune = time.monotonic() + PRUNE_EVERY_S
 
     def prune(self, now: float | None = None) -> int:
-        """Delete decisions older than `keep_days`; how many. It happens hourly by itself.
-
-        What they add up to stays, a sum a day."""
-        total, count = 0, PRUNE_BATCH
-        while count == PRUNE_BATCH:
-            count = self._prune_some(time.time() if now is None else now)
-            total += count
-        return total
-
-    def _prune_some(self, now: float) -> int:
+        """Delete decisions older than `keep_days`, 5,000 at most; how many. It happens hourly by
+        itself. What they add up to stays, a sum a day."""
         if self.engine is None or self.settings.keep_days is None:
             return 0
-        old = select(decisions.c.id).where(
-            decisions.c.time < now - self.settings.keep_days * 86_400
-        )
+        end = (time.time() if now is None else now) - self.settings.keep_days * 86_400
+        old = select(decisions.c.id).where(decisions.c.time < end).limit(PRUNE_BATCH)
         # Two workers that prune at once take different rows.
-        old = old.limit(PRUNE_BATCH).with_for_update(skip_locked=True)
+        old = old.with_for_update(skip_locked=True)
         with self.engine.begin() as connection:
             return connection.execute(delete(decisions).where(decisions.c.id.in_(old))).rowcount
 
@@ -390,7 +349,3 @@ def _cause(error: Exception) -> str:
     """What the driver said, in a line, without the statement and its values."""
     text = str(getattr(error, "orig", None) or error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"
-
-
-def _plain(comment: str) -> str:
-    return comment.replace("\0", "\ufffd").encode("utf-8", "replace").decode()[:2000]
