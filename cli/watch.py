@@ -1,6 +1,7 @@
 """The command `watch`: recorded decisions against a baseline, and an experiment's arms."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,8 @@ from .output import print_json, say
 from .serve import CONFIG
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from sqlalchemy import Engine
 
     from ..eval.drift.baseline import Baseline
@@ -91,14 +94,13 @@ def watch(
     drift = False
     with database_errors():
         try:
+            recorded = _Recorded(engine, span, settings, as_json)
             if experiment:
-                _experiment(engine, span, settings, name, by, alpha, as_json)
+                recorded.compare_arms(name, by, alpha)
             elif save_baseline is not None:
-                _save(engine, span, router, save_baseline)
+                recorded.save_baseline(router, save_baseline)
             else:
-                level = alpha if alpha is not None or settings is None else settings.watch.alpha
-                against = _baseline(settings, router, baseline)
-                drift = _drift(engine, span, against, level, threshold, as_json)
+                drift = recorded.look_for_drift(router, baseline, alpha, threshold)
         finally:
             engine.dispose()
     if drift:
@@ -118,131 +120,127 @@ def _settings(url: str | None, config: Path | None) -> "Config | None":
     return load_config(config or CONFIG)
 
 
-def _baseline(
-    settings: "Config | None", router: str | None, file: Path | None
-) -> "tuple[Baseline, str | None]":
-    """(baseline, the router whose scores are looked at; None: whichever scored them)."""
-    from ..eval.drift.baseline import Baseline, baseline_of
+@dataclass(frozen=True)
+class _Recorded:
+    """The decisions of a time. settings: the server's, where they are known."""
 
-    if file is None and settings is not None and router is None and settings.watch.baseline:
-        file = Path(settings.watch.baseline)
-    configured = None if settings is None else settings.router
-    name = router or (None if configured is None else configured.name)
-    if file is not None:
-        return Baseline.load(file), name
+    engine: "Engine"
+    span: dict[str, float | None]
+    settings: "Config | None"
+    as_json: bool
+
+    def look_for_drift(
+        self, router: str | None, file: Path | None, alpha: float | None, threshold: float | None
+    ) -> bool:
+        """Print what differs from the baseline; whether anything does."""
+        from ..eval.drift.baseline import Baseline
+        from ..eval.drift.drift import examine, print_drift
+        from ..router.threshold import validate_threshold
+        from ..serve.records.arms import shadow
+
+        watch = None if self.settings is None else self.settings.watch
+        if alpha is None:
+            alpha = 0.01 if watch is None else watch.alpha
+        if file is None and watch is not None and router is None and watch.baseline:
+            file = Path(watch.baseline)
+        own: dict[str, Any] = {}
+        if router is None and self.settings is not None:
+            router = self.settings.router.name
+            if self.settings.router.checkpoint_path is not None:
+                own["checkpoint_path"] = self.settings.router.checkpoint_path
+        against = _baseline(router, own) if file is None else Baseline.load(file)
+        if threshold is not None:
+            validate_threshold(threshold)
+        router = self._known_router(router)
+        report = examine(self._rows(), against, alpha=alpha, router=router, threshold=threshold)
+        found = shadow(self.engine, **self.span) if self._upgraded() else {"requests": 0}
+        if self.as_json:
+            plain = {**report.to_dict(), **self.span}
+            print_json({**plain, "shadow": found if found["requests"] else None})
+        else:
+            print_drift(report)
+            if found["requests"]:
+                _print_shadow(found)
+        return report.verdict == "drift"
+
+    def save_baseline(self, router: str | None, path: Path) -> None:
+        """Write a baseline of these decisions."""
+        from ..eval.drift.drift import baseline_from
+
+        baseline = baseline_from(self._rows(), path.stem, router=self._known_router(router))
+        baseline.save(path)
+        say(f"wrote {path}: {baseline.n:,} scores", err=True)
+
+    def compare_arms(self, name: str | None, by: str | None, alpha: float | None) -> None:
+        """Print the arms of an experiment side by side."""
+        from ..eval.drift.arms import compare, print_arms
+        from ..serve.records.arms import arms, experiments
+
+        configured = None if self.settings is None else self.settings.experiment
+        recorded = experiments(self.engine) if self._upgraded() else []
+        if name is None and configured is not None:
+            name = configured.name
+        if name is None and not recorded:
+            raise ConfigError("no decision is of an experiment; see `experiment` in docs/watch.md")
+        name = name or recorded[0]
+        if name not in recorded:
+            known = ", ".join(recorded) or "none"
+            raise ConfigError(f"no decision is of experiment {name!r}; recorded: {known}")
+        own = configured is not None and configured.name == name
+        unit = by or (configured.by if configured is not None and own else "session")
+        if alpha is not None and not 0 < alpha < 1:
+            raise ConfigError(f"--alpha {alpha!r}: expected a number between 0 and 1")
+        sums = arms(self.engine, name, by=unit, **self.span)
+        found = compare(name, sums, alpha=0.05 if alpha is None else alpha)
+        if self.as_json:
+            print_json({**found.to_dict(), **self.span, "by": unit})
+        else:
+            print_arms(found)
+
+    def _rows(self) -> "Iterator[dict[str, Any]]":
+        from ..eval.drift.drift import FIELDS
+        from ..serve.records.stats import export
+
+        since, until = self.span["since"], self.span["until"]
+        return export(self.engine, since=since, until=until, only=FIELDS)
+
+    def _known_router(self, router: str | None) -> str | None:
+        """The name that decisions know it by: a bundle's folder may have been another then.
+
+        Raises ConfigError where several routers scored, and none is the one that is asked for.
+        """
+        from ..serve.records.arms import scored_by
+
+        there = scored_by(self.engine, **self.span)
+        if router in there or len(there) < 2:
+            return router if router in there else None
+        listed = ", ".join(f"{name} ({count:,})" for name, count in there.items())
+        wanted = "say which with --router" if router is None else f"none by {router!r}"
+        raise ConfigError(f"several routers scored these decisions: {listed}; {wanted}")
+
+    def _upgraded(self) -> bool:
+        """Whether a server of this version has opened the database: it lacks columns otherwise."""
+        from sqlalchemy import inspect
+
+        columns = inspect(self.engine).get_columns("thriftroute_decisions")
+        return "arm" in {column["name"] for column in columns}
+
+
+def _baseline(router: str | None, own: dict[str, Any]) -> "Baseline":
+    """Of the router's own table; own: settings of the config's router."""
+    from ..eval.drift.baseline import baseline_of
     from ..router.routers import BundleRouter, load_router
 
-    own: dict[str, Any] = {}
-    if router is None and configured is not None and configured.checkpoint_path is not None:
-        own["checkpoint_path"] = configured.checkpoint_path
-    loaded = load_router(name or "mf", own)
+    loaded = load_router(router or "mf", own)
     tables = loaded.scorer.bundle.manifest.thresholds if isinstance(loaded, BundleRouter) else {}
-    return baseline_of(tables, name or "mf"), name
+    return baseline_of(tables, router or "mf")
 
 
-def _drift(
-    engine: "Engine",
-    span: dict[str, float | None],
-    against: "tuple[Baseline, str | None]",
-    alpha: float | None,
-    threshold: float | None,
-    as_json: bool,
-) -> bool:
-    from ..eval.drift.drift import FIELDS, examine
-    from ..eval.drift.show import lines, shadow_lines
-    from ..router.threshold import validate_threshold
-    from ..serve.records.arms import shadow
-    from ..serve.records.stats import export
-
-    baseline, router = against
-    if threshold is not None:
-        validate_threshold(threshold)
-    report = examine(
-        export(engine, since=span["since"], until=span["until"], only=FIELDS),
-        baseline,
-        alpha=0.01 if alpha is None else alpha,
-        router=_scored(engine, span, router),
-        threshold=threshold,
+def _print_shadow(shadow: "Mapping[str, Any]") -> None:
+    share = shadow["saving_share"]
+    say(
+        f"shadow mode: {shadow['requests']:,} requests cost ${shadow['cost']:.6g}; routed, "
+        f"{shadow['strong_share']:.1%} would have gone to the strong model, for "
+        f"${shadow['routed_cost']:.6g}: ${shadow['saving']:.6g} saved"
+        + ("" if share is None else f" ({share:.1%})")
     )
-    found = shadow(engine, **span) if _upgraded(engine) else {"requests": 0}
-    if as_json:
-        print_json({**report.to_dict(), **span, "shadow": found if found["requests"] else None})
-    else:
-        for line in lines(report):
-            say(line)
-        for line in shadow_lines(found) if found["requests"] else ():
-            say(line)
-    return report.verdict == "drift"
-
-
-def _save(engine: "Engine", span: dict[str, float | None], router: str | None, path: Path) -> None:
-    from ..eval.drift.drift import FIELDS, baseline_from
-    from ..serve.records.stats import export
-
-    rows = export(engine, since=span["since"], until=span["until"], only=FIELDS)
-    baseline = baseline_from(rows, path.stem, router=_scored(engine, span, router))
-    baseline.save(path)
-    say(f"wrote {path}: {baseline.n:,} scores", err=True)
-
-
-def _experiment(
-    engine: "Engine",
-    span: dict[str, float | None],
-    settings: "Config | None",
-    name: str | None,
-    by: str | None,
-    alpha: float | None,
-    as_json: bool,
-) -> None:
-    from ..eval.drift.arms import compare
-    from ..eval.drift.show import experiment_lines
-    from ..serve.records.arms import arms, experiments
-
-    configured = None if settings is None else settings.experiment
-    recorded = experiments(engine) if _upgraded(engine) else []
-    if name is None and configured is not None:
-        name = configured.name
-    if name is None:
-        if not recorded:
-            raise ConfigError("no decision is of an experiment; see `experiment` in docs/watch.md")
-        name = recorded[0]
-    if name not in recorded:
-        known = ", ".join(recorded) or "none"
-        raise ConfigError(f"no decision is of experiment {name!r}; recorded: {known}")
-    unit = by or (
-        configured.by if configured is not None and configured.name == name else "session"
-    )
-    if alpha is not None and not 0 < alpha < 1:
-        raise ConfigError(f"--alpha {alpha!r}: expected a number between 0 and 1")
-    found = compare(
-        name, arms(engine, name, by=unit, **span), alpha=0.05 if alpha is None else alpha
-    )
-    if as_json:
-        print_json({**found.to_dict(), **span, "by": unit})
-        return
-    for line in experiment_lines(found):
-        say(line)
-
-
-def _scored(engine: "Engine", span: dict[str, float | None], router: str | None) -> str | None:
-    """The name that decisions know the router by: a bundle's folder may have been another then.
-
-    Raises ConfigError where several routers scored, and none is the one that is asked for.
-    """
-    from ..serve.records.arms import scored_by
-
-    there = scored_by(engine, **span)
-    if router in there or len(there) < 2:
-        return router if router in there else None
-    listed = ", ".join(f"{name} ({count:,})" for name, count in there.items())
-    wanted = "say which with --router" if router is None else f"none by {router!r}"
-    raise ConfigError(f"several routers scored these decisions: {listed}; {wanted}")
-
-
-def _upgraded(engine: "Engine") -> bool:
-    """Whether a server of this version has opened the database: it lacks columns otherwise."""
-    from sqlalchemy import inspect
-
-    from ..serve.records.table import decisions
-
-    return "arm" in {column["name"] for column in inspect(engine).get_columns(decisions.name)}

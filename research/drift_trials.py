@@ -1,4 +1,4 @@
-"""How often the tests of this room are wrong, and how soon they are right: docs/watch.md's tables.
+"""How often the tests of `eval.drift` are wrong, how soon they are right: docs/watch.md's tables.
 
     python -m thriftroute.research.drift_trials --streams 1000
 
@@ -10,6 +10,7 @@ import argparse
 import math
 import sys
 from collections.abc import Iterator
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -99,7 +100,7 @@ def _alarms(own: Floats, stream: Floats, alpha: float) -> list[bool]:
 
     share = ScoreTest([0.5], [rates.n - int(rates.total), int(rates.total)])
     share.add(stream >= threshold)
-    z = _z(alpha)
+    z = NormalDist().inv_cdf(1 - alpha / 2)
     pooled = (hits[looks - 1] + rates.total) / (looks + rates.n)
     error = np.sqrt(np.maximum(pooled * (1 - pooled), 1e-12) * (1 / looks + 1 / rates.n))
     gaps = np.abs(hits[looks - 1] / looks - rates.total / rates.n) > z * error
@@ -145,7 +146,7 @@ def delays(usual: Floats, other: Floats, streams: int, seed: int) -> Iterator[st
 def experiments(count: int, seed: int, units: int = 4000) -> Iterator[str]:
     """Experiments whose arms are alike, of which an interval ever left out 0."""
     yield (
-        f"| {count} experiments of {units} sessions, arms alike | this room's interval | "
+        f"| {count} experiments of {units} sessions, arms alike | this interval | "
         "a 95% interval, anew at each look |"
     )
     yield "| --- | ---: | ---: |"
@@ -186,15 +187,6 @@ def _ks(one: Floats, other: Floats) -> float:
         return 1.0
     terms = [(-1) ** (k - 1) * math.exp(-2 * (k * distance) ** 2) for k in range(1, 20)]
     return float(min(1.0, 2 * sum(terms)))
-
-
-def _z(alpha: float) -> float:
-    """The two-sided quantile of the normal distribution, by bisection."""
-    low, high = 0.0, 10.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if math.erfc(middle / math.sqrt(2)) > alpha else (low, middle)
-    return low
 
 
 if __name__ == "__main__":

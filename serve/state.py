@@ -19,7 +19,7 @@ from .cache.semantic import SemanticIndex, bundle_embedder
 from .cache.sessions import Sessions
 from .cache.store import Store, make_store
 from .config.settings import Config
-from .live.drift_monitor import Watching
+from .live.drift_monitor import DriftMonitor
 from .live.experiment import Experiment
 from .policy.pipeline import Pipeline
 from .records.metrics import Metrics
@@ -68,7 +68,7 @@ class State:
             else None
         )
         weak = self.registry.models[config.weak]
-        self.watching = Watching(config, self.pipeline, self.router, weak, self.metrics)
+        self.drift_monitor = DriftMonitor(config, self.pipeline, self.router, weak, self.metrics)
         self._watcher: asyncio.Task[None] | None = None
         self.recorder = Recorder(config.records)
         self.metrics.watch(self.recorder)
@@ -96,9 +96,9 @@ class State:
         if self.experiment is not None:
             other = self.experiment.router
             await self.in_thread(lambda: other.scores([Conversation("", "", "hi")]))
-        if self.watching.on:
+        if self.drift_monitor.on:
             self._watcher = asyncio.create_task(
-                self.watching.run(self.in_reports, self.recorder), name="watching"
+                self.drift_monitor.run(self.in_reports, self.recorder), name="drift-monitor"
             )
         self.ready = True
 

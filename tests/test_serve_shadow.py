@@ -16,7 +16,7 @@ from thriftroute.errors import ConfigError
 from thriftroute.eval.drift.baseline import Baseline
 from thriftroute.router.threshold import threshold_for_share
 from thriftroute.serve.config.loader import load_config
-from thriftroute.serve.live.drift_monitor import LEAST, Holding, Watching
+from thriftroute.serve.live.drift_monitor import LEAST, DriftMonitor, ThresholdHold
 from thriftroute.serve.records import Record
 from thriftroute.serve.state import State
 from thriftroute.testing.stub import StubProvider
@@ -151,7 +151,7 @@ def test_the_gauges_tell_of_drift(tmp_path: Path, caplog: pytest.LogCaptureFixtu
             before = gauges(server)
             for number in range(30):
                 ask(server, f"Hello number {number}!")
-            server.state.watching.step()
+            server.state.drift_monitor.step()
             after = gauges(server)
             drift = httpx.get(f"{server.url}/stats").json()["drift"]
     assert before["thriftroute_drift_pvalue"] == 1
@@ -167,11 +167,11 @@ def test_the_gauges_tell_of_drift(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 
 def test_by_itself_it_watches_against_the_bundles_own_table() -> None:
     with StubProvider() as provider, serving(pool(provider.url)) as server:
-        assert server.state.watching.on
+        assert server.state.drift_monitor.on
         ask(server)
         for _ in range(15000):
-            server.state.watching.step()
-            report = server.state.watching.report
+            server.state.drift_monitor.step()
+            report = server.state.drift_monitor.report
             assert report is not None
             if report.n == 1:
                 break
@@ -185,7 +185,7 @@ def test_it_can_be_turned_off_and_needs_a_table() -> None:
         {"router": {"name": "random", "threshold": 0.5}},
     ):
         with StubProvider() as provider, serving(pool(provider.url, **settings)) as server:
-            assert not server.state.watching.on
+            assert not server.state.drift_monitor.on
             assert httpx.get(f"{server.url}/stats").json()["drift"] is None
 
 
@@ -213,29 +213,30 @@ def test_familiarity_is_recorded_where_it_is_asked_for(tmp_path: Path) -> None:
 HOLD = {"name": "mf", "threshold": 0.5, "hold": {"strong_share": 0.25, "window": 400}}
 
 
-def scored(score: float, cost: float = 0.01) -> Record:
+def scored(score: float, cost: float = 0.01) -> dict[str, Any]:
     return Record(
         id="d", time=0.0, model="weak", router="mf", score=score, strong_cost=cost,
         prompt_tokens=100, completion_tokens=50,
-    )  # fmt: skip
+    ).to_dict()  # fmt: skip
 
 
-def holding(server: Serving) -> tuple[Watching, Holding]:
-    watching = server.state.watching
-    assert watching.holding is not None
-    return watching, watching.holding
+def holding(server: Serving) -> tuple[DriftMonitor, ThresholdHold]:
+    monitor = server.state.drift_monitor
+    assert monitor.hold is not None
+    return monitor, monitor.hold
 
 
 def test_a_threshold_holds_its_strong_share() -> None:
     scores = np.random.default_rng(0).random(400).tolist()
     with StubProvider() as provider, serving(pool(provider.url, router=HOLD)) as server:
-        watching, hold = holding(server)
+        monitor, hold = holding(server)
         hold.add([scored(score) for score in scores[: LEAST - 1]])
-        watching.step()
+        monitor.step()
         assert server.state.pipeline.threshold == 0.5  # too few to tell
         hold.add([scored(score) for score in scores[LEAST - 1 :]])
-        hold.add([Record(id="d", time=0.0, score=0.99, status=502)])  # nobody answered
-        watching.step()
+        failed = Record(id="d", time=0.0, score=0.99, status=502)  # nobody answered
+        hold.add([failed.to_dict()])
+        monitor.step()
         threshold, share = threshold_for_share(scores, 0.25)
         assert share == 0.25
         assert server.state.pipeline.threshold == threshold

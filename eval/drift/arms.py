@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ...terminal import new_console
 from .sequential import asymptotic_radius
 
 CONTROL, TREATMENT = "control", "treatment"
@@ -28,12 +29,12 @@ class ArmSums:
     """Of one arm and metric, over its units: x is the unit's sum of the metric, d its number of
     requests that have it."""
 
-    units: int
-    x: float
-    d: float
-    xx: float
-    xd: float
-    dd: float
+    units: int = 0
+    x: float = 0.0
+    d: float = 0.0
+    xx: float = 0.0
+    xd: float = 0.0
+    dd: float = 0.0
 
     @property
     def mean(self) -> float | None:
@@ -51,8 +52,6 @@ class ArmSums:
     def and_four(self) -> "ArmSums":
         """With four more units of the mean size, of one request at least: two in which every
         request has it, two in which none has."""
-        if not self.units:
-            return self
         size = max(1.0, self.d / self.units)  # few requests are rated
         square = size * size
         return ArmSums(
@@ -66,7 +65,7 @@ class ArmSums:
 
 
 @dataclass(frozen=True)
-class Difference:
+class ArmDifference:
     """Treatment minus control, with its interval; None where an arm has fewer than 100 units."""
 
     metric: str
@@ -78,14 +77,14 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """`units` and `requests` by arm."""
+class ArmComparison:
+    """An experiment; `units` and `requests` by arm."""
 
     name: str
     alpha: float
     units: Mapping[str, int]
     requests: Mapping[str, int]
-    differences: Sequence[Difference]
+    differences: Sequence[ArmDifference]
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON, the differences by metric."""
@@ -94,42 +93,60 @@ class Experiment:
         return found
 
 
-def compare(name: str, arms: Mapping[str, Mapping[str, Any]], *, alpha: float = 0.05) -> Experiment:
+def compare(
+    name: str, arms: Mapping[str, Mapping[str, Any]], *, alpha: float = 0.05
+) -> ArmComparison:
     """arms: "control" and "treatment", each {"units", "requests", "metrics": {name: ArmSums}}; one
     that has no requests yet may be missing. alpha: of each metric's interval by itself."""
     empty: Mapping[str, Any] = {"units": 0, "requests": 0, "metrics": {}}
-    sides = [arms.get(side, empty) for side in (CONTROL, TREATMENT)]
-    names = list(dict.fromkeys(metric for side in sides for metric in side["metrics"]))
-    none = ArmSums(0, 0.0, 0.0, 0.0, 0.0, 0.0)
-    return Experiment(
+    sides = {side: arms.get(side, empty) for side in (CONTROL, TREATMENT)}
+    metrics = dict.fromkeys(metric for side in sides.values() for metric in side["metrics"])
+    return ArmComparison(
         name,
         alpha,
-        {side: arm["units"] for side, arm in zip((CONTROL, TREATMENT), sides, strict=True)},
-        {side: arm["requests"] for side, arm in zip((CONTROL, TREATMENT), sides, strict=True)},
+        {side: arm["units"] for side, arm in sides.items()},
+        {side: arm["requests"] for side, arm in sides.items()},
         [
-            difference(metric, *(side["metrics"].get(metric, none) for side in sides), alpha=alpha)
-            for metric in names
+            difference(metric, *(arm["metrics"].get(metric, ArmSums()) for arm in sides.values()),
+                       alpha=alpha)
+            for metric in metrics
         ],
-    )
+    )  # fmt: skip
 
 
-def difference(metric: str, control: ArmSums, treatment: ArmSums, *, alpha: float) -> Difference:
+def difference(metric: str, control: ArmSums, treatment: ArmSums, *, alpha: float) -> ArmDifference:
     """One metric's means, their difference, and whether the interval leaves out 0."""
     a, b = control.mean, treatment.mean
-    interval = None
-    if a is not None and b is not None and min(control.units, treatment.units) >= LEAST:
-        sides = (control, treatment)
-        if metric in SHARES:
-            sides = (control.and_four(), treatment.and_four())
-        error = math.sqrt(sum(side.variance() for side in sides))
-        # The smaller arm, of which most of the error is, says how near that limit is.
-        radius = error * asymptotic_radius(2 * min(control.units, treatment.units), alpha)
-        interval = (b - a - radius, b - a + radius)
-    return Difference(
-        metric,
-        a,
-        b,
-        None if a is None or b is None else b - a,
-        interval,
-        interval is not None and not interval[0] <= 0 <= interval[1],
-    )
+    if a is None or b is None:
+        return ArmDifference(metric, a, b, None, None, False)
+    if min(control.units, treatment.units) < LEAST:
+        return ArmDifference(metric, a, b, b - a, None, False)
+    sides = (control, treatment)
+    if metric in SHARES:
+        sides = (control.and_four(), treatment.and_four())
+    error = math.sqrt(sum(side.variance() for side in sides))
+    # The smaller arm, of which most of the error is, says how near that limit is.
+    radius = error * asymptotic_radius(2 * min(control.units, treatment.units), alpha)
+    low, high = b - a - radius, b - a + radius
+    return ArmDifference(metric, a, b, b - a, (low, high), not low <= 0 <= high)
+
+
+def print_arms(found: ArmComparison) -> None:
+    """Print the arms side by side."""
+    lines = [f"experiment {found.name!r}"]
+    for arm in (CONTROL, TREATMENT):
+        lines.append(f"  {arm:<9} {found.units[arm]:,} units, {found.requests[arm]:,} requests")
+    heads = "".join(f"{head:>12}" for head in (CONTROL, TREATMENT, "difference"))
+    lines.append(f"  {'a request':<13}{heads}  {1 - found.alpha:.0%} at all times")
+    for one in found.differences:
+        if one.control is None and one.treatment is None:
+            continue
+        form = ".1%" if one.metric in {"strong_share", "errors"} else ".4g"
+        means = (one.control, one.treatment, one.difference)
+        cells = "".join(f"{'-' if mean is None else format(mean, form):>12}" for mean in means)
+        ends = (
+            None if one.interval is None else ", ".join(format(end, form) for end in one.interval)
+        )
+        span = "too few units" if ends is None else f"[{ends}]"
+        lines.append(f"  {one.metric:<13}{cells}  {span}{'  differs' if one.differs else ''}")
+    new_console().print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import CalibrationError, ConfigError, DataError, ThriftrouteError
+from ...files import whole_file
 from ...router.threshold import ThresholdTable, check_scores, validate_threshold
 
 Floats = npt.NDArray[np.float64]
@@ -25,8 +26,8 @@ UNFAMILIAR = 0.5  # a prompt is new to the router where its familiarity is below
 
 
 @dataclass(frozen=True)
-class Rates:
-    """How often something was so: `total` in `n`."""
+class Tally:
+    """How often something was so, or what values in [0, 1] add up to: `total` in `n`."""
 
     total: float = 0.0
     n: int = 0
@@ -35,6 +36,10 @@ class Rates:
     def mean(self) -> float | None:
         """None where nothing was seen."""
         return self.total / self.n if self.n else None
+
+    def plus(self, value: float) -> "Tally":
+        """With one value more."""
+        return Tally(self.total + value, self.n + 1)
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,8 @@ class Baseline:
     edges: Floats
     counts: Ints
     scores: Floats | None = None
-    novel: Rates = field(default_factory=Rates)
-    feedback: Rates = field(default_factory=Rates)
+    novel: Tally = Tally()
+    feedback: Tally = Tally()
 
     @property
     def n(self) -> int:
@@ -59,15 +64,10 @@ class Baseline:
         return int(self.counts.sum())
 
     @classmethod
-    def from_scores(
-        cls,
-        name: str,
-        scores: npt.ArrayLike,
-        *,
-        novel: Rates | None = None,
-        feedback: Rates | None = None,
-    ) -> "Baseline":
-        """Raises CalibrationError for scores outside [0, 1] or fewer than 50 of them."""
+    def from_scores(cls, name: str, scores: npt.ArrayLike, **tallies: Tally) -> "Baseline":
+        """tallies: `novel` and `feedback`, where known.
+
+        Raises CalibrationError for scores outside [0, 1] or fewer than 50 of them."""
         found = np.sort(check_scores(scores))
         if found.size < LEAST:
             raise CalibrationError(
@@ -77,7 +77,7 @@ class Baseline:
         # new score.
         edges = np.arange(1, _GRID) / _GRID
         counts = np.bincount(np.searchsorted(edges, found, side="right"), minlength=_GRID)
-        return cls(name, edges, counts, found, novel or Rates(), feedback or Rates())
+        return cls(name, edges, counts, found, **tallies)
 
     @classmethod
     def from_table(cls, table: ThresholdTable) -> "Baseline":
@@ -96,36 +96,26 @@ class Baseline:
         edges, counts = thresholds[::-1], np.diff(at_least)[::-1]
         return cls(table.name, edges, counts)
 
-    def strong(self, threshold: float) -> Rates:
+    def strong(self, threshold: float) -> Tally:
         """How many scores reach the threshold; between two edges of a table, linear."""
         limit = validate_threshold(threshold)
         if self.scores is not None:
             below = int(np.searchsorted(self.scores, limit, side="left"))
-            return Rates(self.n - below, self.n)
+            return Tally(self.n - below, self.n)
         below_edges = np.cumsum(self.counts)[:-1]
         ends = np.concatenate([[0.0], self.edges, [1.0]])
         counts = np.concatenate([[0], below_edges, [self.n]])
-        return Rates(self.n - float(np.interp(limit, ends, counts)), self.n)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON. Raises CalibrationError for a table's, which is in its bundle already."""
-        if self.scores is None:
-            raise CalibrationError(f"baseline {self.name!r} has no scores of its own to save")
-        rates = {
-            name: {"total": value.total, "n": value.n}
-            for name, value in (("novel", self.novel), ("feedback", self.feedback))
-        }
-        scores = [round(score, 7) for score in self.scores.tolist()]
-        return {"kind": KIND, "format": FORMAT, "name": self.name, "scores": scores, **rates}
+        return Tally(self.n - float(np.interp(limit, ends, counts)), self.n)
 
     def save(self, path: Path) -> None:
-        """Raises CalibrationError as `to_dict`, and OSError."""
-        part = path.with_name(f"{path.name}.part")
-        try:
-            part.write_text(json.dumps(self.to_dict(), allow_nan=False) + "\n", encoding="utf-8")
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        """Raises CalibrationError for a table's, which is in its bundle already, and OSError."""
+        if self.scores is None:
+            raise CalibrationError(f"baseline {self.name!r} has no scores of its own to save")
+        scores = [round(score, 7) for score in self.scores.tolist()]
+        tallies = {"novel": asdict(self.novel), "feedback": asdict(self.feedback)}
+        content = {"kind": KIND, "format": FORMAT, "name": self.name, "scores": scores, **tallies}
+        with whole_file(path) as file:
+            file.write(json.dumps(content, allow_nan=False).encode() + b"\n")
 
     @classmethod
     def load(cls, path: Path) -> "Baseline":
@@ -146,9 +136,10 @@ class Baseline:
                 "upgrade thriftroute",
                 path=path,
             )
-        rates = {name: _rates(raw.get(name), name, path) for name in ("novel", "feedback")}
+        tallies = {name: _tally(raw.get(name), name, path) for name in ("novel", "feedback")}
+        name = str(raw.get("name", path.name))
         try:
-            return cls.from_scores(str(raw.get("name", path.name)), raw.get("scores", []), **rates)
+            return cls.from_scores(name, raw.get("scores", []), **tallies)
         except (ThriftrouteError, TypeError, ValueError, OverflowError) as error:
             raise DataError(str(error), path=path, field="scores") from error
 
@@ -166,7 +157,7 @@ def sampled(scores: Iterable[float], *, seed: int = 0) -> Floats:
 
 
 def baseline_of(tables: Mapping[str, Any], router: str) -> Baseline:
-    """Of a bundle's last table (its own calibration stands after the one in the box).
+    """Of a bundle's last table (its own calibration stands after the built-in one).
 
     tables: `Manifest.thresholds`. Raises ConfigError where there is none that can be used.
     """
@@ -182,11 +173,11 @@ def baseline_of(tables: Mapping[str, Any], router: str) -> Baseline:
         raise ConfigError(f"router {router!r}: {error}") from error
 
 
-def _rates(value: Any, name: str, path: Path) -> Rates:
+def _tally(value: Any, name: str, path: Path) -> Tally:
     match value:
         case None:
-            return Rates()
+            return Tally()
         case {"total": float() | int() as total, "n": int(n)}:
             if math.isfinite(total) and 0 <= total <= n and not isinstance(n, bool):
-                return Rates(float(total), n)
+                return Tally(float(total), n)
     raise DataError("expected {'total': number, 'n': count}, total <= n", path=path, field=name)

@@ -8,27 +8,34 @@ again and again at a growing stream (the same first row, ever more rows) says "d
 at most alpha. A window that moves along is a new stream at each look.
 """
 
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from ...errors import ConfigError
+from ...terminal import new_console
 from .arms import TREATMENT
-from .baseline import UNFAMILIAR, Baseline, Rates, sampled
+from .baseline import UNFAMILIAR, Baseline, Tally, sampled
 from .sequential import ScoreTest, mean_interval
 
-Verdict = Literal["ok", "drift", "no-data"]
 BUFFER = 2000  # scores handed on at once
 MOST_SEEN = 1_000_000  # prompts that are known again
 MOST_THRESHOLDS = 1000  # requests may bring their own
+# Of a decision, what is looked at.
 FIELDS = frozenset(
     {
         *("score", "threshold", "router", "model", "strong", "routed", "arm"),
         *("prompt_hash", "familiarity", "feedback"),
     }
-)  # of a decision, that are looked at
+)
+_MEANING = {
+    "ok": "no drift found",
+    "drift": "traffic differs: calibrate again, on prompts of now (`thriftroute calibrate`)",
+    "no-data": "nothing to look at yet",
+}
 
 
 @dataclass(frozen=True)
@@ -47,16 +54,38 @@ class Finding:
     p_value: float | None = None
     alarm_at: int | None = None  # after so many prompts
 
+    def line(self, threshold: float | None) -> str:
+        """As text; threshold: the one that the strong share is of."""
+        end = "DRIFT" if self.drift else "ok"
+        if self.p_value is not None:
+            at = f", so at prompt {self.alarm_at:,}" if self.alarm_at is not None else ""
+            end = f"p = {self.p_value:.3g}, drift where <= {self.alpha:.3g}{at}: {end}"
+        name = self.name.replace("_", " ")
+        if self.expected is None:
+            return f"{name}: {end}"
+        if self.name == "strong_share" and threshold is not None:
+            name += f" at threshold {threshold:.6g}"
+        shares = (
+            (self.observed, self.observed_interval),
+            (self.expected, self.expected_interval),
+        )
+        observed, expected = (
+            "unknown" if share is None or ends is None
+            else f"{share:.1%} [{ends[0]:.1%}, {ends[1]:.1%}]"
+            for share, ends in shares
+        )  # fmt: skip
+        return f"{name}: {observed}, expected {expected}; {end}"
+
 
 @dataclass(frozen=True)
-class Report:
+class DriftReport:
     """What was found; `threshold` is the one that the strong share is of, None where none was used.
 
     `decisions` were read, `scored` of them had a score of this router, and `n` are left when a
     prompt that comes again counts once.
     """
 
-    verdict: Verdict
+    verdict: Literal["ok", "drift", "no-data"]
     alpha: float
     baseline: str
     baseline_n: int
@@ -77,7 +106,8 @@ class Examination:
     """Reads decisions as they come, in the order of time; `report` says what is known so far.
 
     router: only decisions scored by it; None: by any. threshold: whose strong share is looked at;
-    None: the one that most of the decisions were made by.
+    None: the one that most of the decisions were made by. most_seen: prompts that are known again.
+    Raises ConfigError for an alpha outside (0, 1).
     """
 
     def __init__(
@@ -87,76 +117,51 @@ class Examination:
         alpha: float = 0.01,
         router: str | None = None,
         threshold: float | None = None,
+        most_seen: int = MOST_SEEN,
     ) -> None:
-        """Raises ConfigError for an alpha outside (0, 1)."""
         if not 0 < alpha < 1:
             raise ConfigError(f"alpha {alpha!r}: expected a false-alarm rate between 0 and 1")
-        self._baseline = baseline
-        self._alpha = alpha
-        names = ["scores", "strong_share"]
-        names += ["novelty"] if baseline.novel.n else []
-        names += ["feedback"] if baseline.feedback.n else []
+        self._baseline, self._alpha = baseline, alpha
         # By the baseline alone: what the stream holds must not choose the tests.
-        self._names = names
-        self._part = alpha / len(names)
-        self._router = router
-        self._threshold = threshold
+        self._part = alpha / (2 + bool(baseline.novel.n) + bool(baseline.feedback.n))
+        self._router, self._threshold, self._most_seen = router, threshold, most_seen
         self._test = ScoreTest(baseline.edges, baseline.counts)
         self._buffer: list[float] = []
         self._seen: set[int] = set()
         self._decisions = self._scored = self._n = 0
-        self._strong: dict[float, bytearray] = {}  # by threshold, a 1 for each strong call
-        self._share_tests: dict[float, _ShareTest] = {}
-        self._novel = bytearray()
-        self._novelty = _ShareTest(baseline.novel)
-        self._feedback = Rates()
+        self._strong: dict[float, _ShareTest] = defaultdict(_ShareTest)  # by threshold
+        self._novel = _ShareTest()
+        self._feedback = Tally()
 
     def add(self, row: Mapping[str, Any]) -> None:
         """One decision: its `score`, `router`, `threshold`, `strong`, and what else is known."""
         self._decisions += 1
         if row.get("feedback") is not None:
-            value = self._feedback
-            self._feedback = Rates(value.total + float(row["feedback"]), value.n + 1)
-        if not is_scored(row, self._router):
+            self._feedback = self._feedback.plus(float(row["feedback"]))
+        if not _is_scored(row, self._router):
             return
         self._scored += 1
-        if len(self._seen) >= MOST_SEEN:
+        if len(self._seen) >= self._most_seen:
             self._seen.clear()
-        if not first_time(row, self._seen):
+        if not _first_time(row, self._seen):
             return
         self._n += 1
         self._buffer.append(float(row["score"]))
         if len(self._buffer) >= BUFFER:
             self._flush()
         if row.get("familiarity") is not None:
-            self._novel.append(row["familiarity"] < UNFAMILIAR)
-        threshold, strong = row.get("threshold"), went_strong(row)
+            self._novel.hits.append(row["familiarity"] < UNFAMILIAR)
+        threshold, strong = row.get("threshold"), _went_strong(row)
         known = threshold in self._strong or len(self._strong) < MOST_THRESHOLDS
         if threshold is not None and strong is not None and known:
-            self._strong.setdefault(threshold, bytearray()).append(strong)
+            self._strong[threshold].hits.append(strong)
 
-    def report(self) -> Report:
+    def report(self) -> DriftReport:
         """Of all decisions so far."""
         self._flush()
-        threshold = self._threshold
-        if threshold is None and self._strong:
-            threshold = max(self._strong, key=lambda t: len(self._strong[t]))
-        findings = []
-        for name in self._names:
-            if name == "scores":
-                findings.append(self._scores())
-            elif name == "novelty":
-                findings.append(self._shares(name, self._novelty, self._novel))
-            elif name == "feedback":
-                findings.append(self._rates(name, self._feedback, self._baseline.feedback))
-            elif threshold is not None:
-                if threshold not in self._share_tests:
-                    expected = self._baseline.strong(threshold)
-                    self._share_tests[threshold] = _ShareTest(expected)
-                test, hits = self._share_tests[threshold], self._strong.get(threshold, bytearray())
-                findings.append(self._shares(name, test, hits))
+        findings = tuple(self._findings())
         drifts = any(finding.drift for finding in findings)
-        return Report(
+        return DriftReport(
             verdict="drift" if drifts else "ok" if self._n else "no-data",
             alpha=self._alpha,
             baseline=self._baseline.name,
@@ -164,66 +169,60 @@ class Examination:
             decisions=self._decisions,
             scored=self._scored,
             n=self._n,
-            threshold=threshold,
-            findings=tuple(findings),
+            threshold=self._chosen_threshold(),
+            findings=findings,
         )
+
+    def _chosen_threshold(self) -> float | None:
+        if self._threshold is not None or not self._strong:
+            return self._threshold
+        return max(self._strong, key=lambda t: len(self._strong[t].hits))
 
     def _flush(self) -> None:
         self._test.add(self._buffer, alpha=self._part)
         self._buffer.clear()
 
-    def _scores(self) -> Finding:
-        test = self._test
-        return Finding(
-            "scores",
-            drift=test.p_value <= self._part,
-            alpha=self._part,
-            n=test.n,
-            p_value=test.p_value,
-            alarm_at=test.alarm_at,
-        )
-
-    def _shares(self, name: str, test: "_ShareTest", hits: bytearray) -> Finding:
-        found = test.test
-        test.read(hits, alpha=self._part)
-        told = self._rates(name, Rates(hits.count(1), len(hits)), test.expected)
-        return replace(
-            told,
-            drift=found is not None and found.p_value <= self._part,
-            p_value=None if found is None else found.p_value,
-            alarm_at=None if found is None else found.alarm_at,
-        )
-
-    def _rates(self, name: str, seen: Rates, expected: Rates) -> Finding:
-        """Drift where the two confidence sequences, each at half of the level, do not overlap."""
-        own = mean_interval(seen.total, seen.n, self._part / 2)
-        other = mean_interval(expected.total, expected.n, self._part / 2)
-        return Finding(
-            name,
-            drift=own[1] < other[0] or other[1] < own[0],
-            alpha=self._part,
-            n=seen.n,
-            observed=seen.mean,
-            observed_interval=own,
-            expected=expected.mean,
-            expected_interval=other,
-        )
+    def _findings(self) -> Iterator[Finding]:
+        part, test, baseline = self._part, self._test, self._baseline
+        yield Finding("scores", test.p_value <= part, part, test.n, p_value=test.p_value,
+                      alarm_at=test.alarm_at)  # fmt: skip
+        threshold = self._chosen_threshold()
+        if threshold is not None:
+            share = self._strong[threshold]
+            yield share.finding("strong_share", baseline.strong(threshold), part)
+        if baseline.novel.n:
+            yield self._novel.finding("novelty", baseline.novel, part)
+        if baseline.feedback.n:
+            yield _finding("feedback", self._feedback, baseline.feedback, part)
 
 
 class _ShareTest:
     """Whether a stream of yes and no has the share that a baseline has: ranks among two values."""
 
-    def __init__(self, expected: Rates) -> None:
-        self.expected = expected
-        yes = round(expected.total)
-        self.test = ScoreTest([0.5], [expected.n - yes, yes]) if expected.n else None
+    def __init__(self) -> None:
+        self.hits = bytearray()  # a 1 for each yes
         self._read = 0
+        self._test: ScoreTest | None = None
 
-    def read(self, hits: bytearray, *, alpha: float) -> None:
-        """What has come since."""
-        if self.test is not None:
-            self.test.add(np.frombuffer(bytes(hits[self._read :]), np.uint8), alpha=alpha)
-        self._read = len(hits)
+    def finding(self, name: str, expected: Tally, alpha: float) -> Finding:
+        """What the stream so far says; `expected` and `alpha` are the same at each look."""
+        if self._test is None:
+            yes = round(expected.total)
+            self._test = ScoreTest([0.5], [expected.n - yes, yes])
+        self._test.add(np.frombuffer(bytes(self.hits[self._read :]), np.uint8), alpha=alpha)
+        self._read = len(self.hits)
+        seen = Tally(self.hits.count(1), len(self.hits))
+        p, at = self._test.p_value, self._test.alarm_at
+        told = _finding(name, seen, expected, alpha)
+        return replace(told, drift=p <= alpha, p_value=p, alarm_at=at)
+
+
+def _finding(name: str, seen: Tally, expected: Tally, alpha: float) -> Finding:
+    """Drift where the two confidence sequences, each at half of the level, do not overlap."""
+    own = mean_interval(seen.total, seen.n, alpha / 2)
+    other = mean_interval(expected.total, expected.n, alpha / 2)
+    apart = own[1] < other[0] or other[1] < own[0]
+    return Finding(name, apart, alpha, seen.n, seen.mean, own, expected.mean, other)
 
 
 def examine(
@@ -233,12 +232,24 @@ def examine(
     alpha: float = 0.01,
     router: str | None = None,
     threshold: float | None = None,
-) -> Report:
+) -> DriftReport:
     """All of `rows` at once; see `Examination`."""
     examination = Examination(baseline, alpha=alpha, router=router, threshold=threshold)
     for row in rows:
         examination.add(row)
     return examination.report()
+
+
+def print_drift(report: DriftReport) -> None:
+    """Print a report, a test a line."""
+    lines = [
+        f"{report.n:,} prompts with a score, each counted once, of {report.decisions:,} decisions; "
+        f"baseline {report.baseline!r}, n = {report.baseline_n:,}",
+        *(f"  {finding.line(report.threshold)}" for finding in report.findings),
+        f"{report.verdict}: {_MEANING[report.verdict]} (false alarms: at most {report.alpha:.3g} "
+        "of streams, ever)",
+    ]
+    new_console().print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 
 
 def baseline_from(
@@ -249,47 +260,41 @@ def baseline_from(
     Raises CalibrationError where fewer than 50 decisions have a score.
     """
     seen: set[int] = set()
-    novel, feedback = Rates(), Rates()
+    tallies = {"novel": Tally(), "feedback": Tally()}
 
-    def scores() -> Iterable[float]:
-        nonlocal novel, feedback
+    def scores() -> Iterator[float]:
         for row in rows:
             if row.get("feedback") is not None:
-                feedback = Rates(feedback.total + float(row["feedback"]), feedback.n + 1)
-            if not is_scored(row, router) or not first_time(row, seen):
+                tallies["feedback"] = tallies["feedback"].plus(float(row["feedback"]))
+            if not _is_scored(row, router) or not _first_time(row, seen):
                 continue
             if row.get("familiarity") is not None:
-                novel = Rates(novel.total + (row["familiarity"] < UNFAMILIAR), novel.n + 1)
+                tallies["novel"] = tallies["novel"].plus(row["familiarity"] < UNFAMILIAR)
             yield float(row["score"])
 
-    found = sampled(scores())
-    return Baseline.from_scores(name, found, novel=novel, feedback=feedback)
+    found = sampled(scores())  # before the tallies are looked at
+    return Baseline.from_scores(name, found, **tallies)
 
 
-def is_scored(row: Mapping[str, Any], router: str | None) -> bool:
+def _is_scored(row: Mapping[str, Any], router: str | None) -> bool:
     """Whether a decision has a score of this router (None: of any); an experiment's treatment is
     left out, being routed in another way."""
-    if str(row.get("arm") or "").endswith(f"/{TREATMENT}"):
-        return False
-    return row.get("score") is not None and router in {None, row.get("router")}
+    treated = str(row.get("arm") or "").endswith(f"/{TREATMENT}")
+    return not treated and row.get("score") is not None and router in {None, row.get("router")}
 
 
-def first_time(row: Mapping[str, Any], seen: set[int]) -> bool:
+def _first_time(row: Mapping[str, Any], seen: set[int]) -> bool:
     """Whether its prompt is new; `seen` is added to. A prompt without a hash is always new."""
     hash = row.get("prompt_hash")
     if hash is None:
         return True
-    number = int(hash[:16], 16)
-    if number in seen:
-        return False
-    seen.add(number)
-    return True
+    before = len(seen)
+    seen.add(int(hash[:16], 16))
+    return len(seen) > before
 
 
-def went_strong(row: Mapping[str, Any]) -> bool | None:
+def _went_strong(row: Mapping[str, Any]) -> bool | None:
     """Whether the strong model answered, or in shadow mode would have; None where none did."""
     if row.get("strong") is None:
         return None
-    if row.get("routed") is not None:
-        return bool(row["strong"]) and row["routed"] == row.get("model")
-    return bool(row["strong"])
+    return bool(row["strong"]) and row.get("routed") in {None, row.get("model")}

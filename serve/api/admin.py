@@ -240,7 +240,7 @@ class _Views:
     def _watched(self, since: float | None, until: float | None) -> dict[str, Any]:
         """Drift, and what shadow mode and the experiment come to; None where they are off."""
         state = self._state
-        drift, settings = state.watching.report, state.config.experiment
+        drift, settings = state.drift_monitor.report, state.config.experiment
         shadow = experiment = None
         if state.config.shadow:
             shadow = state.recorder.shadow(since, until=until)

@@ -318,7 +318,7 @@ class Chat:
                 record = record_of(exchange, state)
             await self._look_at_novelty(exchange, record)
             state.recorder.put(record)
-            state.watching.observe(record)
+            state.drift_monitor.observe(record)
             state.metrics.observe(record)
             state.tracing.observe(record, exchange.headers)
         except Exception as error:  # noqa: BLE001

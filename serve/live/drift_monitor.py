@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 
 from ...errors import CalibrationError, ConfigError, ThriftrouteError
 from ...eval.drift.baseline import Baseline, baseline_of
-from ...eval.drift.drift import Examination, Report
+from ...eval.drift.drift import DriftReport, Examination
 from ...router.routers import BundleRouter, Router
 from ...router.threshold import threshold_for_cost, threshold_for_share
 from ..config.settings import Config, HoldSettings
@@ -33,40 +33,39 @@ WAITING = 20_000  # records between two looks; past it the oldest are left out
 logger = logging.getLogger(__name__)
 
 
-class Watching:
+class DriftMonitor:
     """`observe` every finished record; `run` until it is cancelled.
 
     Raises ConfigError where the baseline that the config names cannot be read.
     """
 
     def __init__(
-        self,
-        config: Config,
-        pipeline: Pipeline,
-        router: Router,
-        weak: Model,
-        metrics: Metrics,
+        self, config: Config, pipeline: Pipeline, router: Router, weak: Model, metrics: Metrics
     ) -> None:
         self._config = config
         self._pipeline = pipeline
         self._metrics = metrics
         self._waiting: deque[Record] = deque(maxlen=WAITING)
-        self._examination = self._examine(router)
         self._alarmed = False
-        self.report: Report | None = None
-        hold = config.router.hold
-        self.holding = None if hold is None else Holding(hold, pipeline, weak)
-        self._every_s = min(
-            [config.watch.every_s] * (self._examination is not None)
-            + ([] if hold is None else [hold.every_s]),
-            default=0.0,
-        )
-        self._show()
+        self.report: DriftReport | None = None
+        self._every_s: list[float] = []  # of what there is to do
+        self._examination: Examination | None = None
+        baseline = self._baseline(router)
+        if baseline is not None:
+            # Several workers, several tests of one stream: together they keep to the level.
+            alpha = config.watch.alpha / config.server.workers
+            self._examination = Examination(baseline, alpha=alpha, router=config.router.name)
+            self._every_s.append(config.watch.every_s)
+        self.hold: ThresholdHold | None = None
+        if config.router.hold is not None:
+            self.hold = ThresholdHold(config.router.hold, pipeline, weak)
+            self._every_s.append(config.router.hold.every_s)
+        self._set_gauges()
 
     @property
     def on(self) -> bool:
         """Whether there is anything to do."""
-        return self._every_s > 0
+        return bool(self._every_s)
 
     def observe(self, record: Record) -> None:
         """A finished request; takes no time."""
@@ -78,57 +77,50 @@ class Watching:
     ) -> None:
         """Work through what was observed, every so often, until cancelled.
 
-        recorder: whose latest decisions the held threshold starts with.
+        recorder: whose latest decisions (1,000 at most) the held threshold starts with.
         """
-        if recorder is not None and self.holding is not None:
-            holding = self.holding
+        if recorder is not None and (hold := self.hold) is not None:
+            latest = {"router": self._config.router.name}
             with suppress(ThriftrouteError, OSError):
-                await in_thread(lambda: holding.remember(recorder, self._config.router.name))
+                await in_thread(lambda: hold.add(reversed(recorder.recent(1000, latest))))
         while self.on:
             await in_thread(self._guarded)
-            await asyncio.sleep(self._every_s)
+            await asyncio.sleep(min(self._every_s))
 
     def step(self) -> None:
         """One look at all that was observed."""
-        records = [self._waiting.popleft() for _ in range(len(self._waiting))]
-        if self.holding is not None:
-            self.holding.add(records)
-            self.holding.move()
+        rows = [self._waiting.popleft().to_dict() for _ in range(len(self._waiting))]
+        if self.hold is not None:
+            self.hold.add(rows)
+            self.hold.move()
         if self._examination is not None:
-            for record in records:
-                self._examination.add(record.to_dict())
+            for row in rows:
+                self._examination.add(row)
             self.report = self._examination.report()
-        self._show()
+        self._set_gauges()
 
     def _guarded(self) -> None:
         try:
             self.step()
         except Exception:  # the task must live
-            logger.exception("watching failed")
+            logger.exception("the drift monitor failed")
 
-    def _examine(self, router: Router) -> Examination | None:
+    def _baseline(self, router: Router) -> Baseline | None:
         settings = self._config.watch
         if not settings.enabled:
             return None
-        name = self._config.router.name
         if settings.baseline is not None:
             try:
-                baseline = Baseline.load(Path(settings.baseline))
+                return Baseline.load(Path(settings.baseline))
             except ThriftrouteError as error:
                 raise ConfigError(f"watch.baseline: {error}") from error
-        else:
-            tables = (
-                router.scorer.bundle.manifest.thresholds if isinstance(router, BundleRouter) else {}
-            )
-            try:
-                baseline = baseline_of(tables, name)
-            except ConfigError:  # nobody asked for it by name
-                return None
-        # Several workers, several tests of one stream: together they keep to the level.
-        alpha = settings.alpha / self._config.server.workers
-        return Examination(baseline, alpha=alpha, router=name)
+        bundle = router.scorer.bundle if isinstance(router, BundleRouter) else None
+        tables = {} if bundle is None else bundle.manifest.thresholds
+        with suppress(ConfigError):  # nobody asked for it by name
+            return baseline_of(tables, self._config.router.name)
+        return None
 
-    def _show(self) -> None:
+    def _set_gauges(self) -> None:
         threshold, report = self._pipeline.threshold, self.report
         if threshold is not None and self._config.router.strategy == "pair":
             self._metrics.threshold.set(threshold)
@@ -142,16 +134,15 @@ class Watching:
             self._metrics.expected_share.set(share.expected)
         if report.verdict == "drift" and not self._alarmed:
             self._alarmed = True
-            names = ", ".join(finding.name for finding in report.findings if finding.drift)
             logger.warning(
                 "drift: %s of %d prompts differ from %r; `thriftroute watch` tells more",
-                names,
+                ", ".join(name for name, finding in by_name.items() if finding.drift),
                 report.n,
                 report.baseline,
             )
 
 
-class Holding:
+class ThresholdHold:
     """The latest scores (and costs), and the threshold that their aim calls for."""
 
     def __init__(self, settings: HoldSettings, pipeline: Pipeline, weak: Model) -> None:
@@ -163,38 +154,28 @@ class Holding:
         self._next = 0.0
         self._failed = False
 
-    def add(self, records: list[Record]) -> None:
-        """Records in the order of time; those without a score, or that failed, are left out."""
-        for record in records:
-            if record.score is None or record.model is None or record.status >= 400:
+    def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Decisions in the order of time; those without a score, or that failed, are left out."""
+        for row in rows:
+            if row["score"] is None or row["model"] is None or row["status"] >= 400:
                 continue
-            weak_cost = 0.0
-            if self._settings.usd_per_1k is not None:
-                counts = (record.prompt_tokens, record.completion_tokens)
-                usage = Usage(*counts, record.cached_tokens, record.reasoning_tokens)
-                weak_cost = cost_of(self._weak, usage)
-            self._latest.append((record.score, record.strong_cost, weak_cost))
-
-    def remember(self, recorder: Recorder, router: str) -> None:
-        """Begin with the latest recorded decisions (1,000 at most)."""
-        rows = recorder.recent(1000, {"router": router})
-        names = Record.__dataclass_fields__
-        self.add([Record(**{k: v for k, v in r.items() if k in names}) for r in reversed(rows)])
+            kinds = ("prompt", "completion", "cached", "reasoning")
+            usage = Usage(*(row[f"{kind}_tokens"] for kind in kinds))
+            self._latest.append((row["score"], row["strong_cost"], cost_of(self._weak, usage)))
 
     def move(self, now: float | None = None) -> None:
         """Move the pipeline's threshold, where it is time and 100 scores are known."""
         now = time.monotonic() if now is None else now
         if now < self._next or len(self._latest) < LEAST:
             return
-        self._next = now + self._settings.every_s
-        scores, strong, weak = np.array(self._latest).T
         aim = self._settings
+        self._next = now + aim.every_s
+        scores, strong, weak = np.array(self._latest).T
         try:
-            if aim.strong_share is not None:
-                found, _ = threshold_for_share(scores, aim.strong_share)
+            if aim.usd_per_1k is None:
+                found, _ = threshold_for_share(scores, aim.strong_share or 0.0)
                 what = f"strong share {aim.strong_share:.3g}"
             else:
-                assert aim.usd_per_1k is not None
                 found, _, _ = threshold_for_cost(scores, strong, weak, aim.usd_per_1k / 1000)
                 what = f"${aim.usd_per_1k:.6g} per 1,000"
             self._failed = False

@@ -6,12 +6,12 @@ from typing import Any
 from ...errors import ConfigError
 from ...eval.drift.arms import CONTROL, TREATMENT
 from ...router.routers import Router, load_router
-from ..config.settings import Config, ExperimentSettings
+from ..config.settings import Config
 from ..policy.pipeline import AUTO, Pipeline, Pool
 from ..policy.selection import Fastest
 from ..request import Asked
 
-_WISHES = ("threshold", "strong_share", "quality", "priority")
+_HOW = ("threshold", "strong_share", "quality", "priority")
 
 
 class Experiment:
@@ -25,21 +25,19 @@ class Experiment:
     ) -> None:
         """router: the control's, used again where the experiment names no other."""
         assert config.experiment is not None
-        self.settings: ExperimentSettings = config.experiment
+        self.settings = trial = config.experiment
         self._names = {AUTO, f"router-{config.router.name}"}
         own: dict[str, Any] = {"hold": None}
-        if self.settings.threshold is not None or self.settings.strong_share is not None:
-            own["threshold"] = self.settings.threshold
-            own["strong_share"] = self.settings.strong_share
-        if self.settings.router is not None:
-            own |= {"name": self.settings.router, "checkpoint_path": None}
-        changed = config.router.model_copy(update=own)
+        if trial.threshold is not None or trial.strong_share is not None:
+            own |= {"threshold": trial.threshold, "strong_share": trial.strong_share}
         self.router = router
-        if self.settings.router is not None:
+        if trial.router is not None:
+            own |= {"name": trial.router, "checkpoint_path": None}
+            settings = config.router
             self.router = load_router(
-                changed.name, {}, threads=changed.threads, context=changed.context
+                trial.router, {}, threads=settings.threads, context=settings.context
             )
-        treatment = config.model_copy(update={"router": changed})
+        treatment = config.model_copy(update={"router": config.router.model_copy(update=own)})
         try:
             self.pipeline = Pipeline(treatment, registry, self.router, fastest=fastest)
         except ConfigError as error:
@@ -50,9 +48,8 @@ class Experiment:
 
         A session (or a tenant) stays in its arm, whichever worker answers and whenever.
         """
-        if asked.model not in self._names:
-            return None
-        if any(getattr(asked.options, wish) is not None for wish in _WISHES):
+        says_how = any(getattr(asked.options, name) is not None for name in _HOW)
+        if says_how or asked.model not in self._names:
             return None
         who = asked.principal.tenant
         if self.settings.by == "session":

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from thriftroute.errors import CalibrationError, ConfigError, DataError
-from thriftroute.eval.drift.baseline import MOST, Baseline, Rates, baseline_of, sampled
+from thriftroute.eval.drift.baseline import MOST, Baseline, Tally, baseline_of, sampled
 from thriftroute.router.threshold import ThresholdTable
 
 SCORES = np.random.default_rng(0).beta(3, 5, 1000)
@@ -17,9 +17,9 @@ def test_of_scores_it_counts_exactly() -> None:
     assert found.n == 1000
     assert found.counts.size == found.edges.size + 1
     for threshold in (0.0, 0.2, float(SCORES[7]), 1.0):
-        assert found.strong(threshold) == Rates(int((threshold <= SCORES).sum()), 1000)
+        assert found.strong(threshold) == Tally(int((threshold <= SCORES).sum()), 1000)
     assert found.strong(0.2).mean == pytest.approx((SCORES >= 0.2).mean())
-    assert Rates().mean is None
+    assert Tally().mean is None
 
 
 def test_of_a_table_it_has_the_tables_shares() -> None:
@@ -37,12 +37,12 @@ def test_of_a_table_it_has_the_tables_shares() -> None:
     assert table.rows[20][0] < (found.strong(between).mean or 0) < table.rows[21][0]
 
 
-def test_the_table_of_the_bundle_in_the_box_is_one(box_tables: dict[str, object]) -> None:
-    assert baseline_of(box_tables, "mf").n == 1487
+def test_the_table_of_the_built_in_bundle_is_one(built_in_tables: dict[str, object]) -> None:
+    assert baseline_of(built_in_tables, "mf").n == 1487
 
 
 @pytest.fixture
-def box_tables() -> dict[str, object]:
+def built_in_tables() -> dict[str, object]:
     from thriftroute.router.bundle import read_manifest
     from thriftroute.router.routers import CHECKPOINTS
 
@@ -74,7 +74,7 @@ def test_tables_that_do_not_do(tables: dict[str, object], problem: str) -> None:
 
 def test_a_file_gives_back_what_was_saved(tmp_path: Path) -> None:
     path = tmp_path / "b.json"
-    saved = Baseline.from_scores("mine", SCORES, novel=Rates(3, 100), feedback=Rates(70.5, 90))
+    saved = Baseline.from_scores("mine", SCORES, novel=Tally(3, 100), feedback=Tally(70.5, 90))
     saved.save(path)
     found = Baseline.load(path)
     assert (found.name, found.novel, found.feedback) == ("mine", saved.novel, saved.feedback)

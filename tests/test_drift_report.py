@@ -7,10 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 from thriftroute.errors import CalibrationError, ConfigError
-from thriftroute.eval.drift import drift
-from thriftroute.eval.drift.baseline import Baseline, Rates
-from thriftroute.eval.drift.drift import Examination, Finding, Report, baseline_from, examine
-from thriftroute.eval.drift.show import lines
+from thriftroute.eval.drift.baseline import Baseline, Tally
+from thriftroute.eval.drift.drift import (
+    DriftReport,
+    Examination,
+    Finding,
+    baseline_from,
+    examine,
+    print_drift,
+)
 
 RANDOM = np.random.default_rng(0)
 OWN = Baseline.from_scores("own", RANDOM.beta(3, 5, 1500))
@@ -31,7 +36,7 @@ def decisions(n: int, a: float = 3.0, seed: int = 1, **more: Any) -> Iterator[di
         }
 
 
-def finding(report: Report, name: str) -> Finding:
+def finding(report: DriftReport, name: str) -> Finding:
     (found,) = [f for f in report.findings if f.name == name]
     return found
 
@@ -87,10 +92,11 @@ def test_a_prompt_that_comes_again_counts_once() -> None:
     assert examine([{**rows[0], "prompt_hash": None}] * 30, OWN).n == 30
 
 
-def test_prompts_are_forgotten_rather_than_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drift, "MOST_SEEN", 50)
-    rows = list(decisions(50))
-    assert examine([*rows, *rows], OWN).n == 100
+def test_prompts_are_forgotten_rather_than_kept_for_ever() -> None:
+    examination, rows = Examination(OWN, most_seen=50), list(decisions(50))
+    for row in [*rows, *rows]:
+        examination.add(row)
+    assert examination.report().n == 100
 
 
 def test_what_has_no_score_or_another_routers_is_left_out() -> None:
@@ -128,8 +134,8 @@ def test_in_shadow_mode_the_share_is_of_what_would_have_been() -> None:
 
 def test_novelty_and_feedback_are_tested_where_the_baseline_knows_them() -> None:
     known = Baseline.from_scores(
-        "b", OWN.scores if OWN.scores is not None else [], novel=Rates(15, 1500),
-        feedback=Rates(900, 1000),
+        "b", OWN.scores if OWN.scores is not None else [], novel=Tally(15, 1500),
+        feedback=Tally(900, 1000),
     )  # fmt: skip
     usual = [
         {**row, "familiarity": 0.2 if i % 100 == 0 else 0.9, "feedback": 1.0 if i % 10 else 0.0}
@@ -153,7 +159,7 @@ def test_a_baseline_is_made_of_rows_as_they_are_read_later() -> None:
     ]
     made = baseline_from([*rows, *rows], "mine", router="mf")
     assert (made.name, made.n) == ("mine", 200)
-    assert (made.novel, made.feedback) == (Rates(20, 200), Rates(200, 200))
+    assert (made.novel, made.feedback) == (Tally(20, 200), Tally(200, 200))
     assert examine(decisions(300, seed=8), made).verdict == "ok"
     with pytest.raises(CalibrationError, match="at least 50 scores, got 40"):
         baseline_from(rows[:40], "few")
@@ -165,12 +171,15 @@ def test_a_rate_that_is_none(alpha: float) -> None:
         Examination(OWN, alpha=alpha)
 
 
-def test_what_is_printed_says_each_test() -> None:
-    shown = list(lines(examine(decisions(1000, a=4.0), OWN)))
+def test_what_is_printed_says_each_test(capsys: pytest.CaptureFixture[str]) -> None:
+    print_drift(examine(decisions(1000, a=4.0), OWN))
+    shown = capsys.readouterr().out.splitlines()
     assert "1,000 prompts with a score, each counted once, of 1,000 decisions" in shown[0]
     assert "n = 1,500" in shown[0]
     assert shown[1].startswith("  scores: p = ")
     assert shown[1].endswith("DRIFT")
     assert shown[2].startswith("  strong share at threshold 0.4: ")
     assert shown[-1].startswith("drift: traffic differs")
-    assert list(lines(examine([], OWN)))[-1].startswith("no-data: nothing to look at yet")
+    print_drift(examine([], OWN))
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("no-data: nothing to look at yet")
