@@ -187,13 +187,7 @@ def calibrate(
     cost = CostOptions(strong_model, weak_model, strong_price, weak_price, output_tokens)
     promised = (min_quality, min_gap, max_regret, confidence, max_request_usd)
     if any(value is not None for value in promised):
-        from ..eval.guarantee.command import (
-            OPTIONS,
-            print_guarantee,
-            promise_of,
-            run_guarantee,
-            to_dict,
-        )
+        from ..eval.guarantee.command import OPTIONS, print_guarantee, promise_of, run_guarantee
 
         if strong_pct is not None:
             raise ConfigError("--strong-pct promises nothing: leave it out, or the promise")
@@ -203,7 +197,7 @@ def calibrate(
             router, target, promise, prompts=prompts, cost=cost, write=write, seed=seed
         )
         if as_json:
-            print_json(to_dict(found))
+            print_json(found.to_dict())
         else:
             print_guarantee(found)
         if not found.feasible:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Option
 
 from ..errors import ConfigError, require_extra
 from .exits import database_errors, error_lines
@@ -30,42 +31,31 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def watch(
-    url: Annotated[
-        str | None, typer.Option("--url", help="The database of decisions; or --config's.")
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", help="The server's file [thriftroute.yaml].")
-    ] = None,
+    url: Annotated[str | None, Option(help="The database of decisions; or --config's.")] = None,
+    config: Annotated[Path | None, Option(help="The server's file [thriftroute.yaml].")] = None,
     router: Annotated[
-        str | None,
-        typer.Option("--router", help="Whose scores; its own table is the baseline [mf]."),
+        str | None, Option(help="Whose scores; its own table is the baseline [mf].")
     ] = None,
-    baseline: Annotated[
-        Path | None, typer.Option("--baseline", help="A file of --save-baseline instead.")
-    ] = None,
+    baseline: Annotated[Path | None, Option(help="A file of --save-baseline instead.")] = None,
     since: Annotated[
-        str | None, typer.Option("--since", help="24h, 7d, a date (UTC), or seconds since 1970.")
+        str | None, Option(help="24h, 7d, a date (UTC), or seconds since 1970.")
     ] = None,
-    until: Annotated[str | None, typer.Option("--until", help="As --since.")] = None,
+    until: Annotated[str | None, Option(help="As --since.")] = None,
     alpha: Annotated[
-        float | None, typer.Option("--alpha", help="Rate of false alarms, over all time [0.01].")
+        float | None, Option(help="Rate of false alarms, over all time [0.01].")
     ] = None,
     threshold: Annotated[
-        float | None,
-        typer.Option("--threshold", help="Whose strong share [the one most decisions had]."),
+        float | None, Option(help="Whose strong share [the one most decisions had].")
     ] = None,
     save_baseline: Annotated[
-        Path | None,
-        typer.Option("--save-baseline", help="Write a baseline of these decisions, no test."),
+        Path | None, Option(help="Write a baseline of these decisions, no test.")
     ] = None,
     experiment: Annotated[
-        bool, typer.Option("--experiment", help="Compare an experiment's arms instead.")
+        bool, Option("--experiment", help="Compare an experiment's arms instead.")
     ] = False,
-    name: Annotated[
-        str | None, typer.Option("--name", help="Of the experiment [the latest].")
-    ] = None,
+    name: Annotated[str | None, Option(help="Of the experiment [the latest].")] = None,
     by: Annotated[
-        str | None, typer.Option("--by", help="What it drew: session or tenant [the config's].")
+        str | None, Option(help="What it drew: session or tenant [the config's].")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -91,7 +81,6 @@ def watch(
         if by not in {None, "session", "tenant"}:
             raise ConfigError(f"--by {by!r}: expected session or tenant")
         engine = open_recorded(found)
-    drift = False
     with database_errors():
         try:
             recorded = _Recorded(engine, span, settings, as_json)
@@ -99,12 +88,10 @@ def watch(
                 recorded.compare_arms(name, by, alpha)
             elif save_baseline is not None:
                 recorded.save_baseline(router, save_baseline)
-            else:
-                drift = recorded.look_for_drift(router, baseline, alpha, threshold)
+            elif recorded.look_for_drift(router, baseline, alpha, threshold):
+                sys.exit(DRIFT)
         finally:
             engine.dispose()
-    if drift:
-        sys.exit(DRIFT)
 
 
 def _settings(url: str | None, config: Path | None) -> "Config | None":
@@ -138,22 +125,23 @@ class _Recorded:
         from ..router.threshold import validate_threshold
         from ..serve.records.arms import shadow
 
-        watch = None if self.settings is None else self.settings.watch
-        if alpha is None:
-            alpha = 0.01 if watch is None else watch.alpha
-        if file is None and watch is not None and router is None and watch.baseline:
-            file = Path(watch.baseline)
         own: dict[str, Any] = {}
-        if router is None and self.settings is not None:
-            router = self.settings.router.name
-            if self.settings.router.checkpoint_path is not None:
-                own["checkpoint_path"] = self.settings.router.checkpoint_path
+        if self.settings is not None:
+            watch, configured = self.settings.watch, self.settings.router
+            alpha = watch.alpha if alpha is None else alpha
+            if file is None and router is None and watch.baseline:
+                file = Path(watch.baseline)
+            if router is None:
+                router = configured.name
+                path = configured.checkpoint_path
+                own = {} if path is None else {"checkpoint_path": path}
         against = _baseline(router, own) if file is None else Baseline.load(file)
         if threshold is not None:
             validate_threshold(threshold)
         router = self._known_router(router)
-        report = examine(self._rows(), against, alpha=alpha, router=router, threshold=threshold)
-        found = shadow(self.engine, **self.span) if self._upgraded() else {"requests": 0}
+        level = 0.01 if alpha is None else alpha
+        report = examine(self._rows(), against, alpha=level, router=router, threshold=threshold)
+        found = shadow(self.engine, **self.span)
         if self.as_json:
             plain = {**report.to_dict(), **self.span}
             print_json({**plain, "shadow": found if found["requests"] else None})
@@ -177,7 +165,7 @@ class _Recorded:
         from ..serve.records.arms import arms, experiments
 
         configured = None if self.settings is None else self.settings.experiment
-        recorded = experiments(self.engine) if self._upgraded() else []
+        recorded = experiments(self.engine)
         if name is None and configured is not None:
             name = configured.name
         if name is None and not recorded:
@@ -217,13 +205,6 @@ class _Recorded:
         listed = ", ".join(f"{name} ({count:,})" for name, count in there.items())
         wanted = "say which with --router" if router is None else f"none by {router!r}"
         raise ConfigError(f"several routers scored these decisions: {listed}; {wanted}")
-
-    def _upgraded(self) -> bool:
-        """Whether a server of this version has opened the database: it lacks columns otherwise."""
-        from sqlalchemy import inspect
-
-        columns = inspect(self.engine).get_columns("thriftroute_decisions")
-        return "arm" in {column["name"] for column in columns}
 
 
 def _baseline(router: str | None, own: dict[str, Any]) -> "Baseline":

@@ -29,9 +29,8 @@ def main() -> None:
     """Write the database that is named."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("path", type=Path)
-    path = parser.parse_args().path
     try:
-        write(path)
+        write(parser.parse_args().path)
     except ConfigError as error:
         parser.error(str(error))
 
@@ -40,8 +39,7 @@ def write(path: Path) -> None:
     """Raises ConfigError where the file is there already."""
     if path.exists():
         raise ConfigError(f"{path} is there already; give another name")
-    settings = RecordSettings(url=f"sqlite:///{path}", queue=DECISIONS)
-    recorder = Recorder(settings)
+    recorder = Recorder(RecordSettings(url=f"sqlite:///{path}", queue=DECISIONS))
     recorder.start()
     for record in records():
         recorder.put(record)

@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from thriftroute.errors import CalibrationError, EvaluationError
-from thriftroute.eval.guarantee import means, sequence, threshold
+from thriftroute.eval.guarantee import means, threshold
 from thriftroute.eval.guarantee.promises import LabelledPrompts, Promise
 from thriftroute.eval.guarantee.threshold import Guarantee
+from thriftroute.research import guarantee_trials
 
 Floats = npt.NDArray[np.float64]
-METHODS = tuple(means.METHODS)
+METHODS = tuple(guarantee_trials.METHODS)
 
 
 def traffic(n: int, seed: int = 0) -> tuple[Floats, Floats, Floats]:
@@ -33,7 +34,7 @@ def guaranteed(
     **given: Any,
 ) -> Guarantee:
     """As keywords: one promise by its name, what is known of the prompts, and how it is tested."""
-    how = {key: given.pop(key) for key in ("method", "seed") if key in given}
+    how = {key: given.pop(key) for key in ("seed",) if key in given}
     of = {key: given.pop(key) for key in ("confidence", "cost_cap") if key in given}
     known: dict[str, Any] = {"bounds": given.pop("bounds", (0.0, 1.0))}
     weights = given.pop("weights", None)
@@ -67,7 +68,7 @@ def test_a_mean_of_zero_is_rejected_no_more_often_than_stated(
     assert chance @ values.mean(axis=0) == pytest.approx(0, abs=1e-12)
     rejected = {}
     for level in (0.5, 0.3, 0.1, 0.05):
-        shown = means.METHODS[method](values, low, max(high, 1.0), level)
+        shown = guarantee_trials.METHODS[method](values, low, max(high, 1.0), level)
         rejected[level] = float(chance @ shown)
         assert rejected[level] <= level + 1e-12
     assert rejected[0.5] >= rejected[0.05]
@@ -94,7 +95,7 @@ def test_level_on_values_of_many_kinds(method: str) -> None:
         "below": np.where(rng.random((n, columns)) < 0.3, 0.5, -0.25),
     }
     for name, values in drawn.items():
-        share = means.METHODS[method](values, -1.0, 1.0, level).mean()
+        share = guarantee_trials.METHODS[method](values, -1.0, 1.0, level).mean()
         # Four standard errors: chance alone fails this once in 30,000.
         assert share <= level + 4 * math.sqrt(level * (1 - level) / columns), name
 
@@ -105,12 +106,12 @@ def test_betting_uses_its_level_where_hoeffding_bentkus_shows_nothing() -> None:
     assert 0.05 < means.betting(null, -1.0, 1.0, 0.1).mean() < 0.13
     better = null + 0.02
     assert means.betting(better, -1.0, 1.0, 0.1).mean() > 0.6
-    assert not means.hoeffding_bentkus(better, -1.0, 1.0, 0.1).any()
+    assert not guarantee_trials.hoeffding_bentkus(better, -1.0, 1.0, 0.1).any()
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_what_cannot_be_below_zero_needs_no_draws(method: str) -> None:
-    test = means.METHODS[method]
+    test = guarantee_trials.METHODS[method]
     assert test(np.zeros((1, 2)), 0.0, 1.0, 0.01).tolist() == [True, True]
     assert test(np.full((500, 1), -0.1), -1.0, 0.0, 0.1).tolist() == [False]
     assert test(np.full((500, 1), 0.9), -1.0, 1.0, 0.001).tolist() == [True]
@@ -120,7 +121,7 @@ def test_what_cannot_be_below_zero_needs_no_draws(method: str) -> None:
 @pytest.mark.parametrize("bad", [-1.1, 1.1, math.nan])
 def test_values_outside_the_bounds_are_refused(method: str, bad: float) -> None:
     with pytest.raises(CalibrationError, match="bounds"):
-        means.METHODS[method](np.array([[0.0], [bad]]), -1.0, 1.0, 0.1)
+        guarantee_trials.METHODS[method](np.array([[0.0], [bad]]), -1.0, 1.0, 0.1)
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0, -0.1, math.nan])
@@ -164,7 +165,7 @@ def test_thresholds_depend_on_scores_alone_and_start_at_the_safest() -> None:
         (Promise("min_gap", 0.5), 0.0),
         (Promise("max_cost", 0.3), 1.0),
     ):
-        tested = sequence.FixedSequence(prompts, promise, means.betting, np.arange(50))
+        tested = threshold.FixedSequence(prompts, promise, np.arange(50))
         assert tested.thresholds[0] == safest
         steps = np.diff((scores[:, None] >= tested.thresholds).sum(axis=0))
         # Every way to tell the scores apart, one prompt more at a time.
@@ -326,9 +327,9 @@ def test_the_number_of_labels_that_would_do() -> None:
 
 
 def test_many_prompts_are_tested_on_a_lattice_that_no_data_chose() -> None:
-    scores, strong, weak = traffic(sequence.EVERY_THRESHOLD + 1)
+    scores, strong, weak = traffic(threshold.EVERY_THRESHOLD + 1)
     found = guaranteed(scores, strong, weak, min_quality=0.9)
-    assert (found.threshold * sequence.LATTICE) % 1 == pytest.approx(0, abs=1e-9)
+    assert (found.threshold * threshold.LATTICE) % 1 == pytest.approx(0, abs=1e-9)
     every = guaranteed(scores[1:], strong[1:], weak[1:], min_quality=0.9)
     assert found.strong_pct == pytest.approx(every.strong_pct, abs=0.02)
     assert 0 < found.strong_pct < 1
@@ -404,7 +405,6 @@ ROWS = (np.array([0.1, 0.6]), np.array([1.0, 0.0]), np.array([0.0, 1.0]))
         ({"min_quality": 0.9, "confidence": 1.0}, "confidence"),
         ({"min_quality": 0.9, "confidence": 0.1}, "confidence"),
         ({"min_quality": 0.9, "confidence": 90}, "confidence"),
-        ({"min_quality": 0.9, "method": "hope"}, "betting, hoeffding-bentkus"),
         ({"min_quality": 0.9, "bounds": (1.0, 0.0)}, "no range"),
         ({"min_quality": 0.9, "weights": [1.0]}, "weights"),
         ({"min_quality": 0.9, "weights": [1.0, 0.0]}, "weights"),

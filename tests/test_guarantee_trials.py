@@ -45,7 +45,7 @@ def by_method(found: list[Outcome]) -> dict[str, Outcome]:
 )
 def test_promises_are_kept_as_often_as_stated(name: Name, target: float) -> None:
     found = by_method(simulate.simulate(made(), Promise(name, target), 200, draws=300))
-    for method in means.METHODS:
+    for method in simulate.METHODS:
         assert found[method].kept and found[method].stated == pytest.approx(0.1)
         # Four standard errors above what is stated.
         assert found[method].broken <= 0.1 + 4 * math.sqrt(0.1 * 0.9 / 300)
@@ -178,7 +178,7 @@ def test_the_command_fails_where_a_promise_is_broken_too_often(
     target: Write, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Another method beside the two, with a bound that is wrong.
-    monkeypatch.setitem(means.METHODS, "above zero", above_zero)
+    monkeypatch.setitem(simulate.METHODS, "above zero", above_zero)
     assert simulate.main([*target, "--max-regret", "0.34"]) == 1
     told = capsys.readouterr().err
     assert "above zero broke max_regret 0.34 at n = 100" in told and "betting" not in told

@@ -1,4 +1,4 @@
-"""Arms and shadow mode summed in the database; a table of version 1 gets its new columns."""
+"""Arms and shadow mode summed in the database."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,18 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import Engine, inspect, select, text
+from sqlalchemy import Engine
 from thriftroute.eval.drift.arms import ArmSums
 from thriftroute.serve.config.settings import RecordSettings
 from thriftroute.serve.records import Record, Recorder
 from thriftroute.serve.records.arms import arms, experiments, scored_by, shadow
 from thriftroute.serve.records.daily import insert
 from thriftroute.serve.records.database import create_schema, open_engine
-from thriftroute.serve.records.stats import export
-from thriftroute.serve.records.table import daily, decisions, meta, to_row
+from thriftroute.serve.records.table import meta, to_row
 from thriftroute.tests.helpers.servers import postgres_server
-
-NEW = ("arm", "routed", "routed_cost", "familiarity")
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -43,29 +40,6 @@ def engine(server: str) -> Iterator[Engine]:
 def put(engine: Engine, *records: Record) -> None:
     with engine.begin() as connection:
         insert(connection, [to_row(record) for record in records])
-
-
-def test_a_table_of_version_1_is_extended_and_keeps_its_rows(engine: Engine) -> None:
-    put(engine, Record(id="old", time=1.0, router="mf", score=0.25))
-    with engine.begin() as connection:  # as version 1 left it
-        for name in NEW:
-            connection.execute(text(f"ALTER TABLE {decisions.name} DROP COLUMN {name}"))
-        connection.execute(meta.update().values(value="1"))
-    (row,) = export(engine)  # who only reads changes nothing
-    assert row["score"] == 0.25
-    assert "arm" not in row
-    assert list(export(engine, only={"score", "arm"})) == [{"score": 0.25}]
-    for _ in range(2):  # a second worker finds it done
-        create_schema(engine)
-        names = {column["name"] for column in inspect(engine).get_columns(decisions.name)}
-        assert names == {column.name for column in decisions.c}
-    put(engine, Record(id="new", time=2.0, arm="a/control", routed="weak", routed_cost=0.5))
-    old, new = export(engine)
-    assert [old[name] for name in NEW] == [None] * 4
-    assert [new[name] for name in NEW] == ["a/control", "weak", 0.5, None]
-    with engine.connect() as connection:
-        assert connection.execute(select(meta.c.value)).scalar() == "2"
-        assert connection.execute(select(daily.c.requests)).first() is not None
 
 
 def by_hand(records: list[Record], arm: str) -> dict[str, ArmSums]:

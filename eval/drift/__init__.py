@@ -1,1 +1,1 @@
-"""Is the traffic still what the router was calibrated on? Tests that may be looked at at any time."""
+"""Is the traffic still what the router was calibrated on? Tests to be looked at at any time."""

@@ -44,12 +44,9 @@ class Tally:
 
 @dataclass(frozen=True)
 class Baseline:
-    """Scores as counts by cell: `edges` float64[k], increasing, and `counts` int64[k + 1].
-
-    A score on an edge belongs to the cell above. `scores`, sorted, where they are known; of a
-    bundle's table only the cells are. `novel` and `feedback`: the prompts that were unfamiliar to
-    the router, and what users said of the answers, where that was recorded.
-    """
+    """Scores as counts by cell: `edges` float64[k], increasing, and `counts` int64[k + 1]; a score
+    on an edge belongs to the cell above. `scores`, sorted, are not known of a bundle's table.
+    `novel`: prompts that were unfamiliar to the router; `feedback`: what users said of answers."""
 
     name: str
     edges: Floats
@@ -82,9 +79,7 @@ class Baseline:
     @classmethod
     def from_table(cls, table: ThresholdTable) -> "Baseline":
         """Of the prompts that a bundle was calibrated on: a cell between each two thresholds.
-
-        Raises CalibrationError where the table has a single row, or is of fewer than 50 prompts.
-        """
+        Raises CalibrationError where the table has one row, or is of fewer than 50 prompts."""
         if table.n < LEAST or len(table.rows) < 2:
             raise CalibrationError(
                 f"table {table.name!r} is of {table.n} prompts and {len(table.rows)} shares: too "
@@ -100,12 +95,10 @@ class Baseline:
         """How many scores reach the threshold; between two edges of a table, linear."""
         limit = validate_threshold(threshold)
         if self.scores is not None:
-            below = int(np.searchsorted(self.scores, limit, side="left"))
-            return Tally(self.n - below, self.n)
-        below_edges = np.cumsum(self.counts)[:-1]
+            return Tally(self.n - int(np.searchsorted(self.scores, limit, side="left")), self.n)
         ends = np.concatenate([[0.0], self.edges, [1.0]])
-        counts = np.concatenate([[0], below_edges, [self.n]])
-        return Tally(self.n - float(np.interp(limit, ends, counts)), self.n)
+        below = np.concatenate([[0], np.cumsum(self.counts)])
+        return Tally(self.n - float(np.interp(limit, ends, below)), self.n)
 
     def save(self, path: Path) -> None:
         """Raises CalibrationError for a table's, which is in its bundle already, and OSError."""
@@ -127,16 +120,12 @@ class Baseline:
         except (OSError, ValueError, RecursionError) as error:
             raise DataError(f"cannot be read as JSON: {error}", path=path) from error
         if not isinstance(raw, Mapping) or raw.get("kind") != KIND:
-            raise DataError(
-                "no baseline; `thriftroute watch --save-baseline FILE` writes one", path=path
-            )
+            problem = "no baseline; `thriftroute watch --save-baseline FILE` writes one"
+            raise DataError(problem, path=path)
         if raw.get("format") != FORMAT:
-            raise DataError(
-                f"a baseline of format {raw.get('format')!r}; this version reads {FORMAT}: "
-                "upgrade thriftroute",
-                path=path,
-            )
-        tallies = {name: _tally(raw.get(name), name, path) for name in ("novel", "feedback")}
+            problem = f"a baseline of format {raw.get('format')!r}; this version reads {FORMAT}"
+            raise DataError(f"{problem}: upgrade thriftroute", path=path)
+        tallies = {key: _tally(raw.get(key), key, path) for key in ("novel", "feedback")}
         name = str(raw.get("name", path.name))
         try:
             return cls.from_scores(name, raw.get("scores", []), **tallies)

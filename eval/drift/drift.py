@@ -102,6 +102,35 @@ class DriftReport:
         return found
 
 
+class _Stream:
+    """What is read of decisions in the order of time: prompts with a score, each once."""
+
+    def __init__(self, router: str | None, most_seen: int) -> None:
+        self._router, self._most_seen = router, most_seen
+        self._seen: set[int] = set()
+        self.decisions = self.scored = self.n = 0
+        self.feedback = Tally()
+
+    def counts(self, row: Mapping[str, Any]) -> bool:
+        """Note a decision; whether it has a score of this router (None: of any), and a prompt that
+        is new. An experiment's treatment is left out, being routed in another way."""
+        self.decisions += 1
+        if row.get("feedback") is not None:
+            self.feedback = self.feedback.plus(float(row["feedback"]))
+        own = row.get("score") is not None and self._router in {None, row.get("router")}
+        if not own or str(row.get("arm") or "").endswith(f"/{TREATMENT}"):
+            return False
+        self.scored += 1
+        if len(self._seen) >= self._most_seen:
+            self._seen.clear()
+        hash, known = row.get("prompt_hash"), len(self._seen)
+        if hash is not None:  # without one it is always new
+            self._seen.add(int(hash[:16], 16))
+        new = hash is None or len(self._seen) > known
+        self.n += new
+        return new
+
+
 class Examination:
     """Reads decisions as they come, in the order of time; `report` says what is known so far.
 
@@ -121,40 +150,30 @@ class Examination:
     ) -> None:
         if not 0 < alpha < 1:
             raise ConfigError(f"alpha {alpha!r}: expected a false-alarm rate between 0 and 1")
-        self._baseline, self._alpha = baseline, alpha
+        self._baseline, self._alpha, self._threshold = baseline, alpha, threshold
         # By the baseline alone: what the stream holds must not choose the tests.
         self._part = alpha / (2 + bool(baseline.novel.n) + bool(baseline.feedback.n))
-        self._router, self._threshold, self._most_seen = router, threshold, most_seen
+        self._stream = _Stream(router, most_seen)
         self._test = ScoreTest(baseline.edges, baseline.counts)
         self._buffer: list[float] = []
-        self._seen: set[int] = set()
-        self._decisions = self._scored = self._n = 0
         self._strong: dict[float, _ShareTest] = defaultdict(_ShareTest)  # by threshold
         self._novel = _ShareTest()
-        self._feedback = Tally()
 
     def add(self, row: Mapping[str, Any]) -> None:
         """One decision: its `score`, `router`, `threshold`, `strong`, and what else is known."""
-        self._decisions += 1
-        if row.get("feedback") is not None:
-            self._feedback = self._feedback.plus(float(row["feedback"]))
-        if not _is_scored(row, self._router):
+        if not self._stream.counts(row):
             return
-        self._scored += 1
-        if len(self._seen) >= self._most_seen:
-            self._seen.clear()
-        if not _first_time(row, self._seen):
-            return
-        self._n += 1
         self._buffer.append(float(row["score"]))
         if len(self._buffer) >= BUFFER:
             self._flush()
         if row.get("familiarity") is not None:
             self._novel.hits.append(row["familiarity"] < UNFAMILIAR)
-        threshold, strong = row.get("threshold"), _went_strong(row)
+        threshold, strong = row.get("threshold"), row.get("strong")
         known = threshold in self._strong or len(self._strong) < MOST_THRESHOLDS
         if threshold is not None and strong is not None and known:
-            self._strong[threshold].hits.append(strong)
+            # In shadow mode: whether the strong model would have answered.
+            meant = row.get("routed") in {None, row.get("model")}
+            self._strong[threshold].hits.append(bool(strong) and meant)
 
     def report(self) -> DriftReport:
         """Of all decisions so far."""
@@ -162,13 +181,13 @@ class Examination:
         findings = tuple(self._findings())
         drifts = any(finding.drift for finding in findings)
         return DriftReport(
-            verdict="drift" if drifts else "ok" if self._n else "no-data",
+            verdict="drift" if drifts else "ok" if self._stream.n else "no-data",
             alpha=self._alpha,
             baseline=self._baseline.name,
             baseline_n=self._baseline.n,
-            decisions=self._decisions,
-            scored=self._scored,
-            n=self._n,
+            decisions=self._stream.decisions,
+            scored=self._stream.scored,
+            n=self._stream.n,
             threshold=self._chosen_threshold(),
             findings=findings,
         )
@@ -193,7 +212,7 @@ class Examination:
         if baseline.novel.n:
             yield self._novel.finding("novelty", baseline.novel, part)
         if baseline.feedback.n:
-            yield _finding("feedback", self._feedback, baseline.feedback, part)
+            yield _finding("feedback", self._stream.feedback, baseline.feedback, part)
 
 
 class _ShareTest:
@@ -259,42 +278,15 @@ def baseline_from(
 
     Raises CalibrationError where fewer than 50 decisions have a score.
     """
-    seen: set[int] = set()
-    tallies = {"novel": Tally(), "feedback": Tally()}
+    stream, novel = _Stream(router, MOST_SEEN), Tally()
 
     def scores() -> Iterator[float]:
+        nonlocal novel
         for row in rows:
-            if row.get("feedback") is not None:
-                tallies["feedback"] = tallies["feedback"].plus(float(row["feedback"]))
-            if not _is_scored(row, router) or not _first_time(row, seen):
-                continue
-            if row.get("familiarity") is not None:
-                tallies["novel"] = tallies["novel"].plus(row["familiarity"] < UNFAMILIAR)
-            yield float(row["score"])
+            if stream.counts(row):
+                if row.get("familiarity") is not None:
+                    novel = novel.plus(row["familiarity"] < UNFAMILIAR)
+                yield float(row["score"])
 
     found = sampled(scores())  # before the tallies are looked at
-    return Baseline.from_scores(name, found, **tallies)
-
-
-def _is_scored(row: Mapping[str, Any], router: str | None) -> bool:
-    """Whether a decision has a score of this router (None: of any); an experiment's treatment is
-    left out, being routed in another way."""
-    treated = str(row.get("arm") or "").endswith(f"/{TREATMENT}")
-    return not treated and row.get("score") is not None and router in {None, row.get("router")}
-
-
-def _first_time(row: Mapping[str, Any], seen: set[int]) -> bool:
-    """Whether its prompt is new; `seen` is added to. A prompt without a hash is always new."""
-    hash = row.get("prompt_hash")
-    if hash is None:
-        return True
-    before = len(seen)
-    seen.add(int(hash[:16], 16))
-    return len(seen) > before
-
-
-def _went_strong(row: Mapping[str, Any]) -> bool | None:
-    """Whether the strong model answered, or in shadow mode would have; None where none did."""
-    if row.get("strong") is None:
-        return None
-    return bool(row["strong"]) and row.get("routed") in {None, row.get("model")}
+    return Baseline.from_scores(name, found, novel=novel, feedback=stream.feedback)

@@ -18,7 +18,6 @@ Sources
 """
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -43,17 +42,14 @@ class ScoreTest:
     the baseline is (Vovk et al.). A mixture of gamblers bets that ranks are larger or smaller than
     they should be, that they lie further out or further in, or that some tenth of them is too
     full. Each bets from the start, and once more from each of many later moments on, so that a
-    change after a long quiet time is found too.
+    change after a long quiet time is found too. Not exchangeable, and thus an alarm of its own
+    kind: traffic that swings with the hour, and bursts of near copies.
 
-    Scores are told apart by cells: `edges` float64[k], strictly increasing, make k + 1 of them,
-    whose baseline counts are `counts` int64[k + 1]; a score on an edge belongs to the upper one.
-
-    Not exchangeable, and thus an alarm of its own kind: traffic that swings with the hour, and
-    requests that come in bursts of near copies.
+    `edges` float64[k], strictly increasing, make k + 1 cells, whose baseline counts are `counts`
+    int64[k + 1]; a score on an edge belongs to the upper one. seed: of the random order of ties.
     """
 
     def __init__(self, edges: npt.ArrayLike, counts: npt.ArrayLike, *, seed: int = 0) -> None:
-        """seed: of the random order of ties."""
         self._edges = np.asarray(edges, dtype=np.float64)
         self._pool = np.array(counts, dtype=np.int64)
         if self._pool.shape != (self._edges.size + 1,) or self._pool.sum() < 1:
@@ -76,10 +72,8 @@ class ScoreTest:
         return math.exp(-self.log_e_max)
 
     def add(self, scores: npt.ArrayLike, *, alpha: float | None = None) -> None:
-        """The next scores of the stream, float64[m], in order; NaN is left out.
-
-        alpha: note in `alarm_at` after how many scores `p_value` first was at most that.
-        """
+        """The next scores of the stream, float64[m], in order; NaN is left out. alpha: note in
+        `alarm_at` after how many scores `p_value` first was at most that."""
         given = np.asarray(scores, dtype=np.float64)
         self._waiting.extend(given[~np.isnan(given)].tolist())
         whole = len(self._waiting) // LOOK * LOOK
@@ -134,9 +128,8 @@ class ScoreTest:
     def _dirichlet(self, bins: Ints) -> Floats:
         """Log likelihood of bin counts, int64[s, 10], under a Dirichlet prior over the bins'
         shares, minus that under equal shares: float64[s]."""
-        counts = bins.astype(np.float64)
-        total = counts.sum(axis=1)
-        of_bins = (_log_gamma(counts + _PRIOR) - math.lgamma(_PRIOR)).sum(axis=1)
+        total = bins.sum(axis=1).astype(np.float64)
+        of_bins = (_log_gamma(bins.astype(np.float64) + _PRIOR) - math.lgamma(_PRIOR)).sum(axis=1)
         of_all = _log_gamma(total + _BINS * _PRIOR) - math.lgamma(_BINS * _PRIOR)
         found: Floats = of_bins - of_all + total * math.log(_BINS)
         return found
@@ -150,9 +143,8 @@ def _is_start(look: int) -> bool:
 def mean_interval(total: float, n: float, alpha: float) -> tuple[float, float]:
     """A confidence sequence for the mean of values in [0, 1], of which n add up to `total`.
 
-    The interval holds the mean at all n at once with a chance of at least 1 - alpha: it may be
-    looked at after each value. Values that are 0 or 1 give Robbins' mixture of a binomial with a
-    uniform prior; all others in [0, 1] vary less. Without values (0, 1).
+    It holds the mean at all n at once with a chance of at least 1 - alpha. Values that are 0 or 1
+    give Robbins' mixture of a binomial with a uniform prior; others vary less. Without any (0, 1).
     """
     if n <= 0:
         return 0.0, 1.0
@@ -166,21 +158,15 @@ def mean_interval(total: float, n: float, alpha: float) -> tuple[float, float]:
                 likelihood += count * math.log(part) if part > 0 else -math.inf
         return evidence - likelihood >= -math.log(alpha)
 
-    center = total / n
-    return _edge(refuted, center, 0.0), _edge(refuted, center, 1.0)
-
-
-def _edge(refuted: Callable[[float], bool], inside: float, outside: float) -> float:
-    """Where between the two a mean begins to be refuted; `outside` where it never is."""
-    if not refuted(outside):
+    def edge(outside: float) -> float:
+        """Where a mean begins to be refuted; `outside` where it never is."""
+        inside = total / n
+        for _ in range(60 * refuted(outside)):
+            middle = (inside + outside) / 2
+            inside, outside = (inside, middle) if refuted(middle) else (middle, outside)
         return outside
-    for _ in range(60):
-        middle = (inside + outside) / 2
-        if refuted(middle):
-            outside = middle
-        else:
-            inside = middle
-    return outside
+
+    return edge(0.0), edge(1.0)
 
 
 def asymptotic_radius(n: float, alpha: float, tight_at: float = 1000.0) -> float:

@@ -119,20 +119,6 @@ def _cautions(router: Router, target: Target, labels: Labels, *, budget: bool) -
     return cautions
 
 
-def to_dict(found: Guarantee) -> dict[str, Any]:
-    """As JSON of the command line: costs in USD per 1,000 requests, what was asked for first."""
-    plain = found.to_dict()
-    first = ("threshold", "strong_pct", "quality", "quality_bound", "confidence", "n")
-    ordered = {key: plain.pop(key) for key in first}
-    for key, name in (("cost", "usd_per_1k"), ("cost_bound", "usd_per_1k_bound")):
-        value = plain.pop(key)
-        plain[name] = None if value is None else 1000 * value
-    if found.promise == "max_cost":
-        plain |= {"promise": "usd_per_1k", "target": 1000 * found.target}
-    plain["more_labels"] = None if found.needed_n is None else found.needed_n - found.n
-    return {**ordered, **plain}
-
-
 def print_guarantee(found: Guarantee) -> None:
     """Print a threshold and what is promised of it, or that nothing is."""
     budget = found.promise == "max_cost"

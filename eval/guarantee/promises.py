@@ -14,7 +14,6 @@ import numpy as np
 from ...errors import CalibrationError
 from ...router.threshold import check_scores
 from ..metrics import Floats, check_rewards
-from .means import Bools
 
 Name = Literal["min_quality", "min_gap", "max_regret", "max_cost"]
 
@@ -96,16 +95,15 @@ class LabelledPrompts:
                     f"{name}[{int(out[0])}] is {values[out[0]]:g}, outside of the bounds {low:g} "
                     f"to {high:g}; give the range of the rewards as bounds"
                 )
-        for name, values in zip(("strong", "weak"), self.costs or (), strict=False):
-            self._check_column(f"{name} costs", values, values >= 0, ">= 0")
-        if self.weights is not None:
-            self._check_column("weights", self.weights, self.weights > 0, "above 0")
-
-    def _check_column(self, name: str, values: Floats, fits: Bools, kind: str) -> None:
-        if values.shape != self.scores.shape or not np.all(np.isfinite(values) & fits):
-            raise CalibrationError(
-                f"{name} must be {self.scores.size} finite numbers {kind}, got shape {values.shape}"
-            )
+        columns = dict(zip(("strong costs", "weak costs"), self.costs or (), strict=False))
+        columns |= {} if self.weights is None else {"weights": self.weights}
+        for name, values in columns.items():
+            fits, kind = (values > 0, "above 0") if name == "weights" else (values >= 0, ">= 0")
+            if values.shape != self.scores.shape or not np.all(np.isfinite(values) & fits):
+                raise CalibrationError(
+                    f"{name} must be {self.scores.size} finite numbers {kind}, got shape "
+                    f"{values.shape}"
+                )
 
     @property
     def dearest(self) -> float:

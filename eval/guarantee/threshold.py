@@ -2,7 +2,6 @@
 
     prompts = LabelledPrompts(scores, (strong, weak))
     found = guaranteed(prompts, Promise("min_quality", 0.95, confidence=0.9))
-    found.threshold, found.strong_pct, found.feasible
 
 The threshold that looks best on n labelled prompts breaks its promise on about every second draw of
 n prompts: it was chosen because it looked good there. Here thresholds are tested one after another,
@@ -10,57 +9,59 @@ from the safest on (always strong; for a budget always weak), each at the full l
 one before the first that fails is taken. To break the promise, the first threshold in this fixed
 order that does not keep it would have to pass, and that happens with probability at most
 1 - confidence, at every n. Source: fixed-sequence testing in Learn then Test, Angelopoulos, Bates,
-Candes, Jordan and Lei 2021, arXiv 2110.01052, section 2.3; conformal risk control (arXiv
-2208.02814) promises a mean over draws only, not a confidence. The tests
-themselves: `means`; the order: `sequence`.
+Candes, Jordan and Lei 2021, arXiv 2110.01052, section 2.3. The test itself: `means`.
 
-What it rests on: the labelled prompts are independent draws of the traffic (or weighted to be), the
-router has not learned from them, and the target was not chosen by looking at the answer. Which
-thresholds are tested depends on no label: every one that tells two of the n scores apart is, which
-is the same as to test all numbers from 0 to 1 in order, since nothing changes between two scores.
+It rests on this: the labelled prompts are independent draws of the traffic (or weighted to be), the
+router has not learned from them, and the target was not chosen by looking at the answer. Every
+threshold that tells two of the n scores apart is tested, so that no label chooses which.
 """
 
+import math
 from dataclasses import asdict, dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from ...errors import CalibrationError
+from ...router.threshold import achievable
 from ..metrics import Floats
-from .means import METHODS
-from .promises import LabelledPrompts, Name, Promise, variable
-from .sequence import FixedSequence
+from .means import LARGEST_BET, Bools, MeanTest, betting
+from .promises import LabelledPrompts, Name, Promise, Variable, variable
+
+# Up to so many prompts every threshold is tested; beyond, those on a lattice that no data chose.
+EVERY_THRESHOLD, LATTICE = 5_000, 2_000
+# Thresholds tested at once: little is computed past the first that fails, and no block is larger.
+BLOCK, BLOCK_VALUES = 64, 8_000_000
+# Labels that would do are estimated for this share of calls to the other side, at this power.
+USEFUL_SHARE, POWER = 0.1, 0.8
+HANDFUL = 10  # fewer draws do not tell that a promise is out of reach because they are alike
+SLACK = 1.25  # bets become smaller near the goal: so many times the draws of the largest bet
+STEPS = 200  # in which the bound of the last threshold is tightened
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Guarantee:
     """A threshold, what is promised of it, and what it looks like on the n labelled prompts.
 
-    `promise`, `target` and `confidence` are those of the Promise. `feasible` says that routing has
-    been shown to keep it; else `threshold` is the safest one (always strong, for a budget always
-    weak), `message` says why, and `needed_n` about how many labels would do in all, None where no
-    number would by these data.
-
-    `quality` (mean reward of the mix over that of strong), `gap` (part of the gap recovered),
-    `regret` (mean reward below always strong), `cost` (mean of a request) and `saving` (part of the
-    cost of always strong) are estimates on the same prompts, None where undefined or unknown.
-    `quality_bound`, `gap_bound`, `regret_bound`, `cost_bound` are what holds with `confidence`:
-    that of the promise alone, the others are None.
+    `feasible`: routing has been shown to keep the promise; else `threshold` is the safest one,
+    `message` says why, and `needed_n` about how many labels would do in all, None where no number
+    would. `quality` (mean reward of the mix over that of strong), `gap` (part recovered), `regret`
+    (mean reward below always strong), `cost` (mean of a request) and `saving` (part of the cost of
+    always strong) are estimates on the same prompts, None where undefined or unknown. The bound of
+    what is promised is what holds with `confidence`, the others are None.
     """
 
-    promise: Name
-    target: float
-    confidence: float
     threshold: float
     strong_pct: float
-    n: int
-    feasible: bool
-    needed_n: int | None
-    method: str
-    seed: int
-    message: str
     quality: float | None = None
     quality_bound: float | None = None
+    confidence: float
+    n: int
+    promise: Name
+    target: float
+    feasible: bool
+    needed_n: int | None
     gap: float | None = None
     gap_bound: float | None = None
     regret: float | None = None
@@ -68,48 +69,50 @@ class Guarantee:
     cost: float | None = None
     cost_bound: float | None = None
     saving: float | None = None
+    seed: int
+    message: str
     assumptions: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-able dict."""
-        return {**asdict(self), "assumptions": list(self.assumptions)}
+        """As JSON of the command line: costs in USD per 1,000 requests."""
+        plain = {**asdict(self), "assumptions": list(self.assumptions)}
+        for key, name in (("cost", "usd_per_1k"), ("cost_bound", "usd_per_1k_bound")):
+            value = plain.pop(key)
+            plain[name] = None if value is None else 1000 * value
+        if self.promise == "max_cost":
+            plain |= {"promise": "usd_per_1k", "target": 1000 * self.target}
+        return {**plain, "more_labels": self.needed_n and self.needed_n - self.n}
 
 
-def guaranteed(
-    prompts: LabelledPrompts, promise: Promise, *, method: str = "betting", seed: int = 0
-) -> Guarantee:
+def guaranteed(prompts: LabelledPrompts, promise: Promise, *, seed: int = 0) -> Guarantee:
     """The least use of strong that keeps the promise with its confidence; for a budget the most.
 
-    method: a name in `means.METHODS`. seed: of the order in which the draws are taken; choose it
-    before you look. Raises CalibrationError where the prompts lack what the promise is about.
+    seed: of the order in which the draws are taken; choose it before you look. Raises
+    CalibrationError where the prompts lack what the promise is about.
     """
-    if method not in METHODS:
-        raise CalibrationError(f"unknown method {method!r}; available: {', '.join(METHODS)}")
-    order = np.random.default_rng(seed).permutation(prompts.scores.size)
-    sequence = FixedSequence(prompts, promise, METHODS[method], order)
+    n = prompts.scores.size
+    order = np.random.default_rng(seed).permutation(n)
+    sequence = FixedSequence(prompts, promise, order)
     sequence.run()
-    needed = None if sequence.feasible else sequence.labels_needed()
-    bound: float | None = None
-    if sequence.feasible:
-        bound = sequence.bound()
-    elif promise.holds_at_start:
+    feasible = sequence.feasible
+    needed = None if feasible else sequence.labels_needed()
+    bound = sequence.bound() if feasible else None
+    if not feasible and promise.holds_at_start:
         bound = 1.0 if promise.name == "min_quality" else 0.0
     shown = _estimates(prompts, sequence.threshold)
     shown[f"{promise.name[4:]}_bound"] = bound  # without its min_ or max_
     cap = f"no request costs more than {2 * prompts.dearest:.6g}, twice the dearest of these"
-    assumed = promise.name == "max_cost" and promise.cost_cap is None
     return Guarantee(
         promise=promise.name,
         target=promise.target,
         confidence=promise.confidence,
         threshold=sequence.threshold,
-        n=prompts.scores.size,
-        feasible=sequence.feasible,
+        n=n,
+        feasible=feasible,
         needed_n=needed,
-        method=method,
         seed=seed,
-        message="" if sequence.feasible else _why(promise, prompts, needed),
-        assumptions=(cap,) if assumed else (),
+        message="" if feasible else _why(promise, sequence.variable, n, needed),
+        assumptions=(cap,) if promise.name == "max_cost" and promise.cost_cap is None else (),
         **shown,
     )
 
@@ -134,17 +137,144 @@ def _estimates(prompts: LabelledPrompts, threshold: float) -> dict[str, Any]:
     return found
 
 
-def _why(promise: Promise, prompts: LabelledPrompts, needed: int | None) -> str:
-    n = prompts.scores.size
+def _why(promise: Promise, values: Variable, n: int, needed: int | None) -> str:
     if needed is not None:
         return f"infeasible at this n ({n:,}); about {needed - n:,} more labels would do"
-    above = variable(promise, prompts).above
     if promise.name == "max_cost":
         known = "even always weak costs more, or nearly as much; raise the budget"
-    elif not above.any():
+    elif not values.above.any():
         known = "the strong model earns nothing; check the labels"
-    elif promise.name == "min_gap" and above.mean() <= 0:
+    elif promise.name == "min_gap" and values.above.mean() <= 0:
         known = "strong is not better than weak, and there is no gap to recover; promise a quality"
     else:
         known = "routing does not keep it; promise less, or take a router that ranks better"
     return f"infeasible at this n ({n:,}), and more labels would not do by what these show: {known}"
+
+
+class FixedSequence:
+    """One promise, its thresholds in their order, and the tests of them.
+
+    order int[n]: in which order the draws are taken, chosen without regard to the labels. `count`
+    thresholds have passed so far.
+    """
+
+    def __init__(
+        self,
+        prompts: LabelledPrompts,
+        promise: Promise,
+        order: npt.NDArray[np.intp],
+        test: MeanTest = betting,
+    ) -> None:
+        self._prompts, self._promise, self._test, self._order = prompts, promise, test, order
+        self._scores = prompts.scores[order]
+        self._weight = prompts.relative_weights[order]
+        self._level = 1 - promise.confidence
+        self.variable = variable(promise, prompts)
+        self.thresholds = _thresholds(prompts.scores, from_strong=promise.from_strong)
+        self.count = int(promise.holds_at_start)
+        self._ended = False
+
+    @property
+    def threshold(self) -> float:
+        """The last that has passed; the safest one where none has."""
+        return float(self.thresholds[max(self.count - 1, 0)])
+
+    @property
+    def feasible(self) -> bool:
+        """Whether a threshold has passed that had to be tested."""
+        return self.count > int(self._promise.holds_at_start)
+
+    def run(self) -> None:
+        """Test threshold after threshold, until one is not shown to keep the promise."""
+        size = max(1, min(BLOCK, BLOCK_VALUES // self._scores.size))
+        while (block := self.block(size)) is not None:
+            self.take(self._test(block, *self.variable.bounds, self._level))
+
+    def block(self, size: int) -> Floats | None:
+        """The variable at the next thresholds, at most `size`: float64[n, m]; None at the end.
+
+        What the test says of it goes into `take`: many sequences can be tested at once.
+        """
+        following = self.thresholds[self.count : self.count + size]
+        return None if self._ended or not following.size else self._values(following, self.variable)
+
+    def take(self, shown: Bools) -> None:
+        """Count on to the first threshold of the block that is not shown to keep the promise."""
+        self._ended = not bool(shown.all())
+        self.count += int(np.argmin(shown)) if self._ended else shown.size
+
+    def bound(self) -> float:
+        """The best target that the last threshold is shown to keep.
+
+        Where all thresholds have passed, the sequence goes on with harder targets for the last, in
+        steps fixed beforehand (of 0.005, or of a two-hundredth of the target), until one fails. Had
+        a threshold failed, nothing would be left to test with: the target itself is all that holds.
+        """
+        best, steps = self._promise.target, 0.005 * np.arange(1, STEPS)
+        if self.count < self.thresholds.size:
+            return best
+        grows = self._promise.name in ("min_quality", "min_gap")
+        for target in (best + steps if grows else best * (1 - steps)).tolist():
+            harder = variable(self._promise, self._prompts, target)
+            values = self._values(self.thresholds[-1:], harder)
+            if not self._test(values, *harder.bounds, self._level)[0]:
+                break
+            best = target
+        return best
+
+    def labels_needed(self) -> int | None:
+        """About how many labels would show that a useful share of calls keeps the promise.
+
+        From mean and deviation at the start, at half and at the whole of that share, as the central
+        limit theorem has it, and from how fast wealth can grow at the largest bet. A mean that is
+        not above 0, yet not shown to be below, is taken for half a standard error. None where one
+        of the three is below 0 by more than these draws can err, or 0 on every prompt.
+        """
+        if self.thresholds.size == 1:
+            return None  # there is nothing but the safest threshold
+        n = self._scores.size
+        calls = 1 - np.searchsorted(np.sort(self._scores), self.thresholds) / n
+        moved = np.abs(calls - float(self._promise.from_strong))
+        sure = NormalDist().inv_cdf(1 - self._level)
+        z = sure + NormalDist().inv_cdf(POWER)
+        low, high = self.variable.bounds
+        needed = 1.1 * n  # some more than there are at least: with these it was not shown
+        for share in (0.0, USEFUL_SHARE / 2, USEFUL_SHARE):
+            at = min(int(np.searchsorted(moved, share)), moved.size - 1)
+            column = self._values(self.thresholds[at : at + 1], self.variable)[:, 0]
+            mean, deviation = float(column.mean()), max(float(column.std()), 1e-12)
+            if mean <= 0 and n < HANDFUL:
+                deviation = (high - low) / 2  # the most that there can be
+            error = deviation / math.sqrt(n)
+            if mean + sure * error < 0 or not column.any():
+                return None
+            # The largest bet is never ruinous, so that the logarithm is finite.
+            largest = LARGEST_BET / max(-low, float(np.abs(column).max()))
+            growth = float(np.mean(np.log1p(largest * column)))
+            needed = max(needed, (z * deviation / max(mean, error / 2)) ** 2)
+            if growth > 0:
+                needed = max(needed, -SLACK * math.log(self._level) / growth)
+        return math.ceil(needed)
+
+    def _values(self, thresholds: Floats, of: Variable) -> Floats:
+        """The variable, weighted: float64[n, m], rows in the order of the draws."""
+        calls = self._scores[:, None] >= thresholds[None, :]
+        above, below = of.above[self._order], of.below[self._order]
+        weighted: Floats = np.where(calls, above[:, None], below[:, None]) * self._weight[:, None]
+        return weighted
+
+
+def _thresholds(scores: Floats, *, from_strong: bool) -> Floats:
+    """What is tested, in order: rising from always strong, or falling from always weak.
+
+    With n prompts at most, every threshold that tells two scores apart. With more, the numbers k /
+    LATTICE, without those that tell nothing more apart than one that is kept: which they are is
+    then settled before any score is seen, too.
+    """
+    if scores.size <= EVERY_THRESHOLD:
+        falling = achievable(scores)[0]
+    else:
+        lattice = np.arange(LATTICE + 1) / LATTICE
+        below = np.searchsorted(np.sort(scores), lattice)
+        falling = lattice[np.unique(below, return_index=True)[1]][::-1]
+    return falling[::-1].copy() if from_strong else falling.copy()

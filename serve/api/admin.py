@@ -146,7 +146,7 @@ class _Views:
             raise _wrong("comment", "expected text")
         recorder = self._state.recorder
         found = await self._state.in_reports(
-            lambda: recorder.feedback(id, value, comment, tenant=tenant)  # type: ignore[arg-type]
+            lambda: recorder.feedback(id, value, comment, tenant=tenant)
         )
         if not found:
             raise _no_decision(id)

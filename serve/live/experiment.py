@@ -61,4 +61,4 @@ class Experiment:
 
     def recorded(self, arm: str | None) -> str | None:
         """The arm as decisions hold it."""
-        return None if arm is None else f"{self.settings.name}/{arm}"
+        return arm and f"{self.settings.name}/{arm}"

@@ -26,9 +26,9 @@ _METRICS: dict[str, tuple[Any, Any]] = {
 def arms(
     engine: Engine | None,
     experiment: str,
-    *,
     by: str = "session",
     since: float | None = None,
+    *,
     until: float | None = None,
 ) -> dict[str, dict[str, Any]]:
     """ "control" and "treatment" -> {"units", "requests", "metrics": {name: ArmSums}} of the
@@ -87,7 +87,7 @@ def scored_by(
 
 
 def shadow(
-    engine: Engine | None, *, since: float | None = None, until: float | None = None
+    engine: Engine | None, since: float | None = None, *, until: float | None = None
 ) -> dict[str, Any]:
     """What shadow mode would have done, of the answered decisions of [since, until).
 

@@ -18,7 +18,7 @@ from ...errors import ConfigError, require_extra
 from ...files import tighten
 from .table import INDEXES, daily, decisions, meta
 
-VERSION = 2  # of the table. Raising it: _upgrade adds new columns; other changes need ALTERs there
+VERSION = 2  # of the tables. Raising it: create_schema needs the ALTERs that lead there
 CONNECT_S = 5  # for PostgreSQL to answer
 _LOCK = 0x7472_6966_7472  # of creating the table, among PostgreSQL's advisory locks
 
@@ -26,11 +26,10 @@ _log = logging.getLogger("thriftroute.records")
 
 
 def open_engine(url: str) -> sa.Engine:
-    """An engine for `url`; nothing is opened yet.
+    """An engine for `url`; nothing is opened yet. Its errors hold no password and no row.
 
     Raises ConfigError for a URL that is none, or of a database other than SQLite and PostgreSQL,
-    and MissingExtraError where psycopg is not installed. Passwords and rows stay out of the errors
-    that the engine raises.
+    and MissingExtraError where psycopg is not installed.
     """
     try:
         parsed = make_url(url)
@@ -63,7 +62,7 @@ def open_engine(url: str) -> sa.Engine:
 
 
 def _open_sqlite(url: URL) -> sa.Engine:
-    path = sqlite_path(url)
+    path = _sqlite_path(url)
     engine = sa.create_engine(
         url.set(drivername="sqlite"),
         hide_parameters=True,
@@ -93,24 +92,20 @@ def _open_sqlite(url: URL) -> sa.Engine:
     return engine
 
 
-def sqlite_path(url: URL) -> Path | None:
+def _sqlite_path(url: URL) -> Path | None:
     """The file of a SQLite database; None where it is in memory, or of another kind."""
-    name = url.database
-    if url.get_backend_name() != "sqlite" or name in {None, "", ":memory:"}:
-        return None
-    assert name is not None
+    name = url.database or ""
     if name.startswith("file:"):
-        name = unquote(urlsplit(name).path)
-        if not name or name == ":memory:" or url.query.get("mode") == "memory":
-            return None
-    return Path(name)
+        name = "" if url.query.get("mode") == "memory" else unquote(urlsplit(name).path)
+    is_file = url.get_backend_name() == "sqlite" and name not in {"", ":memory:"}
+    return Path(name) if is_file else None
 
 
 def open_recorded(url: str) -> sa.Engine:
     """An engine for the database of a server that has recorded: as `open_engine`, and ConfigError
     where `url` names a SQLite file that is not there, which reading would make."""
     engine = open_engine(url)
-    path = sqlite_path(engine.url)
+    path = _sqlite_path(engine.url)
     if path is not None and not path.exists():
         engine.dispose()
         raise ConfigError(
@@ -128,11 +123,11 @@ def create_schema(engine: sa.Engine) -> None:
     """Make the tables where they are missing; safe where several workers do it at once. A file of
     SQLite's that others could read is made its owner's alone.
 
-    Raises ConfigError where the table was made by a newer version, and SQLAlchemy's errors where
+    Raises ConfigError where the tables are of another version, and SQLAlchemy's errors where
     the database cannot be reached or written.
     """
     backend = engine.dialect.name
-    path = sqlite_path(engine.url)
+    path = _sqlite_path(engine.url)
     if path is not None:
         tightened = [tighten(Path(f"{path}{end}")) for end in ("", "-wal", "-shm")]
         if any(tightened):
@@ -145,31 +140,13 @@ def create_schema(engine: sa.Engine) -> None:
         connection.execute(CreateIndex(INDEXES[backend], if_not_exists=True))
         version = {"name": "records", "value": str(VERSION)}
         connection.execute(insert_into(connection, meta).on_conflict_do_nothing().values(version))
-        found = connection.execute(sa.select(meta.c.value).where(meta.c.name == "records")).scalar()
-        if found is not None and int(found) < VERSION:
-            _upgrade(connection)
-    if int(found or 0) > VERSION:
+        named = sa.select(meta.c.value).where(meta.c.name == "records")
+        found = connection.execute(named).scalar_one()
+    if int(found) != VERSION:
         raise ConfigError(
             f"records.url: the decisions in {shown(engine)} are of version {found}, this "
-            f"thriftroute knows up to {VERSION}: upgrade it, or use another database"
+            f"thriftroute knows {VERSION}: upgrade it, or use another database"
         )
-
-
-def _upgrade(connection: sa.Connection) -> None:
-    """Add the columns that a table of an older version lacks; what it holds stays.
-
-    The row of the version, which has just been written to, keeps other workers waiting.
-    """
-    there = {column["name"] for column in sa.inspect(connection).get_columns(decisions.name)}
-    quoted = connection.dialect.identifier_preparer.quote
-    for column in decisions.c:
-        if column.name not in there:
-            kind = column.type.compile(connection.dialect)
-            connection.execute(
-                sa.text(f"ALTER TABLE {decisions.name} ADD COLUMN {quoted(column.name)} {kind}")
-            )
-    is_records = meta.c.name == "records"
-    connection.execute(sa.update(meta).where(is_records).values(value=str(VERSION)))
 
 
 def insert_into(connection: sa.Connection, table: sa.Table) -> Any:

@@ -54,9 +54,8 @@ class Metrics:
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"thriftroute_{name}", text, labels, registry=registry)
 
-        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-            full = f"thriftroute_{name}"
-            return Histogram(full, text, labels, buckets=buckets, registry=registry)
+        def histogram(name: str, text: str, steps: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(f"thriftroute_{name}", text, labels, buckets=steps, registry=registry)
 
         def gauge(name: str, text: str, mode: Any, *labels: str) -> Gauge:
             full = f"thriftroute_{name}"
@@ -65,18 +64,15 @@ class Metrics:
         answered, money = ("model", "choice", "cache", "status"), ("model", "tier")
         self.requests = counter("requests", "Requests, by the model that answered", *answered)
         self.cost = counter("cost_usd", "Spent on calls", *money)
-        self.strong_cost = counter(
-            "strong_cost_usd", "What the strong model would have cost", *money
-        )
+        would_be = "What the strong model would have cost"
+        self.strong_cost = counter("strong_cost_usd", would_be, *money)
         kinds = "Tokens; cached ones are part of prompt, reasoning of completion"
         self.tokens = counter("tokens", kinds, "model", "kind")
         self.latency = histogram("request_seconds", "Whole requests", SECONDS, "model")
-        self.first_token = histogram(
-            "first_token_seconds", "To a stream's first piece", SECONDS, "model"
-        )
-        self.overhead = histogram(
-            "overhead_seconds", "Requests without their upstream calls", FINE_SECONDS
-        )
+        first = "To a stream's first piece"
+        self.first_token = histogram("first_token_seconds", first, SECONDS, "model")
+        without = "Requests without their upstream calls"
+        self.overhead = histogram("overhead_seconds", without, FINE_SECONDS)
         self.score = histogram("score", "Scores of routed requests", SCORES, "router")
         went_on = "Calls that went on to another model"
         self.fallbacks = counter("fallbacks", went_on, "from_model", "to_model")

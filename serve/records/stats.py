@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Mapping
 from itertools import accumulate
 from typing import Any, TextIO
 
-from sqlalchemy import Connection, Engine, Integer, Select, cast, func, inspect, literal, select
+from sqlalchemy import Connection, Engine, Integer, Select, cast, func, literal, select
 
 from ...terminal import visible
 from ..errors import RefusedError
@@ -93,7 +93,7 @@ def stats(
 
 
 def recent(
-    engine: Engine, limit: int = 50, filters: Mapping[str, Any] | None = None
+    engine: Engine | None, limit: int = 50, filters: Mapping[str, Any] | None = None
 ) -> list[dict[str, Any]]:
     """The latest `limit` decisions (1000 at most), newest first, with a record's fields.
 
@@ -101,17 +101,20 @@ def recent(
     and `until`, seconds; `errors` True: only those with a status from 400 on or an error; `rated`
     True: only those with feedback. Raises RefusedError (400) for any other name.
     """
+    if engine is None:
+        return []
     query = select(*_columns).where(*conditions(filters or {}))
     query = query.order_by(decisions.c.time.desc()).limit(max(0, min(limit, MAX_ROWS)))
     with engine.connect() as connection:
         return [from_row(row) for row in connection.execute(query).mappings()]
 
 
-def one(engine: Engine, id: str, *, tenant: str | None = None) -> dict[str, Any] | None:
+def one(engine: Engine | None, id: str, *, tenant: str | None = None) -> dict[str, Any] | None:
     """The decision with that id, of that tenant where one is given; None where there is none."""
     query = select(*_columns).where(decisions.c.id == id)
-    if tenant is not None:
-        query = query.where(decisions.c.tenant == tenant)
+    query = query if tenant is None else query.where(decisions.c.tenant == tenant)
+    if engine is None:
+        return None
     with engine.connect() as connection:
         row = connection.execute(query).mappings().first()
     return None if row is None else from_row(row)
@@ -129,11 +132,7 @@ def export(
 
     rated: only those with feedback. only: these fields alone.
     """
-    # A database that no server of this version has opened yet lacks the later columns.
-    found, columns = inspect(engine), [c for c in _columns if only is None or c.name in only]
-    if found.has_table(decisions.name):
-        there = {column["name"] for column in found.get_columns(decisions.name)}
-        columns = [column for column in columns if column.name in there]
+    columns = [column for column in _columns if only is None or column.name in only]
     query: Select[Any] = select(*columns).order_by(decisions.c.time, decisions.c.id)
     query = query.where(*conditions({"since": since, "until": until, "rated": rated}))
     with engine.connect().execution_options(stream_results=True, yield_per=500) as connection:

@@ -60,13 +60,7 @@ class Tracing:
     Raises ConfigError for an endpoint that is no http URL, MissingExtraError without the extra.
     """
 
-    def __init__(
-        self,
-        endpoint: str | None,
-        *,
-        service: str = "thriftroute",
-        exporter: "SpanExporter | None" = None,
-    ) -> None:
+    def __init__(self, endpoint: str | None, *, exporter: "SpanExporter | None" = None) -> None:
         self._provider: Any = None
         if endpoint is None and exporter is None:
             return
@@ -81,7 +75,7 @@ class Tracing:
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
             exporter = OTLPSpanExporter(endpoint=traces_url(endpoint or ""), timeout=EXPORT_S)
-        resource = Resource.create({"service.name": service, "service.version": __version__})
+        resource = Resource.create({"service.name": "thriftroute", "service.version": __version__})
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=QUEUE))
         self._tracer = self._provider.get_tracer("thriftroute", __version__)
@@ -126,11 +120,8 @@ class Tracing:
         lengths = [_nanoseconds(attempt.get("seconds")) for attempt in record.attempts]
         start = end - sum(lengths)
         for attempt, length in zip(record.attempts, lengths, strict=True):
-            error, status = (
-                attempt.get("error_class") or attempt.get("error"),
-                attempt.get("status"),
-            )
-            model = str(attempt.get("model"))
+            error = attempt.get("error_class") or attempt.get("error")
+            model, status = str(attempt.get("model")), attempt.get("status")
             fields = {
                 "gen_ai.request.model": model,
                 "error.type": str(error) if error else None,
@@ -145,9 +136,8 @@ class Tracing:
         if provider is None:
             return
         # Its own shutdown waits for a collector that is away for as long as it has spans.
-        thread = threading.Thread(
-            target=provider.shutdown, name="thriftroute-tracing-close", daemon=True
-        )
+        name = "thriftroute-tracing-close"
+        thread = threading.Thread(target=provider.shutdown, name=name, daemon=True)
         thread.start()
         thread.join(timeout)
 

@@ -5,9 +5,9 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Engine, delete, select, update
 from sqlalchemy.exc import SQLAlchemyError
@@ -36,18 +36,15 @@ class Recorder:
     """Keeps decisions in a database without ever making a request wait or fail.
 
     `put` appends to a queue in memory; a thread writes it, at the latest every `flush_s` seconds,
-    in transactions of up to 500 rows. A row is there once however often it was tried: the insert
-    passes over an id that exists. While the database is away rows wait, and past `queue` waiting
-    rows the oldest are dropped and counted (`dropped`).
+    in transactions of up to 500 rows; an id that is there is passed over. While the database is
+    away rows wait, and past `queue` waiting rows the oldest are dropped and counted.
 
-    What can be lost: `close`, which SIGTERM and the end of the interpreter lead to, writes all
-    that waits. kill -9 loses the rows that `pending` counts at that moment, which are those of the
-    last `flush_s` seconds and of the write under way where the database keeps up; none that was
-    written. The end of the machine (power) may take the last commits of SQLite with it too.
+    `close`, which SIGTERM and the end of the interpreter lead to, writes all that waits. kill -9
+    loses the rows that `pending` counts at that moment, and none that was written. The end of the
+    machine (power) may take the last commits of SQLite with it too.
 
     All methods but `check`, `start` and `close` may be called from any thread; `put` never waits
-    for the database, the others do. With `settings.url` None nothing is kept and every report is
-    empty.
+    for the database, the others do. Without a URL nothing is kept and every report is empty.
     """
 
     def __init__(self, settings: RecordSettings) -> None:
@@ -58,6 +55,7 @@ class Recorder:
         self._queue: deque[Record] = deque()
         self._batch: list[Record] = []  # taken from the queue, not written yet
         self._lock = threading.Lock()
+        self._writing = threading.Lock()  # held by a write under way
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -71,7 +69,7 @@ class Recorder:
     def pending(self) -> int:
         """Rows that wait to be written."""
         with self._lock:  # rows on their way from the queue to the batch are in neither
-            return self._waiting()
+            return len(self._queue) + len(self._batch)
 
     def check(self) -> None:
         """What `start` would raise, before anything is served; no connection is kept."""
@@ -88,7 +86,7 @@ class Recorder:
         if self.engine is None or self._thread is not None:
             return
         self._make_tables(self.engine)
-        self._thread = threading.Thread(target=self._run, name="thriftroute-records", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="thriftroute-records", daemon=True)
         self._thread.start()
         atexit.register(self.close)
 
@@ -114,7 +112,7 @@ class Recorder:
             if self._closed:
                 self.dropped += 1
                 return
-            if self._queue and self._waiting() >= self.settings.queue:
+            if self._queue and len(self._queue) + len(self._batch) >= self.settings.queue:
                 self._queue.popleft()
                 self.dropped += 1
             self._queue.append(record)
@@ -123,10 +121,7 @@ class Recorder:
             self._wake.set()
 
     def close(self, timeout: float = 10.0) -> int:
-        """Write what waits, for at most `timeout` seconds, and stop; the number of rows lost.
-
-        Further calls do nothing.
-        """
+        """Write what waits, for at most `timeout` seconds, and stop; the number of rows lost."""
         if self.engine is None or self._closed:
             return 0
         atexit.unregister(self.close)
@@ -137,7 +132,7 @@ class Recorder:
             self._wake.set()
             thread.join(timeout + 0.5)
         with self._lock:
-            lost = self._waiting()
+            lost = len(self._queue) + len(self._batch)
             self._closed = True
             self._queue.clear()
             self._batch = []
@@ -153,12 +148,7 @@ class Recorder:
     # Reports and feedback: synchronous, for a thread.
 
     def feedback(
-        self,
-        id: str,
-        value: Literal["good", "bad"] | float,
-        comment: str | None = None,
-        *,
-        tenant: str | None = None,
+        self, id: str, value: str | float, comment: str | None = None, *, tenant: str | None = None
     ) -> bool:
         """Note what a user thought of an answer; a later word replaces an earlier one.
 
@@ -173,60 +163,40 @@ class Recorder:
             )
         if self.engine is None:
             return False
-        rows = decisions.c.id == id
-        if tenant is not None:
-            rows &= decisions.c.tenant == tenant
+        rows = (decisions.c.id == id) & (tenant is None or decisions.c.tenant == tenant)
         values = {
             "feedback": float(score),
             "feedback_comment": None if comment is None else clean_text(comment)[:COMMENT_CHARS],
             "feedback_time": time.time(),
         }
-        with self._lock:  # not written yet: the row will bring it along
-            for record in self._queue:
+        with self._writing, self._lock:  # what is not written yet will bring it along
+            for record in (*self._batch, *self._queue):
                 if record.id == id and tenant in {None, record.tenant}:
                     for name, item in values.items():
                         setattr(record, name, item)
                     return True
-        for _ in range(50):  # the batch under way may hold it
-            writing = any(record.id == id for record in list(self._batch))
-            with self._reached(), self.engine.begin() as connection:
-                if connection.execute(update(decisions).where(rows).values(values)).rowcount:
-                    return True
-            if not writing:
-                return False
-            time.sleep(0.02)
-        return False
+        with self._reached(), self.engine.begin() as connection:
+            return bool(connection.execute(update(decisions).where(rows).values(values)).rowcount)
 
-    def recent(
-        self, limit: int = 50, filters: Mapping[str, Any] | None = None
-    ) -> list[dict[str, Any]]:
+    def recent(self, *args: Any, **options: Any) -> list[dict[str, Any]]:
         """The latest decisions, newest first; see `stats.recent`."""
-        return [] if self.engine is None else self._ask(stats.recent, limit, filters)
+        return self._ask(stats.recent, *args, **options)
 
     def one(self, id: str, *, tenant: str | None = None) -> dict[str, Any] | None:
         """The decision with that id (and tenant), None where there is none."""
-        return None if self.engine is None else self._ask(stats.one, id, tenant=tenant)
+        return self._ask(stats.one, id, tenant=tenant)
 
-    def stats(
-        self,
-        since: float | None = None,
-        by: str | None = None,
-        *,
-        until: float | None = None,
-        filters: Mapping[str, Any] | None = None,
-    ) -> dict[str, Any]:
+    def stats(self, *args: Any, **options: Any) -> dict[str, Any]:
         """Spend, saving, strong share, latency, tokens: in all and by group; see `stats.stats`."""
-        return self._ask(stats.stats, since, by, until=until, filters=filters)
+        return self._ask(stats.stats, *args, **options)
 
-    def arms(
-        self, experiment: str, by: str, since: float | None = None, *, until: float | None = None
-    ) -> dict[str, dict[str, Any]]:
+    def arms(self, *args: Any, **options: Any) -> dict[str, dict[str, Any]]:
         """An experiment's arms, to be compared; see `arms.arms`."""
-        return self._ask(arms.arms, experiment, by=by, since=since, until=until)
+        return self._ask(arms.arms, *args, **options)
 
-    def shadow(self, since: float | None = None, *, until: float | None = None) -> dict[str, Any]:
+    def shadow(self, *args: Any, **options: Any) -> dict[str, Any]:
         """What shadow mode would have done and saved; see `arms.shadow`."""
-        return self._ask(arms.shadow, since=since, until=until)
+        return self._ask(arms.shadow, *args, **options)
 
     def _ask(self, query: Callable[..., T], *args: Any, **options: Any) -> T:
         with self._reached():
@@ -242,25 +212,17 @@ class Recorder:
                 503, "records_unavailable", "the database of decisions cannot be reached just now"
             ) from None
 
-    def _waiting(self) -> int:
-        return len(self._queue) + len(self._batch)
-
     # The thread.
 
-    def _run(self) -> None:
-        assert self.engine is not None
-        try:
-            self._write_on()
-        finally:
-            if self._closed:  # `close` went on without this thread
-                self.engine.dispose()
+    def _work(self) -> None:
+        self._run()
+        if self._closed and self.engine is not None:  # `close` went on without this thread
+            self.engine.dispose()
 
-    def _write_on(self) -> None:
+    def _run(self) -> None:
         wait = BACKOFF_S[0]
-        while True:
+        while self._batch or self._queue or not self._closing.is_set():
             if not self._batch and not self._queue:
-                if self._closing.is_set():
-                    return
                 self._prune_when_due()
             if not self._closing.is_set():
                 self._wake.wait(self.settings.flush_s)
@@ -295,7 +257,7 @@ class Recorder:
                 if not self._schema:
                     create_schema(self.engine)
                     self._schema = True
-                with self.engine.begin() as connection:
+                with self._writing, self.engine.begin() as connection:
                     insert(connection, [to_row(record) for record in rows])
             except Exception as error:  # noqa: BLE001 - the thread must live, whatever the driver raises
                 if is_away(error):
