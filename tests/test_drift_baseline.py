@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from thriftroute.errors import CalibrationError, ConfigError, DataError
-from thriftroute.eval.drift.baseline import MOST, Baseline, Tally, baseline_of, sampled
+from thriftroute.eval.drift.baseline import MOST, Baseline, RunningMean, baseline_of, sampled
 from thriftroute.router.threshold import ThresholdTable
 
 SCORES = np.random.default_rng(0).beta(3, 5, 1000)
@@ -17,9 +17,9 @@ def test_of_scores_it_counts_exactly() -> None:
     assert found.n == 1000
     assert found.counts.size == found.edges.size + 1
     for threshold in (0.0, 0.2, float(SCORES[7]), 1.0):
-        assert found.strong(threshold) == Tally(int((threshold <= SCORES).sum()), 1000)
+        assert found.strong(threshold) == RunningMean(int((threshold <= SCORES).sum()), 1000)
     assert found.strong(0.2).mean == pytest.approx((SCORES >= 0.2).mean())
-    assert Tally().mean is None
+    assert RunningMean().mean is None
 
 
 def test_of_a_table_it_has_the_tables_shares() -> None:
@@ -74,7 +74,9 @@ def test_tables_that_do_not_do(tables: dict[str, object], problem: str) -> None:
 
 def test_a_file_gives_back_what_was_saved(tmp_path: Path) -> None:
     path = tmp_path / "b.json"
-    saved = Baseline.from_scores("mine", SCORES, novel=Tally(3, 100), feedback=Tally(70.5, 90))
+    saved = Baseline.from_scores(
+        "mine", SCORES, novel=RunningMean(3, 100), feedback=RunningMean(70.5, 90)
+    )
     saved.save(path)
     found = Baseline.load(path)
     assert (found.name, found.novel, found.feedback) == ("mine", saved.novel, saved.feedback)

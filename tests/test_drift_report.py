@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from thriftroute.errors import CalibrationError, ConfigError
-from thriftroute.eval.drift.baseline import Baseline, Tally
+from thriftroute.eval.drift.baseline import Baseline, RunningMean
 from thriftroute.eval.drift.drift import (
     DriftReport,
     Examination,
@@ -134,8 +134,8 @@ def test_in_shadow_mode_the_share_is_of_what_would_have_been() -> None:
 
 def test_novelty_and_feedback_are_tested_where_the_baseline_knows_them() -> None:
     known = Baseline.from_scores(
-        "b", OWN.scores if OWN.scores is not None else [], novel=Tally(15, 1500),
-        feedback=Tally(900, 1000),
+        "b", OWN.scores if OWN.scores is not None else [], novel=RunningMean(15, 1500),
+        feedback=RunningMean(900, 1000),
     )  # fmt: skip
     usual = [
         {**row, "familiarity": 0.2 if i % 100 == 0 else 0.9, "feedback": 1.0 if i % 10 else 0.0}
@@ -159,7 +159,7 @@ def test_a_baseline_is_made_of_rows_as_they_are_read_later() -> None:
     ]
     made = baseline_from([*rows, *rows], "mine", router="mf")
     assert (made.name, made.n) == ("mine", 200)
-    assert (made.novel, made.feedback) == (Tally(20, 200), Tally(200, 200))
+    assert (made.novel, made.feedback) == (RunningMean(20, 200), RunningMean(200, 200))
     assert examine(decisions(300, seed=8), made).verdict == "ok"
     with pytest.raises(CalibrationError, match="at least 50 scores, got 40"):
         baseline_from(rows[:40], "few")

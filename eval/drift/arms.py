@@ -99,6 +99,7 @@ def compare(
     """arms: "control" and "treatment", each {"units", "requests", "metrics": {name: ArmSums}}; one
     that has no requests yet may be missing. alpha: of each metric's interval by itself."""
     empty: Mapping[str, Any] = {"units": 0, "requests": 0, "metrics": {}}
+    none = ArmSums()
     sides = {side: arms.get(side, empty) for side in (CONTROL, TREATMENT)}
     metrics = dict.fromkeys(metric for side in sides.values() for metric in side["metrics"])
     return ArmComparison(
@@ -107,11 +108,10 @@ def compare(
         {side: arm["units"] for side, arm in sides.items()},
         {side: arm["requests"] for side, arm in sides.items()},
         [
-            difference(metric, *(arm["metrics"].get(metric, ArmSums()) for arm in sides.values()),
-                       alpha=alpha)
-            for metric in metrics
+            difference(m, *(arm["metrics"].get(m, none) for arm in sides.values()), alpha=alpha)
+            for m in metrics
         ],
-    )  # fmt: skip
+    )
 
 
 def difference(metric: str, control: ArmSums, treatment: ArmSums, *, alpha: float) -> ArmDifference:
@@ -144,9 +144,7 @@ def print_arms(found: ArmComparison) -> None:
         form = ".1%" if one.metric in {"strong_share", "errors"} else ".4g"
         means = (one.control, one.treatment, one.difference)
         cells = "".join(f"{'-' if mean is None else format(mean, form):>12}" for mean in means)
-        ends = (
-            None if one.interval is None else ", ".join(format(end, form) for end in one.interval)
-        )
-        span = "too few units" if ends is None else f"[{ends}]"
+        ends = ", ".join(format(end, form) for end in one.interval or ())
+        span = f"[{ends}]" if ends else "too few units"
         lines.append(f"  {one.metric:<13}{cells}  {span}{'  differs' if one.differs else ''}")
     new_console().print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)

@@ -26,7 +26,7 @@ UNFAMILIAR = 0.5  # a prompt is new to the router where its familiarity is below
 
 
 @dataclass(frozen=True)
-class Tally:
+class RunningMean:
     """How often something was so, or what values in [0, 1] add up to: `total` in `n`."""
 
     total: float = 0.0
@@ -37,9 +37,9 @@ class Tally:
         """None where nothing was seen."""
         return self.total / self.n if self.n else None
 
-    def plus(self, value: float) -> "Tally":
+    def plus(self, value: float) -> "RunningMean":
         """With one value more."""
-        return Tally(self.total + value, self.n + 1)
+        return RunningMean(self.total + value, self.n + 1)
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Baseline:
     edges: Floats
     counts: Ints
     scores: Floats | None = None
-    novel: Tally = Tally()
-    feedback: Tally = Tally()
+    novel: RunningMean = RunningMean()
+    feedback: RunningMean = RunningMean()
 
     @property
     def n(self) -> int:
@@ -61,8 +61,8 @@ class Baseline:
         return int(self.counts.sum())
 
     @classmethod
-    def from_scores(cls, name: str, scores: npt.ArrayLike, **tallies: Tally) -> "Baseline":
-        """tallies: `novel` and `feedback`, where known.
+    def from_scores(cls, name: str, scores: npt.ArrayLike, **means: RunningMean) -> "Baseline":
+        """means: `novel` and `feedback`, where known.
 
         Raises CalibrationError for scores outside [0, 1] or fewer than 50 of them."""
         found = np.sort(check_scores(scores))
@@ -74,7 +74,7 @@ class Baseline:
         # new score.
         edges = np.arange(1, _GRID) / _GRID
         counts = np.bincount(np.searchsorted(edges, found, side="right"), minlength=_GRID)
-        return cls(name, edges, counts, found, **tallies)
+        return cls(name, edges, counts, found, **means)
 
     @classmethod
     def from_table(cls, table: ThresholdTable) -> "Baseline":
@@ -91,22 +91,24 @@ class Baseline:
         edges, counts = thresholds[::-1], np.diff(at_least)[::-1]
         return cls(table.name, edges, counts)
 
-    def strong(self, threshold: float) -> Tally:
+    def strong(self, threshold: float) -> RunningMean:
         """How many scores reach the threshold; between two edges of a table, linear."""
         limit = validate_threshold(threshold)
         if self.scores is not None:
-            return Tally(self.n - int(np.searchsorted(self.scores, limit, side="left")), self.n)
+            return RunningMean(
+                self.n - int(np.searchsorted(self.scores, limit, side="left")), self.n
+            )
         ends = np.concatenate([[0.0], self.edges, [1.0]])
         below = np.concatenate([[0], np.cumsum(self.counts)])
-        return Tally(self.n - float(np.interp(limit, ends, below)), self.n)
+        return RunningMean(self.n - float(np.interp(limit, ends, below)), self.n)
 
     def save(self, path: Path) -> None:
         """Raises CalibrationError for a table's, which is in its bundle already, and OSError."""
         if self.scores is None:
             raise CalibrationError(f"baseline {self.name!r} has no scores of its own to save")
         scores = [round(score, 7) for score in self.scores.tolist()]
-        tallies = {"novel": asdict(self.novel), "feedback": asdict(self.feedback)}
-        content = {"kind": KIND, "format": FORMAT, "name": self.name, "scores": scores, **tallies}
+        means = {"novel": asdict(self.novel), "feedback": asdict(self.feedback)}
+        content = {"kind": KIND, "format": FORMAT, "name": self.name, "scores": scores, **means}
         with whole_file(path) as file:
             file.write(json.dumps(content, allow_nan=False).encode() + b"\n")
 
@@ -125,10 +127,10 @@ class Baseline:
         if raw.get("format") != FORMAT:
             problem = f"a baseline of format {raw.get('format')!r}; this version reads {FORMAT}"
             raise DataError(f"{problem}: upgrade thriftroute", path=path)
-        tallies = {key: _tally(raw.get(key), key, path) for key in ("novel", "feedback")}
+        means = {key: _mean_from(raw.get(key), key, path) for key in ("novel", "feedback")}
         name = str(raw.get("name", path.name))
         try:
-            return cls.from_scores(name, raw.get("scores", []), **tallies)
+            return cls.from_scores(name, raw.get("scores", []), **means)
         except (ThriftrouteError, TypeError, ValueError, OverflowError) as error:
             raise DataError(str(error), path=path, field="scores") from error
 
@@ -162,11 +164,11 @@ def baseline_of(tables: Mapping[str, Any], router: str) -> Baseline:
         raise ConfigError(f"router {router!r}: {error}") from error
 
 
-def _tally(value: Any, name: str, path: Path) -> Tally:
+def _mean_from(value: Any, name: str, path: Path) -> RunningMean:
     match value:
         case None:
-            return Tally()
+            return RunningMean()
         case {"total": float() | int() as total, "n": int(n)}:
             if math.isfinite(total) and 0 <= total <= n and not isinstance(n, bool):
-                return Tally(float(total), n)
+                return RunningMean(float(total), n)
     raise DataError("expected {'total': number, 'n': count}, total <= n", path=path, field=name)

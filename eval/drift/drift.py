@@ -18,7 +18,7 @@ import numpy as np
 from ...errors import ConfigError
 from ...terminal import new_console
 from .arms import TREATMENT
-from .baseline import UNFAMILIAR, Baseline, Tally, sampled
+from .baseline import UNFAMILIAR, Baseline, RunningMean, sampled
 from .sequential import ScoreTest, mean_interval
 
 BUFFER = 2000  # scores handed on at once
@@ -102,14 +102,14 @@ class DriftReport:
         return found
 
 
-class _Stream:
+class _ScoredPrompts:
     """What is read of decisions in the order of time: prompts with a score, each once."""
 
     def __init__(self, router: str | None, most_seen: int) -> None:
         self._router, self._most_seen = router, most_seen
         self._seen: set[int] = set()
         self.decisions = self.scored = self.n = 0
-        self.feedback = Tally()
+        self.feedback = RunningMean()
 
     def counts(self, row: Mapping[str, Any]) -> bool:
         """Note a decision; whether it has a score of this router (None: of any), and a prompt that
@@ -153,7 +153,7 @@ class Examination:
         self._baseline, self._alpha, self._threshold = baseline, alpha, threshold
         # By the baseline alone: what the stream holds must not choose the tests.
         self._part = alpha / (2 + bool(baseline.novel.n) + bool(baseline.feedback.n))
-        self._stream = _Stream(router, most_seen)
+        self._stream = _ScoredPrompts(router, most_seen)
         self._test = ScoreTest(baseline.edges, baseline.counts)
         self._buffer: list[float] = []
         self._strong: dict[float, _ShareTest] = defaultdict(_ShareTest)  # by threshold
@@ -223,20 +223,20 @@ class _ShareTest:
         self._read = 0
         self._test: ScoreTest | None = None
 
-    def finding(self, name: str, expected: Tally, alpha: float) -> Finding:
+    def finding(self, name: str, expected: RunningMean, alpha: float) -> Finding:
         """What the stream so far says; `expected` and `alpha` are the same at each look."""
         if self._test is None:
             yes = round(expected.total)
             self._test = ScoreTest([0.5], [expected.n - yes, yes])
         self._test.add(np.frombuffer(bytes(self.hits[self._read :]), np.uint8), alpha=alpha)
         self._read = len(self.hits)
-        seen = Tally(self.hits.count(1), len(self.hits))
+        seen = RunningMean(self.hits.count(1), len(self.hits))
         p, at = self._test.p_value, self._test.alarm_at
         told = _finding(name, seen, expected, alpha)
         return replace(told, drift=p <= alpha, p_value=p, alarm_at=at)
 
 
-def _finding(name: str, seen: Tally, expected: Tally, alpha: float) -> Finding:
+def _finding(name: str, seen: RunningMean, expected: RunningMean, alpha: float) -> Finding:
     """Drift where the two confidence sequences, each at half of the level, do not overlap."""
     own = mean_interval(seen.total, seen.n, alpha / 2)
     other = mean_interval(expected.total, expected.n, alpha / 2)
@@ -278,7 +278,7 @@ def baseline_from(
 
     Raises CalibrationError where fewer than 50 decisions have a score.
     """
-    stream, novel = _Stream(router, MOST_SEEN), Tally()
+    stream, novel = _ScoredPrompts(router, MOST_SEEN), RunningMean()
 
     def scores() -> Iterator[float]:
         nonlocal novel

@@ -79,12 +79,12 @@ class ScoreTest:
         whole = len(self._waiting) // LOOK * LOOK
         for start in range(0, whole, CHUNK):
             chunk = np.array(self._waiting[start : min(start + CHUNK, whole)])
-            for ranks in self._ranks(chunk).reshape(-1, LOOK):
+            for ranks in self.ranks(chunk).reshape(-1, LOOK):
                 self._look(ranks, alpha)
         del self._waiting[:whole]
 
-    def _ranks(self, scores: Floats) -> Floats:
-        """Of each score among all before it, in (0, 1): its smoothed conformal p-value."""
+    def ranks(self, scores: Floats) -> Floats:
+        """Of each score among all before it, which it joins: its smoothed conformal p-value."""
         cells = np.searchsorted(self._edges, scores, side="right")
         before = np.tri(cells.size, k=-1, dtype=bool)
         below = np.concatenate([[0], np.cumsum(self._pool)])[cells]

@@ -9,7 +9,7 @@ import json
 import math
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, TextIO
 
@@ -19,7 +19,7 @@ from ...terminal import visible
 from ..errors import RefusedError
 from .daily import ALL, DAY, SUMS_OF_ROWS, answered
 from .database import open_recorded
-from .table import DERIVED, SUMS, daily, decisions, from_row, step_seconds
+from .table import DERIVED, SUMS, daily, decisions, step_seconds
 
 TIMES = {"day": DAY, "hour": 3600}  # groups, in seconds
 GROUPS = ("tenant", "key", "tier", "model", "task", "choice", "cache", "status", *TIMES)
@@ -101,23 +101,21 @@ def recent(
     and `until`, seconds; `errors` True: only those with a status from 400 on or an error; `rated`
     True: only those with feedback. Raises RefusedError (400) for any other name.
     """
-    if engine is None:
-        return []
-    query = select(*_columns).where(*conditions(filters or {}))
-    query = query.order_by(decisions.c.time.desc()).limit(max(0, min(limit, MAX_ROWS)))
-    with engine.connect() as connection:
-        return [from_row(row) for row in connection.execute(query).mappings()]
+    return _fetch(engine, conditions(filters or {}), max(0, min(limit, MAX_ROWS)))
 
 
 def one(engine: Engine | None, id: str, *, tenant: str | None = None) -> dict[str, Any] | None:
     """The decision with that id, of that tenant where one is given; None where there is none."""
-    query = select(*_columns).where(decisions.c.id == id)
-    query = query if tenant is None else query.where(decisions.c.tenant == tenant)
+    where = [] if tenant is None else [decisions.c.tenant == tenant]
+    return next(iter(_fetch(engine, [decisions.c.id == id, *where], 1)), None)
+
+
+def _fetch(engine: Engine | None, where: Sequence[Any], limit: int) -> list[dict[str, Any]]:
     if engine is None:
-        return None
+        return []
+    query = select(*_columns).where(*where).order_by(decisions.c.time.desc()).limit(limit)
     with engine.connect() as connection:
-        row = connection.execute(query).mappings().first()
-    return None if row is None else from_row(row)
+        return [dict(row) for row in connection.execute(query).mappings()]
 
 
 def export(
@@ -137,7 +135,7 @@ def export(
     query = query.where(*conditions({"since": since, "until": until, "rated": rated}))
     with engine.connect().execution_options(stream_results=True, yield_per=500) as connection:
         for row in connection.execute(query).mappings():
-            yield from_row(row)
+            yield dict(row)
 
 
 def export_jsonl(url: str, out: TextIO, **which: Any) -> int:

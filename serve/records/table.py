@@ -109,11 +109,6 @@ def to_row(record: Record) -> dict[str, Any]:
     return {**row, "fallbacks": record.fallbacks, "latency_step": step}
 
 
-def from_row(row: sa.RowMapping) -> dict[str, Any]:
-    """A row as JSON, with the record's own fields."""
-    return {name: value for name, value in row.items() if name not in DERIVED}
-
-
 def _clean(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int)):
         return value
