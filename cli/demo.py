@@ -1,4 +1,4 @@
-"""The command `demo`: the whole job, on the samples in the box."""
+"""The command `demo`: the whole job, on the built-in samples."""
 
 from pathlib import Path
 from typing import Annotated
@@ -19,12 +19,12 @@ def demo(
     ),
     bert: Annotated[bool, typer.Option("--bert/--no-bert", help="Also train a short bert.")] = True,
 ) -> None:
-    """Train, evaluate, calibrate and route, on the samples in the box; minutes on 2 cores.
+    """Train, evaluate, calibrate and route, on the built-in samples; minutes on 2 cores.
 
     Example: thriftroute demo --out out/demo
     """
     require_extra("torch", "train")
     require_extra("matplotlib", "eval")
-    from ..training.demo import run_demo
+    from ..testing.demo import run_demo
 
     run_demo(out, with_bert=bert)

@@ -34,7 +34,7 @@ def train(
     ] = None,
     base: Annotated[
         str | None,
-        typer.Option("--base", help="The bundle that mf starts from; by default mf in the box."),
+        typer.Option("--base", help="The bundle that mf starts from; by default the built-in mf."),
     ] = None,
     max_tokens: Annotated[
         int | None, typer.Option("--max-tokens", min=16, max=8192, help="Length after truncation.")
@@ -86,10 +86,12 @@ def train(
     """
     require_extra("torch", "train")
 
-    from ..training.command import run_training
+    from ..training.encoder import MAX_TOKENS
+    from ..training.progress import Progress
+    from ..training.settings import settings_from_options
+    from ..training.train import train as run
 
-    options = {"encoder": encoder, "base": base, "max_tokens": max_tokens}
-    result = run_training(
+    settings = settings_from_options(
         kind=kind,
         data=data,
         strong=names(strong),
@@ -108,9 +110,11 @@ def train(
         skip_bad=skip_bad,
         rejects=rejects,
         overwrite=overwrite,
-        console=new_console(stderr=True),
-        **{key: value for key, value in options.items() if value is not None},
+        encoder=encoder,
+        base=base,
+        max_tokens=MAX_TOKENS if max_tokens is None else max_tokens,
     )
+    result = run(settings, Progress(new_console(stderr=True)))
     if as_json:
         print_json({"bundle": str(result.bundle.path), **result.summary})
         return

@@ -1,4 +1,4 @@
-"""The bundles in the box: python -m thriftroute.research.built_in mf --out checkpoints/mf
+"""The built-in bundles: python -m thriftroute.research.built_in mf --out checkpoints/mf
 
 Needs THRIFTROUTE_DATA (the files of `data.sources`). mf takes about ten minutes on two cores the
 first time, bert about half an hour; interrupted, bert goes on where it stopped.
@@ -23,39 +23,30 @@ from ..data.sources import SOURCES, eval_sources, train_sources
 from ..data.split import split_by_hash
 from ..errors import ThriftrouteError
 from ..router.scorer import Scorer
-from ..training.command import evaluation_prompts
 from ..training.embed import embed
 from ..training.encoder import encoder_bundle, load_encoder
-from ..training.models.difficulty_head import (
+from ..training.models.head import Head
+from ..training.models.loop import History, fit
+from ..training.models.mf import CHECKED_PROMPTS, export_head, tier_abilities
+from ..training.prepare import Start, prepare, read_data, split_tables, start_of
+from ..training.progress import Progress
+from ..training.settings import KINDS, MFSettings, TrainSettings, evaluation_prompts
+from ..training.write_bundle import Trained, TrainResult, write_trained
+from .difficulty_head import (
     GeneralSettings,
     fit_gate,
     general_direction,
     general_head,
     local_direction,
 )
-from ..training.models.finetune_encoder import (
+from .finetune_encoder import (
     TuneModel,
     TuneSettings,
     TuneTask,
     hard_direction,
     save_encoder,
 )
-from ..training.models.loop import History, fit
-from ..training.models.mf import Head, MFSettings, tier_abilities
-from ..training.models.routellm_mf import fit_rival
-from ..training.prepare import prepare, request_rows
-from ..training.progress import Progress
-from ..training.request import KINDS, TrainRequest, TrainResult
-from ..training.run import (
-    TORCH_PROMPTS,
-    Start,
-    check_request,
-    mf_export,
-    split_tables,
-    tier_names,
-    token_ids,
-)
-from ..training.write_bundle import Evidence, finish
+from .routellm_mf import fit_routellm
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -84,7 +75,7 @@ POOLED = ("mmlu_pro",)
 TUNE = TuneSettings()
 GENERAL = {"mf": GeneralSettings(), "bert": GeneralSettings(mix=1.0)}
 FOLDS = 5
-RIVAL = "routellm-mf"
+ROUTELLM = "routellm-mf"
 
 NOTES = (
     "The tiers are frontier-class models of 2024 against models of the class of Mixtral-8x7B; "
@@ -95,11 +86,11 @@ NOTES = (
 )
 
 
-def request(kind: str, out: Path) -> TrainRequest:
-    """What `kind` in the box is trained from."""
+def settings_of(kind: str, out: Path) -> TrainSettings:
+    """What the built-in `kind` is trained from."""
     names = train_sources(publishable=True)
     licences = ", ".join(f"{name} {SOURCES[name].licence}" for name in names)
-    return TrainRequest(
+    return TrainSettings(
         kind=kind,
         data=names,
         strong=STRONG,
@@ -112,19 +103,17 @@ def request(kind: str, out: Path) -> TrainRequest:
     )
 
 
-def train_general(asked: TrainRequest, say: Progress) -> TrainResult:
+def train_general(settings: TrainSettings, say: Progress) -> TrainResult:
     """A general router: the difficulty of prompts, learned from the scores of many models.
 
-    mf stands on the frozen encoder; bert on the encoder tuned to see difficulty (`training.tune`).
-    Raises as `run.train`.
+    mf stands on the frozen encoder; bert on the encoder tuned to see difficulty
+    (`finetune_encoder`). Raises as `training.train`.
     """
-    check_request(asked)
-    work = asked.out.with_name(asked.out.name + ".run")
-    plain, fp32 = encoder_bundle(asked.encoder_name, max_tokens=asked.max_tokens)
-    scorer = Scorer.load(plain)
-    data = prepare(asked, scorer, say)
-    train_part, held_out = split_tables(asked, data)
-    labels = difficulty_table(request_rows(asked, {}), pooled=POOLED)
+    settings.check()
+    start, tuned = start_of(settings), None
+    data = prepare(settings, start.scorer, say)
+    train_part, held_out = split_tables(settings, data.pairs)
+    labels = difficulty_table(read_data(settings, {}), pooled=POOLED)
     known = set(train_part.prompts)
     parts = [
         labels.subset(np.array([prompt in chosen for prompt in labels.prompts]))
@@ -134,34 +123,33 @@ def train_general(asked: TrainRequest, say: Progress) -> TrainResult:
         f"difficulty of {parts[0].n:,} prompts of {len(set(parts[0].task))} tasks; left out: "
         + "; ".join(f"{task} ({why})" for task, why in labels.left_out.items())
     )
-    history = History(fingerprint="")
-    start, tuned = Start(scorer, None, fp32, asked.encoder_name), None
-    if asked.kind == "bert":
+    history = History()
+    if settings.kind == "bert":
         factors_of = tuple(_factors(part, DIFFICULTY_WEIGHTS) for part in parts)
-        history, start, tuned = _tune(asked, (parts[0], parts[1]), factors_of, start, work, say)
+        history, start, tuned = _tune(settings, (parts[0], parts[1]), factors_of, start, say)
     with say.bar("embedding prompts") as update:
         x = embed(start.scorer, _inputs(parts[0]), progress=update, representation=True)
     with say.bar("embedding prompts") as update:
         paired = embed(start.scorer, train_part.inputs(), progress=update, representation=True)
-    settings = GENERAL[asked.kind]
+    options = GENERAL[settings.kind]
     weight = _factors(parts[0], DIFFICULTY_WEIGHTS)
-    models = tier_names(asked)
-    abilities = tier_abilities(data.comparisons, (asked.strong, asked.weak), models)
+    models = settings.pair
+    abilities = tier_abilities(data.comparisons, (settings.strong, settings.weak), models)
     dim = start.scorer.bundle.manifest.dim
 
     def head_of(hard: Bools, pair: Bools) -> Head:
         """A head fitted on some of the prompts with labels of difficulty, and of the pair."""
         general = general_direction(
-            x[hard], parts[0].subset(hard), weight[hard], settings, tuned=tuned
+            x[hard], parts[0].subset(hard), weight[hard], options, tuned=tuned
         )
-        local = local_direction(paired[pair], train_part.subset(pair), asked.seed)
-        gate = fit_gate(paired[pair], train_part.subset(pair), dim, settings)
-        return general_head(general, local, gate, abilities, settings)
+        local = local_direction(paired[pair], train_part.subset(pair), settings.seed)
+        gate = fit_gate(paired[pair], train_part.subset(pair), dim, options)
+        return general_head(general, local, gate, abilities, options)
 
     # Probabilities are fitted on margins of prompts that the directions have not seen.
     folds = (1 / FOLDS,) * FOLDS
-    at = split_by_hash(parts[0].prompts, folds, seed=asked.seed)
-    of_pair = split_by_hash(train_part.prompts, folds, seed=asked.seed)
+    at = split_by_hash(parts[0].prompts, folds, seed=settings.seed)
+    of_pair = split_by_hash(train_part.prompts, folds, seed=settings.seed)
     margin = np.empty(train_part.n)
     with say.bar("fitting") as update:
         for fold in range(FOLDS):
@@ -171,14 +159,14 @@ def train_general(asked: TrainRequest, say: Progress) -> TrainResult:
             update(fold + 1, FOLDS + 1)
         head = head_of(np.ones(len(at), np.bool_), np.ones(len(of_pair), np.bool_))
         update(FOLDS + 1, FOLDS + 1)
-    inputs = held_out.inputs()[:TORCH_PROMPTS]
+    inputs = held_out.inputs()[:CHECKED_PROMPTS]
     sample = embed(start.scorer, inputs, representation=True)
-    exported = mf_export(start, head, models, sample, inputs)
-    exported.fields["encoder"] = asked.encoder_name
-    base = {
+    exported = export_head(start, head, models, sample, inputs)
+    exported.fields["encoder"] = settings.encoder_name
+    facts = {
         **data.facts,
-        "label": "how many models fail, within each task (see training/models/general.py)",
-        "general": dataclasses.asdict(settings),
+        "label": "how many models fail, within each task (see research/difficulty_head.py)",
+        "general": dataclasses.asdict(options),
         "tasks": len(set(parts[0].task)),
         "left_out": labels.left_out,
         "weights": {
@@ -186,23 +174,23 @@ def train_general(asked: TrainRequest, say: Progress) -> TrainResult:
         },
         "prompts": {"train": parts[0].n, "validation": held_out.n},
     }
-    evidence = Evidence(held_out, calibration=(margin, train_part.win))
-    used = TUNE if asked.kind == "bert" else MFSettings()
-    result = finish(asked, base, evidence, history, used, exported, say)
-    shutil.rmtree(work, ignore_errors=True)
+    used = TUNE if settings.kind == "bert" else MFSettings()
+    calibration = (margin, train_part.win)
+    trained = Trained(exported, facts, used, held_out, calibration=calibration, history=history)
+    result = write_trained(settings, trained, say)
+    shutil.rmtree(settings.work, ignore_errors=True)
     return result
 
 
-def train_rival(asked: TrainRequest, say: Progress) -> TrainResult:
-    """RouteLLM's own mf recipe (`training.rival`) on the data of the bundles in the box.
+def train_routellm(settings: TrainSettings, say: Progress) -> TrainResult:
+    """RouteLLM's own mf recipe (`routellm_mf`) on the data of the built-in bundles.
 
     A baseline, which ships with nothing: what the same prompts, labels and encoder give that way.
     """
-    check_request(asked)
-    plain, fp32 = encoder_bundle(asked.encoder_name, max_tokens=asked.max_tokens)
-    start = Start(Scorer.load(plain), None, fp32, asked.encoder_name)
-    data = prepare(asked, start.scorer, say)
-    train_part, held_out = split_tables(asked, data)
+    settings.check()
+    start = start_of(settings)
+    data = prepare(settings, start.scorer, say)
+    train_part, held_out = split_tables(settings, data.pairs)
     chosen = set(train_part.prompts)
     comparisons = data.comparisons.subset(np.array([p in chosen for p in data.comparisons.prompts]))
     with say.bar("embedding prompts") as update:
@@ -210,74 +198,69 @@ def train_rival(asked: TrainRequest, say: Progress) -> TrainResult:
     say.note(f"fitting {comparisons.m:,} comparisons")
     # Scores may differ by less than their single precision shows: who won is no tie.
     tie = (comparisons.strong_score == comparisons.weak_score) & (comparisons.win == 0)
-    manifest = plain.manifest
+    manifest = start.scorer.bundle.manifest
     last = manifest.width - len(manifest.features)
     # The last layer, of unit length: the embedding of encoders that close with a norm.
     columns = slice(last - manifest.dim, last)
-    rival = fit_rival(x[:, columns], comparisons, seed=asked.seed, tie=tie)
-    w1 = np.zeros((rival.w1.shape[1], manifest.width), np.float32)
-    w1[:, columns] = rival.w1.T
-    models, rows = list(rival.models), [rival.u]
-    for name, tier in zip(tier_names(asked), (asked.strong, asked.weak), strict=True):
+    fitted = fit_routellm(x[:, columns], comparisons, seed=settings.seed, tie=tie)
+    w1 = np.zeros((fitted.w1.shape[1], manifest.width), np.float32)
+    w1[:, columns] = fitted.w1.T
+    models, rows = list(fitted.models), [fitted.u]
+    for name, tier in zip(settings.pair, (settings.strong, settings.weak), strict=True):
         if name in models:  # a tier of one model is that model
             continue
-        known = [models.index(model) for model in tier if model in rival.models]
+        known = [models.index(model) for model in tier if model in fitted.models]
         models.append(name)
-        rows.append(rival.u[known].mean(0, keepdims=True))
+        rows.append(fitted.u[known].mean(0, keepdims=True))
     u = np.concatenate(rows).astype(np.float32)
     head = Head(models, w1, np.zeros(len(w1), np.float32), u, np.zeros(len(w1), np.bool_))
-    inputs = held_out.inputs()[:TORCH_PROMPTS]
+    inputs = held_out.inputs()[:CHECKED_PROMPTS]
     sample = embed(start.scorer, inputs, representation=True)
-    exported = mf_export(start, head, tier_names(asked), sample, inputs)
-    base = {
+    exported = export_head(start, head, settings.pair, sample, inputs)
+    facts = {
         **data.facts,
         "label": "strong wins, ties dropped (RouteLLM's recipe)",
         "prompts": {"train": train_part.n, "validation": held_out.n},
     }
-    history = History(fingerprint="")
-    result = finish(asked, base, Evidence(held_out), history, MFSettings(), exported, say)
-    shutil.rmtree(asked.out.with_name(asked.out.name + ".run"), ignore_errors=True)
-    return result
+    return write_trained(settings, Trained(exported, facts, MFSettings(), held_out), say)
 
 
 def _tune(
-    asked: TrainRequest,
+    settings: TrainSettings,
     parts: tuple[DifficultyTable, DifficultyTable],
     weights: Sequence[Floats],
     start: Start,
-    work: Path,
     say: Progress,
 ) -> tuple[History, Start, Floats]:
     """Tune the encoder; returns what happened, the tuned start, and what its head says."""
-    loaded = load_encoder(asked.encoder_name)
-    torch.manual_seed(asked.seed)
+    loaded = load_encoder(settings.encoder_name)
+    torch.manual_seed(settings.seed)
     tasks = len(set(parts[0].task))
     model = TuneModel(loaded.module, loaded.dim, tasks)
-    ids = tuple(token_ids(loaded, _inputs(part), asked.max_tokens) for part in parts)
-    task = TuneTask(model, (ids[0], ids[1]), parts, (weights[0], weights[1]), TUNE, asked.seed)
+    ids = tuple(loaded.token_ids(_inputs(part), settings.max_tokens) for part in parts)
+    task = TuneTask(model, (ids[0], ids[1]), parts, (weights[0], weights[1]), TUNE, settings.seed)
     with say.bar("embedding prompts") as update:
         task.probe(embed(start.scorer, _inputs(parts[0]), progress=update))
     labels = [hashlib.sha256(part.bands.tobytes()).hexdigest() for part in parts]
     encoder = start.scorer.bundle.model_sha256
-    identity = [dataclasses.asdict(TUNE), asked.seed, encoder, labels, *ids]
+    identity = [dataclasses.asdict(TUNE), settings.seed, encoder, labels, *ids]
     fingerprint = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
     with say.training("bert", TUNE.epochs) as report:
         history = fit(
             task,
             epochs=TUNE.epochs,
             patience=TUNE.patience,
-            seed=asked.seed,
-            folder=work,
+            folder=settings.work,
             fingerprint=fingerprint,
             report=report,
         )
     model.eval()
-    folder = work / "encoder"
+    folder = settings.work / "encoder"
     save_encoder(loaded, folder)
-    bundle, fp32 = encoder_bundle(str(folder), max_tokens=asked.max_tokens)
+    bundle, fp32 = encoder_bundle(str(folder), max_tokens=settings.max_tokens)
     scorer = Scorer.load(bundle)
     layers = bundle.manifest.width - len(bundle.manifest.features)
-    return history, Start(scorer, None, fp32, asked.encoder_name), hard_direction(model, layers)
+    return history, Start(scorer, None, fp32, settings.encoder_name), hard_direction(model, layers)
 
 
 def _inputs(table: DifficultyTable) -> list[Any]:
@@ -292,16 +275,16 @@ def _factors(table: DifficultyTable, weights: dict[str, float]) -> Floats:
 
 
 def main() -> None:
-    """Train one of the bundles in the box."""
+    """Train one of the built-in bundles."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kind", choices=(*KINDS, RIVAL))
+    parser.add_argument("kind", choices=(*KINDS, ROUTELLM))
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     try:
-        rival = arguments.kind == RIVAL
-        asked = request("mf" if rival else arguments.kind, arguments.out)
-        run = train_rival if rival else train_general
-        result = run(asked, Progress(Console(stderr=True)))
+        routellm = arguments.kind == ROUTELLM
+        settings = settings_of("mf" if routellm else arguments.kind, arguments.out)
+        run = train_routellm if routellm else train_general
+        result = run(settings, Progress(Console(stderr=True)))
     except ThriftrouteError as error:
         raise SystemExit(f"error: {error}") from error
     Console().print(result.bundle.file("card.md").read_text(), markup=False)

@@ -59,7 +59,7 @@ from ..terminal import new_console
 if TYPE_CHECKING:
     from rich.console import Console
 
-SAMPLE = Path(__file__).resolve().parents[2] / "data" / "samples" / "multilingual.jsonl"
+SAMPLE = Path(__file__).resolve().parents[1] / "data" / "samples" / "multilingual.jsonl"
 ORIGINAL = "en"
 EASY, HARD = 1, 3
 RESAMPLES = 1000

@@ -1,5 +1,5 @@
 """Leave one family of tasks out: the proxy for a domain that nobody has seen, on which the settings
-of the bundles in the box were chosen.
+of the built-in bundles were chosen.
 
     python -m thriftroute.research.leave_out
     python -m thriftroute.research.leave_out --pairs
@@ -8,8 +8,8 @@ Each family of tasks is scored by a head that was fitted on all others. Measured
 weak being the best and the second weakest quarter of the models of each task, on the tasks where
 the strong quarter is right more than MIN_STRONG of the time, as strong models are on ordinary
 traffic: first the mean over the tasks of a family, then over families. The last column is the
-validation split of the box's own sources, which the heads were fitted on the rest of. With --pairs
-the head in the box is measured on pairs of single models of every task instead, those whose mean
+validation split of their own sources, which the heads were fitted on the rest of. With --pairs
+the built-in head is measured on pairs of single models of every task instead, those whose mean
 scores add up to less than 1 apart from the others. Needs THRIFTROUTE_DATA; about ten minutes on two
 cores, three with --pairs.
 """
@@ -34,17 +34,16 @@ from ..router.features import FEATURES
 from ..router.scorer import Scorer
 from ..training.embed import embed
 from ..training.encoder import encoder_bundle
-from ..training.models.difficulty_head import (
+from ..training.prepare import prepare, read_data, split_tables
+from ..training.progress import Progress
+from .built_in import DIFFICULTY_WEIGHTS, POOLED, settings_of
+from .difficulty_head import (
     GeneralSettings,
     fit_gate,
     general_direction,
     general_head,
     local_direction,
 )
-from ..training.prepare import prepare, request_rows
-from ..training.progress import Progress
-from ..training.run import split_tables
-from .built_in import DIFFICULTY_WEIGHTS, POOLED, request
 from .model_pairs import ModelMatrix, Pair, choose_pairs, model_matrix
 from .other_pairs import sign_test
 
@@ -81,9 +80,9 @@ VARIANTS: dict[str, tuple[GeneralSettings, tuple[float, float] | None]] = {
     "where familiar the neighbours' gain": (
         dataclasses.replace(CHOSEN, local=0.0, recall=1.0), None),
     "both, everywhere": (CHOSEN, OPEN),
-    "where familiar both (in the box)": (CHOSEN, None),
+    "where familiar both (built-in)": (CHOSEN, None),
 }  # fmt: skip
-IN_BOX = list(VARIANTS)[-1]
+BUILT_IN = list(VARIANTS)[-1]
 GAIN_ALONE = "the pair's gain alone (strong minus weak)"
 # Pairs of models of a task, spread over gaps and abilities; fewer where fewer have a clear gap.
 PAIRS = (16, 9, 4, 1)
@@ -127,14 +126,14 @@ class PairResult:
 
 
 def load(say: Progress) -> Data:
-    """Everything of the box's sources, decontaminated and split as for the bundles."""
-    asked = request("mf", Path("unused"))
-    plain, _ = encoder_bundle(asked.encoder_name, max_tokens=asked.max_tokens)
+    """Everything of the built-in bundles' sources, decontaminated and split as for the bundles."""
+    settings = settings_of("mf", Path("unused"))
+    plain, _ = encoder_bundle(settings.encoder_name, max_tokens=settings.max_tokens)
     scorer = Scorer.load(plain)
-    prepared = prepare(asked, scorer, say)
-    pairs, held_out = split_tables(asked, prepared)
-    labels = difficulty_table(request_rows(asked, {}), pooled=POOLED)
-    fine = difficulty_table(request_rows(asked, {}))
+    prepared = prepare(settings, scorer, say)
+    pairs, held_out = split_tables(settings, prepared.pairs)
+    labels = difficulty_table(read_data(settings, {}), pooled=POOLED)
+    fine = difficulty_table(read_data(settings, {}))
     known = set(pairs.prompts)
     labels = labels.subset(np.array([prompt in known for prompt in labels.prompts]))
     family = np.array([_family(task) for task in labels.task])
@@ -185,7 +184,7 @@ def measure(data: Data, say: Progress, seed: int = 0) -> dict[str, dict[str, flo
 def measure_pairs(
     data: Data, rows: Iterable[Row], say: Progress, seed: int = 0
 ) -> list[PairResult]:
-    """Pairs of models of every task of a family, scored by the head in the box without that family.
+    """Pairs of models of every task of a family, scored by the built-in head without that family.
 
     rows: the scores of single models; prompts that `data` does not know are passed over.
     """
@@ -199,7 +198,7 @@ def measure_pairs(
     with say.bar("leaving out") as update:
         for number, family in enumerate(families):
             seen, pair_seen = data.family != family, data.pair_family != family
-            score = _heads(data, seen, pair_seen, seed, {IN_BOX})[IN_BOX]
+            score = _heads(data, seen, pair_seen, seed, {BUILT_IN})[BUILT_IN]
             for task in sorted(name for name in by_task if _family(name) == family):
                 matrix = model_matrix(by_task[task])
                 index = np.array([at[prompt] for prompt in matrix.prompts])
@@ -330,7 +329,7 @@ def main() -> None:
         say = Progress(Console(stderr=True))
         data = load(say)
         if arguments.pairs:
-            rows = request_rows(request("mf", Path("unused")), {})
+            rows = read_data(settings_of("mf", Path("unused")), {})
             found = measure_pairs(data, rows, say, arguments.seed)
             if arguments.json:
                 Console().print_json(json.dumps([dataclasses.asdict(one) for one in found]))

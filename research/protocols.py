@@ -1,7 +1,7 @@
 """What a bundle does beyond one pair: python -m thriftroute.research.protocols NAME --router mf
 
 own-logs     N labels of a benchmark stand in for a user's logs; a router started from the bundle
-             and fitted on them is measured on the rest
+             and fitted on them is measured on the rest, RouteLLM's own recipe beside it
 other-pairs  one bundle, many pairs of models
 new-model    a model that the bundle has not seen, fitted from few comparisons and from all
 calibration  ECE on a benchmark before and after calibrating on a few of its labels
@@ -26,15 +26,16 @@ from ..errors import ConfigError, EvaluationError
 from ..eval import benchmarks
 from ..eval.benchmarks import Benchmark
 from ..eval.metrics import Floats, apgr
+from ..eval.own_logs import Method, OwnLogs
 from ..router.scorer import Scorer
+from ..training import own_logs
 from ..training.embed import embed
 from ..training.encoder import encoder_bundle
-from ..training.export import graft_head, read_head, run_graph, without_head
+from ..training.export import graft_head, read_base, read_head, run_graph, without_head
 from ..training.models.mf import fit_pair
-from ..training.own_logs import FOLDS, bundle_scorer, run_own_logs
-from ..training.prepare import prepare, request_rows
+from ..training.own_logs import FOLDS, bundle_scorer
+from ..training.prepare import prepare, read_data, split_tables
 from ..training.progress import Progress
-from ..training.run import bundle_base, split_tables
 from . import protocol_report
 from .languages import language_report
 from .model_pairs import ModelMatrix, PairSet, choose_pairs, join_pairs, model_matrix, vote_pairs
@@ -42,6 +43,7 @@ from .new_model import NewModelLogs, NewModelReport, new_model_curve
 from .other_pairs import PairsReport, other_pairs
 from .own_calibration import CalibrationReport, Int8Report, own_calibration
 from .protocol_report import ProtocolReport
+from .routellm_mf import fit_routellm_pair
 
 PROTOCOLS = ("own-logs", "other-pairs", "new-model", "calibration", "int8", "languages")
 # The validation split of the training sources, as data for the protocols on many models.
@@ -79,11 +81,14 @@ def run_protocol(
         if name == "other-pairs":
             return [_other_pairs(scorer, data, pairs, seed, bootstraps, say)]
         return [_new_model(scorer, one, sizes or (50,), draws, pairs, seed, say) for one in data]
+    if name == "own-logs":
+        return list(own_logs.run_protocol(
+            router, benchmark_names=benchmark_names, sizes=sizes, draws=draws, seed=seed,
+            progress=say, more=_routellm,
+        ))  # fmt: skip
     if not benchmark_names:
         raise ConfigError(f"--protocol {name} needs --benchmark")
     found = [benchmarks.load(one) for one in benchmark_names]
-    if name == "own-logs":
-        return [run_own_logs(scorer, one, sizes or (100, 300), draws, seed, say) for one in found]
     if name == "calibration":
         return [_calibration(scorer, one, sizes or (200,), draws, seed, say) for one in found]
     return [_int8(scorer, one, say) for one in found]
@@ -125,7 +130,7 @@ def _new_model(
     chosen = choose_pairs(matrix, count, seed=seed)
     with say.bar("representations") as update:
         x = embed(scorer, _inputs(matrix), progress=update, representation=True)
-    known = bundle_base(scorer.bundle)(x)
+    known = read_base(scorer.bundle)(x)
 
     def fit(logs: NewModelLogs) -> Callable[[npt.NDArray[np.int64]], Floats]:
         gain = logs.new_score - logs.known_score
@@ -186,14 +191,25 @@ def read_source(name: str) -> Iterable[Row]:
 
 
 def _held_out() -> Iterable[Row]:
-    """Rows of the training sources on the prompts that the bundles in the box were validated on."""
-    from .built_in import request
+    """Rows of the training sources on the prompts that the built-in bundles were validated on."""
+    from .built_in import settings_of
 
-    asked = request("mf", Path("unused"))
-    encoder, _ = encoder_bundle(asked.encoder_name, max_tokens=asked.max_tokens)
-    prepared = prepare(asked, Scorer.load(encoder), Progress())
-    held_out = set(split_tables(asked, prepared)[1].prompts)
-    return (row for row in request_rows(asked, {}) if row.prompt in held_out)
+    settings = settings_of("mf", Path("unused"))
+    encoder, _ = encoder_bundle(settings.encoder_name, max_tokens=settings.max_tokens)
+    prepared = prepare(settings, Scorer.load(encoder), Progress())
+    held_out = set(split_tables(settings, prepared.pairs)[1].prompts)
+    return (row for row in read_data(settings, {}) if row.prompt in held_out)
+
+
+def _routellm(embeddings: npt.NDArray[np.float32]) -> dict[str, Method]:
+    """RouteLLM's own recipe on the same labels, beside the methods of the product."""
+
+    def method(logs: OwnLogs) -> Floats:
+        rows = embeddings[logs.labelled]
+        fitted = fit_routellm_pair(rows, logs.strong, logs.weak, seed=logs.seed)
+        return fitted.margins(embeddings[logs.rest])
+
+    return {"routellm-mf": method}
 
 
 def _pair_set(name: str, count: int, seed: int) -> PairSet:
@@ -214,7 +230,7 @@ def _margins(scorer: Scorer, inputs: Sequence[Any], say: Progress) -> Floats:
     if scorer.bundle.manifest.width:
         with say.bar("representations") as update:
             x = embed(scorer, inputs, progress=update, representation=True)
-        return bundle_base(scorer.bundle)(x)
+        return read_base(scorer.bundle)(x)
     return np.array([scorer.margin(one) for one in inputs])
 
 

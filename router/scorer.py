@@ -146,6 +146,19 @@ class Scorer:
         quality = self._run(prompt, ["quality"])[0]
         return float(quality[self._strong] - quality[self._weak])
 
+    def margins(
+        self,
+        prompts: Sequence[Promptlike | Conversation],
+        *,
+        workers: int | None = None,
+        progress: Progress | None = None,
+    ) -> Floats:
+        """Margins of n prompts, float64[n]; see `margin`."""
+        self._require_models()
+        at = self._strong, self._weak
+        found = self._map(prompts, ["quality"], workers, progress)
+        return np.array([float(q[at[0]] - q[at[1]]) for [q] in found], dtype=np.float64)
+
     def scores(
         self,
         prompts: Sequence[Promptlike | Conversation],
@@ -158,12 +171,8 @@ class Scorer:
         workers: threads, by default as many as there are cores. progress: called with the number
         of prompts done since the last call.
         """
-        self._require_models()
-        margins = [
-            float(e[0][self._strong] - e[0][self._weak])
-            for e in self._map(prompts, ["quality"], workers, progress)
-        ]
-        return np.asarray(self.calibrated(np.array(margins, dtype=np.float64)))
+        margins = self.margins(prompts, workers=workers, progress=progress)
+        return np.asarray(self.calibrated(margins))
 
     def encode_all(
         self,

@@ -233,7 +233,7 @@ def tiny_base(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     from thriftroute.router.features import FEATURES
     from thriftroute.training.encoder import encoder_bundle
     from thriftroute.training.export import graft_head
-    from thriftroute.training.models.mf import Head
+    from thriftroute.training.models.head import Head
 
     bundle, _ = encoder_bundle(str(tiny_encoder), max_tokens=48)
     manifest = bundle.manifest

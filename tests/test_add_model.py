@@ -23,9 +23,9 @@ pytest.importorskip("sentence_transformers")
 from thriftroute.training.add_model import MIN_COMPARISONS, Added, add_model
 from thriftroute.training.encoder import encoder_bundle
 from thriftroute.training.export import graft_head, read_head
-from thriftroute.training.models.mf import Gate, Head
-from thriftroute.training.request import TrainRequest
-from thriftroute.training.run import train
+from thriftroute.training.models.head import Gate, Head
+from thriftroute.training.settings import TrainSettings
+from thriftroute.training.train import train
 
 # On its own validation prompts strong is right on 80%, weak on 40%: so far are they apart.
 MEANS = {"strong_mean": 0.8, "weak_mean": 0.4}
@@ -270,7 +270,7 @@ class TestBundle:
             for model, p in (("m", 0.9), ("n", 0.9 - 0.7 * (i % 2)))
         ]  # fmt: skip
         (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        request = TrainRequest(
+        request = TrainSettings(
             "mf", [str(tmp_path / "d.jsonl")], ("m",), ("n",), tmp_path / "own", base=str(tiny_base)
         )
         bundle = train(request).bundle

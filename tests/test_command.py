@@ -295,15 +295,16 @@ def test_only_a_bundle_can_be_written_to(prompts: str) -> None:
 
 
 def training(**changes: Any) -> Any:
-    """`run_training` with options that fit, and changes."""
+    """A training with options that fit, and changes."""
     pytest.importorskip("torch")
-    from thriftroute.training.command import run_training
+    from thriftroute.training.settings import settings_from_options
+    from thriftroute.training.train import train
 
     fields: dict[str, Any] = {
-        "kind": "mf", "epochs": None, "against": [], "source_weights": [], "console": None,
+        "kind": "mf", "epochs": None, "against": [], "source_weights": [],
         "data": ["no-such-file.jsonl"], "strong": BIG, "weak": SMALL, "out": Path("no-such-out"),
     }  # fmt: skip
-    return run_training(**{**fields, **changes})
+    return train(settings_from_options(**{**fields, **changes}))
 
 
 @pytest.mark.parametrize(
@@ -359,12 +360,12 @@ def test_mf_starts_from_the_base_that_is_named(tiny_base: Path, data: str, tmp_p
     assert f"started from: {tiny_base}" in result.bundle.file("card.md").read_text()
 
 
-def test_without_a_base_mf_starts_from_the_one_in_the_box(
+def test_without_a_base_mf_starts_from_the_built_in_one(
     tiny_base: Path, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The box is a folder of bundles by name: here a small one stands in it."""
-    shutil.copytree(tiny_base, tmp_path / "box" / "mf")
-    monkeypatch.setattr(routers, "CHECKPOINTS", tmp_path / "box")
+    """The folder of built-in bundles, by name: here a small one stands in it."""
+    shutil.copytree(tiny_base, tmp_path / "built-in" / "mf")
+    monkeypatch.setattr(routers, "CHECKPOINTS", tmp_path / "built-in")
     result = training(data=[data], out=tmp_path / "out")
     assert result.summary["base"] == "mf"
     assert result.bundle.manifest.width == Bundle.open(tiny_base).manifest.width
@@ -390,7 +391,7 @@ def test_a_base_without_a_representation(bundle: str, data: str, tmp_path: Path)
 
 def test_evaluation_prompts_are_found_by_name_or_file(tmp_path: Path, data_dir: Path) -> None:
     pytest.importorskip("torch")
-    from thriftroute.training.command import evaluation_prompts
+    from thriftroute.training.settings import evaluation_prompts
 
     path = tmp_path / "prompts.txt"
     path.write_text("one\ntwo\n")

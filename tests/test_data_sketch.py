@@ -46,11 +46,11 @@ def test_what_is_trained_on_is_sketched(tiny_bundle: Path, tmp_path: Path) -> No
     from thriftroute.router.scorer import Scorer
     from thriftroute.training.prepare import prepare
     from thriftroute.training.progress import Progress
-    from thriftroute.training.request import TrainRequest
+    from thriftroute.training.settings import TrainSettings
 
     path = tmp_path / "rows.jsonl"
     pair = {"model_a": "big", "model_b": "small", "outcome": "a"}
     path.write_text("".join(json.dumps({"prompt": p, **pair}) + "\n" for p in numbered(0, 30)))
-    request = TrainRequest("mf", [str(path)], ("big",), ("small",), tmp_path / "out")
+    request = TrainSettings("mf", [str(path)], ("big",), ("small",), tmp_path / "out")
     facts = prepare(request, Scorer.load(tiny_bundle), Progress()).facts
     assert facts["sketch"].split() == sketch(numbered(0, 30))

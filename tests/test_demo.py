@@ -12,9 +12,9 @@ pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
 
 from thriftroute.data.question_text import prompt_key
-from thriftroute.training import demo
-from thriftroute.training.demo import run_demo
-from thriftroute.training.run import TrainResult
+from thriftroute.testing import demo
+from thriftroute.testing.demo import run_demo
+from thriftroute.training.write_bundle import TrainResult
 
 # LiteLLM silences these itself when it is imported; pytest undoes that for each test.
 pytestmark = [
@@ -63,7 +63,7 @@ def test_the_whole_demo_and_again(
     assert "about real models they say nothing" in said
     assert said.count("Answer of ") == len(demo.PROMPTS)
     assert "What next" in said and "thriftroute train mf" in said
-    assert ("bundle in the box" in said) == demo.in_box() or "There is no bundle in" in said
+    assert ("built-in bundle" in said) == demo.has_built_in() or "There is no bundle in" in said
 
     # Again, without bert: what the demo made is replaced, and what is not its own stays.
     mine = out / "notes.txt"
@@ -113,7 +113,7 @@ def test_an_interrupted_training_is_kept_unless_the_demo_is_another(
     # The training is the boundary here: what an interrupt leaves behind, without the work.
     seen: list[bool] = []
 
-    def interrupted(request: demo.TrainRequest, progress: object) -> TrainResult:
+    def interrupted(request: demo.TrainSettings, progress: object) -> TrainResult:
         state = request.out.with_name(request.out.name + ".run") / "state.safetensors"
         seen.append(state.exists())
         state.parent.mkdir(exist_ok=True)

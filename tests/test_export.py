@@ -31,7 +31,7 @@ from thriftroute.training.export import (  # noqa: E402
     run_graph,
     without_head,
 )
-from thriftroute.training.models.mf import Gate, Head  # noqa: E402
+from thriftroute.training.models.head import Gate, Head  # noqa: E402
 
 LENGTHS = (1, 2, 9, 40, 160)
 N_FEATURES = 5
@@ -215,7 +215,7 @@ class TestHead:
             return
         found, x = run_graph(graph, feeds(cheap=True), ["familiarity", "representation"])
         assert found.shape == (len(LENGTHS), 1)
-        assert np.abs(found[:, 0] - head.gate(x)).max() < 1e-5
+        assert np.abs(found[:, 0] - head.gate.look_up(x)[0]).max() < 1e-5
         assert ((found > 0) & (found < 1)).any()
 
     def test_it_can_be_read_from_the_graph(self, represented: Path, gated: str) -> None:
@@ -260,20 +260,6 @@ class TestHead:
         quality, x = run_graph(graph, feeds(cheap=True), ["quality", "representation"])
         assert np.abs(quality - head.quality(x)).max() < 1e-4
         assert (read_head(graph, head.models).w1 == head.w1).all()
-
-
-def test_a_bundle_of_before_its_points_were_prompts(represented: Path) -> None:
-    head = head_of("centres")
-    graph = graft_head(represented.read_bytes(), head)
-    model = onnx.load_from_string(graph)
-    for item in model.graph.initializer:
-        if item.name == "mf.points":
-            item.name = "mf.centres"
-    found = read_head(model.SerializeToString(), head.models)
-    assert found.gate is not None
-    assert head.gate is not None
-    assert (found.gate.points == head.gate.points).all()
-    assert found.gated.tolist() == [0, 1]
 
 
 def test_a_graph_without_a_head(fp32: Path, represented: Path) -> None:

@@ -20,9 +20,9 @@ pytest.importorskip("scipy")
 pytest.importorskip("sklearn")
 
 from thriftroute.research.leave_out import (
+    BUILT_IN,
     FAMILIES,
     GAIN_ALONE,
-    IN_BOX,
     MIN_STRONG,
     VARIANTS,
     Data,
@@ -43,7 +43,7 @@ WIDTH = LAYERS + len(FEATURES)
 MODELS = [f"m{i}" for i in range(8)]
 SLOPES, RIDGE = "slopes of cheap features", "ridge on difficulty"
 CLOSED = "slopes + ridge + tokens"
-OPEN, GATED = "both, everywhere", "where familiar both (in the box)"
+OPEN, GATED = "both, everywhere", "where familiar both (built-in)"
 
 
 def rows_of(
@@ -317,7 +317,7 @@ class TestPairs:
         assert measure_pairs(data, [*rows, *others], Progress()) == of_pairs()
 
     def test_the_same_head_as_in_the_table(self) -> None:
-        assert IN_BOX == GATED
+        assert BUILT_IN == GATED
 
     def test_the_table(self, capsys: pytest.CaptureFixture[str]) -> None:
         results = [

@@ -12,7 +12,6 @@ from thriftroute.errors import TrainingError
 
 torch = pytest.importorskip("torch")
 
-from thriftroute.training.models import loop  # noqa: E402
 from thriftroute.training.models.loop import BEST, STATE, History, TrainingInterruptedError, fit  # noqa: E402
 
 STEPS = 4
@@ -34,6 +33,7 @@ class Toy:
         self.x = torch.randn(32, 6, generator=generator)
         self.y = self.x[:, :1] * 2
         self.rates: list[float] = []
+        self.seed = 0
         self._validation = validation
         self._factor = loss_factor
         self._validated = 0
@@ -63,7 +63,8 @@ class Toy:
 
 
 def run(task: Toy, folder: Path, **changes: Any) -> History:
-    options: dict[str, Any] = {"epochs": 3, "patience": 9, "seed": 0, "fingerprint": "one"}
+    options: dict[str, Any] = {"epochs": 3, "patience": 9, "fingerprint": "one"}
+    task.seed = changes.pop("seed", 0)
     return fit(task, folder=folder, **{**options, **changes})
 
 
@@ -160,18 +161,17 @@ def test_two_interrupts_and_resumes(tmp_path: Path) -> None:
     assert same(task.weights(), whole.weights())
 
 
-def test_saving_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_saving_by_the_clock(tmp_path: Path) -> None:
     """A run that is killed outright goes on from its last save, mid-epoch, to the same bit."""
     whole = Toy()
     run(whole, tmp_path / "whole")
-    monkeypatch.setattr(loop, "SAVE_EVERY_S", 0.0)
 
     def killed(event: str, done: int, total: int, value: float) -> None:
         if (event, done, value) == ("train", 3, 1):
             raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError, match="killed"):
-        run(Toy(), tmp_path / "cut", report=killed)
+        run(Toy(), tmp_path / "cut", report=killed, save_every_s=0.0)
     task = Toy()
     run(task, tmp_path / "cut")
     assert same(task.weights(), whole.weights())

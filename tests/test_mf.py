@@ -14,11 +14,8 @@ from thriftroute.router.features import FEATURES
 pytest.importorskip("scipy")
 pytest.importorskip("torch")
 
+from thriftroute.training.models.head import Base, Gate, Head
 from thriftroute.training.models.mf import (
-    Base,
-    Gate,
-    Head,
-    MFSettings,
     PairFit,
     fit_pair,
     log_odds,
@@ -26,6 +23,7 @@ from thriftroute.training.models.mf import (
     representation_blocks,
     tier_abilities,
 )
+from thriftroute.training.settings import MFSettings
 
 Floats = npt.NDArray[np.float64]
 LAYERS = 24
@@ -209,7 +207,7 @@ class TestHead:
             [(0.5, 0.1), (-0.9, 0), (0.7, 0.6), (0.6, 0.7), (0.9, 0.1), (0, 1), (0.6, 0)]
         )
         expected = [0, 0, 0.5, 0.5, 1, 1, 0.25]
-        np.testing.assert_allclose(gate()(x), expected, atol=1e-6)
+        np.testing.assert_allclose(gate().look_up(x)[0], expected, atol=1e-6)
 
     def test_quality_is_the_formula(self) -> None:
         rng = np.random.default_rng(0)
@@ -243,10 +241,10 @@ class TestHead:
             told = (3 * weight[0] - weight[1]) / sum(weight)
             plain = [row @ w1[k] + b1[k] + told * recall[k] for k in range(3)]
             hidden = [plain[0] * (1 - open_), plain[1] * open_, plain[2]]
-            assert known.recalled(row[None])[0] == pytest.approx(told, rel=1e-5)
+            assert known.look_up(row[None])[1][0] == pytest.approx(told, rel=1e-5)
             np.testing.assert_allclose(head.hidden(row[None])[0], hidden, rtol=1e-4, atol=1e-6)
         nearest = gate(values=np.array([3, -1], np.float32))
-        np.testing.assert_allclose(nearest.recalled(x), [-1, 3, 3])
+        np.testing.assert_allclose(nearest.look_up(x)[1], [-1, 3, 3])
 
     def test_points_are_looked_up_where_they_are_projected_to(self) -> None:
         rng = np.random.default_rng(1)
@@ -255,7 +253,7 @@ class TestHead:
         projection = rng.normal(size=(4, 3)).astype(np.float32)
         points = rng.integers(-127, 128, (7, 3)).astype(np.int8)
         found = gate(points=points, scale=0.01, projection=projection, low=-2.0, high=2.0)
-        for row, open_ in zip(x, found(x), strict=True):
+        for row, open_ in zip(x, found.look_up(x)[0], strict=True):
             short = row[2:] @ projection
             nearest = max(0.01 * points @ short) / max(np.linalg.norm(short), 1e-9)
             assert open_ == pytest.approx(np.clip((nearest + 2) / 4, 0, 1), abs=1e-5)

@@ -28,10 +28,10 @@ ALLOWED = {
     "data": {"router", "providers"},
     "labels": {"data", "router", "providers"},
     "eval": {"data", "router", "providers"},
-    "training": {"eval", "data", "router", "providers", "testing"},
+    "training": {"eval", "data", "router", "providers"},
     "serve": {"eval", "router", "providers"},
     "integrations": {"router", "providers"},
-    "testing": {"serve", "eval"},
+    "testing": {"serve", "training", "eval", "data", "router"},
     "research": {"training", "eval", "data", "router", "providers"},
     "cli": {
         *("training", "eval", "labels", "data", "router", "providers"),

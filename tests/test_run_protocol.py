@@ -31,12 +31,12 @@ pytest.importorskip("torch")
 pytest.importorskip("onnx")
 pytest.importorskip("sentence_transformers")
 
+from thriftroute.research.finetune_encoder import save_encoder
 from thriftroute.research.protocols import PROTOCOLS, read_source, run_protocol
 from thriftroute.training.encoder import encoder_bundle, load_encoder
 from thriftroute.training.export import graft_head, read_head, run_graph
-from thriftroute.training.models.finetune_encoder import save_encoder
-from thriftroute.training.request import TrainRequest
-from thriftroute.training.run import train
+from thriftroute.training.settings import TrainSettings
+from thriftroute.training.train import train
 
 Floats = npt.NDArray[np.float64]
 
@@ -390,7 +390,7 @@ class TestInt8:
         ]
         (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         result = train(
-            TrainRequest(
+            TrainSettings(
                 "mf", [str(tmp_path / "d.jsonl")], ("big",), ("small",), tmp_path / "out",
                 base=str(base),
             )

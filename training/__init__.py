@@ -1,4 +1,4 @@
-"""Training, export and cards. torch lives here and nowhere else."""
+"""Training, export and cards: labels to a bundle. torch lives here and nowhere else."""
 
 from ..errors import require_extra
 

@@ -18,7 +18,8 @@ from ..data.schema import Comparison, PromptScore, Row
 from ..errors import TrainingError
 from ..router.bundle import Bundle, write_bundle
 from .export import graft_head, read_head
-from .models.mf import Head, log_odds
+from .models.head import Head
+from .models.mf import log_odds
 
 MIN_COMPARISONS = 20
 Z95 = 1.96

@@ -3,160 +3,147 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-KIND_TEXT = {
-    "mf": "Matrix factorization on a frozen sentence encoder and cheap features of the text: a "
+import jinja2
+
+# Markdown, not HTML: nothing is escaped but what would break a table.
+_CARD = """\
+# {{ kind }} router
+
+{{ {
+  "mf": "Matrix factorization on a frozen sentence encoder and cheap features of the text: a "
     "quality for every model it knows.",
-    "bert": "A sentence encoder fine-tuned to tell whether the strong model's answer wins.",
-}
+  "bert": "A sentence encoder fine-tuned to tell whether the strong model's answer wins.",
+}[kind] }}
+The score is the calibrated probability that the strong model's answer is preferred; ties count for
+{#- #} the weak model.
+
+- strong: {{ strong | join(", ") }}
+- weak: {{ weak | join(", ") }}
+- encoder: {{ encoder }}
+{% if base %}
+- started from: {{ base }}
+{% endif %}
+- seed: {{ seed }}
+{% if label %}
+- label: {{ label }}
+{% elif weak_fails %}
+- label: {{ "{:.0%}".format(1 - weak_fails) }} strong wins,
+{#- #} {{ "{:.0%}".format(weak_fails) }} the weak answer falls short
+{% else %}
+- label: strong wins
+{% endif %}
+
+## Training data
+
+{{ "{:,}".format(prompts.train) }} prompts
+{%- if validated %}; figures by {{ validated }} on all of them.
+{% else %} for training, {{ "{:,}".format(prompts.validation) }} for validation, split by the hash
+{#- #} of the prompt.
+{% endif %}
+
+| source | prompts used | weight of one |
+| --- | ---: | ---: |
+{% for source, count in sources.items() %}
+| {{ source | cell }} | {{ "{:,}".format(count) }} | {{ "{:g}".format(weights[source]) }} |
+{% endfor %}
+
+{% if dropped %}
+Dropped before training, because they match a prompt of an evaluation set:
+
+| source | prompts | dropped | by evaluation set and rule |
+| --- | ---: | ---: | --- |
+{% for source, row in dropped.items() %}
+| {{ source | cell }} | {{ "{:,}".format(row.prompts) }} | {{ "{:,}".format(row.dropped) }}
+{#- #} | {{ row.rules | counts }} |
+{% endfor %}
+{% else %}
+Not decontaminated against any benchmark.
+{% endif %}
+
+{% if duplicates %}
+Dropped as repeating another training prompt, by rule: {{ duplicates | counts(0) }}.
+
+{% endif %}
+{% if notes %}
+## Notes
+
+{% for note in notes %}
+- {{ note }}
+{% endfor %}
+
+{% endif %}
+## On the validation split
+
+n = {{ "{:,}".format(validation.n) }} prompts of the same sources; strong wins on
+{#- #} {{ "{:.1%}".format(validation.strong_wins) }} of them.
+{% if fitted_on == "base" %}
+
+**The labels are too few to improve on the bundle that was started from: its direction stands as it
+{#- #} is, only calibrated anew.**
+{% endif %}
+
+| measure | value |
+| --- | ---: |
+| APGR | {{ validation.apgr | number }} |
+| APGR of prompt length alone | {{ validation.apgr_prompt_length | number }} |
+| APGR of a random mix | .500 |
+| AUC | {{ validation.auc | number }} |
+| ECE, before and after calibration | {{ "{:.4f} and {:.4f}".format(*validation.ece) }} |
+| Brier score, before and after | {{ "{:.4f} and {:.4f}".format(*validation.brier) }} |
+
+{% if validation.calibration == "none" -%}
+**Not calibrated**: the split has too few labels, or no method helps; scores rank prompts, but are
+{#- #} no probabilities to rely on.
+{%- elif validation.calibrated_on == "these prompts" -%}
+ECE and Brier after calibration ({{ validation.calibration }}) are cross-validated on these prompts.
+{%- else -%}
+Calibrated ({{ validation.calibration }}) on {{ validation.calibrated_on }}, out of fold.
+{%- endif %} A prompt from a domain that is not in the table above is scored little better than by
+{#- #} chance: train on your own logs.
+
+## Export
+
+{% if parity.torch_fp32 is none -%}
+The graph differs from the head that was fitted by {{ "{:.1e}".format(parity.head) }} at most, on
+{#- #} {{ parity.n }} prompts; its encoder is that of the bundle that was started from.
+{%- else -%}
+Torch against ONNX fp32 differs by {{ "{:.1e}".format(parity.torch_fp32) }} at most. On
+{#- #} {{ parity.n }} validation prompts int8 moves scores by
+{#- #} {{ "{:.4f}".format(parity.int8_score_mean) }} on average
+{#- #} ({{ "{:.4f}".format(parity.int8_score_max) }} at most)
+{%- if parity.int8_apgr is not none %} and APGR by {{ "{:+.4f}".format(parity.int8_apgr) }}
+{%- endif %}.
+{%- endif %}
+
+{% if command %}
+
+## Reproduce
+
+    {{ command }}
+{% endif %}
+"""
 
 
 def render_card(summary: Mapping[str, Any], notes: Sequence[str] = ()) -> str:
-    """The card as Markdown, from a training summary (see `run.train`)."""
-    validation, parity = summary["validation"], summary["parity"]
-    lines = [
-        f"# {summary['kind']} router",
-        "",
-        KIND_TEXT[summary["kind"]],
-        "The score is the calibrated probability that the strong model's answer is preferred; ties "
-        "count for the weak model.",
-        "",
-        f"- strong: {', '.join(summary['strong'])}",
-        f"- weak: {', '.join(summary['weak'])}",
-        f"- encoder: {summary['encoder']}",
-        *([f"- started from: {summary['base']}"] if summary.get("base") else []),
-        f"- seed: {summary['seed']}",
-        f"- label: {summary.get('label') or _label(summary['weak_fails'])}",
-        "",
-        "## Training data",
-        "",
-        _prompts(summary),
-        "",
-        "| source | prompts used | weight of one |",
-        "| --- | ---: | ---: |",
-        *(
-            f"| {_cell(source)} | {count:,} | {summary['weights'][source]:g} |"
-            for source, count in summary["sources"].items()
-        ),
-        "",
-        *_dropped(summary["dropped"]),
-        *_duplicates(summary.get("duplicates", {})),
-        *_section("Notes", [f"- {note}" for note in notes]),
-        "## On the validation split",
-        "",
-        f"n = {validation['n']:,} prompts of the same sources; strong wins on "
-        f"{validation['strong_wins']:.1%} of them.",
-        *_fitted(summary),
-        "",
-        "| measure | value |",
-        "| --- | ---: |",
-        f"| APGR | {_number(validation['apgr'])} |",
-        f"| APGR of prompt length alone | {_number(validation['apgr_prompt_length'])} |",
-        "| APGR of a random mix | .500 |",
-        f"| AUC | {_number(validation['auc'])} |",
-        f"| ECE, before and after calibration | {_pair(validation['ece'])} |",
-        f"| Brier score, before and after | {_pair(validation['brier'])} |",
-        "",
-        _calibrated(validation)
-        + " A prompt from a domain that is not in the table above is scored little better "
-        "than by chance: train on your own logs.",
-        "",
-        "## Export",
-        "",
-        _parity(parity),
-    ]
-    if summary["command"]:
-        lines += ["", "## Reproduce", "", "    " + summary["command"]]
-    return "\n".join(lines) + "\n"
-
-
-def _dropped(dropped: Mapping[str, Any]) -> list[str]:
-    if not dropped:
-        return ["Not decontaminated against any benchmark.", ""]
-    lines = [
-        "Dropped before training, because they match a prompt of an evaluation set:",
-        "",
-        "| source | prompts | dropped | by evaluation set and rule |",
-        "| --- | ---: | ---: | --- |",
-    ]
-    for source, row in dropped.items():
-        rules = ", ".join(f"{rule} {count:,}" for rule, count in row["rules"].items() if count)
-        lines.append(f"| {_cell(source)} | {row['prompts']:,} | {row['dropped']:,} | {rules} |")
-    return [*lines, ""]
-
-
-def _duplicates(dropped: Mapping[str, int]) -> list[str]:
-    if not dropped:
-        return []
-    rules = ", ".join(f"{rule} {count:,}" for rule, count in dropped.items())
-    return [f"Dropped as repeating another training prompt, by rule: {rules}.", ""]
-
-
-def _prompts(summary: Mapping[str, Any]) -> str:
-    prompts = summary["prompts"]
-    if summary.get("validated"):
-        return f"{prompts['train']:,} prompts; figures by {summary['validated']} on all of them."
-    return (
-        f"{prompts['train']:,} prompts for training, {prompts['validation']:,} for validation, "
-        "split by the hash of the prompt."
+    """The card as Markdown, from a training summary (see `write_bundle.write_trained`)."""
+    environment = jinja2.Environment(
+        autoescape=False,  # noqa: S701 - Markdown
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.ChainableUndefined,
     )
-
-
-def _fitted(summary: Mapping[str, Any]) -> list[str]:
-    if summary.get("fitted_on") != "base":
-        return []
-    return [
-        "",
-        "**The labels are too few to improve on the bundle that was started from: its direction "
-        "stands as it is, only calibrated anew.**",
-    ]
-
-
-def _parity(parity: Mapping[str, Any]) -> str:
-    if parity["torch_fp32"] is None:
-        return (
-            f"The graph differs from the head that was fitted by {parity['head']:.1e} at most, on "
-            f"{parity['n']} prompts; its encoder is that of the bundle that was started from."
-        )
-    text = (
-        f"Torch against ONNX fp32 differs by {parity['torch_fp32']:.1e} at most. "
-        f"On {parity['n']} validation prompts int8 moves scores by "
-        f"{parity['int8_score_mean']:.4f} on average ({parity['int8_score_max']:.4f} at most)"
-    )
-    if parity["int8_apgr"] is not None:
-        text += f" and APGR by {parity['int8_apgr']:+.4f}"
-    return text + "."
-
-
-def _calibrated(validation: Mapping[str, Any]) -> str:
-    method = validation["calibration"]
-    if method == "none":
-        return (
-            "**Not calibrated**: the split has too few labels, or no method helps; scores rank "
-            "prompts, but are no probabilities to rely on."
-        )
-    where = validation["calibrated_on"]
-    if where == "these prompts":
-        return f"ECE and Brier after calibration ({method}) are cross-validated on these prompts."
-    return f"Calibrated ({method}) on {where}, out of fold."
-
-
-def _label(weak_fails: float) -> str:
-    if not weak_fails:
-        return "strong wins"
-    return f"{1 - weak_fails:.0%} strong wins, {weak_fails:.0%} the weak answer falls short"
-
-
-def _section(title: str, lines: Sequence[str]) -> list[str]:
-    return [f"## {title}", "", *lines, ""] if lines else []
+    environment.filters |= {"cell": _cell, "counts": _counts, "number": _number}
+    text = environment.from_string(_CARD).render(**summary, notes=notes)
+    return text.rstrip("\n") + "\n"
 
 
 def _cell(text: str) -> str:
     return (text or "(none)").replace("|", "\\|").replace("\n", " ")
 
 
+def _counts(of: Mapping[str, int], least: int = 1) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in of.items() if count >= least)
+
+
 def _number(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.3f}"
-
-
-def _pair(values: Sequence[float]) -> str:
-    return " and ".join(f"{value:.4f}" for value in values)

@@ -23,7 +23,7 @@ from ..data.vectors import cache_dir
 from ..errors import BundleError, ExportError, TrainingError, require_extra
 from ..router.bundle import FORMAT, Bundle, file_sha256, write_bundle
 from ..router.features import FEATURES
-from ..router.text import special_tokens
+from ..router.text import Promptlike, as_conversation, encode, special_tokens
 from ..router.tokenizing import load_tokenizer
 from .export import TORCH_BOUND, Feeds, export_module, quantize, run_graph
 
@@ -45,6 +45,12 @@ class LoadedEncoder:
     module: "EncoderModule"
     tokenizer: Tokenizer
     dim: int
+
+    def token_ids(self, inputs: Sequence[Promptlike], max_tokens: int) -> list[list[int]]:
+        """Token ids of prompts, as the runtime cuts them."""
+        prefix, suffix = special_tokens(self.tokenizer)
+        lengths: dict[str, Any] = {"max_tokens": max_tokens, "prefix": prefix, "suffix": suffix}
+        return [encode(as_conversation(p), self.tokenizer, **lengths).ids for p in inputs]
 
 
 class EncoderModule(torch.nn.Module):

@@ -9,19 +9,20 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from ..errors import ExportError, require_extra
+from ..router.bundle import Bundle
 from ..router.graph import check_graph
-from .models.mf import Gate, Head
+from .models.head import Base, Gate, Head
 
 OPSET = 17
 # What an export must keep. Scores are probabilities; APGR is that of the validation split.
@@ -33,6 +34,35 @@ INT8_APGR_BOUND = 0.02
 
 Floats = npt.NDArray[np.float64]
 Feeds = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a graph must say: `quality` float32[n, n_models] for n inputs (see `Scorer.feeds`).
+
+    graph: "fp32" (against torch), or "int8" (the head as it was fitted, on the representations that
+    the int8 graph gives).
+    """
+
+    feeds: Sequence[Feeds]
+    quality: npt.NDArray[Any]
+    graph: Literal["fp32", "int8"]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A trained model as graphs: int8 (`model`), and fp32 (`whole`) where it is at hand.
+
+    fields: of the manifest, beyond those of every bundle.
+    """
+
+    model: bytes
+    whole: bytes | Path | None
+    models: Sequence[str]
+    pair: Sequence[str]
+    tokenizer: bytes
+    fields: dict[str, Any]
+    checks: Sequence[Check]
 
 
 @dataclass(frozen=True)
@@ -153,85 +183,134 @@ def quantize(fp32: Path) -> bytes:
 
 
 def graft_head(encoder: bytes, head: Head) -> bytes:
-    """Put mf's head on an encoder graph, which then gives `quality` (see `mf.Head`), and
+    """Put mf's head on an encoder graph, which then gives `quality` (see `head.Head`), and
     `familiarity` float32[1, 1] where the head has a gate.
 
     Its factors stand in the graph under names that begin with mf., in fp32, so that a bundle can be
     started from; a head that is there already is replaced.
     """
     onnx = require_extra("onnx", "train")
-    make = onnx.helper.make_node
     model = onnx.load_from_string(without_head(encoder))
-    graph = model.graph
-    values: dict[str, npt.NDArray[Any]] = {
-        "mf.w1": head.w1.T.astype(np.float32),
-        "mf.b1": head.b1.astype(np.float32),
-        "mf.u": head.u.T.astype(np.float32),
+    values: dict[str, Any] = {
+        "w1": head.w1.T.astype(np.float32),
+        "b1": head.b1.astype(np.float32),
+        "u": head.u.T.astype(np.float32),
     }
     nodes = [
-        make("MatMul", ["representation", "mf.w1"], ["mf.projected"]),
-        make("Add", ["mf.projected", "mf.b1"], ["mf.hidden"]),
+        _node("MatMul", "representation w1", "projected"),
+        _node("Add", "projected b1", "hidden"),
     ]
     outputs = {"quality": int(head.u.shape[0])}
-    hidden = "mf.hidden"
+    hidden = "hidden"
     if head.gate is not None:
-        gate = head.gate
+        nodes += _look_up(head.gate, values)
         gated = head.gated.astype(np.float32)[None]
-        values |= {
-            "mf.gated": gated,
-            "mf.open": (gated <= 0).astype(np.float32),
-            "mf.points": gate.points.T,
-            "mf.low": np.array(gate.low, np.float32),
-            "mf.high": np.array(gate.high, np.float32),
-            "mf.starts": np.array([gate.columns[0]], np.int64),
-            "mf.ends": np.array([gate.columns[1]], np.int64),
-            "mf.axes": np.array([1], np.int64),
-            "mf.range": np.array(gate.high - gate.low, np.float32),
-            "mf.zero": np.array(0, np.float32),
-            "mf.one": np.array(1, np.float32),
-        }
+        values |= {"gated": gated, "open": (gated <= 0).astype(np.float32)}
         nodes += [
-            make("Slice", ["representation", "mf.starts", "mf.ends", "mf.axes"], ["mf.last"]),
-            *_cosines(gate, values),
-            make("ReduceMax", ["mf.cosines"], ["mf.nearest"], axes=[1], keepdims=1),
-            make("Sub", ["mf.nearest", "mf.low"], ["mf.above"]),
-            make("Div", ["mf.above", "mf.range"], ["mf.scaled"]),
-            make("Clip", ["mf.scaled", "mf.zero", "mf.one"], ["familiarity"]),
-            make("Mul", ["familiarity", "mf.gated"], ["mf.opened"]),
-            make("Add", ["mf.opened", "mf.open"], ["mf.factors"]),
+            _node("Mul", "familiarity gated", "opened"),
+            _node("Add", "opened open", "factors"),
         ]
         if head.recall is not None:
-            values["mf.recall"] = head.recall.astype(np.float32)[None]
-            nodes += [
-                *_recalled(gate, values),
-                make("Mul", ["mf.recalled", "mf.recall"], ["mf.told"]),
-                make("Add", ["mf.hidden", "mf.told"], ["mf.informed"]),
-            ]
-            hidden = "mf.informed"
-        nodes.append(make("Mul", [hidden, "mf.factors"], ["mf.let"]))
-        hidden = "mf.let"
+            values["recall"] = head.recall.astype(np.float32)[None]
+            nodes += _recall(head.gate, values)
+            hidden = "informed"
+        nodes.append(_node("Mul", f"{hidden} factors", "let"))
+        hidden = "let"
         outputs["familiarity"] = 1
-    nodes.append(make("MatMul", [hidden, "mf.u"], ["quality"]))
+    nodes.append(_node("MatMul", f"{hidden} u", "quality"))
     for name, value in values.items():
-        array = np.ascontiguousarray(value)
-        graph.initializer.append(onnx.numpy_helper.from_array(array.reshape(value.shape), name))
-    graph.node.extend(nodes)
+        # Not ascontiguousarray alone, which makes a number a list of one.
+        array = np.ascontiguousarray(value).reshape(value.shape)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, f"mf.{name}"))
+    model.graph.node.extend(nodes)
     for name, width in outputs.items():
-        graph.output.append(
-            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", width])
-        )
+        kind = onnx.TensorProto.FLOAT
+        model.graph.output.append(onnx.helper.make_tensor_value_info(name, kind, ["batch", width]))
     return bytes(model.SerializeToString())
+
+
+def _node(kind: str, inputs: str, output: str, **attributes: Any) -> Any:
+    """A node of the head; names are those of the head's own values but for the graph's outputs."""
+    outer = ("representation", "quality", "familiarity")
+    names = [name if name in outer else f"mf.{name}" for name in (*inputs.split(), *output.split())]
+    cut = len(inputs.split())
+    make = require_extra("onnx", "train").helper.make_node
+    return make(kind, names[:cut], names[cut:], **attributes)
+
+
+def _look_up(gate: Gate, values: dict[str, Any]) -> list[Any]:
+    """Nodes from the representation to `familiarity`, by way of the cosines with each point."""
+    values |= {
+        "points": gate.points.T,
+        "scale": np.array(gate.scale, np.float32),
+        "low": np.array(gate.low, np.float32),
+        "high": np.array(gate.high, np.float32),
+        "starts": np.array([gate.columns[0]], np.int64),
+        "ends": np.array([gate.columns[1]], np.int64),
+        "axes": np.array([1], np.int64),
+        "range": np.array(gate.high - gate.low, np.float32),
+        "zero": np.array(0, np.float32),
+        "one": np.array(1, np.float32),
+    }
+    nodes, asked = [_node("Slice", "representation starts ends axes", "last")], "last"
+    if gate.projection is not None:
+        values["projection"] = gate.projection.astype(np.float32)
+        values["least"] = np.array(1e-9, np.float32)
+        nodes += [
+            _node("MatMul", "last projection", "short"),
+            _node("ReduceL2", "short", "length", axes=[1], keepdims=1),
+            _node("Max", "length least", "divisor"),
+            _node("Div", "short divisor", "asked"),
+        ]
+        asked = "asked"
+    float32 = require_extra("onnx", "train").TensorProto.FLOAT
+    return [
+        *nodes,
+        # Not DequantizeLinear: with it onnxruntime multiplies in 8 bits, which is .004 off.
+        _node("Cast", "points", "whole", to=float32),
+        _node("MatMul", f"{asked} whole", "products"),
+        _node("Mul", "products scale", "cosines"),
+        _node("ReduceMax", "cosines", "nearest", axes=[1], keepdims=1),
+        _node("Sub", "nearest low", "above"),
+        _node("Div", "above range", "scaled"),
+        _node("Clip", "scaled zero one", "familiarity"),
+    ]
+
+
+def _recall(gate: Gate, values: dict[str, Any]) -> list[Any]:
+    """Nodes from the cosines to what a prompt's neighbours add to the hidden directions."""
+    known = np.zeros(len(gate.points)) if gate.values is None else gate.values
+    values |= {
+        "values": known.astype(np.float32),
+        "neighbours": np.array([gate.neighbours], np.int64),
+        "temperature": np.array(gate.temperature, np.float32),
+    }
+    return [
+        _node("TopK", "cosines neighbours", "near which", axis=1),
+        _node("Div", "near temperature", "logits"),
+        _node("Softmax", "logits", "shares", axis=1),
+        _node("Gather", "values which", "theirs"),
+        _node("Mul", "shares theirs", "parts"),
+        _node("ReduceSum", "parts axes", "recalled", keepdims=1),
+        _node("Mul", "recalled recall", "told"),
+        _node("Add", "hidden told", "informed"),
+    ]
 
 
 def without_head(graph: bytes) -> bytes:
     """The encoder of a graph, with nothing of mf's head."""
-    onnx = require_extra("onnx", "train")
-    model = onnx.load_from_string(graph)
+    model = require_extra("onnx", "train").load_from_string(graph)
     for items in (model.graph.node, model.graph.initializer, model.graph.output):
         kept = [item for item in items if not _of_head(item)]
         del items[:]
         items.extend(kept)
     return bytes(model.SerializeToString())
+
+
+def _of_head(item: Any) -> bool:
+    """Whether a node, an initializer or an output belongs to mf's head."""
+    names = [*getattr(item, "output", [])] or [item.name]
+    return any(name.startswith("mf.") or name in ("quality", "familiarity") for name in names)
 
 
 def read_head(graph: bytes, models: Sequence[str]) -> Head:
@@ -240,97 +319,40 @@ def read_head(graph: bytes, models: Sequence[str]) -> Head:
     Raises ExportError where it has none.
     """
     onnx = require_extra("onnx", "train")
-    model = onnx.load_from_string(graph)
     found = {
-        item.name: onnx.numpy_helper.to_array(item)
-        for item in model.graph.initializer
+        item.name.removeprefix("mf."): onnx.numpy_helper.to_array(item).copy()
+        for item in onnx.load_from_string(graph).graph.initializer
         if item.name.startswith("mf.")
     }
-    if not {"mf.w1", "mf.b1", "mf.u"} <= set(found):
+    if not {"w1", "b1", "u"} <= set(found):
         raise ExportError("the graph has no mf head: only a bundle of kind mf, format 2, has one")
-    gate, gated, recall = None, np.zeros(len(found["mf.b1"]), np.int8), None
-    # Bundles of before the points were prompts call them centres.
-    if "mf.centres" in found:
-        found["mf.points"] = found["mf.centres"]
-    if "mf.points" in found:
-        gate = _read_gate(found)
-        gated = found["mf.gated"][0].astype(np.int8)
-        recall = found["mf.recall"][0].copy() if "mf.recall" in found else None
-    w1, b1, u = (found[f"mf.{name}"].T.copy() for name in ("w1", "b1", "u"))
-    return Head(list(models), w1, b1, u, gated, gate, recall)
+    gate, gated, recall = None, np.zeros(len(found["b1"]), np.int8), None
+    if "points" in found:
+        optional: dict[str, Any] = {}
+        if "values" in found:
+            optional = {
+                "values": found["values"],
+                "neighbours": int(found["neighbours"][0]),
+                "temperature": float(found["temperature"]),
+            }
+        gate = Gate(
+            points=found["points"].T,
+            low=float(found["low"]),
+            high=float(found["high"]),
+            columns=(int(found["starts"][0]), int(found["ends"][0])),
+            scale=float(found.get("scale", 1.0)),
+            projection=found.get("projection"),
+            **optional,
+        )
+        gated = found["gated"][0].astype(np.int8)
+        recall = found["recall"][0] if "recall" in found else None
+    return Head(list(models), found["w1"].T, found["b1"], found["u"].T, gated, gate, recall)
 
 
-def _cosines(gate: Gate, values: dict[str, npt.NDArray[Any]]) -> list[Any]:
-    """Nodes from mf.last, a prompt's last layer, to mf.cosines with each point (see `Gate`)."""
-    onnx = require_extra("onnx", "train")
-    make = onnx.helper.make_node
-    nodes, asked = [], "mf.last"
-    if gate.projection is not None:
-        values |= {
-            "mf.projection": gate.projection.astype(np.float32),
-            "mf.least": np.array(1e-9, np.float32),
-        }
-        nodes += [
-            make("MatMul", ["mf.last", "mf.projection"], ["mf.short"]),
-            make("ReduceL2", ["mf.short"], ["mf.length"], axes=[1], keepdims=1),
-            make("Max", ["mf.length", "mf.least"], ["mf.divisor"]),
-            make("Div", ["mf.short", "mf.divisor"], ["mf.asked"]),
-        ]
-        asked = "mf.asked"
-    if gate.points.dtype != np.int8:
-        return [*nodes, make("MatMul", [asked, "mf.points"], ["mf.cosines"])]
-    values["mf.scale"] = np.array(gate.scale, np.float32)
-    # Not DequantizeLinear: with it onnxruntime multiplies in 8 bits, which is .004 off.
-    return [
-        *nodes,
-        make("Cast", ["mf.points"], ["mf.whole"], to=onnx.TensorProto.FLOAT),
-        make("MatMul", [asked, "mf.whole"], ["mf.products"]),
-        make("Mul", ["mf.products", "mf.scale"], ["mf.cosines"]),
-    ]
-
-
-def _recalled(gate: Gate, values: dict[str, npt.NDArray[Any]]) -> list[Any]:
-    """Nodes from mf.cosines to mf.recalled float32[1, 1], what `Gate.recalled` gives."""
-    make = require_extra("onnx", "train").helper.make_node
-    known = np.zeros(len(gate.points)) if gate.values is None else gate.values
-    values |= {
-        "mf.values": known.astype(np.float32),
-        "mf.neighbours": np.array([gate.neighbours], np.int64),
-        "mf.temperature": np.array(gate.temperature, np.float32),
-    }
-    return [
-        make("TopK", ["mf.cosines", "mf.neighbours"], ["mf.near", "mf.which"], axis=1),
-        make("Div", ["mf.near", "mf.temperature"], ["mf.logits"]),
-        make("Softmax", ["mf.logits"], ["mf.shares"], axis=1),
-        make("Gather", ["mf.values", "mf.which"], ["mf.theirs"]),
-        make("Mul", ["mf.shares", "mf.theirs"], ["mf.parts"]),
-        make("ReduceSum", ["mf.parts", "mf.axes"], ["mf.recalled"], keepdims=1),
-    ]
-
-
-def _read_gate(found: Mapping[str, npt.NDArray[Any]]) -> Gate:
-    optional: dict[str, Any] = {}
-    if "mf.scale" in found:
-        optional["scale"] = float(found["mf.scale"])
-    if "mf.projection" in found:
-        optional["projection"] = found["mf.projection"].copy()
-    if "mf.values" in found:
-        optional["values"] = found["mf.values"].copy()
-        optional["neighbours"] = int(found["mf.neighbours"][0])
-        optional["temperature"] = float(found["mf.temperature"])
-    return Gate(
-        found["mf.points"].T.copy(),
-        float(found["mf.low"]),
-        float(found["mf.high"]),
-        (int(found["mf.starts"][0]), int(found["mf.ends"][0])),
-        **optional,
-    )
-
-
-def _of_head(item: Any) -> bool:
-    """Whether a node, an initializer or an output belongs to mf's head."""
-    names = [*getattr(item, "output", [])] or [item.name]
-    return any(name.startswith("mf.") or name in ("quality", "familiarity") for name in names)
+def read_base(bundle: Bundle) -> Base:
+    """A bundle's head and its own pair. Raises ExportError where it has no mf head."""
+    head = read_head(bundle.graph(), bundle.manifest.models)
+    return Base(head, bundle.manifest.strong, bundle.manifest.weak)
 
 
 def run_graph(graph: bytes | Path, feeds: Sequence[Feeds], outputs: Sequence[str]) -> list[Any]:

@@ -22,9 +22,6 @@ class Progress:
     @contextmanager
     def bar(self, label: str) -> Iterator[Callable[[int, int], None]]:
         """A bar; call what it yields with (done, total)."""
-        if not self._console:
-            yield lambda done, total: None
-            return
         with self._bars() as bars:
             task = bars.add_task(label, total=None)
             yield lambda done, total: bars.update(task, completed=done, total=total)
@@ -32,29 +29,27 @@ class Progress:
     @contextmanager
     def training(self, label: str, epochs: int) -> Iterator[Callable[[str, int, int, float], None]]:
         """A bar over the steps of each epoch, and the validation loss beside it; see `loop.fit`."""
-        if not self._console:
-            yield lambda event, done, total, value: None
-            return
+        losses: list[float] = []
         with self._bars() as bars:
             task = bars.add_task(f"{label}: epoch 1/{epochs}", total=None)
-            losses: list[float] = []
 
             def report(event: str, done: int, total: int, value: float) -> None:
                 if event == "epoch":
                     losses.append(value)
                     return
-                told = (
-                    f", validation loss {losses[-1]:.4f} (best {min(losses):.4f})" if losses else ""
-                )
-                label_ = f"{label}: epoch {int(value) + 1}/{epochs}{told}"
-                bars.update(task, description=label_, completed=done, total=total)
+                text = f"{label}: epoch {int(value) + 1}/{epochs}"
+                if losses:
+                    text += f", validation loss {losses[-1]:.4f} (best {min(losses):.4f})"
+                bars.update(task, description=text, completed=done, total=total)
 
             yield report
 
     def _bars(self) -> Bars:
-        columns = (
+        return Bars(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=self._console is None,
         )
-        return Bars(*columns, TimeRemainingColumn(), console=self._console, transient=False)

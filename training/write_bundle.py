@@ -1,10 +1,11 @@
 """From a trained model to a bundle: calibration, figures, the parity check, the card."""
 
 import dataclasses
+import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,143 +14,115 @@ from ..data.tables import PairTable
 from ..errors import CalibrationError, EvaluationError
 from ..eval import metrics
 from ..eval.probability import calibrate_scores
-from ..router.bundle import write_bundle
+from ..router.bundle import Bundle, write_bundle
 from ..router.scorer import Scorer
 from ..router.text import Promptlike
 from ..router.threshold import ThresholdTable, apply_calibration
 from .card import render_card
-from .export import Feeds, Parity, run_graph
-from .models.bert import BertSettings
-from .models.finetune_encoder import TuneSettings
+from .export import Exported, Parity, run_graph
 from .models.loop import History
-from .models.mf import MFSettings
 from .progress import Progress
-from .request import TrainRequest, TrainResult
+from .settings import TrainSettings
 
 PARITY_PROMPTS = 200
+UNCALIBRATED = {"method": "platt", "a": 1.0, "b": 0.0}
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Check:
-    """What a graph must say: `quality` float32[n, n_models] for n inputs (see `Scorer.feeds`).
+class Trained:
+    """What a trainer gives: a model as graphs, and the prompts whose figures stand in the card.
 
-    graph: "fp32" (against torch), or "int8" (the head as it was fitted, on the representations that
-    the int8 graph gives).
-    """
-
-    feeds: Sequence[Feeds]
-    quality: npt.NDArray[Any]
-    graph: Literal["fp32", "int8"]
-
-
-@dataclass(frozen=True)
-class Exported:
-    """A trained model as graphs: int8 (`model`), and fp32 (`whole`) where it is at hand.
-
-    fields: of the manifest, beyond what `finish` knows.
-    """
-
-    model: bytes
-    whole: bytes | Path | None
-    models: Sequence[str]
-    pair: Sequence[str]
-    tokenizer: bytes
-    fields: dict[str, Any]
-    checks: Sequence[Check]
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """The prompts whose figures stand in the card, and what calibrates.
-
+    facts: what the card and the manifest say of data and model. options: the settings of the kind.
     margin float64[table.n]: quality of strong minus weak by a fit that has not seen the prompt;
     None: what the written graph says of it. calibration: margins and labels of other prompts to
     calibrate on; None: those of the table, cross-validated.
     """
 
+    exported: Exported
+    facts: dict[str, Any]
+    options: Any
     table: PairTable
     margin: Floats | None = None
     calibration: tuple[Floats, Floats] | None = None
+    history: History = field(default_factory=History)
 
 
-def finish(
-    request: TrainRequest,
-    base: dict[str, Any],
-    evidence: Evidence,
-    history: History,
-    settings: MFSettings | BertSettings | TuneSettings,
-    exported: Exported,
-    say: Progress,
-) -> TrainResult:
+@dataclass(frozen=True)
+class TrainResult:
+    """The bundle and its summary, which also stands in its manifest and card."""
+
+    bundle: Bundle
+    summary: dict[str, Any]
+
+
+def write_trained(settings: TrainSettings, trained: Trained, say: Progress) -> TrainResult:
     """Parity, calibration, metrics and card of a trained model; then the bundle is written."""
+    exported, table, history = trained.exported, trained.table, trained.history
     fields: dict[str, Any] = {
-        "kind": request.kind,
+        "kind": settings.kind,
         **exported.fields,
         "models": list(exported.models),
         "strong": exported.pair[0],
         "weak": exported.pair[1],
-        "calibration": {"method": "platt", "a": 1.0, "b": 0.0},
+        "calibration": UNCALIBRATED,
     }
     files: dict[str, bytes | Path] = {
         "model.onnx": exported.model,
         "tokenizer.json": exported.tokenizer,
         "card.md": b"",
     }
-    draft = request.out.with_name(request.out.name + ".run") / "bundle"
-    scorer = Scorer.load(write_bundle(draft, files=files, overwrite=True, **fields))
-    table = evidence.table
     inputs: list[Promptlike] = list(table.inputs())
     sample = inputs[:PARITY_PROMPTS]
-    margin = evidence.margin
-    if margin is None:
-        margin = _margins(scorer, inputs, say)
-        graph = margin[: len(sample)]
-    else:
-        graph = _margins(scorer, sample, say) if exported.whole is not None else margin[:0]
-    spec, probability = calibrate(margin, table, request.seed, evidence.calibration)
-    fields["calibration"] = spec
-    if probability["calibration"] == "none":
-        say.note(f"not calibrated: too few labels in {table.n} prompts, or no method helps")
-    parity = _parity(scorer, exported, graph, sample, table, spec)
+    with tempfile.TemporaryDirectory() as folder:
+        scorer = Scorer.load(write_bundle(Path(folder) / "draft", files=files, **fields))
+        # Of a graph that stands on a base bundle's encoder nothing is compared on these prompts.
+        asked = inputs if trained.margin is None else sample if exported.whole is not None else []
+        by_graph = _margins(scorer, asked, say)
+        margin = by_graph if trained.margin is None else trained.margin
+        spec, probability = calibrate(margin, table, settings.seed, trained.calibration)
+        if probability["calibration"] == "none":
+            say.note(f"not calibrated: too few labels in {table.n} prompts, or no method helps")
+        parity = _parity(scorer, exported, by_graph[: len(sample)], sample, table, spec)
     parity.check()
     scores = apply_calibration(margin, spec)
     summary = {
-        **base,
-        "settings": dataclasses.asdict(settings),
+        **trained.facts,
+        "settings": dataclasses.asdict(trained.options),
         "epochs": history.epoch,
         "best_epoch": history.best_epoch,
         "seconds": round(history.seconds, 1),
         "losses": [round(loss, 5) for loss in history.losses],
-        "validation": {**_quality(scores, table), **probability},
+        "validation": {**_figures(scores, table), **probability},
         "parity": dataclasses.asdict(parity),
     }
-    name = "validation"
-    fields["thresholds"] = {name: ThresholdTable.from_scores(name, scores).to_dict()}
-    files["card.md"] = render_card(summary, request.notes).encode()
+    fields["calibration"] = spec
+    fields["thresholds"] = {
+        "validation": dataclasses.asdict(ThresholdTable.from_scores("validation", scores))
+    }
+    files["card.md"] = render_card(summary, settings.notes).encode()
+    # An empty folder is no obstacle.
+    overwrite = settings.overwrite or not settings.taken
     bundle = write_bundle(
-        request.out, files=files, overwrite=request.overwrite or not occupied(request.out),
-        **fields, training=summary,
-    )  # fmt: skip
+        settings.out, files=files, overwrite=overwrite, **fields, training=summary
+    )
     return TrainResult(bundle, summary)
 
 
-def _margins(scorer: Scorer, prompts: list[Promptlike], say: Progress) -> Floats:
+def _margins(scorer: Scorer, prompts: Sequence[Promptlike], say: Progress) -> Floats:
     """Quality of strong minus quality of weak by the graph, before calibration: float64[n]."""
     if not prompts:
         return np.empty(0)
-    at = [scorer.bundle.manifest.models.index(name) for name in (scorer.strong, scorer.weak)]
     done = 0
     with say.bar("scoring the validation split") as update:
 
-        def count(k: int) -> None:
+        def count(more: int) -> None:
             nonlocal done
-            done += k
+            done += more
             update(done, len(prompts))
 
-        rows = [e.quality for e in scorer.encode_all(prompts, progress=count)]
-    return np.array([float(q[at[0]] - q[at[1]]) for q in rows], dtype=np.float64)
+        return scorer.margins(prompts, progress=count)
 
 
 def calibrate(
@@ -168,47 +141,48 @@ def calibrate(
     # Isotonic has as many parameters as steps: with few labels it fits noise.
     many = len(fitted_on[0]) >= 1000
     methods = ("temperature", "platt", "isotonic") if many else ("temperature", "platt")
+
+    def measured(spec: dict[str, Any]) -> tuple[float, float]:
+        scores = apply_calibration(margin, spec)
+        return metrics.ece(scores, table.win), metrics.brier(scores, table.win)
+
+    ece, brier = measured(UNCALIBRATED)
     try:
         result = calibrate_scores(*fitted_on, methods=methods, seed=seed)
     except CalibrationError:
         result = None
-    raw_spec = {"method": "platt", "a": 1.0, "b": 0.0}
-    raw = apply_calibration(margin, raw_spec)
-    before = (metrics.ece(raw, table.win), metrics.brier(raw, table.win))
     if result is None or result.brier_after >= result.brier_before:
-        return raw_spec, {
-            "ece": [before[0]] * 2, "brier": [before[1]] * 2, "calibration": "none",
-        }  # fmt: skip
-    if other is None:
-        ece, brier = result.ece_after, result.brier_after
-    else:
-        scores = apply_calibration(margin, result.spec)
-        ece, brier = metrics.ece(scores, table.win), metrics.brier(scores, table.win)
+        return UNCALIBRATED, {"ece": [ece] * 2, "brier": [brier] * 2, "calibration": "none"}
+    after = (result.ece_after, result.brier_after) if other is None else measured(result.spec)
     return result.spec, {
-        "ece": [before[0], ece],
-        "brier": [before[1], brier],
+        "ece": [ece, after[0]],
+        "brier": [brier, after[1]],
         "calibration": str(result.spec["method"]),
         "calibrated_on": "these prompts" if other is None else f"{len(other[0]):,} other prompts",
     }
 
 
-def _quality(scores: Floats, table: PairTable) -> dict[str, Any]:
-    result: dict[str, Any] = {
+def _figures(scores: Floats, table: PairTable) -> dict[str, Any]:
+    auc = round(float(metrics.auc(scores, (table.win > 0.5).astype(float))), 4)
+    lengths = np.array([len(p) for p in table.prompts], dtype=np.float64)
+    return {
         "n": table.n,
-        "auc": round(float(metrics.auc(scores, (table.win > 0.5).astype(float))), 4),
+        # NaN: strong wins most of the comparisons of no prompt, or of all.
+        "auc": None if np.isnan(auc) else auc,
         "strong_mean": round(float(table.strong.mean()), 4),
         "weak_mean": round(float(table.weak.mean()), 4),
         "strong_wins": round(float(table.win.mean()), 4),
+        "apgr": _apgr(scores, table),
+        "apgr_prompt_length": _apgr(lengths, table),
     }
-    if np.isnan(result["auc"]):  # strong wins most of the comparisons of no prompt, or of all
-        result["auc"] = None
-    lengths = np.array([len(p) for p in table.prompts], dtype=np.float64)
-    for name, values in (("apgr", scores), ("apgr_prompt_length", lengths)):
-        try:
-            result[name] = round(metrics.apgr(values, table.strong, table.weak), 4)
-        except EvaluationError:
-            result[name] = None  # strong is not better than weak on this split
-    return result
+
+
+def _apgr(scores: Floats, table: PairTable) -> float | None:
+    """APGR; None where strong is not better than weak on these prompts."""
+    try:
+        return round(metrics.apgr(scores, table.strong, table.weak), 4)
+    except EvaluationError:
+        return None
 
 
 def _parity(
@@ -224,13 +198,13 @@ def _parity(
         graph = exported.whole if check.graph == "fp32" else exported.model
         assert graph is not None
         quality = run_graph(graph, check.feeds, ["quality"])[0]
-        worst = float(np.abs(quality - check.quality).max())
-        distance[check.graph] = max(distance[check.graph], worst)
+        worst = np.abs(quality - check.quality).max()
+        # Not `max`, which would pass over a NaN.
+        distance[check.graph] = float(np.maximum(distance[check.graph], worst))
     if exported.whole is None:
         return Parity(sum(len(c.feeds) for c in exported.checks), head=distance["int8"])
-    feeds = [scorer.feeds(prompt) for prompt in sample]
     at = [list(exported.models).index(name) for name in exported.pair]
-    fp32 = run_graph(exported.whole, feeds, ["quality"])[0]
+    fp32 = run_graph(exported.whole, [scorer.feeds(p) for p in sample], ["quality"])[0]
     n = len(sample)
     a = apply_calibration(margin, spec)
     b = apply_calibration((fp32[:, at[0]] - fp32[:, at[1]]).astype(np.float64), spec)
@@ -243,8 +217,3 @@ def _parity(
     return Parity(
         n, distance["int8"], distance["fp32"], float(moved.mean()), float(moved.max()), apgr
     )
-
-
-def occupied(path: Path) -> bool:
-    """Whether a folder holds anything."""
-    return path.exists() and any(path.iterdir())

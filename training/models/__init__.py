@@ -1,1 +1,1 @@
-"""What is fitted: heads of mf, bert, the tuned encoder, the rival; and the loop that fits them."""
+"""What is fitted: the head of mf, in closed form; bert, and the loop that trains it."""

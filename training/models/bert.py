@@ -6,33 +6,106 @@ strong wins; ties count for weak. Source: the BERT router of RouteLLM (arXiv 240
 4.2), which has three classes and one pair.
 """
 
+import dataclasses
+import hashlib
+import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from ...data.tables import PairTable
-from ..encoder import EncoderModule
+from ...router.text import special_tokens
+from ..encoder import EncoderModule, LoadedEncoder, load_encoder
+from ..export import Check, Exported, export_module, quantize
+from ..prepare import Prepared, Start, split_tables
+from ..progress import Progress
+from ..settings import BertSettings, TrainSettings
+from ..write_bundle import Trained
+from .loop import fit
 
 Batch = npt.NDArray[np.int64]
+# Prompts whose graph is compared with torch.
+CHECKED_PROMPTS = 16
 
 
-@dataclass(frozen=True)
-class BertSettings:
-    """Settings of a run. frozen_layers counts from the bottom, the embeddings always with them."""
+def train_bert(settings: TrainSettings, start: Start, data: Prepared, say: Progress) -> Trained:
+    """Fine-tune on one part of the prompts; the other stops the training and gives the figures."""
+    options = settings.options or BertSettings()
+    assert isinstance(options, BertSettings)
+    tables = split_tables(settings, data.pairs)
+    loaded = load_encoder(settings.encoder_name)
+    torch.manual_seed(settings.seed)
+    model = BertModel(loaded.module, loaded.dim)
+    short = min(options.train_tokens, settings.max_tokens)
+    ids = tuple(loaded.token_ids(table.inputs(), short) for table in tables)
+    share = settings.weak_fails
+    labelled = tuple(
+        dataclasses.replace(t, win=(1 - share) * t.win + share * (1 - t.weak)) for t in tables
+    )
+    task = BertTask(model, (ids[0], ids[1]), (labelled[0], labelled[1]), options, settings.seed)
+    facts = {**data.facts, "prompts": {"train": tables[0].n, "validation": tables[1].n}}
+    # What the state of an interrupted run must agree with.
+    identity = {
+        **facts,
+        "command": None,
+        "settings": dataclasses.asdict(options),
+        "max_tokens": settings.max_tokens,
+        "encoder": start.scorer.bundle.model_sha256,
+        "tables": [_digest(table) for table in tables],
+    }
+    with say.training("bert", options.epochs) as report:
+        history = fit(
+            task,
+            epochs=options.epochs,
+            patience=options.patience,
+            folder=settings.work,
+            fingerprint=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
+            report=report,
+        )
+    say.note("exporting")
+    sample = [start.scorer.token_ids(p) for p in tables[1].inputs()[:CHECKED_PROMPTS]]
+    exported = export_bert(settings, model.eval(), loaded, sample)
+    return Trained(exported, facts, options, tables[1], history=history)
 
-    epochs: int = 3
-    patience: int = 1
-    lr: float = 1e-4
-    head_lr: float = 1e-3
-    weight_decay: float = 0.01
-    warmup: float = 0.06
-    batch: int = 32
-    frozen_layers: int = 0
-    train_tokens: int = 160
+
+def export_bert(
+    settings: TrainSettings, model: "BertModel", loaded: LoadedEncoder, sample: list[list[int]]
+) -> Exported:
+    """The model as graphs, with what torch says of a few rows of token ids."""
+    whole = settings.work / "fp32.onnx"
+    export_module(model, whole, outputs=["quality", "embedding"])
+    batches = [pad([row]) for row in sample]
+    with torch.no_grad():
+        outputs = [model(*batch)[0].numpy() for batch in batches]
+    names = ("input_ids", "attention_mask")
+    feeds = [{n: t.numpy() for n, t in zip(names, batch, strict=True)} for batch in batches]
+    prefix, suffix = special_tokens(loaded.tokenizer)
+    return Exported(
+        model=quantize(whole),
+        whole=whole,
+        models=settings.pair,
+        pair=settings.pair,
+        tokenizer=loaded.tokenizer.to_str().encode(),
+        fields={
+            "encoder": settings.encoder_name,
+            "dim": loaded.dim,
+            "max_tokens": settings.max_tokens,
+            "prefix_ids": prefix,
+            "suffix_ids": suffix,
+        },
+        checks=[Check(feeds, np.concatenate(outputs), "fp32")],
+    )
+
+
+def _digest(table: PairTable) -> str:
+    """Hash of prompts and labels: the same number of rows need not be the same data."""
+    digest = hashlib.sha256(json.dumps(table.inputs()).encode())
+    for column in (table.win, table.weak, table.weight):
+        digest.update(np.ascontiguousarray(column).tobytes())
+    return digest.hexdigest()
 
 
 class BertModel(torch.nn.Module):

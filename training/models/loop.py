@@ -1,13 +1,13 @@
-"""The training loop that mf and bert share: seeded, early stopping, resumable, interruptible.
+"""The training loop: seeded, early stopping, resumable, interruptible.
 
-A run has a folder. After every epoch, and within long ones every SAVE_EVERY_S seconds, the state
-(weights, optimizer, random state, position) is written there as safetensors and JSON, in one
-rename. Running the same command again goes on from there, batch for batch: the order of the
-batches depends on seed and epoch alone. A run with other settings or data in the same folder is
-refused.
+A run has a folder. Every `save_every_s` seconds, and at the end, the state (weights, optimizer,
+random state, position) is written there as safetensors and JSON, in one rename. Running the same
+command again goes on from there, batch for batch: the order of the batches depends on seed and
+epoch alone. A run with other settings or data in the same folder is refused.
 """
 
 import json
+import math
 import signal
 import threading
 import time
@@ -35,7 +35,7 @@ class TrainingInterruptedError(TrainingError):
 class History:
     """What happened: validation loss by epoch (index 0 is before training)."""
 
-    fingerprint: str
+    fingerprint: str = ""
     epoch: int = 0
     step: int = 0
     best_epoch: int = 0
@@ -46,10 +46,11 @@ class History:
 
 
 class Task(Protocol):
-    """What a trainer gives to the loop."""
+    """What a trainer gives to the loop. seed: with the epoch, of all that is random."""
 
     model: torch.nn.Module
     optimizer: torch.optim.Optimizer
+    seed: int
 
     def batches(self, epoch: int) -> Sequence[Any]:
         """The epoch's batches, a function of the seed and the epoch alone."""
@@ -72,10 +73,10 @@ def fit(
     *,
     epochs: int,
     patience: int,
-    seed: int,
     folder: Path,
     fingerprint: str,
     report: Report | None = None,
+    save_every_s: float = SAVE_EVERY_S,
 ) -> History:
     """Train until `epochs` are done or the validation loss has not fallen for `patience` epochs.
 
@@ -84,87 +85,70 @@ def fit(
     validation loss). Raises TrainingInterruptedError, or TrainingError where the folder holds
     another run or the loss is not finite.
     """
+    report = report or (lambda event, done, total, value: None)
     folder.mkdir(parents=True, exist_ok=True)
     history = _load(task, folder, fingerprint)
     if history is None:
         history = History(fingerprint)
-        torch.manual_seed(seed)
-        history.losses.append(task.validate())
+        torch.manual_seed(task.seed)
         # The untrained model is no candidate: it would be kept where training only overfits, and
         # pass for a result.
-    started = time.monotonic() - history.seconds
+        history.losses.append(task.validate())
+    started, saved = time.monotonic() - history.seconds, time.monotonic()
+
+    def keep(*, at_end: bool = False) -> None:
+        """Save where it is time to, or the run ends; raise where it is interrupted before."""
+        nonlocal saved
+        history.seconds = time.monotonic() - started
+        if at_end or stop.is_set() or time.monotonic() - saved > save_every_s:
+            _save(task, history, folder)
+            saved = time.monotonic()
+        if stop.is_set() and not at_end:
+            raise TrainingInterruptedError(
+                f"interrupted in epoch {history.epoch + 1}; the state is in {folder}: run the same "
+                "command again to go on"
+            )
+
     with _interrupts() as stop:
         while not history.done:
-            _epoch(task, history, epochs, folder, stop, started, seed, report)
+            batches = task.batches(history.epoch)
+            if history.step == 0:
+                torch.manual_seed(task.seed * 100_003 + history.epoch)
+            task.model.train()
+            for batch in batches[history.step :]:
+                progress = (history.epoch + history.step / len(batches)) / epochs
+                _step(task, batch, progress, history.epoch)
+                history.step += 1
+                report("train", history.step, len(batches), history.epoch)
+                keep()
             loss = task.validate()
-            if not loss < float("inf"):
-                raise TrainingError(
-                    f"the validation loss is {loss} after epoch {history.epoch + 1}: try a lower "
-                    "learning rate"
-                )
-            history.epoch += 1
-            history.step = 0
+            history.epoch, history.step = history.epoch + 1, 0
+            _check_loss(loss, f"validation loss is {loss} after epoch {history.epoch}")
             history.losses.append(loss)
-            history.seconds = time.monotonic() - started
             if loss < history.best_loss:
                 history.best_loss, history.best_epoch = loss, history.epoch
                 _write_tensors(folder / BEST, _weights(task.model))
             stale = history.epoch - history.best_epoch
             history.done = history.epoch >= epochs or stale >= patience
-            if report:
-                report("epoch", history.epoch, epochs, loss)
-            if history.done or time.monotonic() - started > SAVE_EVERY_S:
-                _save(task, history, folder)
-            if stop.is_set() and not history.done:
-                _interrupt(task, history, folder, started)
+            report("epoch", history.epoch, epochs, loss)
+            keep(at_end=history.done)
     with _damage(folder / BEST):
         _read_weights(task.model, folder / BEST)
     return history
 
 
-def _epoch(
-    task: Task,
-    history: History,
-    epochs: int,
-    folder: Path,
-    stop: threading.Event,
-    started: float,
-    seed: int,
-    report: Report | None,
-) -> None:
-    batches = task.batches(history.epoch)
-    if history.step == 0:
-        torch.manual_seed(seed * 100_003 + history.epoch)
-    task.model.train()
-    saved = time.monotonic()
-    for index in range(history.step, len(batches)):
-        task.before_step((history.epoch + index / len(batches)) / epochs)
-        task.optimizer.zero_grad(set_to_none=True)
-        loss = task.loss(batches[index])
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss.item()} in epoch {history.epoch + 1}: try a lower learning rate"
-            )
-        loss.backward()  # type: ignore[no-untyped-call]
-        task.optimizer.step()
-        history.step = index + 1
-        if report:
-            report("train", history.step, len(batches), history.epoch)
-        if stop.is_set():
-            _interrupt(task, history, folder, started)
-        if time.monotonic() - saved > SAVE_EVERY_S:
-            history.seconds = time.monotonic() - started
-            _save(task, history, folder)
-            saved = time.monotonic()
+def _step(task: Task, batch: Any, progress: float, epoch: int) -> None:
+    task.before_step(progress)
+    task.optimizer.zero_grad(set_to_none=True)
+    loss = task.loss(batch)
+    _check_loss(loss.item(), f"loss is {loss.item()} in epoch {epoch + 1}")
+    loss.backward()  # type: ignore[no-untyped-call]
+    task.optimizer.step()
 
 
-def _interrupt(task: Task, history: History, folder: Path, started: float) -> None:
-    history.seconds = time.monotonic() - started
-    _save(task, history, folder)
-    raise TrainingInterruptedError(
-        f"interrupted in epoch {history.epoch + 1}; the state is in {folder}: run the same command "
-        "again to go on"
-    )
+def _check_loss(loss: float, told: str) -> None:
+    if not math.isfinite(loss):
+        raise TrainingError(f"the {told}: try a lower learning rate")
 
 
 @contextmanager
@@ -232,13 +216,12 @@ def _load(task: Task, folder: Path, fingerprint: str) -> History | None:
         )
     with _damage(path):
         tensors = _read_weights(task.model, path)
-        state = task.optimizer.state_dict()
         slots: dict[int, dict[str, torch.Tensor]] = {}
         for name, tensor in tensors.items():
             if name.startswith("optimizer."):
                 _, index, key = name.split(".", 2)
                 slots.setdefault(int(index), {})[key] = tensor
-        task.optimizer.load_state_dict({**state, "state": slots})
+        task.optimizer.load_state_dict({**task.optimizer.state_dict(), "state": slots})
         torch.set_rng_state(tensors["random"])
     return history
 

@@ -1,181 +1,111 @@
-"""Matrix factorization: quality_m(q) = v_m . (W1 r(q) + b1), r(q) the encoder's representation.
+"""The trainer of mf: the routing margin of a pair in closed form, as a head (`models.head`).
 
-The score of a pair is quality_strong - quality_weak, calibrated. After RouteLLM (Ong et al. 2024,
-arXiv 2406.18665, section 4.2: delta = w2^T (v_m * W1^T v_q)), with its w2 folded into v_m, a bias,
-and a frozen local encoder. Where RouteLLM fits all factors by gradient descent on wins, here the
-hidden directions are those that routing needs (how much better the strong answer is expected to
-be), fitted in closed form with strengths that the labels choose (`training.ridge`), and a model's
-coordinates on them go with its ability: it needs few labels, no epochs, and gives the same result
-every time.
+Where RouteLLM fits all factors by gradient descent on wins, here the hidden directions are those
+that routing needs (how much better the strong answer is expected to be), fitted with strengths that
+the labels choose (`models.ridge`), and a model's coordinates on them go with its ability: it needs
+few labels, no epochs, and gives the same result every time.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ...data.split import prompt_key, split_by_hash
 from ...data.tables import ComparisonTable
 from ...errors import TrainingError
 from ...router.features import FEATURES
+from ..embed import embed
+from ..encoder import torch_probe
+from ..export import Check, Exported, graft_head
+from ..prepare import Prepared, Start, check_labels
+from ..progress import Progress
+from ..settings import MFSettings, TrainSettings
+from ..write_bundle import Trained
+from .head import Base, Floats, Head
 from .ridge import Block, BlockFit, cross_validated, estimate_variances, fit_blocks
-
-Floats = npt.NDArray[np.float64]
-Floats32 = npt.NDArray[np.float32]
 
 # In log odds: tiers nearer to each other than this say nothing about who is better.
 MIN_TIER_GAP = 0.2
 # What a base score of standard deviation 1 says of the gain, as a share of the gain's own standard
 # deviation: measured on the training sources, leaving each out in turn (docs/results.md).
 BASE_SLOPE = 0.14
-# Prompts that are looked up among the points of a gate at once.
-BLOCK = 1024
+# Prompts whose graph is compared with what numpy says of the head.
+CHECKED_PROMPTS = 16
 
 
-@dataclass(frozen=True)
-class MFSettings:
-    """folds: of the cross-validation that calibrates and gives the card's figures. min_labels:
-    with fewer the base bundle's own direction stands as it is. min_evidence: it stands too where
-    the evidence (`ridge.BlockFit`) is no more than this; None takes the labels at any. On families
-    left out, 100 labels, 0 makes harm rarer and the mean no better (docs/results.md)."""
-
-    folds: int = 5
-    min_labels: int = 50
-    min_evidence: float | None = None
-
-
-@dataclass(frozen=True)
-class Gate:
-    """How familiar a prompt is: 0 where it is like nothing that was trained on, 1 where it is; and
-    what its nearest neighbours were like.
-
-    A prompt is looked up by its last layer (`columns` of a representation), projected onto
-    `projection` float32[dim, p] and made of unit length; where that is None, as it is. points
-    float32[k, p], or int8[k, p] that are multiplied by `scale`: training prompts, or means of
-    clusters of them, of unit length. The largest cosine with one of them gives 0 at low or less, 1
-    at high or more, linear between.
-    values float32[k]: what is known of each point, None where nothing is; `recalled` is the mean of
-    the `neighbours` nearest, by the softmax of their cosines over `temperature`.
-    """
-
-    points: Floats32 | npt.NDArray[np.int8]
-    low: float
-    high: float
-    columns: tuple[int, int]
-    scale: float = 1.0
-    projection: Floats32 | None = None
-    values: Floats32 | None = None
-    neighbours: int = 1
-    temperature: float = 1.0
-
-    def __call__(self, x: npt.NDArray[np.floating]) -> Floats:
-        """float64[n], in [0, 1], for x [n, width]."""
-        return self._open(self._cosines(x).max(1))
-
-    def recalled(self, x: npt.NDArray[np.floating]) -> Floats:
-        """The neighbours' mean value, float64[n], for x [n, width]; 0 where no values are known."""
-        return self.look_up(x)[1]
-
-    def look_up(self, x: npt.NDArray[np.floating]) -> tuple[Floats, Floats]:
-        """How familiar the prompts are, and their neighbours' mean value, float64[n] each."""
-        opened, recalled = np.empty(len(x)), np.zeros(len(x))
-        for start in range(0, len(x), BLOCK):  # n times k cosines would be a gigabyte
-            rows = slice(start, start + BLOCK)
-            cosines = self._cosines(x[rows])
-            opened[rows] = self._open(cosines.max(1))
-            if self.values is not None:
-                recalled[rows] = nearest_mean(
-                    cosines, self.values, self.neighbours, self.temperature
-                )
-        return opened, recalled
-
-    def _open(self, nearest: npt.NDArray[np.floating]) -> Floats:
-        value: Floats = np.clip((nearest - self.low) / (self.high - self.low), 0.0, 1.0)
-        return value.astype(np.float64)
-
-    def _cosines(self, x: npt.NDArray[np.floating]) -> Floats32:
-        asked = np.asarray(x, dtype=np.float32)[:, slice(*self.columns)]
-        if self.projection is not None:
-            asked = unit_rows(asked @ self.projection)
-        cosines: Floats32 = asked @ (self.points.T.astype(np.float32) * np.float32(self.scale))
-        return cosines
+def train_mf(settings: TrainSettings, start: Start, data: Prepared, say: Progress) -> Trained:
+    """Fit on all prompts; what is reported of each is what the other folds say of it."""
+    options = settings.options or MFSettings()
+    assert isinstance(options, MFSettings)
+    table = data.pairs
+    check_labels(table)
+    with say.bar("embedding prompts") as update:
+        x = embed(start.scorer, table.inputs(), progress=update, representation=True)
+    say.note("fitting")
+    fold = split_by_hash(
+        table.prompts,
+        (1 / options.folds,) * options.folds,
+        seed=settings.seed,
+        # A key of its own: who held out a part by the same hash and seed would leave a fold empty.
+        key=lambda prompt: f"fold {prompt_key(prompt)}",
+    )
+    # Strong minus weak, blended with "the weak answer falls short".
+    share = settings.weak_fails
+    found = fit_pair(
+        x,
+        (1 - share) * table.strong + share - table.weak,
+        fold,
+        weight=table.weight,
+        known=None if start.base is None else start.base(x),
+        features=len(start.scorer.bundle.manifest.features),
+        settings=options,
+        seed=settings.seed,
+    )
+    tiers = (settings.strong, settings.weak)
+    abilities = tier_abilities(data.comparisons, tiers, settings.pair)
+    head = pair_head(found, abilities, settings.pair, start.base)
+    facts = {
+        **data.facts,
+        "encoder": start.scorer.bundle.manifest.encoder,
+        "base": start.name,
+        "prompts": {"train": table.n, "validation": table.n},
+        "validated": f"{options.folds}-fold cross-validation",
+        "fitted_on": found.used,
+        "evidence": None if found.fit is None else round(found.fit.evidence, 2),
+    }
+    sample = table.inputs()[:CHECKED_PROMPTS]
+    exported = export_head(start, head, settings.pair, x[:CHECKED_PROMPTS], sample)
+    return Trained(exported, facts, options, table, margin=found.out_of_fold)
 
 
-def unit_rows(x: Floats32) -> Floats32:
-    """x [n, p] with rows of unit length; a row of zeros stays one."""
-    lengths = np.sqrt(np.square(x).sum(1, keepdims=True))
-    rows: Floats32 = (x / np.maximum(lengths, np.float32(1e-9))).astype(np.float32)
-    return rows
-
-
-def nearest_mean(
-    cosines: Floats32, values: Floats32, neighbours: int, temperature: float
-) -> Floats:
-    """Mean value of the nearest points, weighted by softmax(cosine / temperature), float64[n].
-
-    cosines float32[n, k], values float32[k], neighbours at most k.
-    """
-    cut = cosines.shape[1] - neighbours
-    at = np.argpartition(cosines, cut, axis=1)[:, cut:]
-    near = np.take_along_axis(cosines, at, 1).astype(np.float64)
-    weight = np.exp((near - near.max(1, keepdims=True)) / temperature)
-    mean: Floats = (weight * values[at]).sum(1) / weight.sum(1)
-    return mean
-
-
-@dataclass(frozen=True)
-class Head:
-    """quality = ((x @ w1.T + b1 + r * recall) * f) @ u.T. What was learned of one domain counts
-    where a prompt is of that domain: with g the gate, f is g for the hidden directions with gated =
-    1, 1 - g for those with -1, and 1 for those with 0; r is what the gate recalls of neighbours.
-
-    w1 float32[d, width], b1 float32[d], u float32[n_models, d], gated int8[d], recall float32[d];
-    gate is None where no direction is gated, recall None where none uses neighbours.
-    """
-
-    models: list[str]
-    w1: Floats32
-    b1: Floats32
-    u: Floats32
-    gated: npt.NDArray[np.int8]
-    gate: Gate | None = None
-    recall: Floats32 | None = None
-
-    def hidden(self, x: npt.NDArray[np.floating]) -> Floats32:
-        """float32[n, d] for x [n, width]."""
-        hidden = np.asarray(x, dtype=np.float32) @ self.w1.T + self.b1
-        if self.gate is not None:
-            opened, recalled = (found[:, None] for found in self.gate.look_up(x))
-            if self.recall is not None:
-                hidden = hidden + recalled * self.recall
-            hidden = hidden * np.where(
-                self.gated == 1, opened, np.where(self.gated == -1, 1 - opened, 1.0)
-            )
-        return hidden.astype(np.float32)
-
-    def quality(self, x: npt.NDArray[np.floating]) -> Floats32:
-        """float32[n, n_models] for x [n, width]."""
-        result: Floats32 = (self.hidden(x) @ self.u.T).astype(np.float32)
-        return result
-
-    def margin(self, x: npt.NDArray[np.floating], strong: str, weak: str) -> Floats:
-        """Quality of strong minus quality of weak, float64[n]."""
-        row = self.u[self.models.index(strong)] - self.u[self.models.index(weak)]
-        value: Floats = (self.hidden(x) @ row).astype(np.float64)
-        return value
-
-
-@dataclass(frozen=True)
-class Base:
-    """What is started from: a head and the pair whose margin is taken as known."""
-
-    head: Head
-    strong: str
-    weak: str
-
-    def __call__(self, x: npt.NDArray[np.floating]) -> Floats:
-        """The pair's margin, float64[n]."""
-        return self.head.margin(x, self.strong, self.weak)
+def export_head(
+    start: Start,
+    head: Head,
+    pair: Sequence[str],
+    x: npt.NDArray[np.float32],
+    inputs: Sequence[Any],
+) -> Exported:
+    """The head on the start's graph, with what numpy says of a few prompts' representations x."""
+    bundle = start.scorer.bundle
+    whole = None
+    checks = [Check([start.scorer.feeds(p) for p in inputs], head.quality(x), "int8")]
+    if start.fp32 is not None:
+        whole = graft_head(start.fp32.read_bytes(), head)
+        probe = torch_probe(start.fp32)
+        checks.append(Check(probe.feeds, head.quality(probe.representations), "fp32"))
+    kept = ("encoder", "dim", "max_tokens", "prefix_ids", "suffix_ids", "features", "width")
+    return Exported(
+        model=graft_head(bundle.graph(), head),
+        whole=whole,
+        models=head.models,
+        pair=pair,
+        tokenizer=bundle.file("tokenizer.json").read_bytes(),
+        fields={name: getattr(bundle.manifest, name) for name in kept},
+        checks=checks,
+    )
 
 
 @dataclass(frozen=True)
@@ -233,18 +163,13 @@ def fit_pair(
         base = (known - center) / unit
     slope = BASE_SLOPE * float(gain.std())
     blocks = representation_blocks(x.shape[1], features)
-    variances = estimate_variances(
-        x, gain, blocks, weight=weight, base=base, base_slope=slope, seed=seed
-    )
+    shared: dict[str, Any] = {"weight": weight, "base": base, "base_slope": slope}
+    variances = estimate_variances(x, gain, blocks, **shared, seed=seed)
     least = settings.min_evidence
     if known is not None and least is not None and variances.evidence <= least:
         return _as_known(x, known)
-    fitted = fit_blocks(
-        x, gain, blocks, weight=weight, base=base, base_slope=slope, variances=variances
-    )
-    out = cross_validated(
-        x, gain, blocks, fold, weight=weight, base=base, base_slope=slope, variances=variances
-    )
+    fitted = fit_blocks(x, gain, blocks, variances=variances, **shared)
+    out = cross_validated(x, gain, blocks, fold, variances=variances, **shared)
     factor = fitted.slope / unit
     intercept = fitted.intercept - factor * center
     return PairFit(fitted.weights, intercept, factor, out, "labels", fitted)
@@ -271,21 +196,16 @@ def pair_head(
         )
     w1 = found.weights[None].astype(np.float32)
     b1 = np.array([found.intercept], dtype=np.float32)
-    margin = np.ones(1)
-    gated = np.zeros(1, dtype=np.int8)
+    gated, margin, gate, recall = np.zeros(1, np.int8), np.ones(1), None, None
     if base is not None:
-        head = base.head
-        row = head.u[head.models.index(base.strong)] - head.u[head.models.index(base.weak)]
-        w1, b1 = np.concatenate((head.w1, w1)), np.concatenate((head.b1, b1))
-        margin = np.concatenate((found.slope * row, margin))
-        gated = np.concatenate((head.gated, gated))
+        known = base.head
+        row = found.slope * known.difference(base.strong, base.weak)
+        w1, b1 = np.concatenate((known.w1, w1)), np.concatenate((known.b1, b1))
+        margin, gated = np.append(row, margin), np.append(known.gated, gated)
+        gate = known.gate
+        recall = None if known.recall is None else np.append(known.recall, np.float32(0))
     u = np.outer([ability / gap for ability in abilities.values()], margin)
-    if base is None:
-        return Head(list(abilities), w1, b1, u.astype(np.float32), gated)
-    recall = base.head.recall
-    if recall is not None:
-        recall = np.concatenate((recall, np.zeros(1, np.float32)))
-    return Head(list(abilities), w1, b1, u.astype(np.float32), gated, base.head.gate, recall)
+    return Head(list(abilities), w1, b1, u.astype(np.float32), gated, gate, recall)
 
 
 def tier_abilities(
@@ -335,13 +255,10 @@ def tier_abilities(
         name: float(total[i] / mass[i]) if mass[i] else 0.5 if name in tiers[0] else -0.5
         for i, name in enumerate(names)
     }
-    for name, value in zip(pair, (0.5, -0.5), strict=True):
-        result[name] = value
-    return result
+    return {**result, pair[0]: 0.5, pair[1]: -0.5}
 
 
 def log_odds(share: npt.ArrayLike) -> Floats:
     """log(p / (1 - p)), with shares kept two hundredths away from 0 and 1."""
     p = np.clip(np.asarray(share, dtype=np.float64), 0.02, 0.98)
-    value: Floats = np.log(p / (1 - p))
-    return value
+    return np.asarray(np.log(p / (1 - p)))

@@ -43,34 +43,32 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Variances:
+    """v_c and noise in units of y squared. evidence: the log likelihood of the labels with the
+    blocks minus without them (base and mean alone), in nats; at or below 0 the blocks say nothing.
+    """
+
+    blocks: tuple[float, ...]
+    noise: float
+    evidence: float
+
+
+@dataclass(frozen=True)
 class BlockFit:
     """Prediction = intercept + slope * base + x @ weights.
 
-    weights float64[width], zero for the columns that vary nowhere. shares: the variance of y that
-    each block and the noise explain. evidence: the log likelihood of the labels with the blocks
-    minus without them (base and mean alone), in nats; at or below 0 the blocks say nothing.
+    weights float64[width], zero for the columns that vary nowhere. evidence: see `Variances`.
     """
 
     weights: Floats
     intercept: float
     slope: float
-    shares: tuple[float, ...]
-    noise: float
     evidence: float
 
     def predict(self, x: npt.NDArray[np.floating], base: Floats | None = None) -> Floats:
         """float64[m] for x [m, width] and base float64[m]."""
         value: Floats = x @ self.weights + self.intercept
         return value if base is None else value + self.slope * base
-
-
-@dataclass(frozen=True)
-class Variances:
-    """v_c and noise in units of y squared, and the evidence of `BlockFit`."""
-
-    blocks: tuple[float, ...]
-    noise: float
-    evidence: float
 
 
 def fit_blocks(
@@ -88,16 +86,12 @@ def fit_blocks(
     variances: see `estimate_variances`. weight float64[n]: of the rows. base: a score that is known
     already, float64[n], with the slope that is expected of it.
     """
-    n = len(y)
+    n, width = x.shape
     z, center, scale = _standardized(x, blocks)
     columns = [z, np.ones((n, 1))]
-    penalty = np.concatenate(
-        [
-            np.full(b.stop - b.start, variances.noise / v)
-            for b, v in zip(blocks, variances.blocks, strict=True)
-        ]
-        + [np.zeros(1)]
-    )
+    penalty = np.zeros(width + 1)
+    for block, variance in zip(blocks, variances.blocks, strict=True):
+        penalty[block.columns] = variances.noise / variance
     target = y.astype(np.float64)
     if base is not None:
         columns.append(base[:, None])
@@ -105,20 +99,14 @@ def fit_blocks(
         target = target - base_slope * base
     root = _root(weight, n)
     design = np.concatenate(columns, axis=1) * root[:, None]
-    target = target * root
     gram = design.T @ design
     gram[np.diag_indices_from(gram)] += penalty
-    solution = np.linalg.solve(gram, design.T @ target)
-    width = z.shape[1]
+    solution = np.linalg.solve(gram, design.T @ (target * root))
     weights = solution[:width] * scale
-    slope = base_slope + float(solution[width + 1]) if base is not None else 0.0
-    total = float(y.var())
     return BlockFit(
         weights=weights,
         intercept=float(solution[width]) - float(center @ weights),
-        slope=slope,
-        shares=tuple(v / total for v in variances.blocks),
-        noise=variances.noise / total,
+        slope=0.0 if base is None else base_slope + float(solution[width + 1]),
         evidence=variances.evidence,
     )
 
@@ -148,10 +136,10 @@ def estimate_variances(
     z, _, _ = _standardized(x, blocks)
     root = _root(weight, n)
     if n > MAX_FOR_VARIANCES:
-        part = np.random.default_rng(seed).choice(n, MAX_FOR_VARIANCES, replace=False)
+        n = MAX_FOR_VARIANCES
+        part = np.random.default_rng(seed).choice(len(y), n, replace=False)
         z, y, root = z[part], y[part], root[part]
         base = None if base is None else base[part]
-        n = len(part)
     total = float(y.var())
     residual = y - np.average(y, weights=root**2)
     # What every model has: a mean of unknown size, and the slope of the base.
@@ -163,23 +151,22 @@ def estimate_variances(
         centred = centred * root
         fixed += np.outer(centred, centred) * (base_slope / 2) ** 2
     residual = residual * root
-    kernels = [z[:, block.columns] @ z[:, block.columns].T for block in blocks]
-    kernels = [np.asarray(kernel, dtype=np.float64) for kernel in kernels]
+    kernels = [
+        np.asarray(z[:, block.columns] @ z[:, block.columns].T, dtype=np.float64)
+        for block in blocks
+    ]
 
     def loss(log: Floats, parts: Sequence[Floats]) -> tuple[float, Floats]:
-        v, noise = np.exp(log[:-1]) * total, np.exp(log[-1]) * total
-        covariance = fixed + sum(
-            (value * part for value, part in zip(v, parts, strict=True)), np.zeros((n, n))
-        )
+        """Minus the log posterior of the logarithms of variances and noise, and its gradient."""
+        *v, noise = np.exp(log) * total
+        pairs = list(zip(v, parts, strict=True))
+        covariance = fixed + sum((value * part for value, part in pairs), np.zeros((n, n)))
         covariance[np.diag_indices(n)] += noise
         factor = linalg.cho_factor(covariance, lower=True, check_finite=False)
         inverse = linalg.cho_solve(factor, np.eye(n), check_finite=False)
         alpha = inverse @ residual
         nll = 0.5 * residual @ alpha + np.log(np.diag(factor[0])).sum()
-        slopes = [
-            0.5 * value * (np.sum(inverse * part) - alpha @ part @ alpha)
-            for value, part in zip(v, parts, strict=True)
-        ]
+        slopes = [0.5 * value * (np.sum(inverse * k) - alpha @ k @ alpha) for value, k in pairs]
         slopes.append(0.5 * noise * (np.trace(inverse) - alpha @ alpha))
         mean = np.append(np.full(len(parts), PRIOR_BLOCK), PRIOR_NOISE)
         gradient = np.array(slopes) + (log - mean) / PRIOR_SD**2
@@ -226,10 +213,7 @@ def cross_validated(
 
 def _root(weight: Floats | None, n: int) -> Floats:
     """Square roots of weights of mean 1: what a row is multiplied with."""
-    if weight is None:
-        return np.ones(n)
-    root: Floats = np.sqrt(weight / weight.mean())
-    return root
+    return np.ones(n) if weight is None else np.asarray(np.sqrt(weight / weight.mean()))
 
 
 def _standardized(
@@ -242,11 +226,10 @@ def _standardized(
     values = np.asarray(x, dtype=np.float64)
     center = values.mean(0)
     values = values - center
-    factor = np.zeros(values.shape[1])
+    factor = np.ones(values.shape[1])
     for block in blocks:
         at = block.columns
         part = values[:, at]
-        factor[at] = 1.0
         if block.own_units:
             spread = part.std(0)
             factor[at] = np.where(spread > 1e-9, 1 / np.maximum(spread, 1e-9), 0.0)

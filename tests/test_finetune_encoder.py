@@ -14,15 +14,15 @@ from thriftroute.data.difficulty import BANDS, DifficultyTable
 torch = pytest.importorskip("torch")
 pytest.importorskip("sentence_transformers")
 
-from thriftroute.training.encoder import encoder_bundle, load_encoder  # noqa: E402
-from thriftroute.training.models.bert import pad  # noqa: E402
-from thriftroute.training.models.finetune_encoder import (  # noqa: E402
+from thriftroute.research.finetune_encoder import (  # noqa: E402
     TuneModel,
     TuneSettings,
     TuneTask,
     hard_direction,
     save_encoder,
 )
+from thriftroute.training.encoder import encoder_bundle, load_encoder  # noqa: E402
+from thriftroute.training.models.bert import pad  # noqa: E402
 from thriftroute.training.models.loop import TrainingInterruptedError, fit  # noqa: E402
 
 SETTINGS = TuneSettings(epochs=2, lr=2e-3, head_lr=1e-2, batch=16, train_tokens=24, probe_steps=60)
@@ -73,7 +73,7 @@ def task(
 
 
 def run(made: TuneTask, folder: Path, **changes: Any) -> Any:
-    options: dict[str, Any] = {"epochs": 2, "patience": 2, "seed": 0, "fingerprint": "tune"}
+    options: dict[str, Any] = {"epochs": 2, "patience": 2, "fingerprint": "tune"}
     return fit(made, folder=folder, **{**options, **changes})
 
 

@@ -1,4 +1,4 @@
-"""RouteLLM's own matrix factorization, retrained on equal data: the fair rival of ours.
+"""RouteLLM's own matrix factorization, retrained on equal data: the fair baseline for ours.
 
 delta_m(q) = w2^T (v_m * W1^T v_q), P(a wins) = sigmoid(delta_a - delta_b), after Ong et al. 2024
 (arXiv 2406.18665, section 4.2): d = 128, no bias, Adam at 3e-4 with weight decay 1e-5, batches of
@@ -6,8 +6,8 @@ delta_m(q) = w2^T (v_m * W1^T v_q), P(a wins) = sigmoid(delta_a - delta_b), afte
 place of a paid service's. What the paper leaves open is PyTorch's default: v_m starts as
 torch.nn.Embedding does (normal, variance 1), W1 and w2 as torch.nn.Linear does.
 
-    rival = fit_rival(embeddings, table, tie=tie)
-    margins = rival.margins(test_embeddings, strong=["gpt-4"], weak=["mixtral"])
+    fitted = fit_routellm(embeddings, table, tie=tie)
+    margins = fitted.margins(test_embeddings, strong=["gpt-4"], weak=["mixtral"])
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ...data.tables import ComparisonTable
-from ...errors import TrainingError
+from ..data.tables import ComparisonTable
+from ..errors import TrainingError
 
 Floats = npt.NDArray[np.float64]
 Floats32 = npt.NDArray[np.float32]
@@ -27,7 +27,7 @@ Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class RivalSettings:
+class RouteLLMSettings:
     """The paper's. `batch` counts comparisons, `weight_decay` is Adam's (an L2 penalty)."""
 
     dim: int = 128
@@ -38,8 +38,8 @@ class RivalSettings:
 
 
 @dataclass(frozen=True, eq=False)
-class Rival:
-    """A fitted rival: `w1` float32[dim, d], `u` float32[n_models, d], the product of v_m and w2.
+class RouteLLM:
+    """A fit: `w1` float32[dim, d], `u` float32[n_models, d], the product of v_m and w2.
 
     `comparisons` counts those that it was fitted on, `ties` those that were dropped.
     """
@@ -68,10 +68,10 @@ class Rival:
     def _tier(self, names: Sequence[str]) -> Floats:
         given = (names,) if isinstance(names, str) else tuple(names)
         if not given:
-            raise TrainingError("rival: a tier without models; name at least one")
+            raise TrainingError("routellm: a tier without models; name at least one")
         if unknown := [name for name in given if name not in self.models]:
             raise TrainingError(
-                f"rival: {', '.join(unknown)} not in its training data; it knows "
+                f"routellm: {', '.join(unknown)} not in its training data; it knows "
                 f"{', '.join(self.models)}"
             )
         rows = [self.models.index(name) for name in given]
@@ -80,26 +80,26 @@ class Rival:
 
 
 @dataclass(frozen=True, eq=False)
-class PairRival:
-    """A rival of one pair. `rival` is None where every label was a tie: nothing was learned."""
+class RouteLLMPair:
+    """The fit of one pair. `fitted` is None where every label was a tie: nothing was learned."""
 
-    rival: Rival | None
+    fitted: RouteLLM | None
 
     def margins(self, embeddings: npt.NDArray[np.floating]) -> Floats:
-        """Logit that strong wins, float64[k], for embeddings [k, dim]; all 0 without a rival."""
-        if self.rival is None:
+        """Logit that strong wins, float64[k], for embeddings [k, dim]; all 0 without a fit."""
+        if self.fitted is None:
             return np.zeros(len(embeddings))
-        return self.rival.margins(embeddings, ("strong",), ("weak",))
+        return self.fitted.margins(embeddings, ("strong",), ("weak",))
 
 
-def fit_rival(
+def fit_routellm(
     embeddings: npt.NDArray[np.floating],
     table: ComparisonTable,
-    settings: RivalSettings | None = None,
+    settings: RouteLLMSettings | None = None,
     seed: int = 0,
     *,
     tie: npt.NDArray[np.bool_] | None = None,
-) -> Rival:
+) -> RouteLLM:
     """Fit on the comparisons of a table whose n prompts have `embeddings` [n, dim].
 
     `tie` bool[m] marks the comparisons that are ties, which the recipe drops; a ComparisonTable's
@@ -115,34 +115,34 @@ def fit_rival(
         certain = np.flatnonzero(~win & (table.weak_score == 0))
         if len(certain):
             raise TrainingError(
-                f"rival: the table holds ties (comparison {certain[0]} is one, of {len(certain)} "
+                f"routellm: the table holds ties (comparison {certain[0]} is one of {len(certain)} "
                 "that are certain): its recipe drops them; give tie=, bool of each comparison"
             )
         tie = np.zeros(table.m, np.bool_)
     if tie.shape != (table.m,) or len(embeddings) != table.n:
         raise TrainingError(
-            f"rival: {len(embeddings)} embeddings and ties of shape {tie.shape} for a table of "
+            f"routellm: {len(embeddings)} embeddings and ties of shape {tie.shape} for a table of "
             f"{table.n} prompts and {table.m} comparisons; give one for each"
         )
     if bool(np.any(tie & win)):
         raise TrainingError(
-            f"rival: comparison {np.flatnonzero(tie & win)[0]} is marked as a tie, but a won it"
+            f"routellm: comparison {np.flatnonzero(tie & win)[0]} is marked as a tie, but a won it"
         )
     kept = np.flatnonzero(~tie)
     prompt, a, b = (c[kept].astype(np.int64) for c in (table.prompt_index, table.a, table.b))
     rows = prompt, a, b, win[kept]
-    w1, u = _train(embeddings, len(table.models), rows, settings or RivalSettings(), seed)
-    return Rival(table.models, w1, u, len(kept), int(tie.sum()))
+    w1, u = _train(embeddings, len(table.models), rows, settings or RouteLLMSettings(), seed)
+    return RouteLLM(table.models, w1, u, len(kept), int(tie.sum()))
 
 
-def fit_rival_pair(
+def fit_routellm_pair(
     embeddings: npt.NDArray[np.floating],
     strong: npt.ArrayLike,
     weak: npt.ArrayLike,
     seed: int = 0,
     *,
-    settings: RivalSettings | None = None,
-) -> PairRival:
+    settings: RouteLLMSettings | None = None,
+) -> RouteLLMPair:
     """Fit on the scores of one pair: `embeddings` [n, dim], `strong` and `weak` float64[n].
 
     One comparison a prompt; equal scores are ties and dropped, the sizes of the others do not
@@ -151,18 +151,18 @@ def fit_rival_pair(
     a, b = np.asarray(strong, dtype=np.float64), np.asarray(weak, dtype=np.float64)
     if a.shape != (len(embeddings),) or b.shape != a.shape:
         raise TrainingError(
-            f"rival: {len(embeddings)} embeddings, scores of shapes {a.shape} and {b.shape}; "
+            f"routellm: {len(embeddings)} embeddings, scores of shapes {a.shape} and {b.shape}; "
             "give one of each a prompt"
         )
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        raise TrainingError("rival: scores must be finite; leave out prompts without a result")
+        raise TrainingError("routellm: scores must be finite; leave out prompts without a result")
     kept = np.flatnonzero(a != b)
     if not len(kept):
-        return PairRival(None)
+        return RouteLLMPair(None)
     first = np.zeros(len(kept), np.int64)
     rows = kept, first, first + 1, (a > b)[kept]
-    w1, u = _train(embeddings, 2, rows, settings or RivalSettings(), seed)
-    return PairRival(Rival(("strong", "weak"), w1, u, len(kept), len(a) - len(kept)))
+    w1, u = _train(embeddings, 2, rows, settings or RouteLLMSettings(), seed)
+    return RouteLLMPair(RouteLLM(("strong", "weak"), w1, u, len(kept), len(a) - len(kept)))
 
 
 class _Model(torch.nn.Module):
@@ -185,13 +185,13 @@ def _train(
     embeddings: npt.NDArray[np.floating],
     n_models: int,
     rows: tuple[Ints, Ints, Ints, npt.NDArray[np.bool_]],
-    settings: RivalSettings,
+    settings: RouteLLMSettings,
     seed: int,
 ) -> tuple[Floats32, Floats32]:
     """`rows` are (prompt, a, b, a wins) of comparisons without ties. Returns (w1, v * w2)."""
     _check_embeddings(embeddings)
     if not len(rows[0]):
-        raise TrainingError("rival: no comparison is left without ties; give others")
+        raise TrainingError("routellm: no comparison is left without ties; give others")
     vectors = torch.from_numpy(np.array(embeddings, np.float32))
     prompt, a, b = (torch.from_numpy(column) for column in rows[:3])
     win = torch.from_numpy(rows[3].astype(np.float32))
@@ -212,18 +212,18 @@ def _train(
             w1 = model.w1.weight.T.numpy().copy()
             u = (model.v.weight * model.w2.weight).numpy().copy()
     if not (np.isfinite(w1).all() and np.isfinite(u).all()):
-        raise TrainingError("rival: its weights are not finite; try a lower learning rate")
+        raise TrainingError("routellm: its weights are not finite; try a lower learning rate")
     return w1, u
 
 
 def _check_embeddings(embeddings: npt.NDArray[np.floating], width: int | None = None) -> None:
     if embeddings.ndim != 2 or (width is not None and embeddings.shape[1] != width):
         raise TrainingError(
-            f"rival: embeddings of shape {embeddings.shape}; expected "
+            f"routellm: embeddings of shape {embeddings.shape}; expected "
             f"[n, {'dim' if width is None else width}]"
         )
     if not np.isfinite(embeddings).all():
-        raise TrainingError("rival: embeddings must be finite; some are not")
+        raise TrainingError("routellm: embeddings must be finite; some are not")
 
 
 @contextmanager

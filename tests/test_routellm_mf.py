@@ -13,11 +13,11 @@ from thriftroute.eval import metrics
 
 torch = pytest.importorskip("torch")
 
-from thriftroute.training.models.routellm_mf import RivalSettings, fit_rival, fit_rival_pair  # noqa: E402
+from thriftroute.research.routellm_mf import RouteLLMSettings, fit_routellm, fit_routellm_pair  # noqa: E402
 
 DIM = 6
 # Few rows: more and larger steps than the paper's, so that it gets anywhere.
-QUICK = RivalSettings(dim=16, lr=1e-2, batch=16)
+QUICK = RouteLLMSettings(dim=16, lr=1e-2, batch=16)
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def table_of(gain: npt.NDArray[np.float64]) -> tuple[ComparisonTable, npt.NDArra
 
 
 def test_the_settings_are_the_papers() -> None:
-    assert RivalSettings() == RivalSettings(
+    assert RouteLLMSettings() == RouteLLMSettings(
         dim=128, lr=3e-4, weight_decay=1e-5, batch=64, epochs=10
     )
 
@@ -53,10 +53,10 @@ def test_the_settings_are_the_papers() -> None:
 def test_it_learns_a_separable_preference_of_many_models() -> None:
     embeddings, gain = data()
     table, tie = table_of(gain)
-    rival = fit_rival(embeddings, table, QUICK, tie=tie)
-    assert (rival.comparisons, rival.ties) == (400, 0)
+    fitted = fit_routellm(embeddings, table, QUICK, tie=tie)
+    assert (fitted.comparisons, fitted.ties) == (400, 0)
     test, truth = data(100, seed=1)
-    margins = rival.margins(test, ["s1", "s2"], ["w"])
+    margins = fitted.margins(test, ["s1", "s2"], ["w"])
     assert margins.dtype == np.float64 and margins.shape == (100,)
     assert metrics.auc(margins, truth > 0) > 0.95
     # No bias: half of the space on either side of 0, as in the data.
@@ -65,25 +65,25 @@ def test_it_learns_a_separable_preference_of_many_models() -> None:
 
 def test_it_learns_a_separable_preference_of_a_pair() -> None:
     embeddings, gain = data()
-    fitted = fit_rival_pair(embeddings, gain, np.zeros(200), settings=QUICK)
+    fitted = fit_routellm_pair(embeddings, gain, np.zeros(200), settings=QUICK)
     test, truth = data(100, seed=1)
     assert metrics.auc(fitted.margins(test), truth > 0) > 0.95
-    turned = fit_rival_pair(embeddings, np.zeros(200), gain, settings=QUICK)
+    turned = fit_routellm_pair(embeddings, np.zeros(200), gain, settings=QUICK)
     assert metrics.auc(turned.margins(test), truth > 0) < 0.05
 
 
 def test_the_margin_is_the_difference_of_the_tiers_means() -> None:
     embeddings, gain = data(40)
     table, tie = table_of(gain)
-    rival = fit_rival(embeddings, table, QUICK, tie=tie)
-    first, second = (rival.margins(embeddings, [name], "w") for name in ("s1", "s2"))
-    both = rival.margins(embeddings, ["s1", "s2"], ["w"])
+    fitted = fit_routellm(embeddings, table, QUICK, tie=tie)
+    first, second = (fitted.margins(embeddings, [name], "w") for name in ("s1", "s2"))
+    both = fitted.margins(embeddings, ["s1", "s2"], ["w"])
     np.testing.assert_allclose(both, (first + second) / 2, rtol=1e-12)
-    np.testing.assert_allclose(rival.margins(embeddings, ["w"], ["s1", "s2"]), -both, rtol=1e-12)
+    np.testing.assert_allclose(fitted.margins(embeddings, ["w"], ["s1", "s2"]), -both, rtol=1e-12)
     # delta_m = (v_m * w2) . (W1^T q), without a bias: u holds v_m * w2.
-    hidden = embeddings.astype(np.float64) @ rival.w1
-    np.testing.assert_allclose(first, hidden @ (rival.u[0] - rival.u[2]).astype(float), rtol=1e-6)
-    assert rival.margins(np.zeros((1, DIM)), ["s1"], ["w"]).tolist() == [0.0]
+    hidden = embeddings.astype(np.float64) @ fitted.w1
+    np.testing.assert_allclose(first, hidden @ (fitted.u[0] - fitted.u[2]).astype(float), rtol=1e-6)
+    assert fitted.margins(np.zeros((1, DIM)), ["s1"], ["w"]).tolist() == [0.0]
 
 
 def test_ties_are_dropped_and_tell_nothing() -> None:
@@ -91,15 +91,15 @@ def test_ties_are_dropped_and_tell_nothing() -> None:
     mixed = gain.copy()
     mixed[::3] = 0.0
     kept = mixed != 0
-    fitted = fit_rival_pair(embeddings, mixed, np.zeros(120), settings=QUICK)
-    alone = fit_rival_pair(embeddings[kept], mixed[kept], np.zeros(80), settings=QUICK)
+    fitted = fit_routellm_pair(embeddings, mixed, np.zeros(120), settings=QUICK)
+    alone = fit_routellm_pair(embeddings[kept], mixed[kept], np.zeros(80), settings=QUICK)
     np.testing.assert_array_equal(fitted.margins(embeddings), alone.margins(embeddings))
-    assert fitted.rival is not None and (fitted.rival.comparisons, fitted.rival.ties) == (80, 40)
+    assert fitted.fitted is not None and (fitted.fitted.comparisons, fitted.fitted.ties) == (80, 40)
 
     table, tie = table_of(mixed)
-    whole = fit_rival(embeddings, table, QUICK, tie=tie)
+    whole = fit_routellm(embeddings, table, QUICK, tie=tie)
     part, none = table_of(mixed[kept])
-    dropped = fit_rival(embeddings[kept], part, QUICK, tie=none)
+    dropped = fit_routellm(embeddings[kept], part, QUICK, tie=none)
     np.testing.assert_array_equal(whole.u, dropped.u)
     assert (whole.comparisons, whole.ties) == (160, 80)
 
@@ -107,17 +107,17 @@ def test_ties_are_dropped_and_tell_nothing() -> None:
 def test_only_the_sign_of_a_difference_counts() -> None:
     embeddings, gain = data(60)
     scale = np.random.default_rng(0).uniform(0.1, 5.0, 60)
-    one = fit_rival_pair(embeddings, gain, np.zeros(60), settings=QUICK)
-    other = fit_rival_pair(embeddings, gain * scale + 7.0, np.full(60, 7.0), settings=QUICK)
+    one = fit_routellm_pair(embeddings, gain, np.zeros(60), settings=QUICK)
+    other = fit_routellm_pair(embeddings, gain * scale + 7.0, np.full(60, 7.0), settings=QUICK)
     np.testing.assert_array_equal(one.margins(embeddings), other.margins(embeddings))
 
 
 def test_labels_of_ties_alone_teach_nothing_and_of_one_class_are_no_error() -> None:
     embeddings, _ = data(30)
-    nothing = fit_rival_pair(embeddings, np.ones(30), np.ones(30))
-    assert nothing.rival is None
+    nothing = fit_routellm_pair(embeddings, np.ones(30), np.ones(30))
+    assert nothing.fitted is None
     assert nothing.margins(embeddings[:4]).tolist() == [0.0] * 4
-    one_class = fit_rival_pair(embeddings, np.ones(30), np.zeros(30))
+    one_class = fit_routellm_pair(embeddings, np.ones(30), np.zeros(30))
     assert np.isfinite(one_class.margins(embeddings)).all()
 
 
@@ -126,7 +126,7 @@ def test_one_seed_one_result_and_torch_stays_as_it_was() -> None:
     torch.manual_seed(5)
     state = torch.get_rng_state()
     first, again, other = (
-        fit_rival_pair(embeddings, gain, np.zeros(80), seed).margins(embeddings)
+        fit_routellm_pair(embeddings, gain, np.zeros(80), seed).margins(embeddings)
         for seed in (3, 3, 4)
     )
     np.testing.assert_array_equal(first, again)
@@ -138,7 +138,9 @@ def test_one_seed_one_result_and_torch_stays_as_it_was() -> None:
 def test_threads_come_back_after_an_error() -> None:
     embeddings, gain = data(80)
     with pytest.raises(TrainingError, match="learning rate"):
-        fit_rival_pair(embeddings, gain, np.zeros(80), settings=RivalSettings(lr=float("inf")))
+        fit_routellm_pair(
+            embeddings, gain, np.zeros(80), settings=RouteLLMSettings(lr=float("inf"))
+        )
     assert torch.get_num_threads() == 2
 
 
@@ -151,10 +153,10 @@ def test_a_table_with_ties_wants_to_be_told_which() -> None:
     ]
     table = comparison_table(rows, "s", "w")
     with pytest.raises(TrainingError, match=r"holds ties \(comparison 1 .*tie="):
-        fit_rival(embeddings, table)
-    assert fit_rival(embeddings, table, tie=np.array([False, True])).ties == 1
+        fit_routellm(embeddings, table)
+    assert fit_routellm(embeddings, table, tie=np.array([False, True])).ties == 1
     won = comparison_table(rows[:2], "s", "w")
-    assert fit_rival(embeddings[:1], won).comparisons == 1
+    assert fit_routellm(embeddings[:1], won).comparisons == 1
 
 
 @pytest.mark.parametrize(
@@ -172,24 +174,24 @@ def test_what_does_not_fit_together_says_so(changes: dict[str, Any], says: str) 
     table, tie = table_of(changes.pop("gain", np.ones(2)))
     embeddings = changes.pop("embeddings", np.ones((2, DIM)))
     with pytest.raises(TrainingError, match=says):
-        fit_rival(embeddings, table, QUICK, **{"tie": tie, **changes})
+        fit_routellm(embeddings, table, QUICK, **{"tie": tie, **changes})
 
 
 def test_a_fitted_rival_says_what_it_does_not_know() -> None:
     embeddings, gain = data(20)
     table, tie = table_of(gain)
-    rival = fit_rival(embeddings, table, QUICK, tie=tie)
+    fitted = fit_routellm(embeddings, table, QUICK, tie=tie)
     with pytest.raises(TrainingError, match="gpt-9 not in its training data; it knows s1, s2, w"):
-        rival.margins(embeddings, ["gpt-9"], ["w"])
+        fitted.margins(embeddings, ["gpt-9"], ["w"])
     with pytest.raises(TrainingError, match="at least one"):
-        rival.margins(embeddings, [], ["w"])
+        fitted.margins(embeddings, [], ["w"])
     with pytest.raises(TrainingError, match=r"expected \[n, 6\]"):
-        rival.margins(np.ones((2, 3)), ["s1"], ["w"])
+        fitted.margins(np.ones((2, 3)), ["s1"], ["w"])
 
 
 def test_scores_of_a_pair_that_do_not_fit_say_so() -> None:
     embeddings, gain = data(4)
     with pytest.raises(TrainingError, match="one of each"):
-        fit_rival_pair(embeddings, gain, gain[:3])
+        fit_routellm_pair(embeddings, gain, gain[:3])
     with pytest.raises(TrainingError, match="finite"):
-        fit_rival_pair(embeddings, [1.0, np.nan, 0.0, 1.0], gain)
+        fit_routellm_pair(embeddings, [1.0, np.nan, 0.0, 1.0], gain)

@@ -19,11 +19,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ...data.difficulty import DifficultyTable
-from ...data.tables import PairTable
-from ...router.features import FEATURES
-from .mf import BLOCK, Gate, Head, nearest_mean, representation_blocks, unit_rows
-from .ridge import estimate_variances, fit_blocks
+from ..data.difficulty import DifficultyTable
+from ..data.tables import PairTable
+from ..router.features import FEATURES
+from ..training.models.head import LOOKED_UP, Gate, Head, nearest_mean, unit_rows
+from ..training.models.mf import representation_blocks
+from ..training.models.ridge import estimate_variances, fit_blocks
 
 Floats = npt.NDArray[np.float64]
 
@@ -82,7 +83,7 @@ def general_direction(
 
     x: representations of the table's prompts, of which the last columns are FEATURES. weight
     float64[n]: factors on the prompts. tuned float64[width - len(FEATURES)]: what a tuned encoder's
-    head says (`tune.hard_direction`), in place of the ridge.
+    head says (`finetune_encoder.hard_direction`), in place of the ridge.
     """
     settings = settings or GeneralSettings()
     layers = x.shape[1] - len(FEATURES)
@@ -146,8 +147,8 @@ def fit_gate(
     nearest, recalled = np.empty(len(points)), np.empty(len(points))
     known = (table.strong - table.weak).astype(np.float32)
     whole = points.T.astype(np.float32) * np.float32(scale)
-    for start in range(0, len(points), BLOCK):
-        rows = np.arange(start, min(start + BLOCK, len(points)))
+    for start in range(0, len(points), LOOKED_UP):
+        rows = np.arange(start, min(start + LOOKED_UP, len(points)))
         cosines = short[rows] @ whole
         cosines[np.arange(len(rows)), rows] = -2.0  # not its own neighbour
         nearest[rows] = cosines.max(1)

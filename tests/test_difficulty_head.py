@@ -16,7 +16,7 @@ pytest.importorskip("scipy")
 pytest.importorskip("sklearn")
 pytest.importorskip("torch")
 
-from thriftroute.training.models.difficulty_head import (
+from thriftroute.research.difficulty_head import (
     Direction,
     GeneralSettings,
     fit_gate,
@@ -24,7 +24,7 @@ from thriftroute.training.models.difficulty_head import (
     general_head,
     local_direction,
 )
-from thriftroute.training.models.mf import Gate
+from thriftroute.training.models.head import Gate
 
 Floats = npt.NDArray[np.float64]
 LAYERS = 16
@@ -236,20 +236,20 @@ class TestGate:
         theirs = rng.integers(0, 4, 1000)
         other = corners[theirs] + 0.1 * rng.normal(size=(1000, 8))
         fresh[:, 8:16] = other / np.linalg.norm(other, axis=1, keepdims=True)
-        found = gate(fresh)
+        found, recalled = gate.look_up(fresh)
         assert np.mean(found == 0) == pytest.approx(0.40, abs=0.05)
         assert np.mean(found == 1) == pytest.approx(0.20, abs=0.05)
-        recalled = gate.recalled(fresh)
         means = [recalled[theirs == one].mean() for one in range(4)]
         assert means == sorted(means, reverse=True)
         assert recalled.mean() == pytest.approx(0.0, abs=0.2)  # clusters are drawn
         assert recalled.std() == pytest.approx(1.0, abs=0.1)
         far = fresh[:20].copy()
         far[:, 8:16] = np.eye(8)[5]
-        assert (gate(far) == 0).all()
+        assert (gate.look_up(far)[0] == 0).all()
         again = x.copy()
         again[:, :8] = -1
-        assert gate(again).mean() > found.mean() + 0.2  # each finds itself, but for rounding
+        # Each finds itself, but for rounding.
+        assert gate.look_up(again)[0].mean() > found.mean() + 0.2
 
     def test_fewer_prompts_than_neighbours(self) -> None:
         x = representations(12)
@@ -258,14 +258,14 @@ class TestGate:
         assert gate.neighbours == 11
         assert gate.high > gate.low
         asked = representations(5, seed=1)
-        assert np.isfinite(gate(asked)).all()
-        assert np.isfinite(gate.recalled(asked)).all()
+        assert np.isfinite(gate.look_up(asked)[0]).all()
+        assert np.isfinite(gate.look_up(asked)[1]).all()
 
     def test_prompts_that_are_all_the_same(self) -> None:
         x = np.repeat(representations(1), 9, axis=0)
         gate = fit_gate(x, pairs(np.full(9, 0.5)), 8, GeneralSettings())
         assert gate.high > gate.low
-        assert np.isfinite(gate.recalled(x)).all()
+        assert np.isfinite(gate.look_up(x)[1]).all()
 
 
 def test_general_head_is_the_formula() -> None:
@@ -280,9 +280,10 @@ def test_general_head_is_the_formula() -> None:
     settings = GeneralSettings(local=0.7, recall=0.4)
     head = general_head(general, local, gate, abilities, settings)
     assert head.models == ["strong", "weak", "other"]
-    assert np.mean((gate(x) > 0) & (gate(x) < 1)) > 0
-    gain = 0.7 * local(x) + 0.4 * gate.recalled(x)
-    margin = (1 - gate(x)) * general(x) + gate(x) * gain
+    familiar, recalled = gate.look_up(x)
+    assert np.mean((familiar > 0) & (familiar < 1)) > 0
+    gain = 0.7 * local(x) + 0.4 * recalled
+    margin = (1 - familiar) * general(x) + familiar * gain
     np.testing.assert_allclose(head.margin(x, "strong", "weak"), margin, atol=1e-4)
     for model, ability in abilities.items():
         at = head.models.index(model)

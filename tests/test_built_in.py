@@ -1,4 +1,4 @@
-"""How the bundles in the box are made, on small data: many models, a tiny encoder, few steps."""
+"""How the built-in bundles are made, on small data: many models, a tiny encoder, few steps."""
 
 import dataclasses
 import json
@@ -20,17 +20,17 @@ pytest.importorskip("onnx")
 pytest.importorskip("sklearn")
 pytest.importorskip("sentence_transformers")
 
-from thriftroute.research import built_in as box
+from thriftroute.research import built_in
+from thriftroute.research.difficulty_head import GeneralSettings
+from thriftroute.research.finetune_encoder import TuneSettings
 from thriftroute.research.protocols import HELD_OUT, read_source, run_protocol
+from thriftroute.research.routellm_mf import fit_routellm
 from thriftroute.training.encoder import encoder_bundle
 from thriftroute.training.export import read_head
-from thriftroute.training.models.difficulty_head import GeneralSettings
-from thriftroute.training.models.finetune_encoder import TuneSettings
-from thriftroute.training.models.routellm_mf import fit_rival
-from thriftroute.training.prepare import prepare, request_rows
+from thriftroute.training.prepare import prepare, read_data, split_tables
 from thriftroute.training.progress import Progress
-from thriftroute.training.request import TrainRequest, TrainResult
-from thriftroute.training.run import split_tables
+from thriftroute.training.settings import TrainSettings
+from thriftroute.training.write_bundle import TrainResult
 
 # What a model adds to the log odds of being right.
 MODELS = {"s1": 3.0, "s2": 2.5, "s3": 2.0, "other": 1.2, "w1": 0.8, "w2": 0.4, "w3": 0.0}
@@ -79,38 +79,39 @@ def small() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     general = {
-        kind: dataclasses.replace(settings, neighbours=7) for kind, settings in box.GENERAL.items()
+        kind: dataclasses.replace(settings, neighbours=7)
+        for kind, settings in built_in.GENERAL.items()
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(box, "TUNE", TUNE)
-        patch.setattr(box, "GENERAL", general)
+        patch.setattr(built_in, "TUNE", TUNE)
+        patch.setattr(built_in, "GENERAL", general)
         yield
     torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("box")
+    return tmp_path_factory.mktemp("built_in")
 
 
 @pytest.fixture(scope="module")
 def request_of(tiny_encoder: Path, folder: Path) -> Any:
     data = write(folder / "scores.jsonl", rows())
 
-    def make(kind: str = "mf", **fields: Any) -> TrainRequest:
+    def make(kind: str = "mf", **fields: Any) -> TrainSettings:
         defaults: dict[str, Any] = {
             "kind": kind, "data": [data], "strong": STRONG, "weak": WEAK, "out": folder / kind,
             "encoder": str(tiny_encoder), "max_tokens": 48, "validation": 0.25,
             "command": f"make {kind}", "notes": ("of a test",),
         }  # fmt: skip
-        return TrainRequest(**{**defaults, **fields})
+        return TrainSettings(**{**defaults, **fields})
 
     return make
 
 
 @pytest.fixture(scope="module")
 def made(request_of: Any) -> dict[str, TrainResult]:
-    return {kind: box.train_general(request_of(kind), Progress()) for kind in ("mf", "bert")}
+    return {kind: built_in.train_general(request_of(kind), Progress()) for kind in ("mf", "bert")}
 
 
 @pytest.mark.parametrize("kind", ["mf", "bert"])
@@ -133,7 +134,7 @@ class TestGeneral:
         asked = request_of(kind)
         encoder, _ = encoder_bundle(asked.encoder_name, max_tokens=48)
         prepared = prepare(asked, Scorer.load(encoder), Progress())
-        _, held_out = split_tables(asked, prepared)
+        _, held_out = split_tables(asked, prepared.pairs)
         summary = made[kind].summary
         assert summary["prompts"]["validation"] == summary["validation"]["n"] == held_out.n
         margin = [Scorer.load(made[kind].bundle.path).margin(p) for p in held_out.prompts]
@@ -210,7 +211,7 @@ def test_mf_stands_on_the_encoder_that_it_names_and_bert_on_a_tuned_one(
     random = np.random.default_rng(0)
     prompts = [row["prompt"] for row in rows()][:: len(MODELS)]
     weak = (random.random(len(prompts)) < 0.5) * 1.0
-    bench = Benchmark("of-the-box", prompts, np.ones(len(prompts)), weak, "big", "small")
+    bench = Benchmark("of-the-bundle", prompts, np.ones(len(prompts)), weak, "big", "small")
     benchmarks.register(bench.name)(lambda files: bench)
     try:
         path = str(made["mf"].bundle.path)
@@ -223,7 +224,7 @@ def test_mf_stands_on_the_encoder_that_it_names_and_bert_on_a_tuned_one(
 
 
 def test_one_command_one_graph(request_of: Any, made: dict[str, TrainResult], folder: Path) -> None:
-    again = box.train_general(request_of(out=folder / "again"), Progress())
+    again = built_in.train_general(request_of(out=folder / "again"), Progress())
     assert again.bundle.model_sha256 == made["mf"].bundle.model_sha256
 
 
@@ -231,20 +232,20 @@ def test_what_the_bundles_were_validated_on_can_be_read(
     request_of: Any, made: dict[str, TrainResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = request_of()
-    monkeypatch.setattr(box, "request", lambda kind, out: asked)
+    monkeypatch.setattr(built_in, "settings_of", lambda kind, out: asked)
     found = list(read_source(HELD_OUT))
     prompts = {row.prompt for row in found}
     assert len(prompts) == made["mf"].summary["validation"]["n"]
     # All models, not those of the tiers alone.
     assert {row.model for row in found} == set(MODELS)  # type: ignore[union-attr]
     assert len(found) == len(prompts) * len(MODELS)
-    every = {row.prompt for row in request_rows(asked, {})}
+    every = {row.prompt for row in read_data(asked, {})}
     assert prompts < every
 
 
 class TestErrors:
     def test_a_request_is_checked_before_anything_is_read(self, request_of: Any) -> None:
-        for run in (box.train_general, box.train_rival):
+        for run in (built_in.train_general, built_in.train_routellm):
             with pytest.raises(TrainingError, match="expected one of mf, bert"):
                 run(request_of("svm", data=["missing"]), Progress())
 
@@ -253,40 +254,40 @@ class TestErrors:
         data = write(folder / "few.jsonl", few)
         asked = request_of(data=[data], strong=("s1", "s2"), weak=("w1", "w2"), out=folder / "none")
         with pytest.raises(DataError, match="scores of many models"):
-            box.train_general(asked, Progress())
+            built_in.train_general(asked, Progress())
         assert not (folder / "none").exists()
 
     def test_without_the_data_it_says_so(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         monkeypatch.delenv("THRIFTROUTE_DATA", raising=False)
-        monkeypatch.setattr("sys.argv", ["box", "mf", "--out", str(tmp_path / "mf")])
+        monkeypatch.setattr("sys.argv", ["built_in", "mf", "--out", str(tmp_path / "mf")])
         with pytest.raises(SystemExit, match=r"error: .*THRIFTROUTE_DATA"):
-            box.main()
+            built_in.main()
         assert not list(tmp_path.iterdir())
 
 
 class TestRival:
-    def expected(self, asked: TrainRequest, prompts: list[str]) -> Floats:
+    def expected(self, asked: TrainSettings, prompts: list[str]) -> Floats:
         """Margins of RouteLLM's recipe on the same prompts, by the sentence embeddings."""
         encoder, _ = encoder_bundle(asked.encoder_name, max_tokens=48)
         scorer = Scorer.load(encoder)
         prepared = prepare(asked, scorer, Progress())
-        chosen = set(split_tables(asked, prepared)[0].prompts)
+        chosen = set(split_tables(asked, prepared.pairs)[0].prompts)
         table = comparison_table(
-            (row for row in request_rows(asked, {}) if row.prompt in chosen),
+            (row for row in read_data(asked, {}) if row.prompt in chosen),
             asked.strong, asked.weak,
         )  # fmt: skip
         last = encoder.manifest.width - len(FEATURES)
         columns = slice(last - encoder.manifest.dim, last)
         tie = table.strong_score == table.weak_score
         known = scorer.representations(table.prompts)[:, columns]
-        rival = fit_rival(known, table, seed=asked.seed, tie=tie)
-        return rival.margins(scorer.representations(prompts)[:, columns], asked.strong, asked.weak)
+        fitted = fit_routellm(known, table, seed=asked.seed, tie=tie)
+        return fitted.margins(scorer.representations(prompts)[:, columns], asked.strong, asked.weak)
 
     def test_its_margin_is_that_of_the_recipe(self, request_of: Any, folder: Path) -> None:
-        asked = request_of(out=folder / "rival", seed=3)
-        result = box.train_rival(asked, Progress())
+        asked = request_of(out=folder / "routellm", seed=3)
+        result = built_in.train_routellm(asked, Progress())
         prompts = [row["prompt"] for row in rows(5, seed=9)][:: len(MODELS)]
         scorer = Scorer.load(result.bundle.path)
         margins = np.array([scorer.margin(prompt) for prompt in prompts])
@@ -296,11 +297,11 @@ class TestRival:
         assert set(manifest.models) == {*STRONG, *WEAK, "strong", "weak"}
         assert result.summary["label"] == "strong wins, ties dropped (RouteLLM's recipe)"
         assert scorer.familiarity(prompts[0]) is None
-        assert not (folder / "rival.run").exists()
+        assert not (folder / "routellm.run").exists()
 
     def test_tiers_of_one_model(self, request_of: Any, folder: Path) -> None:
         asked = request_of(out=folder / "one", strong=("s1",), weak=("w3",))
-        result = box.train_rival(asked, Progress())
+        result = built_in.train_routellm(asked, Progress())
         assert result.bundle.manifest.models == ("s1", "w3")
         prompts = [row["prompt"] for row in rows(5, seed=9)][:: len(MODELS)]
         scorer = Scorer.load(result.bundle.path)
@@ -314,12 +315,12 @@ class TestRival:
         for model in MODELS:
             at[model]["score"] = 0.1 + 0.2 if model in STRONG else 0.3
         data = write(folder / "close.jsonl", changed)
-        result = box.train_rival(request_of(out=folder / "close", data=[data]), Progress())
+        result = built_in.train_routellm(request_of(out=folder / "close", data=[data]), Progress())
         assert result.bundle.manifest.strong == "strong"
 
 
 def test_the_settings_of_the_box() -> None:
     """bert's own head takes the ridge's place, at full weight."""
     fresh = {"mf": GeneralSettings(neighbours=7), "bert": GeneralSettings(neighbours=7, mix=1.0)}
-    assert fresh == box.GENERAL
-    assert not set(box.STRONG) & set(box.WEAK)
+    assert fresh == built_in.GENERAL
+    assert not set(built_in.STRONG) & set(built_in.WEAK)

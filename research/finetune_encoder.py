@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ...data.difficulty import BANDS, DifficultyTable
-from ..encoder import EncoderModule, LoadedEncoder, resolve_encoder
-from .bert import (
+from ..data.difficulty import BANDS, DifficultyTable
+from ..training.encoder import EncoderModule, LoadedEncoder, resolve_encoder
+from ..training.models.bert import (
     Batch,
     freeze,
     length_batches,
