@@ -20,7 +20,6 @@ that it still loads. A bundle of a newer format is refused.
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -28,7 +27,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from .._version import __version__
 from ..errors import BundleError, BundleFormatError, BundleIntegrityError
+from ..files import whole_file
 from .features import unknown_features
 from .graph import check_graph
 from .strict_json import is_finite, parse_json
@@ -43,6 +44,15 @@ MANIFEST_MAX_BYTES = 4 * 1024 * 1024
 MODEL_MAX_BYTES = 2**31  # the largest protobuf there is
 FILE_MAX_BYTES = 100 * 1024 * 1024  # three times what the largest vocabulary takes
 LONGEST = 8192  # tokens; attention over more takes gigabytes
+
+# JSON types of the manifest's fields, and of the items of those that are lists.
+_TYPES: dict[str, tuple[type, type]] = {
+    **dict.fromkeys(("kind", "encoder", "strong", "weak", "written_by"), (str, object)),
+    **dict.fromkeys(("dim", "max_tokens", "width", "format"), (int, object)),
+    **dict.fromkeys(("models", "features"), (list, str)),
+    **dict.fromkeys(("prefix_ids", "suffix_ids"), (list, int)),
+    **dict.fromkeys(("calibration", "files", "thresholds", "training"), (dict, object)),
+}
 
 
 def _upgrade_1(raw: dict[str, Any]) -> dict[str, Any]:
@@ -138,8 +148,7 @@ class Bundle:
 
     @property
     def model_sha256(self) -> str:
-        """Identity of the model, for caches: hash of the graph, the tokenizer, the truncation and
-        the features.
+        """Identity of the model, for caches: hash of graph, tokenizer, truncation and features.
 
         Never the bundle's name: a new checkpoint under an old name must not find old scores.
         """
@@ -173,28 +182,19 @@ def read_manifest(folder: Path) -> Manifest:
         raise BundleFormatError(f"{MANIFEST} is not readable JSON: {error}", folder) from error
     if not isinstance(raw, dict):
         raise BundleFormatError(f"{MANIFEST}: expected an object", folder)
-    found = raw.get("format")
-    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+    found: Any = raw.get("format")
+    if not _is_a(found, int) or found < 1:
         raise BundleFormatError(f"{MANIFEST}: 'format' must be a whole number >= 1", folder)
     if found > FORMAT:
-        raise BundleFormatError(
-            f"written in format {found}; this version reads up to {FORMAT}: upgrade thriftroute",
-            folder,
-        )
+        problem = f"written in format {found}; this version reads up to {FORMAT}"
+        raise BundleFormatError(f"{problem}: upgrade thriftroute", folder)
     for step in range(found, FORMAT):
         raw = _UPGRADES[step](raw)
-    try:
-        return _parse(raw, folder)
-    except RecursionError as error:
-        raise BundleFormatError(f"{MANIFEST} is nested too deeply", folder) from error
+    return _manifest(raw, folder)
 
 
 def write_bundle(
-    path: str | Path,
-    *,
-    files: Mapping[str, bytes | Path],
-    overwrite: bool = False,
-    **fields: Any,
+    path: str | Path, *, files: Mapping[str, bytes | Path], overwrite: bool = False, **fields: Any
 ) -> Bundle:
     """Write a bundle in one step: it is complete under `path`, or not there at all.
 
@@ -203,7 +203,8 @@ def write_bundle(
     holds something that is no bundle, BundleFormatError where the fields do not fit.
     """
     target = Path(path)
-    if target.exists() and not (overwrite and _replaceable(target)):
+    replaceable = target.is_dir() and ((target / MANIFEST).is_file() or not any(target.iterdir()))
+    if target.exists() and not (overwrite and replaceable):
         reason = "is not a bundle" if overwrite else "exists already"
         raise BundleError(f"{reason}; nothing was written", target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -213,28 +214,22 @@ def write_bundle(
         work.chmod(0o755)
         entries = {}
         for name, content in files.items():
-            _check_name(name, lambda problem: BundleFormatError(problem, target))
-            destination = work / name
+            if not _is_plain_name(name):
+                raise BundleFormatError(f"bad file name {name!r}", target)
             if isinstance(content, Path):
-                shutil.copyfile(content, destination)
+                shutil.copyfile(content, work / name)
             else:
-                destination.write_bytes(content)
-            entries[name] = {
-                "bytes": destination.stat().st_size,
-                "sha256": file_sha256(destination),
-            }
-        from .._version import __version__
-
+                (work / name).write_bytes(content)
+            size = (work / name).stat().st_size
+            entries[name] = {"bytes": size, "sha256": file_sha256(work / name)}
         raw = {"format": FORMAT, "written_by": f"thriftroute {__version__}", **fields}
-        manifest = _parse(json.loads(json.dumps({**raw, "files": entries})), target)
+        manifest = _manifest(json.loads(json.dumps({**raw, "files": entries})), target)
         (work / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         if target.exists():
             shutil.rmtree(old, ignore_errors=True)
             target.rename(old)
-            work.rename(target)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            work.rename(target)
+        work.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         if old.exists() and not target.exists():
@@ -250,16 +245,9 @@ def update_manifest(bundle: Bundle, **changes: Any) -> Bundle:
     """
     manifest = dataclasses.replace(bundle.manifest, **changes)
     # Through plain dumps: `to_json` refuses NaN without saying where it stands.
-    checked = _parse(json.loads(json.dumps(dataclasses.asdict(manifest))), bundle.path)
-    handle, temporary = tempfile.mkstemp(dir=bundle.path, prefix=".manifest.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(checked.to_json())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(bundle.path / MANIFEST)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    checked = _manifest(json.loads(json.dumps(dataclasses.asdict(manifest))), bundle.path)
+    with whole_file(bundle.path / MANIFEST) as stream:
+        stream.write(checked.to_json().encode())
     return Bundle(bundle.path, checked)
 
 
@@ -269,28 +257,19 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _replaceable(target: Path) -> bool:
-    return target.is_dir() and ((target / MANIFEST).is_file() or not any(target.iterdir()))
-
-
 def _check_file(folder: Path, name: str, entry: FileEntry) -> None:
     path = folder / name
     if not path.is_file():
         raise BundleIntegrityError(f"{name} is missing", folder)
     _check_place(path, folder)
     size = path.stat().st_size
+    problem = None
     if size != entry.bytes:
-        raise BundleIntegrityError(
-            f"{name} has {size} bytes, the manifest says {entry.bytes}: truncated or replaced; "
-            "copy or train the bundle again",
-            folder,
-        )
-    if file_sha256(path) != entry.sha256:
-        raise BundleIntegrityError(
-            f"{name} is not the file that was written (its SHA-256 differs from the manifest's); "
-            "copy or train the bundle again",
-            folder,
-        )
+        problem = f"has {size} bytes, the manifest says {entry.bytes}: truncated or replaced"
+    elif file_sha256(path) != entry.sha256:
+        problem = "is not the file that was written (its SHA-256 differs from the manifest's)"
+    if problem:
+        raise BundleIntegrityError(f"{name} {problem}; copy or train the bundle again", folder)
 
 
 def _check_place(path: Path, folder: Path) -> None:
@@ -298,103 +277,87 @@ def _check_place(path: Path, folder: Path) -> None:
         raise BundleIntegrityError(f"{path.name} is a link out of it; copy it by cp -rL", folder)
 
 
-def _parse(raw: dict[str, Any], folder: Path) -> Manifest:
-    def fail(problem: str) -> BundleFormatError:
-        return BundleFormatError(f"{MANIFEST}: {problem}", folder)
-
-    known = {f.name: f for f in dataclasses.fields(Manifest)}
-    unknown = sorted(set(raw) - set(known))
-    if unknown:
-        raise fail(f"unknown field {unknown[0]!r}")
-    required = {n for n, f in known.items() if _has_no_default(f)}
-    missing = sorted(required - set(raw))
-    if missing:
-        raise fail(f"field {missing[0]!r} is missing")
-
-    def typed(name: str, kind: type) -> Any:
-        value = raw[name]
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise fail(f"{name!r} must be {kind.__name__}, is {type(value).__name__}")
-        return value
-
-    def items(name: str, kind: type) -> tuple[Any, ...]:
-        values = typed(name, list)
-        if any(not isinstance(v, kind) or isinstance(v, bool) for v in values):
-            raise fail(f"{name!r} must be a list of {kind.__name__}")
-        return tuple(values)
-
-    kind = typed("kind", str)
-    if kind not in KINDS:
-        raise fail(f"kind {kind!r} is none of {', '.join(KINDS)}")
-    models = items("models", str)
-    strong, weak = typed("strong", str), typed("weak", str)
-    if len(set(models)) != len(models):
-        raise fail("'models' names a model twice")
-    if kind != "encoder" and (strong not in models or weak not in models or strong == weak):
-        raise fail("'strong' and 'weak' must be two different names of 'models'")
-    files = typed("files", dict)
-    for name in (MODEL, TOKENIZER, CARD):
-        if name not in files and not (kind == "encoder" and name == CARD):
-            raise fail(f"'files' does not list {name}")
-    raw = {**raw, "thresholds": raw.get("thresholds", {}), "training": raw.get("training", {})}
-    raw.setdefault("written_by", "")
-    raw.setdefault("features", [])
-    raw.setdefault("width", 0)
-    features = items("features", str)
-    strange = unknown_features(features)
-    if strange:
-        raise fail(f"feature {strange[0]!r} is not known to this version; upgrade thriftroute")
-    if len(set(features)) != len(features):
-        raise fail("'features' names a feature twice")
-    if typed("width", int) < 0:
-        raise fail("'width' must be 0 or more")
-    max_tokens = typed("max_tokens", int)
-    prefix, suffix = items("prefix_ids", int), items("suffix_ids", int)
-    # The suffix ends each of up to three parts: system text, history, last turn.
-    if not len(prefix) + 3 * len(suffix) + 8 <= max_tokens <= LONGEST:
-        raise fail(f"'max_tokens' {max_tokens} leaves no room for text, or is above {LONGEST}")
-    if any(not 0 <= token < 2**31 for token in prefix + suffix):
-        raise fail("'prefix_ids' and 'suffix_ids' must be token ids")
-    calibration = typed("calibration", dict)
-    for name in ("calibration", "thresholds", "training"):
-        if not is_finite(raw[name]):
-            raise fail(f"{name!r} holds a number that is not finite")
-    return Manifest(
-        kind=kind,
-        encoder=typed("encoder", str),
-        dim=typed("dim", int),
-        models=models,
-        strong=strong,
-        weak=weak,
-        max_tokens=max_tokens,
-        prefix_ids=prefix,
-        suffix_ids=suffix,
-        calibration=calibration,
-        files={name: _entry(name, value, fail) for name, value in files.items()},
-        features=features,
-        width=typed("width", int),
-        thresholds=typed("thresholds", dict),
-        training=typed("training", dict),
-        written_by=typed("written_by", str),
-        format=raw["format"],
-    )
+def _manifest(raw: dict[str, Any], folder: Path) -> Manifest:
+    """The manifest of a JSON object. Raises BundleFormatError."""
+    try:
+        _check_types(raw)
+        given: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in raw.items()}
+        given["files"] = {name: _entry(name, value) for name, value in raw["files"].items()}
+        manifest = Manifest(**given)
+        _check_values(manifest)
+    except RecursionError as error:
+        raise BundleFormatError(f"{MANIFEST} is nested too deeply", folder) from error
+    except ValueError as error:
+        raise BundleFormatError(f"{MANIFEST}: {error}", folder) from None
+    return manifest
 
 
-def _entry(name: str, value: Any, fail: Callable[[str], BundleFormatError]) -> FileEntry:
-    _check_name(name, fail)
+def _check_types(raw: dict[str, Any]) -> None:
+    if unknown := sorted(set(raw) - set(_TYPES)):
+        raise ValueError(f"unknown field {unknown[0]!r}")
+    for item in dataclasses.fields(Manifest):
+        needed = item.default is item.default_factory is dataclasses.MISSING
+        if needed and item.name not in raw:
+            raise ValueError(f"field {item.name!r} is missing")
+    for name, value in raw.items():
+        kind, items = _TYPES[name]
+        if not _is_a(value, kind):
+            raise ValueError(f"{name!r} must be {kind.__name__}, is {type(value).__name__}")
+        if kind is list and not all(_is_a(item, items) for item in value):
+            raise ValueError(f"{name!r} must be a list of {items.__name__}")
+
+
+def _is_a(value: object, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _entry(name: str, value: Any) -> FileEntry:
+    if not _is_plain_name(name):
+        raise ValueError(f"bad file name {name!r}")
     match value:
         case {"bytes": int(size), "sha256": str(digest)} if len(value) == 2 and len(digest) == 64:
             if size > (MODEL_MAX_BYTES if name == MODEL else FILE_MAX_BYTES):
-                raise fail(f"files[{name!r}] is too large")
+                raise ValueError(f"files[{name!r}] is too large")
             return FileEntry(size, digest)
-    raise fail(f"files[{name!r}] must hold 'bytes' and 'sha256'")
+    raise ValueError(f"files[{name!r}] must hold 'bytes' and 'sha256'")
 
 
-def _check_name(name: str, fail: Callable[[str], BundleFormatError]) -> None:
-    # A bundle may come from anywhere: a name must not lead out of its folder.
-    if PureWindowsPath(name).name != name or name in ("", ".", "..", MANIFEST) or "\0" in name:
-        raise fail(f"bad file name {name!r}")
+def _is_plain_name(name: str) -> bool:
+    """A bundle may come from anywhere: a name must not lead out of its folder."""
+    plain = PureWindowsPath(name).name == name and "\0" not in name
+    return plain and name not in ("", ".", "..", MANIFEST)
 
 
-def _has_no_default(item: "dataclasses.Field[Any]") -> bool:
-    return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+def _check_values(m: Manifest) -> None:
+    needed = (MODEL, TOKENIZER) if m.kind == "encoder" else (MODEL, TOKENIZER, CARD)
+    ids = m.prefix_ids + m.suffix_ids
+    # The suffix ends each of up to three parts: system text, history, last turn.
+    least = len(m.prefix_ids) + 3 * len(m.suffix_ids) + 8
+    pair_fits = m.strong in m.models and m.weak in m.models and m.strong != m.weak
+    wrong = {
+        f"kind {m.kind!r} is none of {', '.join(KINDS)}": m.kind not in KINDS,
+        "'models' names a model twice": len(set(m.models)) != len(m.models),
+        "'strong' and 'weak' must be two different names of 'models'": (
+            m.kind != "encoder" and not pair_fits
+        ),
+        **{f"'files' does not list {name}": name not in m.files for name in needed},
+        **{
+            f"feature {name!r} is not known to this version; upgrade thriftroute": True
+            for name in unknown_features(m.features)
+        },
+        "'features' names a feature twice": len(set(m.features)) != len(m.features),
+        "'width' must be 0 or more": m.width < 0,
+        f"'max_tokens' {m.max_tokens} leaves no room for text, or is above {LONGEST}": (
+            not least <= m.max_tokens <= LONGEST
+        ),
+        "'prefix_ids' and 'suffix_ids' must be token ids": (
+            not all(0 <= token < 2**31 for token in ids)
+        ),
+        **{
+            f"{name!r} holds a number that is not finite": not is_finite(getattr(m, name))
+            for name in ("calibration", "thresholds", "training")
+        },
+    }
+    for problem, found in wrong.items():
+        if found:
+            raise ValueError(problem)

@@ -70,58 +70,35 @@ def _flag(pattern: re.Pattern[str]) -> Callable[[_Text], float]:
     return lambda t: float(pattern.search(t.text) is not None)
 
 
-_FEATURES: Mapping[str, Callable[[_Text], float]] = {
-    "tokens": lambda t: math.log1p(t.tokens),
-    "characters": lambda t: math.log1p(len(t.text)),
-    "word_length": lambda t: sum(map(len, t.words)) / max(len(t.words), 1) / 10,
-    "tokens_per_word": lambda t: math.log1p(t.tokens / max(len(t.words), 1)),
-    "numbers": lambda t: math.log1p(len(t.numbers)),
-    "distinct_numbers": lambda t: math.log1p(len(set(t.numbers))),
-    "long_numbers": lambda t: math.log1p(sum(len(number) > 2 for number in t.numbers)),
-    "digit_share": _share(str.isdigit),
-    "upper_share": _share(str.isupper),
-    "non_ascii_share": _share(lambda c: not c.isascii()),
-    "punctuation_share": _share(_PUNCTUATION.__contains__),
-    "options": _log_count(_OPTION),
-    "sentences": lambda t: math.log1p(t.sentences),
-    "words_per_sentence": lambda t: math.log1p(len(t.words) / t.sentences),
-    "lines": lambda t: math.log1p(t.text.count("\n")),
-    "quotes": lambda t: math.log1p(t.text.count('"') + t.text.count("'")),
-    "equals_signs": lambda t: math.log1p(t.text.count("=")),
-    "quantity_words": _log_count(_QUANTITY),
-    "logic_words": _log_count(_LOGIC),
-    "code": _log_count(_CODE),
-    "latex": _log_count(_LATEX),
-    "question_mark": lambda t: float("?" in t.text or "？" in t.text),
-    "how": _flag(_HOW),
-    "explain": _flag(_EXPLAIN),
-    "write": _flag(_WRITE),
-    "starts_with_what": lambda t: float(_WHAT.match(t.text) is not None),
-}
-
-# The 99th percentile of the public training sources, rounded; for the others there is no need.
-_CAPS: Mapping[str, float] = {
-    "tokens": 7.0,
-    "characters": 8.4,
-    "word_length": 0.7,
-    "tokens_per_word": 1.8,
-    "numbers": 4.4,
-    "distinct_numbers": 3.7,
-    "long_numbers": 3.6,
-    "digit_share": 0.27,
-    "upper_share": 0.14,
-    "non_ascii_share": 0.03,
-    "punctuation_share": 0.15,
-    "options": 2.6,
-    "sentences": 3.7,
-    "words_per_sentence": 3.8,
-    "lines": 4.2,
-    "quotes": 3.2,
-    "equals_signs": 3.1,
-    "quantity_words": 2.7,
-    "logic_words": 2.9,
-    "code": 3.8,
-    "latex": 4.1,
+# How each is made of a text, and its cap: the 99th percentile of the public training sources,
+# rounded; for flags there is no need.
+_FEATURES: Mapping[str, tuple[Callable[[_Text], float], float]] = {
+    "tokens": (lambda t: math.log1p(t.tokens), 7.0),
+    "characters": (lambda t: math.log1p(len(t.text)), 8.4),
+    "word_length": (lambda t: sum(map(len, t.words)) / max(len(t.words), 1) / 10, 0.7),
+    "tokens_per_word": (lambda t: math.log1p(t.tokens / max(len(t.words), 1)), 1.8),
+    "numbers": (lambda t: math.log1p(len(t.numbers)), 4.4),
+    "distinct_numbers": (lambda t: math.log1p(len(set(t.numbers))), 3.7),
+    "long_numbers": (lambda t: math.log1p(sum(len(number) > 2 for number in t.numbers)), 3.6),
+    "digit_share": (_share(str.isdigit), 0.27),
+    "upper_share": (_share(str.isupper), 0.14),
+    "non_ascii_share": (_share(lambda c: not c.isascii()), 0.03),
+    "punctuation_share": (_share(_PUNCTUATION.__contains__), 0.15),
+    "options": (_log_count(_OPTION), 2.6),
+    "sentences": (lambda t: math.log1p(t.sentences), 3.7),
+    "words_per_sentence": (lambda t: math.log1p(len(t.words) / t.sentences), 3.8),
+    "lines": (lambda t: math.log1p(t.text.count("\n")), 4.2),
+    "quotes": (lambda t: math.log1p(t.text.count('"') + t.text.count("'")), 3.2),
+    "equals_signs": (lambda t: math.log1p(t.text.count("=")), 3.1),
+    "quantity_words": (_log_count(_QUANTITY), 2.7),
+    "logic_words": (_log_count(_LOGIC), 2.9),
+    "code": (_log_count(_CODE), 3.8),
+    "latex": (_log_count(_LATEX), 4.1),
+    "question_mark": (lambda t: float("?" in t.text or "？" in t.text), math.inf),
+    "how": (_flag(_HOW), math.inf),
+    "explain": (_flag(_EXPLAIN), math.inf),
+    "write": (_flag(_WRITE), math.inf),
+    "starts_with_what": (lambda t: float(_WHAT.match(t.text) is not None), math.inf),
 }
 
 FEATURES: tuple[str, ...] = tuple(_FEATURES)
@@ -139,13 +116,7 @@ def features(text: str, tokens: int, names: Sequence[str] = FEATURES) -> npt.NDA
     special tokens. An empty text has values too. Raises KeyError for a name that is not known; see
     `unknown_features`.
     """
-    parts = _Text(
-        text,
-        tokens,
-        _WORD.findall(text),
-        _NUMBER.findall(text),
-        max(len(_SENTENCE_END.findall(text)), 1),
-    )
-    return np.array(
-        [min(_FEATURES[name](parts), _CAPS.get(name, math.inf)) for name in names], dtype=np.float32
-    )
+    sentences = max(len(_SENTENCE_END.findall(text)), 1)
+    parts = _Text(text, tokens, _WORD.findall(text), _NUMBER.findall(text), sentences)
+    asked = [_FEATURES[name] for name in names]
+    return np.array([min(value(parts), cap) for value, cap in asked], dtype=np.float32)

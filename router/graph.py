@@ -25,17 +25,21 @@ _OPERATORS = """
 """
 OPERATORS = frozenset(_OPERATORS.split())
 
-_MODEL = frozenset({1, 2, 3, 4, 5, 6, 7, 8, 14})
-_GRAPH = frozenset({1, 2, 5, 10, 11, 12, 13, 14, 16})
-_NODE = frozenset({1, 2, 3, 4, 5, 6, 7, 9})
-_ATTRIBUTE = frozenset({1, 2, 3, 4, 5, 7, 8, 9, 13, 20})
-_TENSOR = frozenset({1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16})
+# The fields that each message may have, and those of them that are messages. None leads back to a
+# graph: no operator has subgraphs.
+_MESSAGES: dict[str, tuple[frozenset[int], dict[int, str]]] = {
+    "model": (frozenset({1, 2, 3, 4, 5, 6, 7, 8, 14}), {7: "graph"}),
+    "graph": (frozenset({1, 2, 5, 10, 11, 12, 13, 14, 16}), {1: "node", 5: "tensor"}),
+    "node": (frozenset({1, 2, 3, 4, 5, 6, 7, 9}), {5: "attribute"}),
+    "attribute": (frozenset({1, 2, 3, 4, 5, 7, 8, 9, 13, 20}), {5: "tensor"}),
+    "tensor": (frozenset({1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16}), {}),
+}
 
 
 def check_graph(data: bytes) -> None:
     """Raises ValueError, which says what, where a serialized ONNX model may not be loaded."""
     try:
-        _Walk().model(memoryview(data))
+        _Walk().message(memoryview(data), "model")
     except IndexError:
         raise ValueError("is cut, or no ONNX graph") from None
 
@@ -46,50 +50,23 @@ class _Walk:
     def __init__(self) -> None:
         self._fields = self._nodes = 0
 
-    def model(self, data: memoryview) -> None:
-        for number, value in self._read(data, _MODEL, "model"):
-            if number == 7:
-                self._graph(_bytes(value))
-
-    def _graph(self, data: memoryview) -> None:
-        for number, value in self._read(data, _GRAPH, "graph"):
-            if number == 1:
-                self._node(_bytes(value))
-            elif number == 5:
-                self._tensor(_bytes(value))
-
-    def _node(self, data: memoryview) -> None:
-        self._nodes += 1
+    def message(self, data: memoryview, what: str) -> None:
+        self._nodes += what == "node"
         if self._nodes > MAX_NODES:
             raise ValueError(f"has more than {MAX_NODES:,} nodes")
-        for number, value in self._read(data, _NODE, "node"):
-            if number == 4 and (name := _text(value)) not in OPERATORS:
-                raise ValueError(f"uses the operator {name!r}, which no bundle may")
-            if number == 7 and _text(value) not in ("", "ai.onnx"):
-                raise ValueError(
-                    f"uses an operator of the domain {_text(value)!r}; only ONNX's own"
-                )
-            if number == 5:
-                for part, content in self._read(_bytes(value), _ATTRIBUTE, "attribute"):
-                    if part == 5:
-                        self._tensor(_bytes(content))
-
-    def _tensor(self, data: memoryview) -> None:
-        count = 1
-        for number, value in self._read(data, _TENSOR, "tensor"):
-            if number == 14 and value != 0:
-                raise ValueError("keeps weights in another file")
-            if number == 1:
-                if not isinstance(value, int):
-                    raise ValueError("has a tensor with packed dimensions")
-                count = min(count * value, 2**64)
+        elements = 1
+        for number, value in self._read(data, what):
+            if number in _MESSAGES[what][1]:
+                self.message(_bytes(value), _MESSAGES[what][1][number])
+            elif what == "node":
+                _check_node(number, value)
+            elif what == "tensor":
+                elements = min(elements * _tensor_size(number, value), 2**64)
         # The densest elements have two bits.
-        if count > 4 * len(data):
+        if what == "tensor" and elements > 4 * len(data):
             raise ValueError("has a tensor that claims more elements than its data holds")
 
-    def _read(
-        self, data: memoryview, allowed: frozenset[int], what: str
-    ) -> Iterator[tuple[int, int | memoryview]]:
+    def _read(self, data: memoryview, what: str) -> Iterator[tuple[int, int | memoryview]]:
         """(field number, value) of a message: an int, or the bytes of any other value."""
         at, end = 0, len(data)
         while at < end:
@@ -98,7 +75,7 @@ class _Walk:
                 raise ValueError(f"has more than {MAX_FIELDS:,} fields")
             tag, at = _varint(data, at)
             number, kind = tag >> 3, tag & 7
-            if number not in allowed:
+            if number not in _MESSAGES[what][0]:
                 if what == "tensor" and number == 13:
                     raise ValueError("keeps weights in another file")
                 raise ValueError(f"has the field {what} {number}, which no bundle may have")
@@ -116,6 +93,24 @@ class _Walk:
                 raise IndexError
             yield number, data[at : at + size]
             at += size
+
+
+def _check_node(number: int, value: int | memoryview) -> None:
+    if number == 4 and (name := _text(value)) not in OPERATORS:
+        raise ValueError(f"uses the operator {name!r}, which no bundle may")
+    if number == 7 and (domain := _text(value)) not in ("", "ai.onnx"):
+        raise ValueError(f"uses an operator of the domain {domain!r}; only ONNX's own")
+
+
+def _tensor_size(number: int, value: int | memoryview) -> int:
+    """The factor that a field of a tensor puts on its number of elements."""
+    if number == 14 and value != 0:
+        raise ValueError("keeps weights in another file")
+    if number != 1:
+        return 1
+    if not isinstance(value, int):
+        raise ValueError("has a tensor with packed dimensions")
+    return value
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:

@@ -5,6 +5,7 @@ same side: n prompts with k distinct scores have only k + 1 shares of strong cal
 and everything here works on those instead of on quantiles.
 """
 
+import itertools
 import math
 import numbers
 from collections.abc import Mapping
@@ -143,14 +144,12 @@ def costs_by_share(
     Raises CalibrationError for costs of another length, negative or not finite.
     """
     array = check_scores(scores)
-    sides = []
-    for name, values in (("strong", strong_cost), ("weak", weak_cost)):
-        cost = np.asarray(values, dtype=np.float64)
+    sides = [np.asarray(cost, dtype=np.float64) for cost in (strong_cost, weak_cost)]
+    for name, cost in zip(("strong", "weak"), sides, strict=True):
         if cost.shape != array.shape:
             raise CalibrationError(f"{name} costs have shape {cost.shape}, scores {array.shape}")
         if not np.all(np.isfinite(cost) & (cost >= 0)):
             raise CalibrationError(f"{name} costs must be finite numbers >= 0 for every prompt")
-        sides.append(cost)
     strong, weak = sides
     order = np.argsort(-array, kind="stable")
     running = np.append(0.0, np.cumsum((strong - weak)[order]))
@@ -202,13 +201,11 @@ class ThresholdTable:
         for share, threshold in self.rows:
             check_share(share)
             validate_threshold(threshold)
-        for (share, threshold), (next_share, next_threshold) in zip(
-            self.rows, self.rows[1:], strict=False
-        ):
-            if not (share < next_share and threshold > next_threshold):
+        for (share, limit), (more, lower) in itertools.pairwise(self.rows):
+            if not (share < more and limit > lower):
                 raise CalibrationError(
                     f"threshold table {self.name!r}: shares must increase and thresholds decrease, "
-                    f"got ({share}, {threshold}) before ({next_share}, {next_threshold})"
+                    f"got ({share}, {limit}) before ({more}, {lower})"
                 )
 
     @classmethod
@@ -232,12 +229,6 @@ class ThresholdTable:
         wanted = check_share(share)
         row = min(self.rows, key=lambda item: (round(abs(item[0] - wanted), 12), item[0]))
         return row[1], row[0]
-
-    def share_for(self, threshold: float) -> float:
-        """The strong share expected at `threshold`: linear between rows, constant past the ends."""
-        limit = validate_threshold(threshold)
-        shares, thresholds = np.array(self.rows, dtype=np.float64).T
-        return float(np.interp(limit, thresholds[::-1], shares[::-1]))
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON; `from_dict` gives back an equal table."""
@@ -280,21 +271,21 @@ def apply_calibration(margin: npt.ArrayLike, spec: Mapping[str, Any] | None) -> 
     no ranking, hence no APGR. NaN stays NaN. Raises CalibrationError for an invalid spec.
     """
     array = np.asarray(margin, dtype=np.float64)
+    method = "none" if spec is None else spec.get("method")
     if spec is None:
         scores = sigmoid(array)
-    elif spec.get("method") == "platt":
-        a, b = _finite(spec, "a"), _finite(spec, "b")
+    elif method == "platt":
+        a, b = _numbers(spec, "a", 0), _numbers(spec, "b", 0)
         if a <= 0:
             raise CalibrationError(f"calibration: slope a must be > 0, got {a}")
         scores = sigmoid(a * array + b)
-    elif spec.get("method") == "isotonic":
-        scores = _isotonic(array, _points(spec, "x"), _points(spec, "y"))
+    elif method == "isotonic":
+        scores = _isotonic(array, _numbers(spec, "x", 1), _numbers(spec, "y", 1))
     else:
         raise CalibrationError(
-            f"calibration: method {spec.get('method')!r} is unknown; expected platt or isotonic"
+            f"calibration: method {method!r} is unknown; expected platt or isotonic"
         )
-    clipped: Floats = np.clip(scores, SCORE_MARGIN, 1.0 - SCORE_MARGIN)
-    return clipped
+    return np.asarray(np.clip(scores, SCORE_MARGIN, 1.0 - SCORE_MARGIN))
 
 
 def _isotonic(margin: Floats, x: Floats, y: Floats) -> Floats:
@@ -310,18 +301,13 @@ def _isotonic(margin: Floats, x: Floats, y: Floats) -> Floats:
     return np.where(past == 0, inside, sigmoid(logit + TAIL_SLOPE * past))
 
 
-def _finite(spec: Mapping[str, Any], key: str) -> float:
-    value = spec.get(key)
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
-        raise CalibrationError(f"calibration: {key} must be a finite number, got {value!r}")
-    return float(value)
-
-
-def _points(spec: Mapping[str, Any], key: str) -> Floats:
+def _numbers(spec: Mapping[str, Any], key: str, ndim: int) -> Floats:
+    """A number (ndim 0) or a list of them (1)."""
+    what = "a list of finite numbers" if ndim else "a finite number"
     try:
-        array = np.asarray(spec[key], dtype=np.float64)
-    except (KeyError, TypeError, ValueError) as error:
-        raise CalibrationError(f"calibration: {key} must be a list of numbers") from error
-    if array.ndim != 1 or not np.all(np.isfinite(array)):
-        raise CalibrationError(f"calibration: {key} must be a list of finite numbers")
-    return array
+        array = np.asarray(spec[key])
+    except (KeyError, ValueError):
+        array = np.array(None)
+    if array.ndim != ndim or array.dtype.kind not in "iuf" or not np.all(np.isfinite(array)):
+        raise CalibrationError(f"calibration: {key} must be {what}, got {spec.get(key)!r:.100}")
+    return array.astype(np.float64)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from thriftroute.errors import CalibrationError, RoutingError, ThresholdError
 from thriftroute.router import threshold as th
+from thriftroute.router.decision import Decision
 
 
 def test_a_decision_is_frozen_and_json_able() -> None:
-    decision = th.Decision("gpt", "strong", 0.7, 0.5, "mf", "score 0.7 >= 0.5", 1.2)
+    decision = Decision("gpt", "strong", 0.7, 0.5, "mf", "score 0.7 >= 0.5", 1.2)
     assert json.loads(json.dumps(decision.to_dict()))["choice"] == "strong"
     assert list(decision.to_dict()) == [
         "model", "choice", "score", "threshold", "router", "reason", "latency_ms"
@@ -128,13 +129,12 @@ def test_bad_costs_are_refused(bad: list[float]) -> None:
         th.costs_by_share([0.1, 0.2], bad, [0.0, 0.0])
 
 
-def test_a_table_answers_both_ways_and_survives_json() -> None:
+def test_a_table_tells_thresholds_and_survives_json() -> None:
     scores = np.random.default_rng(1).random(1000)
     table = th.ThresholdTable.from_scores("mmlu", scores)
     assert table.n == 1000 and len(table.rows) == 101
     for share, limit in table.rows:
         assert np.mean(scores >= limit) == share
-        assert table.share_for(limit) == share
     limit, share = table.threshold_for(0.304)
     assert share == 0.3 and np.mean(scores >= limit) == 0.3
     again = th.ThresholdTable.from_dict(json.loads(json.dumps(table.to_dict())))

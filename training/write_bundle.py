@@ -15,7 +15,7 @@ from ..errors import CalibrationError, EvaluationError
 from ..eval import metrics
 from ..eval.probability import calibrate_scores
 from ..router.bundle import Bundle, write_bundle
-from ..router.scorer import Scorer
+from ..router.scorer import BLOCK, Scorer
 from ..router.text import Promptlike
 from ..router.threshold import ThresholdTable, apply_calibration
 from .card import render_card
@@ -114,15 +114,12 @@ def _margins(scorer: Scorer, prompts: Sequence[Promptlike], say: Progress) -> Fl
     """Quality of strong minus quality of weak by the graph, before calibration: float64[n]."""
     if not prompts:
         return np.empty(0)
-    done = 0
+    parts = []
     with say.bar("scoring the validation split") as update:
-
-        def count(more: int) -> None:
-            nonlocal done
-            done += more
-            update(done, len(prompts))
-
-        return scorer.margins(prompts, progress=count)
+        for start in range(0, len(prompts), BLOCK):
+            parts.append(scorer.margins(prompts[start : start + BLOCK]))
+            update(start + len(parts[-1]), len(prompts))
+    return np.concatenate(parts)
 
 
 def calibrate(
