@@ -59,7 +59,7 @@ class Controller:
     Raises ConfigError, UnknownRouterError and BundleError.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - RouteLLM's own signature, and four keywords of ours
         self,
         routers: Sequence[str],
         strong_model: str,
@@ -86,11 +86,8 @@ class Controller:
         self.on_error = on_error
         self.context = validate_context(context)
         self._progress_bar = progress_bar
-        self._defaults = {
-            key: value
-            for key, value in (("api_base", api_base), ("api_key", api_key))
-            if value is not None
-        }
+        defaults = {"api_base": api_base, "api_key": api_key}
+        self._defaults = {key: value for key, value in defaults.items() if value is not None}
         self._models = _settings(models, "models")
         settings, base = _read_config(config)
         for name in settings:
@@ -100,12 +97,12 @@ class Controller:
         self._thresholds: dict[str, float] = {}
         for name in self._track(list(routers), "loading routers"):
             own = dict(settings.get(name, {}))
-            if own.get("threshold") is not None:
+            threshold = own.pop("threshold", None)
+            if threshold is not None:
                 try:
-                    self._thresholds[name] = validate_threshold(own["threshold"])
+                    self._thresholds[name] = validate_threshold(threshold)
                 except ThresholdError as error:
                     raise ConfigError(f"config of router {name!r}: {error}") from error
-            own.pop("threshold", None)
             self.routers[name] = load_router(
                 name, own, threads=threads, context=self.context, base=base
             )
@@ -151,10 +148,9 @@ class Controller:
 
         Raises RoutingError as `decide` does, and what LiteLLM raises.
         """
-        asked = self._asked(request, router, threshold)
-        decision = (
-            asked if isinstance(asked, Decision) else self.decide(request["messages"], *asked)
-        )
+        decision = self._named(request, router, threshold)
+        if not isinstance(decision, Decision):
+            decision = self.decide(request["messages"], *decision)
         answer = complete(self._request(decision, request))
         attach(answer, decision)
         return answer
@@ -163,11 +159,9 @@ class Controller:
         self, *, router: str | None = None, threshold: float | None = None, **request: Any
     ) -> Any:
         """`completion` for asyncio; also `chat.completions.acreate`. Scoring stays off the loop."""
-        asked = self._asked(request, router, threshold)
-        if isinstance(asked, Decision):
-            decision = asked
-        else:
-            decision = await self.adecide(request["messages"], *asked)
+        decision = self._named(request, router, threshold)
+        if not isinstance(decision, Decision):
+            decision = await self.adecide(request["messages"], *decision)
         answer = await acomplete(self._request(decision, request))
         attach(answer, decision)
         return answer
@@ -182,11 +176,10 @@ class Controller:
         if isinstance(prompts, str):
             raise RoutingError("prompts must be a sequence of prompts, got one string")
         conversations = [self._conversation(prompt) for prompt in prompts]
-        blocks: list[Floats] = [np.empty(0)]
+        scores: Floats = np.empty(len(conversations))
         for start in self._track(range(0, len(conversations), BATCH), f"scoring with {router}"):
             block = conversations[start : start + BATCH]
-            blocks.append(checked_scores(scorer.scores(block), len(block)))
-        scores = np.concatenate(blocks)
+            scores[start : start + BATCH] = checked_scores(scorer.scores(block), len(block))
         pandas = sys.modules.get("pandas")  # who has not imported it has no Series either
         if pandas is not None and isinstance(prompts, pandas.Series):
             return pandas.Series(scores, index=prompts.index, name=prompts.name)
@@ -210,7 +203,7 @@ class Controller:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _asked(
+    def _named(
         self, request: Mapping[str, Any], router: str | None, threshold: float | None
     ) -> Decision | tuple[str, float]:
         """Router and threshold that a request names, or the decision where it names its model."""
@@ -236,19 +229,17 @@ class Controller:
     def _target(self, router: str | None, threshold: float | None) -> tuple[str, float]:
         """Router and threshold, filled in from what is loaded and configured."""
         loaded = ", ".join(self.routers)
-        if router is None:
-            if len(self.routers) > 1:
-                raise RoutingError(f"no router is named; {FORM}; loaded: {loaded}")
-            router = next(iter(self.routers))
-        self._router(router)
-        if threshold is None:
-            threshold = self._thresholds.get(router)
-        if threshold is None:
+        if router is None and len(self.routers) > 1:
+            raise RoutingError(f"no router is named; {FORM}; loaded: {loaded}")
+        name = next(iter(self.routers)) if router is None else router
+        self._router(name)
+        limit = self._thresholds.get(name) if threshold is None else threshold
+        if limit is None:
             raise RoutingError(
-                f"no threshold is given, nor set in the config of router {router!r}; {FORM}; "
+                f"no threshold is given, nor set in the config of router {name!r}; {FORM}; "
                 f"loaded: {loaded}"
             )
-        return router, validate_threshold(threshold)
+        return name, validate_threshold(limit)
 
     def _router(self, name: str) -> Router:
         if name not in self.routers:
@@ -372,11 +363,7 @@ def _read_config(
     path = Path(config)
     try:
         read = yaml.safe_load(path.read_text(encoding="utf-8"))
-    # The others: what YAML makes of numbers, dates and tags that are none, and of depth.
-    except (
-        *(OSError, ValueError, OverflowError, LookupError, AttributeError, RecursionError),
-        yaml.YAMLError,
-    ) as error:
+    except Exception as error:  # YAML makes errors of many kinds of numbers, dates, tags and depth
         raise ConfigError(f"config {path} cannot be read: {error}") from error
     return _settings(read, f"config {path}"), path.parent
 

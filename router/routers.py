@@ -29,7 +29,6 @@ GROUP = "thriftroute.routers"
 BUNDLED = ("mf", "bert")
 BUILT_IN = (*BUNDLED, "random")
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
-_BUNDLE_SETTINGS = ("checkpoint_path", "strong_model", "weak_model", "threads")
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +99,7 @@ def load_router(
     """The router of that name, or the bundle in the folder of that name.
 
     settings: of `mf`, `bert` and folders `checkpoint_path` (a bundle's folder, relative to `base`;
-    the one in the box where it is not given), `strong_model` and `weak_model` (names among the
+    the built-in one where it is not given), `strong_model` and `weak_model` (names among the
     bundle's models) and `threads`; of `random` `seed`; of others whatever they take.
 
     Raises UnknownRouterError, ConfigError (a setting that does not fit, or another distribution's
@@ -112,6 +111,7 @@ def load_router(
         _check_keys(name, given, ("seed",))
         return RandomRouter(**given)
     if name in BUNDLED or (name not in plugins and (Path(name) / MANIFEST).is_file()):
+        _check_keys(name, given, ("checkpoint_path", "strong_model", "weak_model", "threads"))
         return _bundle_router(name, given, threads, context, base)
     if name not in plugins:
         raise UnknownRouterError(name, (*BUILT_IN, *sorted(plugins)))
@@ -139,26 +139,27 @@ def checked_scores(values: object, n: int) -> Floats:
 def _bundle_router(
     name: str, settings: Mapping[str, Any], threads: int, context: Context, base: Path | None
 ) -> BundleRouter:
-    _check_keys(name, settings, _BUNDLE_SETTINGS)
-    default = CHECKPOINTS / name if name in BUNDLED else Path(name)
     given = settings.get("checkpoint_path")
     if given is not None and not isinstance(given, str | Path):
         raise ConfigError(
             f"router {name!r}: checkpoint_path must be a folder, got {type(given).__name__}"
         )
-    folder = default if given is None else (base or Path()) / Path(given).expanduser()
+    folder = CHECKPOINTS / name if name in BUNDLED else Path(name)
+    if given is not None:
+        folder = (base or Path()) / Path(given).expanduser()
     if not folder.is_dir():
         raise ConfigError(
             f"router {name!r}: checkpoint_path {str(given or folder)!r} is no folder. Checkpoints "
             "of RouteLLM and other names of the Hugging Face hub cannot be loaded: leave "
-            "checkpoint_path out for the bundle in the box, or give the folder that "
+            "checkpoint_path out for the built-in bundle, or give the folder that "
             "`thriftroute train` wrote"
         )
     bundle = Bundle.open(folder)
-    if name in BUNDLED and bundle.manifest.kind != name:
+    kind = bundle.manifest.kind
+    if name in BUNDLED and kind != name:
         raise ConfigError(
-            f"router {name!r}: the bundle in {folder} is of kind {bundle.manifest.kind!r}; load it "
-            f"as router {bundle.manifest.kind!r}, or by its folder"
+            f"router {name!r}: the bundle in {folder} is of kind {kind!r}; load it as router "
+            f"{kind!r}, or by its folder"
         )
     return BundleRouter(
         bundle,
@@ -176,17 +177,16 @@ def _plugin_router(
         owners = ", ".join(sorted(_owner(entry) for entry in found))
         raise ConfigError(f"router {name!r} is offered by more than one distribution: {owners}")
     entry = found[0]
+    whose = f"router {name!r} of {_owner(entry)} ({entry.value})"
     try:
         router = entry.load()(**settings)
     except Exception as error:
         raise ConfigError(
-            f"router {name!r} of {_owner(entry)} ({entry.value}) cannot be made with settings "
-            f"{sorted(settings)}: {type(error).__name__}: {error}"
+            f"{whose} cannot be made with settings {sorted(settings)}: "
+            f"{type(error).__name__}: {error}"
         ) from error
     if not isinstance(router, Router):
-        raise ConfigError(
-            f"router {name!r} of {_owner(entry)} ({entry.value}) has no method scores()"
-        )
+        raise ConfigError(f"{whose} has no method scores()")
     return router
 
 

@@ -48,10 +48,9 @@ class Conversation:
 
 def validate_context(context: str) -> Context:
     """Return `context` as it is; raise ConfigError where it is none of the three."""
-    for known in get_args(Context):
-        if context == known:
-            return known  # type: ignore[no-any-return]
-    raise ConfigError(f"context {context!r}: expected one of {', '.join(get_args(Context))}")
+    if context not in get_args(Context):
+        raise ConfigError(f"context {context!r}: expected one of {', '.join(get_args(Context))}")
+    return context  # type: ignore[return-value]
 
 
 def as_conversation(prompt: Promptlike | Conversation) -> Conversation:
@@ -177,20 +176,16 @@ def _join(texts: Sequence[str]) -> str:
 
 def _message_text(message: Message, index: int) -> str:
     content = message.get("content")
-    texts: list[str] = []
-    if isinstance(content, str):
-        texts.append(content)
-    elif _is_list(content):
-        for part in content:
-            if isinstance(part, str):
-                texts.append(part)
-            elif isinstance(part, Mapping) and isinstance(part.get("text"), str):
-                texts.append(part["text"])
-    elif content is not None:
+    if content is not None and not isinstance(content, str) and not _is_list(content):
         raise DataError(
             f"expected text, a list of parts or null, got {type(content).__name__}",
             field=f"messages[{index}].content",
         )
+    texts: list[str] = []
+    for part in [content] if isinstance(content, str) else content or ():
+        text = part.get("text") if isinstance(part, Mapping) else part
+        if isinstance(text, str):
+            texts.append(text)
     calls = message.get("tool_calls")
     for call in calls if _is_list(calls) else ():
         function = call.get("function") if isinstance(call, Mapping) else None
