@@ -1,6 +1,6 @@
 """Milliseconds of one routing decision, beside RouteLLM's BERT router in the same process.
 
-    python benchmarks/latency.py                          # the mf router in the box
+    python benchmarks/latency.py                          # the built-in mf router
     python benchmarks/latency.py --router DIR --startup --json
     python benchmarks/latency.py --router encoder:192 --no-rival
 

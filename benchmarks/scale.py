@@ -4,7 +4,7 @@
     python benchmarks/scale.py --rows 20000 --rounds 1 --only "1 worker" --embeddings
 
 A log of its own making (OpenAI-style requests and answers, distinct prompts, their tokens printed)
-is imported, cut into chunks and scored with the bundle in the box, each time by a fresh process,
+is imported, cut into chunks and scored with the built-in bundle, each time by a fresh process,
 the cases in turn, round after round, so that a busy moment of the machine falls on all of them.
 What stands between a worker and its cores is its memory, so that is watched: the sum over all
 processes of the run (proportional set size: shared pages count once), twice a second.

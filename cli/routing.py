@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -83,16 +84,15 @@ def score(
         from ..data.readers import read_prompts
 
         texts = read_prompts(data)
-    index = 0
+    lines = enumerate(texts)
     # In blocks, so that a file of any length starts to print at once and is never held whole.
-    while block := [text for _, text in zip(range(256), texts, strict=False)]:
-        scores = checked_scores(loaded.scores([as_conversation(t) for t in block]), len(block))
-        for value, text in zip(scores.tolist(), block, strict=True):
+    while block := list(islice(lines, 256)):
+        scores = loaded.scores([as_conversation(text) for _, text in block])
+        for value, (index, text) in zip(checked_scores(scores, len(block)), block, strict=True):
             if as_json:
-                print_json({"index": index, "score": value}, indent=None)
+                print_json({"index": index, "score": float(value)}, indent=None)
             else:
                 say(f"{value:.4f}  {short(text)}")
-            index += 1
 
 
 def inspect(
@@ -109,8 +109,8 @@ def inspect(
     from ..router.bundle import CARD, Bundle
     from ..router.routers import BUNDLED, CHECKPOINTS
 
-    in_box = str(bundle) in BUNDLED and not bundle.exists()
-    found = Bundle.open(CHECKPOINTS / bundle if in_box else bundle)
+    built_in = str(bundle) in BUNDLED and not bundle.exists()
+    found = Bundle.open(CHECKPOINTS / bundle if built_in else bundle)
     manifest = found.manifest
     if as_json:
         whole = {"path": str(found.path), "verified": True, **dataclasses.asdict(manifest)}
@@ -120,17 +120,16 @@ def inspect(
         say(found.file(CARD).read_text(encoding="utf-8", errors="replace"))
         return
     validation = manifest.training.get("validation")
-    validation = validation if isinstance(validation, dict) else {}
+    figures = validation if isinstance(validation, dict) else {}
+    method = {k: v for k, v in manifest.calibration.items() if k in ("method", "a", "b")}
     lines = {
         "kind": f"{manifest.kind}, format {manifest.format}, by {manifest.written_by}",
         "encoder": f"{manifest.encoder}, {manifest.dim}-d, {manifest.max_tokens} tokens",
         "pair": f"{manifest.strong} (strong), {manifest.weak} (weak)",
         "models": f"{len(manifest.models)}: {short(', '.join(manifest.models), 200)}",
-        "calibration": json.dumps(
-            {k: v for k, v in manifest.calibration.items() if k in "methodab"}
-        ),
+        "calibration": json.dumps(method),
         "thresholds": ", ".join(manifest.thresholds) or "none",
-        "validation": ", ".join(f"{k} {v}" for k, v in validation.items()) or "none recorded",
+        "validation": ", ".join(f"{k} {v}" for k, v in figures.items()) or "none recorded",
         "files": ", ".join(f"{n} ({e.bytes:,} bytes)" for n, e in manifest.files.items()),
         "verified": "all sizes and SHA-256 agree with the manifest",
     }

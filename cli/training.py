@@ -1,4 +1,4 @@
-"""The commands `train` and `add-model`: from comparisons to a bundle."""
+"""The commands `train`, `add-model` and `demo`: from comparisons to a bundle."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,57 +10,57 @@ from ..terminal import new_console
 from .options import JsonOption, RouterOption, SeedOption, names
 from .output import print_json, say
 
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the bundle that is there.")
+]
+
 
 def add_commands(app: typer.Typer) -> None:
     """Put the commands of this module on `app`."""
     app.command()(train)
     app.command("add-model")(add_model)
+    app.command()(demo)
 
 
 def train(
     kind: Annotated[str, typer.Argument(help="mf or bert.")],
     data: Annotated[
         list[str],
-        typer.Option(
-            "--data", help="A file, hf:owner/name, or a known source; may be given again."
-        ),
+        typer.Option(help="A file, hf:owner/name, or a known source; may be given again."),
     ],
-    strong: Annotated[str, typer.Option("--strong", help="Strong model; a tier: A,B,C.")],
-    weak: Annotated[str, typer.Option("--weak", help="Weak model; a tier: A,B,C.")],
-    out: Annotated[Path, typer.Option("--out", help="The bundle's folder.")],
+    strong: Annotated[str, typer.Option(help="Strong model; a tier: A,B,C.")],
+    weak: Annotated[str, typer.Option(help="Weak model; a tier: A,B,C.")],
+    out: Annotated[Path, typer.Option(help="The bundle's folder.")],
     seed: SeedOption = 0,
     encoder: Annotated[
-        str | None, typer.Option("--encoder", help="A sentence-transformers name or folder.")
+        str | None, typer.Option(help="A sentence-transformers name or folder.")
     ] = None,
     base: Annotated[
-        str | None,
-        typer.Option("--base", help="The bundle that mf starts from; by default the built-in mf."),
+        str | None, typer.Option(help="The bundle that mf starts from; by default the built-in mf.")
     ] = None,
     max_tokens: Annotated[
-        int | None, typer.Option("--max-tokens", min=16, max=8192, help="Length after truncation.")
+        int | None, typer.Option(min=16, max=8192, help="Length after truncation.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="At most so many.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None,
     min_evidence: Annotated[
         float | None,
         typer.Option(
-            "--min-evidence",
             help="mf: stay with the base bundle unless the labels' log evidence is above; 0, 1.",
         ),
     ] = None,
     validation: Annotated[
-        float, typer.Option("--validation", help="bert: share of the prompts kept for validation.")
+        float, typer.Option(help="bert: share of the prompts kept for validation.")
     ] = 0.1,
     against: Annotated[
-        list[str] | None,
-        typer.Option("--against", help="Drop prompts that this benchmark or file contains."),
+        list[str] | None, typer.Option(help="Drop prompts that this benchmark or file contains.")
     ] = None,
     source_weight: Annotated[
-        list[str] | None, typer.Option("--source-weight", help="SOURCE=FACTOR; may be given again.")
+        list[str] | None, typer.Option(help="SOURCE=FACTOR; may be given again.")
     ] = None,
     weak_fails: Annotated[
-        float, typer.Option("--weak-fails", help="Share of 'weak falls short' in the label.")
+        float, typer.Option(help="Share of 'weak falls short' in the label.")
     ] = 0.0,
-    note: Annotated[list[str] | None, typer.Option("--note", help="A line for the card.")] = None,
+    note: Annotated[list[str] | None, typer.Option(help="A line for the card.")] = None,
     own_logs: Annotated[
         bool, typer.Option("--own-logs", help="Allow evaluation data to stand in for own logs.")
     ] = False,
@@ -71,11 +71,9 @@ def train(
         bool, typer.Option("--skip-bad", help="Skip and count bad rows instead of stopping.")
     ] = False,
     rejects: Annotated[
-        Path | None, typer.Option("--rejects", help="Where skipped rows are written (JSONL).")
+        Path | None, typer.Option(help="Where skipped rows are written (JSONL).")
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the bundle that is there.")
-    ] = False,
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train a router on preference data and write a verified bundle; needs the extra 'train'.
@@ -85,35 +83,17 @@ def train(
     Example: thriftroute train mf --data logs.jsonl --strong gpt-4o --weak llama3 --out my-router
     """
     require_extra("torch", "train")
-
-    from ..training.encoder import MAX_TOKENS
     from ..training.progress import Progress
     from ..training.settings import settings_from_options
     from ..training.train import train as run
 
     settings = settings_from_options(
-        kind=kind,
-        data=data,
-        strong=names(strong),
-        weak=names(weak),
-        out=out,
-        seed=seed,
-        epochs=epochs,
-        min_evidence=min_evidence,
-        validation=validation,
-        against=against or [],
-        source_weights=source_weight or [],
-        weak_fails=weak_fails,
-        notes=tuple(note or ()),
-        own_logs=own_logs,
-        dedupe=dedupe,
-        skip_bad=skip_bad,
-        rejects=rejects,
-        overwrite=overwrite,
-        encoder=encoder,
-        base=base,
-        max_tokens=MAX_TOKENS if max_tokens is None else max_tokens,
-    )
+        kind=kind, data=data, strong=names(strong), weak=names(weak), out=out, seed=seed,
+        encoder=encoder, base=base, max_tokens=max_tokens, epochs=epochs,
+        min_evidence=min_evidence, validation=validation, against=against or (),
+        source_weights=source_weight or (), weak_fails=weak_fails, notes=tuple(note or ()),
+        own_logs=own_logs, dedupe=dedupe, skip_bad=skip_bad, rejects=rejects, overwrite=overwrite,
+    )  # fmt: skip
     result = run(settings, Progress(new_console(stderr=True)))
     if as_json:
         print_json({"bundle": str(result.bundle.path), **result.summary})
@@ -128,12 +108,10 @@ def train(
 
 def add_model(
     name: Annotated[str, typer.Argument(help="The new model, as the data names it.")],
-    data: Annotated[str, typer.Option("--data", help="Comparisons or scores, as for train.")],
-    out: Annotated[Path, typer.Option("--out", help="The new bundle's folder.")],
+    data: Annotated[str, typer.Option(help="Comparisons or scores, as for train.")],
+    out: Annotated[Path, typer.Option(help="The new bundle's folder.")],
     router: RouterOption = "mf",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the bundle that is there.")
-    ] = False,
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Fit a model that a bundle does not know from a few dozen comparisons; all else stays.
@@ -165,3 +143,18 @@ def add_model(
         f"[{added.low:+.2f}, {added.high:+.2f}] from {added.comparisons:,} comparisons, where the "
         "bundle's weak model has -0.50 and its strong one +0.50"
     )
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for what the demo makes.")] = Path("out/demo"),
+    bert: Annotated[bool, typer.Option("--bert/--no-bert", help="Also train a short bert.")] = True,
+) -> None:
+    """Train, evaluate, calibrate and route, on the built-in samples; minutes on 2 cores.
+
+    Example: thriftroute demo --out out/demo
+    """
+    require_extra("torch", "train")
+    require_extra("matplotlib", "eval")
+    from ..testing.demo import run_demo
+
+    run_demo(out, with_bert=bert)

@@ -47,7 +47,7 @@ from .routellm_mf import fit_routellm_pair
 
 PROTOCOLS = ("own-logs", "other-pairs", "new-model", "calibration", "int8", "languages")
 # The validation split of the training sources, as data for the protocols on many models.
-HELD_OUT = "box-held-out"
+HELD_OUT = "built-in-held-out"
 
 
 def run_protocol(

@@ -238,7 +238,7 @@ def test_a_protocol_prints_a_report_for_each_benchmark(tiny_base: Path, bench: s
     assert (found["benchmark"], found["n"], found["draws"], found["seed"]) == (bench, 90, 2, 3)
     assert {row["size"] for row in found["rows"]} == {20, 60}
     text = ok(*args)
-    assert f"own logs of 60 from {bench} (n = 90)" in text and "routellm-mf" in text
+    assert f"own logs of 60 from {bench} (n = 90)" in text and "ridge" in text
     args = ("evaluate", "--protocol", "calibration", "--router", tiny_base, "--benchmark",
             bench, "--sizes", "40")  # fmt: skip
     (found,) = json.loads(ok(*args, "--json"))

