@@ -118,8 +118,7 @@ class Controller:
         """Which model is to answer a prompt or a list of OpenAI messages, and why. Calls no model.
 
         `router` may be left out where one is loaded, `threshold` where the router's config has it.
-        Raises RoutingError (or UnknownRouterError, ThresholdError); a prompt that cannot be scored
-        raises nothing, see `on_error`.
+        Raises RoutingError; a prompt that cannot be scored raises nothing, see `on_error`.
         """
         return self._decide(prompt, *self._target(router, threshold))
 

@@ -40,8 +40,7 @@ class Router(Protocol):
     @abstractmethod
     def scores(self, conversations: Sequence[Conversation], /) -> Floats:
         """Scores of n conversations, float64[n], each in [0, 1]: how much the strong model is
-        wanted. The strong model is chosen where score >= threshold. Raise where one cannot be
-        scored: the request then goes to the model that the controller's `on_error` names."""
+        wanted. Raise where one cannot be scored: the model that `on_error` names then answers."""
 
 
 class BundleRouter:

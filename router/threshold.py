@@ -26,10 +26,7 @@ TAIL_SLOPE = 1e-3
 
 
 def validate_threshold(value: object) -> float:
-    """`value` as a threshold: a finite real number in [0, 1].
-
-    Raises ThresholdError for anything else: strings (parse them first), bool, NaN, infinities.
-    """
+    """`value` as a float in [0, 1]. Raises ThresholdError for text, bool, NaN and others."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
         raise ThresholdError(f"threshold {value!r} is no number; give a number from 0 to 1")
     number = float(value)
@@ -42,11 +39,8 @@ def validate_threshold(value: object) -> float:
 
 
 def choose(score: float, threshold: float) -> Literal["strong", "weak"]:
-    """ "strong" where score >= threshold, else "weak".
-
-    Raises ThresholdError for a bad threshold and RoutingError for a score that is no finite
-    number: NaN compares as false, and would silently mean "weak".
-    """
+    """ "strong" where score >= threshold, else "weak". Raises ThresholdError, and RoutingError for
+    a score that is no finite number: NaN compares as false, and would silently mean "weak"."""
     limit = validate_threshold(threshold)
     if not math.isfinite(score):
         raise RoutingError(f"score {score!r} is no finite number; the router's output is broken")
@@ -54,10 +48,8 @@ def choose(score: float, threshold: float) -> Literal["strong", "weak"]:
 
 
 def format_threshold(threshold: float) -> str:
-    """The shortest decimal, without exponent, that parses back to the same number.
-
-    Without exponent, because "router-mf-1e-05" could not be told from a name with a dash.
-    """
+    """The shortest decimal that parses back to the same number; without an exponent, because
+    "router-mf-1e-05" could not be told from a name with a dash."""
     return np.format_float_positional(validate_threshold(threshold), unique=True, trim="0")
 
 
@@ -84,9 +76,7 @@ def achievable(scores: npt.ArrayLike) -> tuple[Floats, Floats]:
     strictly decreasing. Each threshold lies strictly between two neighbouring scores and is the
     shortest decimal near their middle, so that it can be printed, parsed back and applied to
     scores with float32 noise without changing a decision. Share 1 has threshold 0; share 0 has
-    threshold 1, and is left out where a score is exactly 1.
-
-    Raises CalibrationError as `check_scores`.
+    threshold 1, and is left out where a score is exactly 1. Raises CalibrationError.
     """
     array = check_scores(scores)
     distinct, counts = np.unique(array, return_counts=True)
@@ -114,11 +104,8 @@ def _between(lower: Floats, upper: Floats) -> Floats:
 
 
 def threshold_for_share(scores: npt.ArrayLike, share: float) -> tuple[float, float]:
-    """(threshold, achieved share) of the achievable share that is nearest to `share`.
-
-    Of two that are equally near, the lower (the cheaper). `share` is a fraction.
-    Raises CalibrationError for a share outside [0, 1], and as `check_scores`.
-    """
+    """(threshold, achieved share) of the achievable share that is nearest to the fraction `share`;
+    of two, the lower (the cheaper). Raises CalibrationError."""
     wanted = check_share(share)
     thresholds, shares = achievable(scores)
     # Rounded, so that the halfway case is not decided by the last bit of a division.
@@ -138,11 +125,8 @@ def check_share(share: float) -> float:
 def costs_by_share(
     scores: npt.ArrayLike, strong_cost: npt.ArrayLike, weak_cost: npt.ArrayLike
 ) -> Floats:
-    """Mean cost of a prompt at each row of `achievable(scores)`: float64[k], in the costs' unit.
-
-    `strong_cost` and `weak_cost`, float64[n], are what each prompt costs on either model.
-    Raises CalibrationError for costs of another length, negative or not finite.
-    """
+    """Mean cost of a prompt at each row of `achievable(scores)`: float64[k], in the unit of the
+    costs of each prompt on either model, float64[n]. Raises CalibrationError."""
     array = check_scores(scores)
     sides = [np.asarray(cost, dtype=np.float64) for cost in (strong_cost, weak_cost)]
     for name, cost in zip(("strong", "weak"), sides, strict=True):
@@ -162,11 +146,8 @@ def costs_by_share(
 def threshold_for_cost(
     scores: npt.ArrayLike, strong_cost: npt.ArrayLike, weak_cost: npt.ArrayLike, budget: float
 ) -> tuple[float, float, float]:
-    """(threshold, share, mean cost): the largest share whose mean cost a prompt is in `budget`.
-
-    Costs and budget share one unit, a prompt. Raises CalibrationError where even the cheapest
-    achievable share costs more than the budget, and as `costs_by_share`.
-    """
+    """(threshold, share, mean cost): the largest share whose mean cost a prompt is in `budget`, in
+    the costs' unit. Raises CalibrationError, also where even the cheapest share costs more."""
     if isinstance(budget, bool) or not isinstance(budget, numbers.Real) or not budget >= 0:
         raise CalibrationError(f"budget {budget!r} is no number >= 0")
     costs = costs_by_share(scores, strong_cost, weak_cost)
@@ -210,11 +191,8 @@ class ThresholdTable:
 
     @classmethod
     def from_scores(cls, name: str, scores: npt.ArrayLike, points: int = 101) -> "ThresholdTable":
-        """The table of at most `points` evenly spaced shares (101: every percent).
-
-        Each row is an achievable share; where ties leave fewer than `points`, there are fewer
-        rows. Raises CalibrationError as `check_scores`, and for points < 2.
-        """
+        """The achievable shares nearest to `points` evenly spaced ones (101: every percent); ties
+        leave fewer. Raises CalibrationError."""
         if points < 2:
             raise CalibrationError(f"points must be at least 2, got {points}")
         thresholds, shares = achievable(scores)
@@ -240,13 +218,13 @@ class ThresholdTable:
         try:
             rows = tuple((share, threshold) for share, threshold in value["rows"])
             name, n = value["name"], value["n"]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError):
+            name = n = rows = None
+        if not isinstance(name, str) or rows is None:
             raise CalibrationError(
                 "threshold table: expected {'name': str, 'n': int, 'rows': [[share, threshold], "
                 f"...]}}, got {value!r:.200}"
-            ) from error
-        if not isinstance(name, str):
-            raise CalibrationError(f"threshold table: name must be a string, got {name!r}")
+            )
         return cls(name=name, n=n, rows=rows)
 
 

@@ -86,28 +86,22 @@ class Parity:
 
     def check(self) -> None:
         """Raise ExportError where a bound is broken."""
-        for name, distance, bound in (
-            ("the head that was fitted", self.head, HEAD_BOUND),
-            ("torch", self.torch_fp32, TORCH_BOUND),
-        ):
-            if distance is not None and not distance <= bound:
-                raise ExportError(
-                    f"the ONNX graph differs from {name} by {distance:.2g} (bound {bound}); "
-                    "nothing was written. Where it is the head, cached vectors may be stale: empty "
-                    "the cache (THRIFTROUTE_CACHE) and run the command again"
-                )
-        if self.int8_score_mean is not None and not self.int8_score_mean <= INT8_SCORE_BOUND:
-            raise ExportError(
-                f"int8 moves scores by {self.int8_score_mean:.3f} on average (bound "
-                f"{INT8_SCORE_BOUND}) on {self.n} prompts; nothing was written"
-            )
+        moved = self.int8_score_mean
+        graph, int8 = "the ONNX graph differs from", "int8 moves"
         # On few prompts a single swap of ranks moves APGR by about 1/n.
-        bound = max(INT8_APGR_BOUND, 3 / self.n)
-        if self.int8_apgr is not None and not abs(self.int8_apgr) <= bound:
-            raise ExportError(
-                f"int8 moves APGR by {self.int8_apgr:+.3f} (bound {bound:.3f}) on {self.n} "
-                "prompts; nothing was written"
-            )
+        apgr_bound = max(INT8_APGR_BOUND, 3 / self.n)
+        for told, value, bound in (
+            (f"{graph} the head that was fitted by {{:.2g}} (bound {{}})", self.head, HEAD_BOUND),
+            (f"{graph} torch by {{:.2g}} (bound {{}})", self.torch_fp32, TORCH_BOUND),
+            (f"{int8} scores by {{:.3f}} on average (bound {{}})", moved, INT8_SCORE_BOUND),
+            (f"{int8} APGR by {{:+.3f}} (bound {{:.3f}})", self.int8_apgr, apgr_bound),
+        ):
+            if value is not None and not abs(value) <= bound:
+                raise ExportError(
+                    f"{told.format(value, bound)} on {self.n} prompts; nothing was written. "
+                    "Where it is the head, cached vectors may be stale: empty the cache "
+                    "(THRIFTROUTE_CACHE) and run the command again"
+                )
 
 
 def export_module(

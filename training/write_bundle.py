@@ -15,7 +15,7 @@ from ..errors import CalibrationError, EvaluationError
 from ..eval import metrics
 from ..eval.probability import calibrate_scores
 from ..router.bundle import Bundle, write_bundle
-from ..router.scorer import BLOCK, Scorer
+from ..router.scorer import Scorer
 from ..router.text import Promptlike
 from ..router.threshold import ThresholdTable, apply_calibration
 from .card import render_card
@@ -79,7 +79,8 @@ def write_trained(settings: TrainSettings, trained: Trained, say: Progress) -> T
         scorer = Scorer.load(write_bundle(Path(folder) / "draft", files=files, **fields))
         # Of a graph that stands on a base bundle's encoder nothing is compared on these prompts.
         asked = inputs if trained.margin is None else sample if exported.whole is not None else []
-        by_graph = _margins(scorer, asked, say)
+        say.note("scoring the validation split")
+        by_graph = scorer.margins(asked)
         margin = by_graph if trained.margin is None else trained.margin
         spec, probability = calibrate(margin, table, settings.seed, trained.calibration)
         if probability["calibration"] == "none":
@@ -108,18 +109,6 @@ def write_trained(settings: TrainSettings, trained: Trained, say: Progress) -> T
         settings.out, files=files, overwrite=overwrite, **fields, training=summary
     )
     return TrainResult(bundle, summary)
-
-
-def _margins(scorer: Scorer, prompts: Sequence[Promptlike], say: Progress) -> Floats:
-    """Quality of strong minus quality of weak by the graph, before calibration: float64[n]."""
-    if not prompts:
-        return np.empty(0)
-    parts = []
-    with say.bar("scoring the validation split") as update:
-        for start in range(0, len(prompts), BLOCK):
-            parts.append(scorer.margins(prompts[start : start + BLOCK]))
-            update(start + len(parts[-1]), len(prompts))
-    return np.concatenate(parts)
 
 
 def calibrate(
