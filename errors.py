@@ -20,6 +20,7 @@ A scoring failure inside a request is none of these: the request still goes out 
 """
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -91,7 +92,22 @@ class ThresholdError(RoutingError):
 
 
 class ConfigError(ThriftrouteError, ValueError):
-    """A setting that cannot be used; the message names the key and what was expected."""
+    """A setting that cannot be used; the message names the key and what was expected.
+
+    `loc` is its place in the config, as ("models", 1, "price"); () where it has none. `errors`:
+    the single errors, where the message has a line for each of several.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        loc: tuple[str | int, ...] = (),
+        errors: Sequence["ConfigError"] = (),
+    ) -> None:
+        self.loc = loc
+        self.errors = tuple(errors)
+        super().__init__(message)
 
 
 class CalibrationError(ThriftrouteError, ValueError):

@@ -176,7 +176,7 @@ def settled(
     """The configuration of a file or of flags; `server`'s host, port and workers win over both.
     Then the file, None where it is of flags.
 
-    flags: keywords of `config.config_from_flags`, None where a flag was not given. Without a file
+    flags: those of `config.config_from_flags`, None where a flag was not given. Without a file
     or models, thriftroute.yaml of this folder. Raises ConfigError.
     """
     given = {name: value for name, value in flags.items() if value is not None}
@@ -189,7 +189,7 @@ def settled(
                 "nothing to serve: give --config FILE (`thriftroute init` writes one), or both "
                 "--strong-model and --weak-model"
             )
-        return config_from_flags(**given, **own), None
+        return config_from_flags({**given, **own}), None
     if given:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise ConfigError(

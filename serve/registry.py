@@ -74,7 +74,7 @@ class Registry(Mapping[str, Model]):
         call could reach, unless `called` is False.
         """
         models: dict[str, Model] = {}
-        wrong: list[str] = []
+        wrong: list[ConfigError] = []
         for i, settings in enumerate(config.models):
             try:
                 if called:  # first: under its right name the map may know the price too
@@ -82,9 +82,10 @@ class Registry(Mapping[str, Model]):
                     check_provider(settings.model or settings.name, params)
                 models[settings.name] = _model(settings)
             except ConfigError as error:
-                wrong.append(f"models[{i}] ({settings.name}): {error}")
+                text = f"models[{i}] ({settings.name}): {error}"
+                wrong.append(ConfigError(text, loc=("models", i)))
         if wrong:
-            raise ConfigError("\n".join(wrong))
+            raise ConfigError("\n".join(map(str, wrong)), errors=wrong)
         return cls(models, config.strong, config.weak)
 
     def __getitem__(self, name: str) -> Model:

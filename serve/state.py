@@ -56,9 +56,13 @@ class State:
         own: dict[str, Any] = {}
         if settings.checkpoint_path is not None:
             own["checkpoint_path"] = settings.checkpoint_path
-        self.router: Router = load_router(
-            settings.name, own, threads=settings.threads, context=settings.context
-        )
+        try:
+            self.router: Router = load_router(
+                settings.name, own, threads=settings.threads, context=settings.context
+            )
+        except ConfigError as error:
+            key = "checkpoint_path" if own else "name"
+            raise ConfigError(str(error), loc=("router", key)) from error
         self.metrics = Metrics(tuple(self.registry.models), folder=metrics_folder)
         self.caller = Caller(config, self.registry.models)
         self.pipeline = Pipeline(config, self.registry, self.router, fastest=self.caller.latency)
@@ -160,7 +164,8 @@ class State:
         if not isinstance(router, BundleRouter):
             raise ConfigError(
                 "cache.semantic: needs a router with an encoder (a bundle); "
-                f"{self.config.router.name!r} has none"
+                f"{self.config.router.name!r} has none",
+                loc=("cache", "semantic"),
             )
 
         embed = bundle_embedder(router.scorer)

@@ -158,7 +158,7 @@ def test_an_own_pattern_that_takes_too_long_counts_as_found() -> None:
 
 
 def test_an_own_pattern_that_does_not_compile_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"sensitivity\.patterns\.bad"):
+    with pytest.raises(ValueError, match=r"patterns\.bad\n.*not a regular expression"):
         sensitivity(actions={"bad": "mask"}, patterns={"bad": "["})
 
 

@@ -250,7 +250,7 @@ def test_a_database_in_memory_serves_all_threads() -> None:
 )
 def test_a_url_that_cannot_be_used_stops_the_start(bad: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
-        recorder(bad).start()
+        Recorder(RecordSettings().model_copy(update={"url": bad})).start()
     assert "hidden" not in str(caught.value)
 
 

@@ -4,13 +4,13 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import openai
 import pytest
 from thriftroute.errors import ConfigError
-from thriftroute.serve.config.loader import check
-from thriftroute.serve.config.settings import Config
+from thriftroute.serve.config.loader import load_config
 from thriftroute.testing.stub import StubProvider
 from thriftroute.tests.helpers.serving import Serving, pool, serving
 
@@ -100,10 +100,12 @@ def test_without_the_setting_no_page_may_ask(provider: StubProvider) -> None:
 
 
 @pytest.mark.parametrize("origin", ["*", "app.example.com", f"{SITE}/", "https://App.example.com"])
-def test_what_is_no_site_is_told(provider: StubProvider, origin: str) -> None:
-    settings = pool(provider.url, server={"cors_origins": [origin]})
+def test_what_is_no_site_is_told(tmp_path: Path, origin: str) -> None:
+    path = tmp_path / "thriftroute.yaml"
+    models = {"models": [{"name": "a"}], "strong": "a", "weak": "a"}
+    path.write_text(json.dumps({**models, "server": {"cors_origins": [origin]}}), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"server\.cors_origins\[0\]: "):
-        check(Config.model_validate(settings))
+        load_config(path)
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "GZIP"])

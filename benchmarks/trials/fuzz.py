@@ -6,7 +6,7 @@ import gzip
 import time
 from collections.abc import AsyncIterator
 
-from ...serve.app import create_app
+from ...serve.api.app import create_app
 from ...serve.settings import Config
 from ...tests.helpers.fuzzing import cases, routes_of, storm
 from .harness import Row, leaks, serving, settings, watched

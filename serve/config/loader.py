@@ -9,37 +9,38 @@ import contextlib
 import difflib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from ...errors import ConfigError, UnknownRouterError
 from .config_checks import problems
-from .expected import described, expected, schema_at
-from .settings import Config, Settings
+from .settings import Config, Price, Settings
 from .yaml_loader import Document, Loc, Problem, read
 
 MOST_SHOWN = 10
-_FLAGS: dict[Loc, str] = {
-    ("models", 0, "name"): "--strong-model",
-    ("models", 1, "name"): "--weak-model",
-    ("models", 0, "price"): "--strong-price",
-    ("models", 1, "price"): "--weak-price",
-    ("models", 0, "api_base"): "--api-base",
-    ("models", 0, "api_key"): "--api-key",
-    ("models", 1, "api_base"): "--api-base",
-    ("models", 1, "api_key"): "--api-key",
-    ("strong",): "--strong-model",
-    ("weak",): "--weak-model",
-    ("router", "name"): "--router",
-    ("router", "threshold"): "--threshold",
-    ("router", "strong_share"): "--strong-share",
-    ("server", "host"): "--host",
-    ("server", "port"): "--port",
-    ("server", "workers"): "--workers",
+FLAGS: dict[str, tuple[Loc, ...]] = {
+    "strong_model": (("strong",), ("models", 0, "name")),
+    "weak_model": (("weak",), ("models", 1, "name")),
+    "strong_price": (("models", 0, "price"),),
+    "weak_price": (("models", 1, "price"),),
+    "api_base": (("models", 0, "api_base"), ("models", 1, "api_base")),
+    "api_key": (("models", 0, "api_key"), ("models", 1, "api_key")),
+    "router": (("router", "name"),),
+    "threshold": (("router", "threshold"),),
+    "strong_share": (("router", "strong_share"),),
+    "host": (("server", "host"),),
+    "port": (("server", "port"),),
+    "workers": (("server", "workers"),),
+}
+_LIMITS = {
+    "minimum": ">=",
+    "maximum": "<=",
+    "exclusiveMinimum": ">",
+    "exclusiveMaximum": "<",
 }
 
 
@@ -62,26 +63,14 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
     document = read(text, os.environ if environ is None else environ)
     if not document.problems and not isinstance(document.data, dict):
         document.problems.append(Problem((), "expected a mapping with models, strong and weak", 1))
-    found = document.problems
-    config = None
-    if isinstance(document.data, dict):
-        config, more = _validated(document)
-        # What could not be read is missing from the data: one error of it is enough.
-        known = {problem.loc for problem in found}
-        found += [problem for problem in more if problem.loc not in known]
-    if config is not None:
-        found += [Problem(loc, text) for loc, text in problems(config)]
-    if found or config is None:
-        found.sort(key=lambda p: p.line or document.line(p.loc) or 0)
-        _raise(found, lambda p: f"{path}{_line(document, p)}{_where(p.loc)}")
+    config = _checked(document, lambda p: f"{path}:{p.line or ''}: {_where(p.loc)}")
     router = config.router
-    if router.checkpoint_path is not None:
-        # As it is where it is absolute.
-        folder = str(path.parent / Path(router.checkpoint_path).expanduser())
-        config = config.model_copy(
-            update={"router": router.model_copy(update={"checkpoint_path": folder})}
-        )
-    return config
+    if router.checkpoint_path is None:
+        return config
+    # As it is where it is absolute.
+    folder = str(path.parent / Path(router.checkpoint_path).expanduser())
+    moved = router.model_copy(update={"checkpoint_path": folder})
+    return config.model_copy(update={"router": moved})
 
 
 @contextlib.contextmanager
@@ -93,71 +82,44 @@ def lines_told(path: Path | None) -> Iterator[None]:
     """
     try:
         yield
-    except (ConfigError, UnknownRouterError) as error:
-        try:
-            text = "" if path is None else path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError):  # it was read before
-            text = ""
-        if not text:
+    except UnknownRouterError as error:
+        if path is None:
             raise
-        document = read(text, os.environ)
-        said = f"router.name: {error}" if isinstance(error, UnknownRouterError) else str(error)
-        placed: list[str] = []
-        for line in said.splitlines():
-            loc = _about(line, document)
-            at = None if loc is None else document.line(loc)
-            placed.append(line if at is None else f"{path}:{at}: {line}")
-        raise ConfigError("\n".join(placed)) from error
+        told = ConfigError(f"router.name: {error}", loc=("router", "name"))
+        raise _told(path, [told]) from error
+    except ConfigError as error:
+        if path is None:
+            raise
+        raise _told(path, error.errors or [error]) from error
 
 
-def config_from_flags(
-    *,
-    strong_model: str,
-    weak_model: str,
-    router: str = "mf",
-    threshold: float | None = None,
-    strong_share: float | None = None,
-    api_base: str | None = None,
-    api_key: str | None = None,
-    strong_price: str | None = None,
-    weak_price: str | None = None,
-    host: str = "127.0.0.1",
-    port: int = 6060,
-    workers: int = 1,
-    **further: Any,
-) -> Config:
+def _told(path: Path, errors: Sequence[ConfigError]) -> ConfigError:
+    document = read(path.read_text(encoding="utf-8-sig"), os.environ)
+    lines = []
+    for error in errors:
+        line = document.line(error.loc) if error.loc else None
+        lines.append(str(error) if line is None else f"{path}:{line}: {error}")
+    return ConfigError("\n".join(lines))
+
+
+def config_from_flags(flags: Mapping[str, Any]) -> Config:
     """A config for two models at one address, as the flags of `thriftroute serve` give it.
 
-    strong_price, weak_price: "IN,OUT", USD per million tokens; from LiteLLM's map where they are
-    not given. further: other sections of the config, as mappings.
+    flags: by the names of `FLAGS`, strong_model and weak_model among them. Prices are "IN,OUT", USD
+    per million tokens; from LiteLLM's map where they are not given.
 
     Raises ConfigError, which names flags.
     """
-    models: list[dict[str, Any]] = []
-    for side, name, price in (
-        ("strong", strong_model, strong_price),
-        ("weak", weak_model, weak_price),
-    ):
-        given = None if price is None else _price(f"--{side}-price", price)
-        models.append({"name": name, "api_base": api_base, "api_key": api_key, "price": given})
-    if strong_model == weak_model:
-        del models[1]
-    data = {
-        "models": models,
-        "strong": strong_model,
-        "weak": weak_model,
-        "router": {"name": router, "threshold": threshold, "strong_share": strong_share},
-        "server": {"host": host, "port": port, "workers": workers},
-        **further,
-    }
-    config, found = _validated(Document(data=data))
-    if config is not None:
-        found = [Problem(loc, text) for loc, text in problems(config)]
-    if found or config is None:
-        # Both models have the same address and key: one error of them is enough.
-        once = {_flag(p.loc): p for p in reversed(found)}
-        _raise(reversed(once.values()), lambda p: f"{_flag(p.loc)}: ")
-    return config
+    data: dict[str, Any] = {"models": [{}, {}], "router": {}, "server": {}}
+    for flag, value in flags.items():
+        for loc in FLAGS[flag]:
+            place = data
+            for part in loc[:-1]:
+                place = place[part]  # type: ignore[index]
+            place[loc[-1]] = _price(flag, value) if flag.endswith("_price") else value  # type: ignore[index]
+    if data["strong"] == data["weak"]:
+        del data["models"][1]
+    return _checked(Document(data=data), lambda p: f"{_flag(p.loc)}: ")
 
 
 def pool_of(names: Sequence[str]) -> Config:
@@ -167,182 +129,165 @@ def pool_of(names: Sequence[str]) -> Config:
     """
     models = [{"name": name} for name in names]
     data = {"models": models, "strong": names[0], "weak": names[-1]}
-    config, found = _validated(Document(data=data))
-    if config is None:
-        _raise(found, lambda p: _where(p.loc))
-    return config
+    return _checked(Document(data=data), lambda p: _where(p.loc))
 
 
 def check(config: Config) -> None:
     """Raise ConfigError where the parts of a config, made in Python, do not fit each other."""
-    found = [Problem(loc, text) for loc, text in problems(config)]
-    if found:
-        _raise(found, lambda p: _where(p.loc))
+    _raise([Problem(*found) for found in problems(config)], lambda p: _where(p.loc))
 
 
-def _validated(document: Document) -> tuple[Config | None, list[Problem]]:
-    data = document.data
-    while True:
+def _checked(document: Document, label: Callable[[Problem], str]) -> Config:
+    """Raises ConfigError with a line for each problem, which `label` begins."""
+    found = document.problems
+    config = None
+    if isinstance(document.data, dict):
         try:
-            config = Config.model_validate(data)
+            config = Config.model_validate(document.data)
         except ValidationError as error:
-            errors = error.errors(include_url=False)
-            # `rules:` with every line below commented out is null: as if it were not there.
-            empty = [e["loc"] for e in errors if e["input"] is None and e["type"] != "missing"]
-            if _drop(data, empty):
-                continue
-            # A list counts as empty where none of its entries is valid: theirs are the errors.
-            inside = {e["loc"][:end] for e in errors for end in range(len(e["loc"]))}
-            errors = [e for e in errors if e["type"] != "too_short" or e["loc"] not in inside]
-            # The first at each place: what is wrong with a key makes its value wrong too.
-            first = {p.loc: p for p in reversed([_problem(dict(e), document) for e in errors])}
-            return None, list(reversed(first.values()))
-        return config, list(_booleans(config, data, ()))
+            # What could not be read is missing from the data: one error of it is enough.
+            known = {problem.loc for problem in found}
+            found += [each for each in _problems(error, document) if each.loc not in known]
+    if config is not None:
+        found += [Problem(loc, text, document.line(loc)) for loc, text in problems(config)]
+    _raise(sorted(found, key=lambda p: p.line or 0), label)
+    assert config is not None
+    return config
 
 
-def _drop(data: Any, locs: Iterable[Loc]) -> bool:
-    """Delete these entries of mappings; whether there were any."""
-    dropped = False
-    for loc in locs:
-        parent = data
-        for part in loc[:-1]:
-            parent = parent[part]
-        if isinstance(parent, dict) and parent.pop(loc[-1], ...) is None:
-            dropped = True
-    return dropped
+def _raise(found: Sequence[Problem], label: Callable[[Problem], str]) -> None:
+    # Flags set both models alike: one error of both is enough.
+    lines = list(dict.fromkeys(f"{label(problem)}{problem.text}" for problem in found))
+    rest = len(lines) - MOST_SHOWN
+    if rest > 0:
+        lines[MOST_SHOWN:] = [f"... and {rest} more"]
+    if lines:
+        raise ConfigError("\n".join(lines))
 
 
-def _booleans(made: Any, given: Any, loc: Loc) -> Iterable[Problem]:
-    """Places where YAML's true or false was taken for the number 1 or 0, as pydantic does."""
-    if isinstance(given, bool) and not isinstance(made, bool):
-        yield Problem(loc, f"expected {expected(loc)}, got {str(given).lower()}")
-    elif isinstance(given, dict) and isinstance(made, BaseModel):
-        for key, value in given.items():
-            yield from _booleans(getattr(made, key), value, (*loc, key))
-    elif isinstance(given, dict) and isinstance(made, dict):
-        for key, value in given.items():
-            yield from _booleans(made[key], value, (*loc, key))
-    elif isinstance(given, list) and isinstance(made, list | tuple):
-        for i, value in enumerate(given):
-            yield from _booleans(made[i], value, (*loc, i))
+def _problems(error: ValidationError, document: Document) -> list[Problem]:
+    errors = error.errors(include_url=False)
+    # A list counts as empty where none of its entries is valid: theirs are the errors.
+    inside = {e["loc"][:end] for e in errors for end in range(len(e["loc"]))}
+    first: dict[Loc, Problem] = {}
+    for each in errors:
+        if each["type"] != "too_short" or each["loc"] not in inside:
+            loc = tuple(part for part in each["loc"] if part != "[key]")
+            problem = Problem(loc, _text(each, loc, document), document.line(loc))
+            first.setdefault(loc, problem)  # what is wrong with a key makes its value wrong too
+    return list(first.values())
 
 
-def _problem(error: Mapping[str, Any], document: Document) -> Problem:
-    loc: Loc = tuple(part for part in error["loc"] if part != "[key]")
-    if error["type"] == "missing":
-        return Problem(loc, f"missing; expected {expected(loc)}")
-    if error["type"] == "extra_forbidden":
-        return Problem(loc, _unknown(loc))
-    if error["type"] == "value_error":
-        return Problem(loc, str(error["ctx"]["error"]))
+def _text(error: Mapping[str, Any], loc: Loc, document: Document) -> str:
+    schema, around = _schema_at(loc), _schema_at(loc[:-1])
+    match error["type"]:
+        case "missing":
+            return f"missing; expected {_expected(schema)}"
+        case "value_error":
+            return str(error["ctx"]["error"])
+        case "extra_forbidden":
+            known = list(around.get("properties", {}))
+            near = difflib.get_close_matches(str(loc[-1]), known, n=1)
+            if near:
+                return f"unknown key; did you mean {near[0]!r}?"
+            return f"unknown key; known are {', '.join(known)}"
     if len(loc) < len(error["loc"]):
-        return Problem(loc, f"expected {described(schema_at(loc[:-1]).get('propertyNames', {}))}")
-    return Problem(loc, f"expected {expected(loc)}, got {_shown(error['input'], loc, document)}")
-
-
-def _unknown(loc: Loc) -> str:
-    known = list(schema_at(loc[:-1]).get("properties", {}))
-    near = difflib.get_close_matches(str(loc[-1]), known, n=1)
-    if near:
-        return f"unknown key; did you mean {near[0]!r}?"
-    return f"unknown key; known are {', '.join(known)}"
+        return f"expected {_expected(around.get('propertyNames', {}))}"
+    return f"expected {_expected(schema)}, got {_shown(error['input'], loc, document)}"
 
 
 def _shown(value: object, loc: Loc, document: Document) -> str:
     if names := document.variables.get(loc):
         return "the value of " + " and ".join(f"${{{name}}}" for name in names)
-    kinds: dict[type, str] = {dict: "a mapping", list: "a list", type(None): "nothing"}
-    if value == []:
-        return "an empty one"
-    if type(value) in kinds:
-        return kinds[type(value)]
-    if _secret(loc):
+    if isinstance(value, dict | list | None):
+        kind = "a mapping" if isinstance(value, dict) else "a list" if value else "an empty one"
+        return "nothing" if value is None else kind
+    if any(part in _secrets() for part in loc):
         return "something else (not shown)"
-    shown = str(value).lower() if isinstance(value, bool) else repr(value)
-    if not isinstance(value, str | int | float):  # such as a date
-        shown = str(value)
-    if len(shown) > 60:
-        shown = f"{shown[:59]}…"
-    is_text = schema_at(loc).get("type") == "string"
+    shown = repr(value) if isinstance(value, str) else str(value)
+    shown = shown.lower() if isinstance(value, bool) else shown
+    shown = shown if len(shown) <= 60 else f"{shown[:59]}…"
+    is_text = _schema_at(loc).get("type") == "string"
     return f"{shown}; put it in quotes" if is_text and not isinstance(value, str) else shown
 
 
 @cache
-def _secrets() -> frozenset[str]:
-    return frozenset(
-        name
-        for kind in Settings.__subclasses__()
-        for name, field in kind.model_fields.items()
-        if not field.repr
-    )
+def _secrets() -> set[str]:
+    fields = (each for kind in Settings.__subclasses__() for each in kind.model_fields.items())
+    return {name for name, field in fields if not field.repr}
 
 
-def _secret(loc: Loc) -> bool:
-    return any(part in _secrets() for part in loc)
+def _schema_at(loc: Loc) -> dict[str, Any]:
+    """The JSON schema of what may stand at `loc`; empty where nothing is known."""
+    found = _resolved(_root())
+    for part in loc:
+        if isinstance(part, int):
+            inner = found.get("items", {})
+        else:
+            inner = found.get("properties", {}).get(part, found.get("additionalProperties", {}))
+        found = _resolved(inner if isinstance(inner, dict) else {})
+    return found
 
 
-def _price(flag: str, text: str) -> dict[str, float]:
-    parts = text.split(",")
+@cache
+def _root() -> dict[str, Any]:
+    return Config.model_json_schema()
+
+
+def _resolved(schema: dict[str, Any]) -> dict[str, Any]:
+    """Without references, and of `X or null` the X."""
+    while "$ref" in schema or "anyOf" in schema:
+        if "$ref" in schema:
+            schema = _root()["$defs"][schema["$ref"].rsplit("/", 1)[1]]
+        else:
+            schema = next(s for s in schema["anyOf"] if s.get("type") != "null")
+    return schema
+
+
+def _expected(schema: Mapping[str, Any]) -> str:
+    """What a JSON schema takes, in words: "a number >= 0"."""
+    if "enum" in schema:
+        return f"one of {', '.join(map(str, schema['enum']))}"
+    if "maxLength" in schema:
+        return f"text of 1 to {schema['maxLength']} characters"
+    kind = schema.get("type")
+    if kind in {"integer", "number"}:
+        limits = [f" {sign} {schema[key]:g}" for key, sign in _LIMITS.items() if key in schema]
+        return f"a {'whole ' if kind == 'integer' else ''}number{' and'.join(limits)}"
+    keys = ", ".join(schema.get("properties", ()))
+    words = {
+        "string": schema.get("description", "text"),
+        "array": "a list with at least one entry" if schema.get("minItems") else "a list",
+        "object": f"a mapping with {keys}" if keys else "a mapping",
+        "boolean": "true or false",
+    }
+    return str(words.get(kind, "something else"))
+
+
+def _price(flag: str, text: str) -> dict[str, Any]:
     try:
-        if len(parts) != 2:
-            raise ValueError
-        prices = [float(part) for part in parts]
-        if not all(0 <= price < float("inf") for price in prices):
-            raise ValueError
-    except ValueError:
+        given = dict(zip(("input", "output"), text.split(","), strict=True))
+        return Price.model_validate(given).model_dump()
+    except ValueError:  # pydantic's too
         raise ConfigError(
-            f"{flag} {text!r}: expected IN,OUT in USD per million tokens, as 2.5,10"
+            f"--{flag.replace('_', '-')} {text!r}: expected IN,OUT in USD per million tokens, as "
+            "2.5,10"
         ) from None
-    return {"input": prices[0], "output": prices[1]}
-
-
-def _about(text: str, document: Document) -> Loc | None:
-    """The place that an error's text begins with: "records.url: ...", "models[1] (big): ...", or,
-    in the words of other rooms, "router 'mf': ..." and "model 'big': bundle_model ..."."""
-    if text.startswith("router '"):
-        loc: Loc = ("router", "checkpoint_path")
-        return loc if loc in document.lines else ("router", "name")
-    models = document.data.get("models") if isinstance(document.data, dict) else None
-    if found := re.match(r"model '([^']*)': (\w+)", text):
-        named = enumerate(models if isinstance(models, list) else ())
-        is_it = (i for i, m in named if isinstance(m, dict) and m.get("name") == found[1])
-        index = next(is_it, None)
-        return None if index is None else ("models", index, found[2])
-    key = re.match(r"[a-z_]+(?:\.[\w-]+|\[\d+\])*(?=:| \()", text)
-    parts = re.findall(r"[\w-]+", key[0]) if key else []
-    if not parts or parts[0] not in Config.model_fields:
-        return None
-    return tuple(int(part) if part.isdigit() else part for part in parts)
 
 
 def _flag(loc: Loc) -> str:
     for end in range(len(loc), 0, -1):
-        if loc[:end] in _FLAGS:
-            return _FLAGS[loc[:end]]
-    side: Literal["strong", "weak"] = "weak" if loc[:2] == ("models", 1) else "strong"
-    return f"--{side}-model" if loc[:1] == ("models",) else _where(loc).removesuffix(": ")
+        for flag, places in FLAGS.items():
+            if loc[:end] in places:
+                return f"--{flag.replace('_', '-')}"
+    return _where(loc).removesuffix(": ")
 
 
 def _where(loc: Loc) -> str:
     text = ""
     for part in loc:
-        if isinstance(part, int):
-            text += f"[{part}]"
-        elif re.fullmatch(r"[\w-]+", part):
+        if isinstance(part, str) and re.fullmatch(r"[\w-]+", part):
             text += f".{part}" if text else part
         else:
             text += f"[{part!r}]"
     return f"{text}: " if text else ""
-
-
-def _line(document: Document, problem: Problem) -> str:
-    line = problem.line or document.line(problem.loc)
-    return ": " if line is None else f":{line}: "
-
-
-def _raise(found: Iterable[Problem], label: Any) -> NoReturn:
-    lines = list(dict.fromkeys(f"{label(problem)}{problem.text}" for problem in found))
-    rest = len(lines) - MOST_SHOWN
-    if rest > 0:
-        lines[MOST_SHOWN:] = [f"... and {rest} more"]
-    raise ConfigError("\n".join(lines))

@@ -1,38 +1,106 @@
 """What can be set in thriftroute.yaml: its keys, their types, defaults and bounds.
 
-Reading a file into these, with the line of each error, is `config`'s. Every class refuses keys it
-does not know. Money is in US dollars, prices are per million tokens, times are in seconds.
+`loader` reads a file into these, with the line of each error. Every class refuses keys it does not
+know. Money is in US dollars, prices are per million tokens, times are in seconds.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
-Capability = Literal["vision", "tools", "json_schema", "reasoning"]
-CAPABILITIES: tuple[Capability, ...] = ("vision", "tools", "json_schema", "reasoning")
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+from ...errors import require_extra
+from ..request import Quality
+
+
+def _no_switch(value: Any) -> Any:
+    if isinstance(value, bool):  # YAML reads `yes` as true, and pydantic true as 1
+        raise PydanticCustomError("switch", "not a number")
+    return value
+
+
+def _url(*schemes: str) -> AfterValidator:
+    def check(value: str) -> str:
+        try:
+            scheme = urlsplit(value).scheme
+        except ValueError:
+            scheme = ""
+        if scheme not in schemes or "://" not in value:
+            # The URL itself may hold a password: it is not repeated.
+            wanted = " or ".join(f"{scheme}://" for scheme in schemes)
+            raise ValueError(f"expected a URL that starts with {wanted}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _compiles(value: str) -> str:
+    # What runs them too (see `policy.patterns`): its syntax is wider than that of `re`.
+    regex = require_extra("regex", "serve")
+    try:
+        regex.compile(value)
+    except (regex.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    return value
+
+
+def _text(pattern: str, description: str) -> Any:
+    return Field(pattern=f"^(?:{pattern})$", description=description)
+
+
+NUMBER = BeforeValidator(_no_switch)
+Share = Annotated[float, Field(ge=0, le=1), NUMBER]
+Part = Annotated[float, Field(gt=0, lt=1), NUMBER]
+Amount = Annotated[float, Field(ge=0), NUMBER]
+Positive = Annotated[float, Field(gt=0), NUMBER]
+Count = Annotated[int, Field(ge=1), NUMBER]
+Tokens = Annotated[int, Field(ge=0), NUMBER]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # a SHA-256
+Label = Annotated[str, _text(r"[\w.-]{1,64}", "1 to 64 letters, digits, '_', '.' or '-'")]
+Language = Annotated[str, _text("[a-z]{2}", "two small letters, as 'de' (ISO 639-1)")]
+_HEX = "64 small hexadecimal digits, a SHA-256 (`thriftroute keys new` prints one)"
+Digest = Annotated[str, _text("[0-9a-f]{64}", _HEX)]
+_SITE = "'*' or a site as browsers name it, such as https://app.example.com"
+Site = Annotated[str, _text(r"\*|https?://[^/?#@\s*A-Z]+", _SITE)]
+WebUrl = Annotated[str, _url("http", "https")]
+RedisUrl = Annotated[str, _url("redis", "rediss", "unix")]
+DatabaseUrl = Annotated[str, _url("sqlite", "postgresql", "postgresql+psycopg", "postgres")]
+Regex = Annotated[str, AfterValidator(_compiles)]
+Capability = Literal["vision", "tools", "json_schema", "reasoning"]
+CAPABILITIES: tuple[Capability, ...] = get_args(Capability)
 Kind = Literal["email", "phone", "card", "key"]
-KINDS: tuple[Kind, ...] = ("email", "phone", "card", "key")  # of sensitive data, built in
+KINDS: tuple[Kind, ...] = get_args(Kind)  # of sensitive data, built in
 
 
 class Settings(BaseModel):
     """Base of all: unknown keys are errors, nothing changes once it is read."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
+        extra="forbid",
+        frozen=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
+        hide_input_in_errors=True,  # a URL's password
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, data: Any) -> Any:
+        # `rules:` with every line below it commented out is null: as if it were not there.
+        if not isinstance(data, dict):
+            return data
+        fields = cls.model_fields
+        takes_null = {n for n, field in fields.items() if type(None) in get_args(field.annotation)}
+        return {k: v for k, v in data.items() if v is not None or k in takes_null}
 
 
 class Price(Settings):
     """USD per million tokens. What is not given is priced as LiteLLM does (cached as input)."""
 
-    input: Annotated[float, Field(ge=0)]
-    output: Annotated[float, Field(ge=0)]
-    cached_input: Annotated[float, Field(ge=0)] | None = None
+    input: Amount
+    output: Amount
+    cached_input: Amount | None = None
 
 
 class ModelSettings(Settings):
@@ -40,7 +108,7 @@ class ModelSettings(Settings):
 
     name: Name  # what clients and this file call it
     model: Name | None = None  # what LiteLLM calls it; `name` where it is not given
-    api_base: str | None = None
+    api_base: WebUrl | None = None
     api_key: str | None = Field(default=None, repr=False)
     params: dict[str, Any] = Field(default_factory=dict, repr=False)  # more keywords for LiteLLM
     price: Price | None = None  # from LiteLLM's map where it is not given
@@ -66,7 +134,7 @@ class HoldSettings(Settings):
     strong_share: Share | None = None
     usd_per_1k: Positive | None = None  # what 1,000 scored requests may cost
     every_s: Positive = 300.0
-    window: Annotated[int, Field(ge=100)] = 2000  # the latest scores that are looked at
+    window: Annotated[int, Field(ge=100), NUMBER] = 2000  # the latest scores that are looked at
     lowest: Share = 0.0  # the threshold stays between these
     highest: Share = 1.0
 
@@ -92,11 +160,8 @@ class RouterSettings(Settings):
     strategy: Literal["pair", "pool", "bands"] = "pair"
     tolerance: Share = 0.1  # pool: how far below the best predicted quality is good enough
     bands: tuple[Band, ...] = ()
-    quality: dict[Literal["low", "medium", "high"], Share] = {
-        "low": 0.2,
-        "medium": 0.5,
-        "high": 0.8,
-    }  # strong shares that a request's `quality` stands for
+    # Strong shares that a request's `quality` stands for.
+    quality: dict[Quality, Share] = {"low": 0.2, "medium": 0.5, "high": 0.8}
     hold: HoldSettings | None = None
 
 
@@ -106,8 +171,8 @@ class ExperimentSettings(Settings):
     Requests that name their model, threshold, share, quality or priority are in no arm.
     """
 
-    name: Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")]  # another name draws anew
-    share: Annotated[float, Field(gt=0, lt=1)]
+    name: Label  # another name draws anew
+    share: Part
     by: Literal["session", "tenant"] = "session"  # a request without a session is drawn by itself
     threshold: Share | None = None
     strong_share: Share | None = None
@@ -127,7 +192,7 @@ class WatchSettings(Settings):
 
     enabled: bool = True
     baseline: str | None = None  # a file of `thriftroute watch --save-baseline`
-    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.01  # false alarms a run, over all its time
+    alpha: Part = 0.01  # false alarms a run, over all its time
     every_s: Positive = 60.0
     novelty: Share = 0.0  # of the scored requests: their familiarity is recorded, after the answer
 
@@ -137,11 +202,11 @@ class When(Settings):
 
     task: tuple[Name, ...] = ()
     keywords: tuple[Name, ...] = ()  # whole words or phrases, letter case ignored
-    regex: str | None = None
-    min_tokens: Annotated[int, Field(ge=0)] | None = None  # of the prompt
-    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    regex: Regex | None = None
+    min_tokens: Tokens | None = None  # of the prompt
+    max_tokens: Tokens | None = None
     signals: tuple[Literal["code", "maths", "comparison"], ...] = ()
-    languages: tuple[Name, ...] = ()  # ISO 639-1, as "de"
+    languages: tuple[Language, ...] = ()
     tiers: tuple[Name, ...] = ()
     tenants: tuple[Name, ...] = ()
     metadata: dict[str, str] = Field(default_factory=dict)
@@ -170,7 +235,7 @@ class SensitivitySettings(Settings):
     """What to do with e-mail addresses, phone numbers, payment cards, keys and own patterns."""
 
     actions: dict[Name, Action] = Field(default_factory=dict)  # one of KINDS or of patterns
-    patterns: dict[Name, str] = Field(default_factory=dict)  # further kinds: regular expressions
+    patterns: dict[Name, Regex] = Field(default_factory=dict)  # further kinds: regular expressions
     tag: Name = "secure"  # the tag of the models that may see what is marked "secure"
     detector: Literal["regex", "presidio"] = "regex"
 
@@ -213,7 +278,7 @@ class KeySettings(Settings):
 class AlertSettings(Settings):
     """A POST to `webhook`, once a budget and window, when spending passes each share of `at`."""
 
-    webhook: str | None = Field(default=None, repr=False)
+    webhook: WebUrl | None = Field(default=None, repr=False)
     at: tuple[Share, ...] = (0.5, 0.8, 1.0)
 
 
@@ -231,8 +296,8 @@ class CallSettings(Settings):
     timeout_s: Positive = 600.0  # of a whole answer
     first_token_timeout_s: Positive = 60.0  # of a stream's first piece
     max_answer_bytes: Count = 8_000_000  # unpacked; of a stream, whose tokens are events, 8 times
-    retries: Annotated[int, Field(ge=0, le=10)] = 1  # of the same model
-    cooldown_s: Annotated[float, Field(ge=0)] = 30.0
+    retries: Annotated[int, Field(ge=0, le=10), NUMBER] = 1  # of the same model
+    cooldown_s: Amount = 30.0
     failures_to_cool: Count = 3  # in a row, a model
     fallbacks: bool = True  # weak -> strong -> the others that fit
     fetch_urls: bool = False  # images and files by address, here, for providers that take none
@@ -261,7 +326,7 @@ class RecordSettings(Settings):
     """Where decisions are written. Text of prompts and answers only where `text` is true."""
 
     # A URL may hold a password: it is not printed. None: nowhere.
-    url: str | None = Field(default="sqlite:///thriftroute.db", repr=False)
+    url: DatabaseUrl | None = Field(default="sqlite:///thriftroute.db", repr=False)
     text: bool = False
     queue: Count = 10_000  # rows waiting to be written; past it the oldest are dropped, counted
     flush_s: Positive = 1.0
@@ -272,7 +337,7 @@ class ServerSettings(Settings):
     """The HTTP side."""
 
     host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 6060
+    port: Annotated[int, Field(ge=0, le=65535), NUMBER] = 6060
     workers: Count = 1
     max_body_bytes: Count = 10_000_000
     max_concurrency: Count = 200  # requests in work at once, a worker; past it 429
@@ -281,7 +346,7 @@ class ServerSettings(Settings):
     shutdown_s: Positive = 30.0  # for running requests to end after SIGTERM
     admin_sha256: Digest | None = Field(default=None, repr=False)
     public_metrics: bool = False
-    cors_origins: tuple[str, ...] = ()  # sites whose pages may ask, as "https://app.example.com"
+    cors_origins: tuple[Site, ...] = ()  # sites whose pages may ask, as "https://app.example.com"
 
 
 class Config(Settings):
@@ -299,13 +364,14 @@ class Config(Settings):
     tiers: dict[Name, TierSettings] = Field(default_factory=dict)
     default_tier: Name | None = None
     keys: tuple[KeySettings, ...] = ()
-    sticky_s: Annotated[float, Field(ge=0)] = 0.0  # how long a session keeps its model; 0: not
+    sticky_s: Amount = 0.0  # how long a session keeps its model; 0: not
     expected_output_tokens: Count = 512  # where a request sets no maximum
     max_cost_action: Literal["reject", "cheapest"] = "reject"
     calls: CallSettings = CallSettings()
     cache: CacheSettings = CacheSettings()
     records: RecordSettings = RecordSettings()
-    redis_url: str | None = Field(default=None, repr=False)  # budgets, sessions and cache shared
+    # Shares budgets, sessions and cache between workers and servers.
+    redis_url: RedisUrl | None = Field(default=None, repr=False)
     alerts: AlertSettings = AlertSettings()
-    otel_endpoint: str | None = None
+    otel_endpoint: WebUrl | None = None
     server: ServerSettings = ServerSettings()

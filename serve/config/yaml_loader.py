@@ -26,7 +26,7 @@ _ABSENT = object()
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong with the value at `loc`. `line` where it is not the line of `loc`."""
+    """What is wrong with the value at `loc`; `line` is 1-based, None where there is no file."""
 
     loc: Loc
     text: str
@@ -39,35 +39,31 @@ class Document:
 
     data: Any = None
     lines: dict[Loc, int] = field(default_factory=dict)
-    variables: dict[Loc, tuple[str, ...]] = field(default_factory=dict)
+    variables: dict[Loc, list[str]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
     def line(self, loc: Loc) -> int | None:
         """The line of `loc`, or of the nearest thing around it that is in the file."""
-        for end in range(len(loc), -1, -1):
-            if loc[:end] in self.lines:
-                return self.lines[loc[:end]]
-        return None
+        around = (loc[:end] for end in range(len(loc), -1, -1))
+        return next((self.lines[each] for each in around if each in self.lines), None)
 
 
 def read(text: str, environ: Mapping[str, str]) -> Document:
     """The document in `text`; what is wrong with it is in its `problems`, nothing is raised."""
-    document = Document()
     if len(text) > _MOST_CHARACTERS:
         problem = f"more than {_MOST_CHARACTERS:,} characters: too large to be a config"
-        document.problems.append(Problem((), problem))
-        return document
+        return Document(problems=[Problem((), problem)])
     try:
-        loader = _Loader(text)
+        loader = _Loader(text, environ)
     except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        code = f"U+{int(error.character):04X}"
-        document.problems.append(Problem((), f"not YAML: the character {code}", line))
-        return document
+        problem = f"not YAML: the character U+{int(error.character):04X}"
+        return Document(problems=[Problem((), problem, line)])
+    document = loader.document
     try:
         node = loader.get_single_node()
         if node is not None:
-            document.data = _Reader(loader, document, environ).value(node, ())
+            document.data = loader.value(node, ())
     except yaml.MarkedYAMLError as error:
         document.problems.append(_syntax(error, text))
     except yaml.YAMLError as error:
@@ -82,9 +78,16 @@ class _TooMuchError(yaml.MarkedYAMLError):
 
 
 class _Loader(yaml.SafeLoader):
-    """With an end to how deep a file may be nested."""
+    """Nodes to data with their lines; duplicates are problems, depth and size have an end."""
 
-    _depth = 0
+    def __init__(self, text: str, environ: Mapping[str, str]) -> None:
+        super().__init__(text)
+        self.document = Document()
+        self._environ = environ
+        self._flattened: set[int] = set()
+        self._open: list[yaml.Node] = []
+        self._depth = 0
+        self._count = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self._depth == _DEEPEST:
@@ -96,48 +99,41 @@ class _Loader(yaml.SafeLoader):
         finally:
             self._depth -= 1
 
-
-class _Reader:
-    """Nodes to data. Own code and not yaml.safe_load, which forgets lines and drops duplicates."""
-
-    def __init__(
-        self, loader: yaml.SafeLoader, document: Document, environ: Mapping[str, str]
-    ) -> None:
-        self._loader = loader
-        self._document = document
-        self._environ = environ
-        self._seen: set[int] = set()
-        self._open: set[int] = set()
-        self._count = 0
-
     def value(self, node: yaml.Node, loc: Loc) -> Any:
-        self._document.lines.setdefault(loc, node.start_mark.line + 1)
+        """The node's data; what is in it is noted in `document`."""
+        self.document.lines.setdefault(loc, node.start_mark.line + 1)
         self._count += 1
-        if id(node) in self._open:
-            raise yaml.MarkedYAMLError(
-                problem="an alias inside of what it stands for", problem_mark=node.start_mark
-            )
+        mark = node.start_mark
+        if node in self._open:
+            problem = "an alias inside of what it stands for"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
         if self._count > _MOST_NODES:
-            raise _TooMuchError(
-                problem=f"more than {_MOST_NODES:,} values: too large to be a config",
-                problem_mark=node.start_mark,
-            )
-        self._open.add(id(node))
-        try:
-            if isinstance(node, yaml.MappingNode):
-                return self._mapping(node, loc)
-            if isinstance(node, yaml.SequenceNode):
-                found = [self.value(item, (*loc, i)) for i, item in enumerate(node.value)]
-                return [None if item is _ABSENT else item for item in found]
+            problem = f"more than {_MOST_NODES:,} values: too large to be a config"
+            raise _TooMuchError(problem=problem, problem_mark=mark)
+        if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, loc)
-        finally:
-            self._open.discard(id(node))
+        self._open.append(node)
+        found: Any
+        if isinstance(node, yaml.MappingNode):
+            found = self._mapping(node, loc)
+        else:
+            items = [self.value(item, (*loc, i)) for i, item in enumerate(node.value)]
+            found = [None if item is _ABSENT else item for item in items]
+        self._open.pop()
+        return found
 
     def _mapping(self, node: yaml.MappingNode, loc: Loc) -> dict[str, Any]:
-        if id(node) not in self._seen:
-            self._seen.add(id(node))
-            self._refuse_duplicates(node, loc)
-            self._loader.flatten_mapping(node)  # `<<: *other`
+        if id(node) not in self._flattened:
+            self._flattened.add(id(node))
+            first: dict[str, int] = {}
+            for key, _ in node.value:
+                line = key.start_mark.line + 1
+                if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                    if key.value in first:
+                        text = f"given before, in line {first[key.value]}"
+                        self._problem((*loc, key.value), text, key)
+                    first.setdefault(key.value, line)
+            self.flatten_mapping(node)  # `<<: *other`
         found: dict[str, Any] = {}
         for key, value in node.value:
             # As it is written: YAML reads `on` and `no` as booleans.
@@ -145,39 +141,26 @@ class _Reader:
                 self._problem(loc, "a key must be text", key)
                 continue
             inner = (*loc, key.value)
-            self._document.lines[inner] = key.start_mark.line + 1
+            self.document.lines[inner] = key.start_mark.line + 1
             read_value = self.value(value, inner)
             if read_value is not _ABSENT:
                 found[key.value] = read_value
         return found
 
-    def _refuse_duplicates(self, node: yaml.MappingNode, loc: Loc) -> None:
-        first: dict[str, int] = {}
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                continue
-            if key.value in first and key.value != "<<":
-                self._problem((*loc, key.value), f"given before, in line {first[key.value]}", key)
-            first.setdefault(key.value, key.start_mark.line + 1)
-
-    def _scalar(self, node: yaml.Node, loc: Loc) -> Any:
+    def _scalar(self, node: yaml.ScalarNode, loc: Loc) -> Any:
         if node.tag in _NUMBERS and len(node.value) > _LONGEST_NUMBER:
             problem = f"a number of {len(node.value):,} characters; put it in quotes if it is text"
-            self._problem(loc, problem, node)
-            return _ABSENT
+            return self._problem(loc, problem, node)
         try:
-            value = self._loader.construct_object(node)
+            value = self.construct_object(node)
         except (AttributeError, LookupError):  # what has a tag of its own and is not of its form
-            self._problem(loc, f"cannot be read as {node.tag}", node)
-            return _ABSENT
+            return self._problem(loc, f"cannot be read as {node.tag}", node)
         except ValueError as error:  # such as a date without a 13th month
-            self._problem(loc, f"cannot be read: {error}; put it in quotes if it is text", node)
-            return _ABSENT
+            text = f"cannot be read: {error}; put it in quotes if it is text"
+            return self._problem(loc, text, node)
         return self._filled(value, loc, node) if isinstance(value, str) else value
 
     def _filled(self, text: str, loc: Loc, node: yaml.Node) -> Any:
-        if "${" not in text:
-            return text
         names: list[str] = []
         wrong: list[str] = []
 
@@ -198,22 +181,24 @@ class _Reader:
 
         filled = _VARIABLE.sub(fill, text)
         if wrong:
-            self._problem(loc, "; ".join(wrong), node)
-            return _ABSENT
+            return self._problem(loc, "; ".join(wrong), node)
         if names:
-            self._document.variables[loc] = tuple(names)
+            self.document.variables[loc] = names
         return filled if filled or not names else _ABSENT
 
-    def _problem(self, loc: Loc, text: str, node: yaml.Node) -> None:
-        self._document.problems.append(Problem(loc, text, node.start_mark.line + 1))
+    def _problem(self, loc: Loc, text: str, node: yaml.Node) -> object:
+        self.document.problems.append(Problem(loc, text, node.start_mark.line + 1))
+        return _ABSENT
 
 
 def _syntax(error: yaml.MarkedYAMLError, whole: str) -> Problem:
     mark = error.problem_mark or error.context_mark
     parts = [part for part in (error.context, error.problem) if part]
-    column = "" if mark is None else f" (column {mark.column + 1})"
     kind = "" if isinstance(error, _TooMuchError) else "not YAML: "
-    text = f"{kind}{', '.join(parts)}{column}"
-    if mark is not None and whole[: mark.index].endswith("$"):
+    text = f"{kind}{', '.join(parts)}"
+    if mark is None:
+        return Problem((), text)
+    text += f" (column {mark.column + 1})"
+    if whole[: mark.index].endswith("$"):
         text += '; inside of { } write "${NAME}", in quotes'
-    return Problem((), text, None if mark is None else mark.line + 1)
+    return Problem((), text, mark.line + 1)

@@ -113,7 +113,7 @@ class DriftMonitor:
             try:
                 return Baseline.load(Path(settings.baseline))
             except ThriftrouteError as error:
-                raise ConfigError(f"watch.baseline: {error}") from error
+                raise ConfigError(f"watch.baseline: {error}", loc=("watch", "baseline")) from error
         bundle = router.scorer.bundle if isinstance(router, BundleRouter) else None
         tables = {} if bundle is None else bundle.manifest.thresholds
         with suppress(ConfigError):  # nobody asked for it by name

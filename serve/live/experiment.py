@@ -33,15 +33,16 @@ class Experiment:
         self.router = router
         if trial.router is not None:
             own |= {"name": trial.router, "checkpoint_path": None}
-            settings = config.router
-            self.router = load_router(
-                trial.router, {}, threads=settings.threads, context=settings.context
-            )
-        treatment = config.model_copy(update={"router": config.router.model_copy(update=own)})
+        changed = config.router.model_copy(update=own)
+        treatment = config.model_copy(update={"router": changed})
         try:
+            if trial.router is not None:
+                self.router = load_router(
+                    changed.name, {}, threads=changed.threads, context=changed.context
+                )
             self.pipeline = Pipeline(treatment, registry, self.router, fastest=fastest)
         except ConfigError as error:
-            raise ConfigError(f"experiment: {error}") from error
+            raise ConfigError(f"experiment: {error}", loc=("experiment",)) from error
 
     def arm(self, asked: Asked) -> str | None:
         """ "control" or "treatment"; None where the request says itself how it is to be routed.

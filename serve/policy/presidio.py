@@ -40,7 +40,8 @@ class PresidioDetector:
             if kind not in known:
                 raise ConfigError(
                     f"sensitivity.actions: Presidio tells no kind {kind!r} without a language "
-                    f"model or a download; it tells: {', '.join(sorted(known))}"
+                    f"model or a download; it tells: {', '.join(sorted(known))}",
+                    loc=("sensitivity", "actions", kind),
                 )
             self._recognizers += [(kind, recognizer) for recognizer in known[kind]]
 

@@ -51,7 +51,8 @@ class Scoring:
         if config.router.strong_share is not None and self.table is None:
             raise ConfigError(
                 f"router.strong_share: router {self.name!r} has no table of thresholds; give "
-                "router.threshold, or save a table into its bundle with `thriftroute calibrate`"
+                "router.threshold, or save a table into its bundle with `thriftroute calibrate`",
+                loc=("router", "strong_share"),
             )
         pool = config.router.strategy == "pool"
         self.places = self._places(config, models) if pool else {}
@@ -137,7 +138,8 @@ class Scoring:
         if self._scorer is None:
             raise ConfigError(
                 "router.strategy: 'pool' needs a bundle, whose qualities tell models apart; router "
-                f"{self.name!r} is none"
+                f"{self.name!r} is none",
+                loc=("router", "strategy"),
             )
         columns = self._columns(config, models)
         quality = np.array([e.quality for e in self._scorer.encode_all(_PROBES, workers=1)], float)
@@ -148,7 +150,8 @@ class Scoring:
         if not np.isfinite(size) or size < 1e-12:
             raise ConfigError(
                 f"router.strategy: the bundle of router {self.name!r} does not tell its own strong "
-                "and weak model apart; use strategy 'pair'"
+                "and weak model apart; use strategy 'pair'",
+                loc=("router", "strategy"),
             )
         places = {n: float((strong - quality[:, at]) @ gap) / size for n, at in columns.items()}
         if places.get(config.strong, 0.0) >= places.get(config.weak, 1.0):
@@ -174,7 +177,8 @@ class Scoring:
             if model.bundle_model is not None and model.bundle_model not in known:
                 raise ConfigError(
                     f"model {name!r}: bundle_model {model.bundle_model!r} is not in the bundle of "
-                    f"router {self.name!r}, which knows: {', '.join(known)}"
+                    f"router {self.name!r}, which knows: {', '.join(known)}",
+                    loc=("models", [m.name for m in config.models].index(name), "bundle_model"),
                 )
             column = model.bundle_model or (name if name in known else pair.get(name))
             if column is not None:
@@ -182,6 +186,7 @@ class Scoring:
         if len(set(columns.values())) < 2:
             raise ConfigError(
                 "router.strategy: 'pool' needs at least two models that the bundle knows; give the "
-                f"models their bundle_model, one of: {', '.join(known)}"
+                f"models their bundle_model, one of: {', '.join(known)}",
+                loc=("router", "strategy"),
             )
         return columns

@@ -36,14 +36,16 @@ def open_engine(url: str) -> sa.Engine:
     except exc.ArgumentError:
         raise ConfigError(
             "records.url: expected a database URL such as sqlite:///thriftroute.db or "
-            "postgresql://user:password@host/database"
+            "postgresql://user:password@host/database",
+            loc=("records", "url"),
         ) from None
     backend = parsed.get_backend_name()
     if backend == "sqlite":
         return _open_sqlite(parsed)
     if backend not in {"postgresql", "postgres"}:
         raise ConfigError(
-            f"records.url: expected a database of sqlite or postgresql, got {backend!r}"
+            f"records.url: expected a database of sqlite or postgresql, got {backend!r}",
+            loc=("records", "url"),
         )
     require_extra("psycopg", "postgres")
     return sa.create_engine(
@@ -145,7 +147,8 @@ def create_schema(engine: sa.Engine) -> None:
     if int(found) != VERSION:
         raise ConfigError(
             f"records.url: the decisions in {shown(engine)} are of version {found}, this "
-            f"thriftroute knows {VERSION}: upgrade it, or use another database"
+            f"thriftroute knows {VERSION}: upgrade it, or use another database",
+            loc=("records", "url"),
         )
 
 

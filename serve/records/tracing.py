@@ -147,7 +147,8 @@ def traces_url(endpoint: str) -> str:
     parts = urlsplit(endpoint)
     if parts.scheme not in {"http", "https"} or not parts.netloc:
         raise ConfigError(
-            f"otel_endpoint: expected a URL such as http://localhost:4318, got {endpoint!r}"
+            f"otel_endpoint: expected a URL such as http://localhost:4318, got {endpoint!r}",
+            loc=("otel_endpoint",),
         )
     return urlunsplit(parts._replace(path="/v1/traces")) if parts.path in {"", "/"} else endpoint
 

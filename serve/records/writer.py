@@ -100,7 +100,8 @@ class Recorder:
                 where = shown(engine)
                 raise ConfigError(
                     f"records.url: cannot write decisions to {where}: {_cause(error)}; does its "
-                    "folder exist, and may this user write there?"
+                    "folder exist, and may this user write there?",
+                    loc=("records", "url"),
                 ) from None
             self._log_away(error)
 
