@@ -14,10 +14,11 @@ from ..providers.completion import count_tokens
 from ..router.routers import BundleRouter, Router, load_router
 from ..router.text import Conversation
 from .api.chat_request import CHARACTERS_A_TOKEN, LARGE_BYTES
+from .cache.backends import cache_store, session_store
 from .cache.key import model_id
 from .cache.semantic import SemanticIndex, bundle_embedder
 from .cache.sessions import Sessions
-from .cache.store import Store, make_store
+from .cache.store import Store
 from .config.settings import Config
 from .live.drift_monitor import DriftMonitor
 from .live.experiment import Experiment
@@ -26,7 +27,7 @@ from .records.metrics import Metrics
 from .records.tracing import Tracing
 from .records.writer import Recorder
 from .registry import Registry
-from .spend.ledger import Ledger, make_ledger
+from .spend.ledger import BudgetLedger, make_ledger
 from .texts import texts
 from .upstream.caller import Caller
 
@@ -76,9 +77,9 @@ class State:
         self._watcher: asyncio.Task[None] | None = None
         self.recorder = Recorder(config.records)
         self.metrics.watch(self.recorder)
-        self.ledger: Ledger = make_ledger(config, self.recorder.stats)
-        self.cache: Store | None = make_store(config, "cache")
-        self._session_store: Store = make_store(config, "session")
+        self.ledger: BudgetLedger = make_ledger(config, self.recorder.stats)
+        self.cache: Store | None = cache_store(config)
+        self._session_store = session_store(config)
         self.sessions = Sessions(self._session_store, config)
         self.semantic = self._semantic()
         self.tracing = Tracing(config.otel_endpoint)

@@ -10,7 +10,7 @@ from ..policy.plan import Plan
 from ..records.record import CacheState, Record, hash_prompt, hash_session
 from ..request import Asked
 from ..spend.cost import Usage
-from ..spend.ledger import Reservation
+from ..spend.counters import Reservation
 from ..state import State
 from ..upstream.caller import Answer
 from ..upstream.failures import Attempt

@@ -5,9 +5,8 @@ Only what is whole is kept: every choice asked for, each ended by the model itse
 checked before it is used.
 """
 
-import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,8 +38,8 @@ def is_complete(completion: Mapping[str, Any], choices: int = 1) -> bool:
     if "error" in completion or not isinstance(found, list) or len(found) != max(choices, 1):
         return False
     try:
-        return all(isinstance(choice, Mapping) and _is_whole(choice) for choice in found)
-    except (TypeError, AttributeError):  # tool calls that are none
+        return all(map(_is_whole, found))
+    except (TypeError, AttributeError):  # choices or tool calls that are none
         return False
 
 
@@ -51,32 +50,22 @@ def _is_whole(choice: Mapping[str, Any]) -> bool:
     texts = [message.get(name) for name in _TEXTS]
     if any(text is not None and not isinstance(text, str) for text in texts):
         return False  # nothing that a stream could replay
-    if not all(_parses(arguments) for arguments in _arguments(message)):
+    functions = [call.get("function") for call in message.get("tool_calls") or ()]
+    functions.append(message.get("function_call"))
+    try:
+        for function in filter(None, functions):
+            arguments = function.get("arguments")  # some providers send none where there are none
+            if arguments not in (None, "") and json.loads(arguments) is None:
+                return False
+    except (TypeError, ValueError, RecursionError):
         return False
     return any(text.strip() for text in texts if text) or any(message.get(name) for name in _CALLS)
-
-
-def _arguments(message: Mapping[str, Any]) -> Iterator[object]:
-    functions = [call.get("function") for call in message.get("tool_calls") or ()]
-    for function in (*functions, message.get("function_call")):
-        if function:
-            yield function.get("arguments")
-
-
-def _parses(arguments: object) -> bool:
-    """Whether these are arguments; some providers send none at all where there are none."""
-    if arguments is None or arguments == "":
-        return True
-    try:
-        return isinstance(arguments, str) and json.loads(arguments) is not None
-    except (ValueError, RecursionError):
-        return False
 
 
 def pack(kept: Kept) -> bytes | None:
     """JSON in UTF-8, or None for what JSON cannot hold."""
     try:
-        fields = {f.name: getattr(kept, f.name) for f in dataclasses.fields(kept)}
+        fields = {name: getattr(kept, name) for name in Kept.__slots__}
         text = json.dumps(fields, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError):
         return None
@@ -144,14 +133,6 @@ def _part(delta: dict[str, Any], logprobs: object = None) -> dict[str, Any]:
     return {"delta": delta, "logprobs": logprobs, "finish_reason": None}
 
 
-def assemble(chunks: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The completion that a stream of chunks says; see `Assembler`."""
-    assembler = Assembler()
-    for chunk in chunks:
-        assembler.add(chunk)
-    return assembler.completion()
-
-
 class Assembler:
     """Makes a completion of a stream while it passes. Never raises: a stream that cannot be put
     together, or is larger than `max_chars`, gives None.
@@ -182,22 +163,12 @@ class Assembler:
             self._failed = True
             self._choices.clear()
 
-    @property
-    def complete(self) -> bool:
-        """Whether every choice that came so far is whole; see `is_complete`."""
-        completion = self.completion()
-        return completion is not None and is_complete(completion, len(self._choices))
-
     def completion(self) -> dict[str, Any] | None:
         """The whole of it so far; None where it cannot be put together or nothing came."""
         if self._failed or not self._choices:
             return None
         choices = [_finished(self._choices[index]) for index in sorted(self._choices)]
-        rest = {k: v for k, v in self._top.items() if k != "usage"}
-        completion = {**rest, "object": "chat.completion", "choices": choices}
-        if "usage" in self._top:
-            completion["usage"] = self._top["usage"]
-        return completion
+        return {**self._top, "object": "chat.completion", "choices": choices}
 
     def _add_choice(self, piece: Mapping[str, Any]) -> None:
         index = _index(piece.get("index", 0))

@@ -1,31 +1,31 @@
 """Stores that can be away: a folder and Redis. Their promise is `store`'s.
 
 Why not LiteLLM's caching backends (1.106): its memory cache bounds the number of entries and not
-their size together, parses each value on the event loop at each read, and drops what expires first
-instead of what nobody asks for; its disk cache reads and writes on the event loop, has no bound of
-its own, and unpickles what lies in its folder; its Redis cache pings on the loop when it is made,
-waits five seconds for a Redis that does not answer, and reads values back with `ast.literal_eval`.
-So: a dict, `diskcache` (LiteLLM's own choice) without pickles and off the loop, and redis-py.
+their size together, and parses each value on the event loop at each read; its disk cache works on
+the event loop and unpickles what lies in its folder; its Redis cache pings on the loop when it is
+made, waits five seconds for a Redis that does not answer, and reads values back with
+`ast.literal_eval`.
 """
 
 import asyncio
 import contextlib
 import logging
 import time
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 import diskcache
-import redis.asyncio
-from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
-from redis.retry import Retry
 
 from ...errors import ConfigError
 from ...files import tighten
+from ..config.settings import Config
+from ..redis_pool import redis_client
+from .store import LayeredStore, MemoryStore, Store
 
 WAIT_S = 0.25
 RETRY_S = 1.0  # how long a store that did not answer is left alone
@@ -35,64 +35,113 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class _Guard:
-    """Runs the operations of a store that can fail or hang; see the module's promise."""
+def cache_store(config: Config) -> Store | None:
+    """The store that `cache` asks for; None for a cache that is off.
 
-    def __init__(self, name: str, gone: tuple[type[Exception], ...]) -> None:
-        self.failures = 0
-        self._name = name
-        # Errors that say that the whole store is away, and not that one operation failed.
-        self._gone: tuple[type[Exception], ...] = (TimeoutError, *gone)
+    Raises ConfigError where a folder or an address cannot be used.
+    """
+    settings = config.cache
+    bounds = (settings.max_entries, settings.max_entry_bytes)
+    if settings.backend == "memory":
+        return MemoryStore(*bounds)
+    if settings.backend == "disk":
+        return DiskStore(settings.path, *bounds)
+    if settings.backend == "redis":
+        if config.redis_url is None:
+            raise ConfigError(
+                "cache.backend: 'redis' needs redis_url; expected redis://host:port/db"
+            )
+        return RedisStore(config.redis_url, "thriftroute:cache:", settings.max_entry_bytes)
+    return None
+
+
+def session_store(config: Config) -> Store:
+    """Sessions are in Redis where the config has one, and in this process besides."""
+    own = MemoryStore(100_000, 1000)
+    if config.redis_url is None:
+        return own
+    return LayeredStore(RedisStore(config.redis_url, "thriftroute:session:", 1000), own)
+
+
+class _GuardedStore(Store):
+    """Runs the operations of a store that can fail or hang.
+
+    wait_s: nobody waits longer for one; retry_s: how long a store that is away is left alone.
+    """
+
+    name = ""
+    # Errors that say that the whole store is away, and not that one operation failed.
+    gone: tuple[type[Exception], ...] = (TimeoutError,)
+
+    def __init__(self, max_entry_bytes: int, wait_s: float, retry_s: float) -> None:
+        self.wait_s = wait_s
+        self._retry_s = retry_s
+        self._max_entry_bytes = max_entry_bytes
         self._said: set[str] = set()
         self._closed_until = 0.0
         self._away = False
 
-    async def run(self, operation: Callable[[], Awaitable[T]]) -> T | None:
+    async def get(self, key: str) -> bytes | None:
+        """See `Store`."""
+        value = await self._run(lambda: self._get(key))
+        return value if isinstance(value, bytes) else None
+
+    async def set(self, key: str, value: bytes, ttl_s: float) -> None:
+        """See `Store`."""
+        if ttl_s > 0 and len(value) <= self._max_entry_bytes:
+            await self._run(lambda: self._set(key, value, ttl_s))
+
+    async def close(self) -> None:
+        """See `Store`."""
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(self.wait_s):
+                await self._close()
+
+    @abstractmethod
+    def _get(self, key: str) -> Awaitable[object]: ...
+    @abstractmethod
+    def _set(self, key: str, value: bytes, ttl_s: float) -> Awaitable[object]: ...
+    @abstractmethod
+    def _close(self) -> Awaitable[object]: ...
+
+    async def _run(self, operation: Callable[[], Awaitable[T]]) -> T | None:
         """The operation's result, or None where it failed, hung, or the store is left alone."""
         now = time.monotonic()
         if now < self._closed_until:
             return None
         if self._away:  # one asks whether it is back; the others do not wait for the answer
-            self._closed_until = now + RETRY_S
+            self._closed_until = now + self._retry_s
+        result = None
         try:
-            async with asyncio.timeout(WAIT_S):
+            async with asyncio.timeout(self.wait_s):
                 result = await operation()
         except Exception as error:  # noqa: BLE001 - whatever it is, it is a miss
             self.failures += 1
-            if isinstance(error, self._gone):
-                self._away_by(error)
-            else:
-                self._failed_by(error)
-            return None
-        self._is_back()
-        return result
-
-    def _away_by(self, error: Exception) -> None:
-        self._closed_until = time.monotonic() + RETRY_S
-        if not self._away:
-            kind = type(error).__name__
-            logger.warning("%s is away (%s): nothing is found until it is back", self._name, kind)
-        self._away = True
-
-    def _failed_by(self, error: Exception) -> None:
-        self._is_back()  # it answered
-        kind = type(error).__name__  # not its message, which may quote an address with a password
-        if kind not in self._said:
-            self._said.add(kind)
-            logger.warning("%s: an operation failed (%s); told once", self._name, kind)
-
-    def _is_back(self) -> None:
+            kind = type(error).__name__  # not its message, which may quote a password
+            if isinstance(error, self.gone):
+                self._closed_until = time.monotonic() + self._retry_s
+                if not self._away:
+                    self._away = True
+                    text = "%s is away (%s): nothing is found until it is back"
+                    logger.warning(text, self.name, kind)
+                return None
+            if kind not in self._said:
+                self._said.add(kind)
+                logger.warning("%s: an operation failed (%s); told once", self.name, kind)
         if self._away:
             self._away, self._closed_until = False, 0.0
-            logger.warning("%s is back", self._name)
+            logger.warning("%s is back", self.name)
+        return result
 
 
-class DiskStore:
+class DiskStore(_GuardedStore):
     """In a folder, which several processes may share; work is done in a thread of its own.
 
     Past `max_entries` or `max_bytes` the oldest are dropped. Raises ConfigError where the folder
     cannot be used.
     """
+
+    name = "the cache on disk"
 
     def __init__(
         self,
@@ -100,78 +149,63 @@ class DiskStore:
         max_entries: int = 10_000,
         max_entry_bytes: int = 1_000_000,
         max_bytes: int = 2**30,
+        *,
+        wait_s: float = WAIT_S,
     ) -> None:
+        super().__init__(max_entry_bytes, wait_s, RETRY_S)
         self._max_entries = max_entries
-        self._max_entry_bytes = max_entry_bytes
-        self._guard = _Guard("the cache on disk", ())
         # One thread, one connection to the database: each thread would open its own.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="thriftroute-cache")
-
-        def open_cache() -> Any:
-            # Answers are nobody else's to read; diskcache would make a folder that all can.
-            folder = Path(path)
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if (folder / "cache.db").exists() or not any(folder.iterdir()):  # nobody else's
-                tighten(folder)
-            database = folder / diskcache.core.DBNAME
-            database.touch(mode=0o600)  # SQLite gives its other files the same mode
-            database.chmod(0o600)
-            return diskcache.Cache(
-                str(path),
-                timeout=WAIT_S,
-                disk=_BytesDisk,
-                size_limit=max_bytes,
-                # All values lie in the database: a file of its own would have the mode of any file.
-                disk_min_file_size=max_entry_bytes + 1,
-            )
-
         try:
-            self._cache = self._thread.submit(open_cache).result()
+            opening = self._thread.submit(_open, Path(path), max_entry_bytes, max_bytes)
+            self._cache = opening.result()
         except Exception as error:  # sqlite3's and the system's own
             self._thread.shutdown()
             raise ConfigError(
                 f"cache.path: {str(path)!r} cannot be used: {error}; expected a folder that can be "
-                "written, new or made by this cache"
+                "written, new or made by this cache",
+                loc=("cache", "path"),
             ) from error
 
-    @property
-    def failures(self) -> int:
-        """See `Store`."""
-        return self._guard.failures
+    def _get(self, key: str) -> Awaitable[object]:
+        return self._in_thread(lambda: self._cache.get(key))
 
-    async def get(self, key: str) -> bytes | None:
-        """See `Store`."""
-        value = await self._run(lambda: self._cache.get(key))
-        return value if isinstance(value, bytes) else None
+    def _set(self, key: str, value: bytes, ttl_s: float) -> Awaitable[object]:
+        def work() -> None:
+            self._cache.set(key, value, expire=ttl_s)
+            for _ in range(10):  # a few at a time, as diskcache does it for sizes
+                if len(self._cache) <= self._max_entries:
+                    break
+                self._cache.delete(next(iter(self._cache)))
 
-    async def set(self, key: str, value: bytes, ttl_s: float) -> None:
-        """See `Store`."""
-        if ttl_s <= 0 or len(value) > self._max_entry_bytes:
-            return
-        await self._run(lambda: self._set(key, value, ttl_s))
+        return self._in_thread(work)
 
-    async def delete(self, key: str) -> None:
-        """See `Store`."""
-        await self._run(lambda: self._cache.delete(key))
+    async def _close(self) -> None:
+        try:
+            await self._in_thread(self._cache.close)
+        finally:
+            self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def close(self) -> None:
-        """See `Store`."""
-        loop = asyncio.get_running_loop()
-        with contextlib.suppress(Exception):
-            async with asyncio.timeout(WAIT_S):
-                await loop.run_in_executor(self._thread, self._cache.close)
-        self._thread.shutdown(wait=False, cancel_futures=True)
+    def _in_thread(self, work: Callable[[], object]) -> Awaitable[object]:
+        return asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    def _set(self, key: str, value: bytes, ttl_s: float) -> None:
-        self._cache.set(key, value, expire=ttl_s)
-        for _ in range(10):  # a few at a time, as diskcache does it for sizes
-            if len(self._cache) <= self._max_entries:
-                break
-            self._cache.delete(next(iter(self._cache)))
 
-    async def _run(self, work: Callable[[], T]) -> T | None:
-        loop = asyncio.get_running_loop()
-        return await self._guard.run(lambda: loop.run_in_executor(self._thread, work))
+def _open(folder: Path, max_entry_bytes: int, max_bytes: int) -> Any:
+    # Answers are nobody else's to read; diskcache would make a folder that all can.
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    database = folder / diskcache.core.DBNAME
+    if database.exists() or not any(folder.iterdir()):  # nobody else's
+        tighten(folder)
+    database.touch(mode=0o600)  # SQLite gives its other files the same mode
+    database.chmod(0o600)
+    return diskcache.Cache(
+        str(folder),
+        timeout=WAIT_S,
+        disk=_BytesDisk,
+        size_limit=max_bytes,
+        # All values lie in the database: a file of its own would have the mode of any file.
+        disk_min_file_size=max_entry_bytes + 1,
+    )
 
 
 class _Pickled(bytes):
@@ -200,62 +234,38 @@ class _BytesDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no type
             super().remove(file_path)
 
     def _holds(self, name: str) -> bool:
-        """Whether a file that the database names lies in the cache's folder."""
         home = Path(self._directory).resolve()
         return (home / name).resolve().is_relative_to(home)
 
 
-class RedisStore:
+class RedisStore(_GuardedStore):
     """In Redis, shared by all that use the same `prefix`.
 
     How much Redis keeps in all is its own setting: `maxmemory` and `maxmemory-policy`. Raises
     ConfigError for a URL that is none of Redis.
     """
 
-    def __init__(self, url: str, prefix: str, max_entry_bytes: int = 1_000_000) -> None:
+    name = "Redis"
+    gone = (TimeoutError, RedisConnectionError, RedisTimeoutError, OSError)
+
+    def __init__(
+        self,
+        url: str,
+        prefix: str,
+        max_entry_bytes: int = 1_000_000,
+        *,
+        wait_s: float = WAIT_S,
+        retry_s: float = RETRY_S,
+    ) -> None:
+        super().__init__(max_entry_bytes, wait_s, retry_s)
         self._prefix = prefix
-        self._max_entry_bytes = max_entry_bytes
-        self._guard = _Guard("Redis", (RedisConnectionError, RedisTimeoutError, OSError))
-        try:
-            pool = redis.asyncio.BlockingConnectionPool.from_url(
-                url,
-                max_connections=50,
-                timeout=WAIT_S,
-                socket_timeout=WAIT_S,
-                socket_connect_timeout=WAIT_S,
-                retry=Retry(NoBackoff(), 0),
-            )
-        except (ValueError, TypeError):
-            # Without the cause, which may quote the password.
-            raise ConfigError(
-                "redis_url: no address of a Redis; expected redis://[user:password@]host:port/db, "
-                "rediss://... or unix://..."
-            ) from None
-        self._redis = redis.asyncio.Redis.from_pool(pool)
+        self._redis = redis_client(url, wait_s, 50, wait_s)
 
-    @property
-    def failures(self) -> int:
-        """See `Store`."""
-        return self._guard.failures
+    def _get(self, key: str) -> Awaitable[object]:
+        return self._redis.get(self._prefix + key)
 
-    async def get(self, key: str) -> bytes | None:
-        """See `Store`."""
-        value = await self._guard.run(lambda: self._redis.get(self._prefix + key))
-        return value if isinstance(value, bytes) else None
+    def _set(self, key: str, value: bytes, ttl_s: float) -> Awaitable[object]:
+        return self._redis.set(self._prefix + key, value, px=max(1, int(ttl_s * 1000)))
 
-    async def set(self, key: str, value: bytes, ttl_s: float) -> None:
-        """See `Store`."""
-        if ttl_s <= 0 or len(value) > self._max_entry_bytes:
-            return
-        ttl_ms = max(1, int(ttl_s * 1000))
-        await self._guard.run(lambda: self._redis.set(self._prefix + key, value, px=ttl_ms))
-
-    async def delete(self, key: str) -> None:
-        """See `Store`."""
-        await self._guard.run(lambda: self._redis.delete(self._prefix + key))
-
-    async def close(self) -> None:
-        """See `Store`."""
-        with contextlib.suppress(Exception):
-            async with asyncio.timeout(WAIT_S):
-                await self._redis.aclose()
+    def _close(self) -> Awaitable[object]:
+        return self._redis.aclose()

@@ -13,7 +13,6 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +22,8 @@ from ...router.scorer import Scorer
 
 Embedding = npt.NDArray[np.float32]
 Embed = Callable[[str], Embedding | None]
+Words = tuple[str, ...]  # of a text, in lower case
+Frame = tuple[Words, Words, int]  # numbers, symbols, how many negations: they must agree
 
 MOST_WORDS = 32
 MOST_CHARS = 250
@@ -39,32 +40,6 @@ _NEGATIONS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Traits:
-    """Of a text, what must agree beside its embedding; `words` are in lower case."""
-
-    words: tuple[str, ...]
-    frame: tuple[object, ...]  # numbers, symbols, how many negations
-
-    def agree(self, other: "_Traits") -> bool:
-        mine, others = set(self.words), set(other.words)
-        return self.frame == other.frame and [w for w in self.words if w in others] == [
-            w for w in other.words if w in mine
-        ]
-
-
-def _traits(text: str) -> _Traits | None:
-    """None for a text that is too long, or has no words."""
-    if len(text) > MOST_CHARS:
-        return None
-    text = text.lower().replace("’", "'")
-    words = tuple(_WORD.findall(text))
-    if not 0 < len(words) <= MOST_WORDS:
-        return None
-    negations = sum(word in _NEGATIONS or word.endswith("n't") for word in words)
-    return _Traits(words, (_NUMBER.findall(text), _SYMBOL.findall(text), negations))
-
-
 class SemanticIndex:
     """Embeddings of the texts whose answers are kept, in this process. Safe to share between
     threads; `find` and `add` embed, which takes milliseconds: call them beside the event loop.
@@ -79,8 +54,9 @@ class SemanticIndex:
         self._similarity = similarity
         self._max_entries = max_entries
         self._lock = threading.Lock()
-        self._buckets: dict[str, _Bucket] = {}
-        self._used: OrderedDict[tuple[str, str], None] = OrderedDict()  # (bucket, key)
+        # (bucket, frame) -> key -> (words, unit vector)
+        self._entries: dict[tuple[str, Frame], dict[str, tuple[Words, Embedding]]] = {}
+        self._used: OrderedDict[tuple[str, str], Frame] = OrderedDict()  # of (bucket, key)
 
     def __len__(self) -> int:
         return len(self._used)
@@ -90,90 +66,76 @@ class SemanticIndex:
 
         Where nothing is kept under that key any more, tell `discard`: it hides the next closest.
         """
-        if bucket is None or bucket not in self._buckets:  # most are not: no need to embed
-            return None
-        traits, wanted = self._read(text)
-        if traits is None or wanted is None:
+        words, frame = _traits(text)
+        if bucket is None or not words or (bucket, frame) not in self._entries:
+            return None  # as most: no need to embed
+        wanted = self._unit(text)
+        if wanted is None:
             return None
         with self._lock:
-            entries = self._buckets.get(bucket)
-            key = None if entries is None else entries.closest(traits, wanted, self._similarity)
-            if key is not None:
-                self._used.move_to_end((bucket, key))
-            return key
+            entries = list(self._entries.get((bucket, frame), {}).items())
+            if not entries:
+                return None
+            cosines = np.stack([vector for _, (_, vector) in entries]) @ wanted
+            near = np.flatnonzero(cosines >= self._similarity)
+            for row in near[np.argsort(-cosines[near], kind="stable")]:
+                key, (others, _) = entries[row]
+                if _agree(words, others):
+                    self._used.move_to_end((bucket, key))
+                    return key
+        return None
 
     def add(self, bucket: str | None, text: str, key: str) -> None:
         """Note that the answer to `text` is kept under `key`."""
-        if bucket is None:
-            return
-        traits, embedding = self._read(text)
-        if traits is None or embedding is None:
+        words, frame = _traits(text)
+        unit = self._unit(text) if words and bucket is not None else None
+        if bucket is None or unit is None:
             return
         with self._lock:
-            if (bucket, key) in self._used:
-                self._drop(bucket, key)
-            self._buckets.setdefault(bucket, _Bucket(embedding.size)).add(key, traits, embedding)
-            self._used[bucket, key] = None
+            self._drop(bucket, key)
+            self._entries.setdefault((bucket, frame), {})[key] = (words, unit)
+            self._used[bucket, key] = frame
             while len(self._used) > self._max_entries:
                 self._drop(*next(iter(self._used)))
 
     def discard(self, bucket: str | None, key: str) -> None:
         """Forget a key, whose answer is kept no more. Nothing where it is not known."""
-        with self._lock:
-            if bucket is not None and (bucket, key) in self._used:
+        if bucket is not None:
+            with self._lock:
                 self._drop(bucket, key)
 
     def _drop(self, bucket: str, key: str) -> None:
-        del self._used[bucket, key]
-        entries = self._buckets[bucket]
-        entries.drop(key)
-        if not entries.rows:
-            del self._buckets[bucket]
+        frame = self._used.pop((bucket, key), None)
+        if frame is not None:
+            entries = self._entries[bucket, frame]
+            del entries[key]
+            if not entries:
+                del self._entries[bucket, frame]
 
-    def _read(self, text: str) -> tuple[_Traits | None, Embedding | None]:
-        """Traits and embedding, at length 1; None where it has none, or no direction."""
-        traits = _traits(text)
-        embedding = None if traits is None else self._embed(text)
+    def _unit(self, text: str) -> Embedding | None:
+        """The embedding at length 1; None where there is none, or no direction."""
+        embedding = self._embed(text)
         if embedding is None:
-            return None, None
+            return None
         vector = np.asarray(embedding, dtype=np.float32).ravel()
         length = float(np.linalg.norm(vector))
-        return traits, vector / np.float32(length) if 0 < length < np.inf else None
+        return vector / np.float32(length) if 0 < length < np.inf else None
 
 
-class _Bucket:
-    """Keys, traits and unit vectors, float32[n, d], in rows that belong together."""
+def _traits(text: str) -> tuple[Words, Frame]:
+    """What must agree beside the embedding; no words for a text that is too long or has none."""
+    text = text.lower().replace("’", "'") if len(text) <= MOST_CHARS else ""
+    words = tuple(_WORD.findall(text))
+    if len(words) > MOST_WORDS:
+        words = ()
+    negations = sum(word in _NEGATIONS or word.endswith("n't") for word in words)
+    return words, (tuple(_NUMBER.findall(text)), tuple(_SYMBOL.findall(text)), negations)
 
-    def __init__(self, width: int) -> None:
-        self.rows: dict[str, int] = {}
-        self._keys: list[str] = []
-        self._traits: list[_Traits] = []
-        self._matrix = np.empty((4, width), np.float32)
 
-    def closest(self, traits: _Traits, wanted: Embedding, similarity: float) -> str | None:
-        cosines = self._matrix[: len(self._keys)] @ wanted
-        near = np.flatnonzero(cosines >= similarity)
-        for row in map(int, near[np.argsort(-cosines[near], kind="stable")]):
-            if self._traits[row].agree(traits):
-                return self._keys[row]
-        return None
-
-    def add(self, key: str, traits: _Traits, embedding: Embedding) -> None:
-        row = self.rows[key] = len(self._keys)
-        self._keys.append(key)
-        self._traits.append(traits)
-        if row == len(self._matrix):
-            self._matrix = np.concatenate([self._matrix, np.empty_like(self._matrix)])
-        self._matrix[row] = embedding
-
-    def drop(self, key: str) -> None:
-        """The last row takes the place of the one that goes."""
-        row = self.rows.pop(key)
-        last_key, last_traits = self._keys.pop(), self._traits.pop()
-        if last_key != key:
-            self._keys[row], self._traits[row] = last_key, last_traits
-            self._matrix[row] = self._matrix[len(self._keys)]
-            self.rows[last_key] = row
+def _agree(words: Words, others: Words) -> bool:
+    """Whether the words that both have come in the same order."""
+    mine, theirs = set(words), set(others)
+    return [w for w in words if w in theirs] == [w for w in others if w in mine]
 
 
 def bundle_embedder(scorer: Scorer) -> Embed:

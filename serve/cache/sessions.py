@@ -30,47 +30,51 @@ class Sessions:
         In the middle of tool calls it is the model that made them, else the session's. Whether that
         model is still in the pool, and fits, is the caller's to see.
         """
-        waiting = _waiting(asked)
-        if waiting is not None:
-            found = await self._store.get(_loop_key(asked, *waiting))
+        keys = []
+        last = len(asked.messages) - 1
+        while last >= 0 and asked.messages[last].get("role") in {"tool", "function"}:
+            last -= 1
+        if 0 <= last < len(asked.messages) - 1:  # it ends with the results of that answer's calls
+            keys.append(_loop_key(asked, asked.messages[:last], asked.messages[last]))
+        keys += self._session_keys(asked)
+        for key in keys:
+            found = await self._store.get(key)
             if found is not None:
                 return found.decode(errors="replace")
-        session = asked.options.session
-        if session is None or self._sticky_s <= 0:
-            return None
-        found = await self._store.get(_session_key(asked, session))
-        return None if found is None else found.decode(errors="replace")
+        return None
 
     async def remember(
         self, asked: Asked, model: str, completion: Mapping[str, Any] | None = None
     ) -> None:
         """Note that `model` answered `asked`, and which tool calls its answer made."""
         value = model.encode(errors="replace")
-        notes = {
-            _loop_key(asked, asked.messages, message): TOOLS_S
-            for message in _messages(completion or {})
+        choices = (completion or {}).get("choices")
+        messages = [choice.get("message") for choice in _mappings(choices)]
+        notes = [
+            (_loop_key(asked, asked.messages, message), TOOLS_S)
+            for message in _mappings(messages)
             if any(_calls(message))
-        }
-        if asked.options.session is not None and self._sticky_s > 0:
-            notes[_session_key(asked, asked.options.session)] = self._sticky_s
-        if notes:
-            await asyncio.gather(*(self._store.set(key, value, s) for key, s in notes.items()))
+        ]
+        notes += [(key, self._sticky_s) for key in self._session_keys(asked)]
+        await asyncio.gather(*(self._store.set(key, value, s) for key, s in notes))
+
+    def _session_keys(self, asked: Asked) -> list[str]:
+        session = asked.options.session
+        if session is None or self._sticky_s <= 0:
+            return []
+        return [_hash("session", asked.principal.tenant, session)]
 
 
-def _messages(completion: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    choices = completion.get("choices")
-    for choice in choices if isinstance(choices, list) else ():
-        message = choice.get("message") if isinstance(choice, Mapping) else None
-        if isinstance(message, Mapping):
-            yield message
+def _mappings(items: object) -> Iterator[Mapping[str, Any]]:
+    return (
+        item for item in (items if isinstance(items, list) else ()) if isinstance(item, Mapping)
+    )
 
 
 def _calls(message: Mapping[str, Any]) -> Iterator[str]:
     """The calls that a message makes: id, name and arguments of each."""
-    calls = message.get("tool_calls")
-    for call in calls if isinstance(calls, list) else ():
-        if isinstance(call, Mapping):
-            yield from (str(call.get("id")), *_function(call.get("function")))
+    for call in _mappings(message.get("tool_calls")):
+        yield from (str(call.get("id")), *_function(call.get("function")))
     if message.get("function_call"):  # of the old kind, without an id
         yield from _function(message["function_call"])
 
@@ -87,17 +91,6 @@ def _function(function: object) -> tuple[str, str]:
         return name, str(arguments)
 
 
-def _waiting(asked: Asked) -> tuple[Sequence[Mapping[str, Any]], Mapping[str, Any]] | None:
-    """(the messages before the answer whose tool calls' results end the conversation, that answer);
-    None where it does not end with results."""
-    last = len(asked.messages) - 1
-    while last >= 0 and asked.messages[last].get("role") in {"tool", "function"}:
-        last -= 1
-    if not 0 <= last < len(asked.messages) - 1:
-        return None
-    return asked.messages[:last], asked.messages[last]
-
-
 def _loop_key(asked: Asked, before: Sequence[Mapping[str, Any]], answer: Mapping[str, Any]) -> str:
     """Of whom and of the whole conversation, as far as clients send it back as it was."""
     who, options = asked.principal, asked.options
@@ -111,10 +104,6 @@ def _loop_key(asked: Asked, before: Sequence[Mapping[str, Any]], answer: Mapping
 
 def _plain(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-
-
-def _session_key(asked: Asked, session: str) -> str:
-    return _hash("session", asked.principal.tenant, session)
 
 
 def _hash(*parts: str) -> str:

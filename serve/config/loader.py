@@ -250,7 +250,7 @@ def _expected(schema: Mapping[str, Any]) -> str:
         return f"one of {', '.join(map(str, schema['enum']))}"
     if "maxLength" in schema:
         return f"text of 1 to {schema['maxLength']} characters"
-    kind = schema.get("type")
+    kind = str(schema.get("type"))
     if kind in {"integer", "number"}:
         limits = [f" {sign} {schema[key]:g}" for key, sign in _LIMITS.items() if key in schema]
         return f"a {'whole ' if kind == 'integer' else ''}number{' and'.join(limits)}"

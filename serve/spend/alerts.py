@@ -1,11 +1,10 @@
 """Budget alerts: one POST to a webhook when spending passes a share of a budget.
 
-Off the hot path: events wait in a bounded queue for one task, which tries each a few times and logs
-what it cannot deliver. Neither a slow webhook nor a dead one holds up a request.
+Off the hot path: each is sent in the background, one after another, tried a few times, and logged
+where it cannot be delivered. Neither a slow webhook nor a dead one holds up a request.
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -15,7 +14,7 @@ import httpx
 
 from .budgets import Budget
 
-QUEUE = 1000
+MOST_WAITING = 1000
 TIMEOUT_S = 5.0
 
 logger = logging.getLogger(__name__)
@@ -41,13 +40,12 @@ class Alerts:
         self.sent = 0
         self.failed = 0
         self._webhook = webhook
-        self._host = _host(webhook)
         self._at = tuple(sorted(at))
         self._tries = tries
         self._backoff_s = backoff_s
         self._known: dict[tuple[str, float], int] = {}  # (counter, share) -> its window's end
-        self._queue: asyncio.Queue[tuple[Budget, float, int, Claim]] = asyncio.Queue(QUEUE)
-        self._task: asyncio.Task[None] | None = None
+        self._turn = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def passed(self, budget: Budget, spent: int, claim: Claim) -> None:
         """Note what is spent; an alert goes out for each share that is passed for the first time.
@@ -58,13 +56,13 @@ class Alerts:
             if spent < share * budget.limit or (budget.key, share) in self._known:
                 continue
             self._known[budget.key, share] = budget.resets_at
-            try:
-                self._queue.put_nowait((budget, share, spent, claim))
-            except asyncio.QueueFull:
+            if len(self._tasks) >= MOST_WAITING:
                 self.failed += 1
-                logger.error("budget alert dropped: %d others wait to be sent", QUEUE)
-            if self._task is None or self._task.done():
-                self._task = asyncio.get_running_loop().create_task(self._work())
+                logger.error("budget alert dropped: %d others wait to be sent", MOST_WAITING)
+                continue
+            task = asyncio.get_running_loop().create_task(self._send(budget, share, spent, claim))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     def forget(self, now: float) -> None:
         """Drop what is known of windows that are over."""
@@ -72,54 +70,50 @@ class Alerts:
 
     async def close(self, timeout_s: float = 5.0) -> None:
         """Send what waits, within `timeout_s`; what is left is logged and dropped."""
-        task, self._task = self._task, None
-        if task is None:
+        if not self._tasks:
             return
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._queue.join(), timeout_s)
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-        if not self._queue.empty():
-            logger.error("%d budget alerts were not sent before the end", self._queue.qsize())
+        _, late = await asyncio.wait(self._tasks, timeout=timeout_s)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+        if late:
+            logger.error("%d budget alerts were not sent before the end", len(late))
 
-    async def _work(self) -> None:
-        async with httpx.AsyncClient(timeout=TIMEOUT_S, follow_redirects=False) as client:
-            while True:
-                budget, share, spent, claim = await self._queue.get()
-                try:
-                    if await claim(budget, f"{share:g}"):
-                        await self._send(client, budget, share, spent)
-                except Exception:
-                    self.failed += 1
-                    logger.exception("a budget alert failed")
-                finally:
-                    self._queue.task_done()
-
-    async def _send(
-        self, client: httpx.AsyncClient, budget: Budget, share: float, spent: int
-    ) -> None:
-        event = alert(budget, share, spent)
-        logger.warning("%s", event["text"])
-        if self._webhook is None:
-            return
-        problem = ""
-        for attempt in range(self._tries):
-            if attempt:
-                await asyncio.sleep(self._backoff_s * 2 ** (attempt - 1))
+    async def _send(self, budget: Budget, share: float, spent: int, claim: Claim) -> None:
+        async with self._turn:
             try:
-                answer = await client.post(self._webhook, json=event)
-            except (httpx.HTTPError, httpx.InvalidURL) as error:
-                problem = type(error).__name__
-                continue
-            if answer.is_success:
-                self.sent += 1
+                if not await claim(budget, f"{share:g}"):
+                    return
+                event = alert(budget, share, spent)
+                logger.warning("%s", event["text"])
+                problem = "" if self._webhook is None else await self._post(self._webhook, event)
+            except Exception:
+                self.failed += 1
+                logger.exception("a budget alert failed")
                 return
-            problem = f"status {answer.status_code}"
-            if answer.status_code not in (408, 429) and answer.status_code < 500:
-                break  # the same POST would be refused again
-        self.failed += 1
-        logger.error("budget alert not delivered to %s: %s", self._host, problem)
+        if problem:
+            self.failed += 1
+            logger.error("budget alert not delivered to %s: %s", _host(self._webhook), problem)
+
+    async def _post(self, webhook: str, event: dict[str, Any]) -> str:
+        """What stopped it; empty where it was delivered."""
+        problem = ""
+        async with httpx.AsyncClient(timeout=TIMEOUT_S, follow_redirects=False) as client:
+            for attempt in range(self._tries):
+                if attempt:
+                    await asyncio.sleep(self._backoff_s * 2 ** (attempt - 1))
+                try:
+                    status = (await client.post(webhook, json=event)).status_code
+                except (httpx.HTTPError, httpx.InvalidURL) as error:
+                    problem = type(error).__name__
+                    continue
+                if 200 <= status < 300:
+                    self.sent += 1
+                    return ""
+                problem = f"status {status}"
+                if status not in (408, 429) and status < 500:
+                    break  # the same POST would be refused again
+        return problem
 
 
 def _host(webhook: str | None) -> str:

@@ -5,7 +5,8 @@ and, up to 2**53 (nine million dollars a window), in its Lua scripts.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 from urllib.parse import quote
@@ -19,6 +20,7 @@ BUSY_S = 5  # when to try again where the budget is only held by requests in wor
 
 Per = Literal["day", "month"]
 Unit = Literal["usd", "tokens"]
+Stats = Callable[..., Mapping[str, Any]]  # `records.writer.Recorder.stats`
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +64,15 @@ class Budget:
     def to_dict(self, spent: int, held: int = 0) -> dict[str, Any]:
         """As JSON: USD or tokens; `held` is set aside for requests that are being answered."""
         scale = NANO if self.unit == "usd" else 1
-        return {
-            "tier": self.tier,
-            "scope": self.scope,
-            "name": self.name,
-            "per": self.per,
-            "unit": self.unit,
+        whole = asdict(self) | {
             "limit": self.limit / scale,
             "soft": None if self.soft is None else self.soft / scale,
             "spent": spent / scale,
             "held": held / scale,
             "resets_at": iso(self.resets_at),
         }
+        del whole["window"]
+        return whole
 
 
 def nano(usd: float) -> int:
@@ -123,6 +122,20 @@ def refusal(budget: Budget, spent: int, held: int, asked: int, now: float) -> Re
     if wait > 60:
         headers["x-should-retry"] = "false"  # OpenAI's clients would try twice more within seconds
     return RefusedError(429, "budget_exceeded", message, headers=headers)
+
+
+def spent_before(stats: Stats, budget: Budget) -> int:
+    """Spent in the budget's window so far, in its unit, by the decisions on record.
+
+    Answers from the cache have tokens on record, but used up none. What was decided in the last
+    second before a crash may be missing, as it is in the records.
+    """
+    filters = {"tier": budget.tier, budget.scope: budget.name}
+    groups = stats(budget.since, "cache", filters=filters)["groups"]
+    called = [group for group in groups if group["name"] not in {"hit", "semantic"}]
+    if budget.unit == "usd":
+        return nano(sum(float(group["cost"]) for group in called))
+    return sum(int(group["prompt_tokens"]) + int(group["completion_tokens"]) for group in called)
 
 
 def iso(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""The ledger: what a request may spend is set aside before it, and settled after it.
+"""The ledger of budgets: what a request may spend is set aside before it, and settled after it.
 
 A reservation is atomic over all budgets of its request. Therefore N parallel requests spend more
 than a limit only by what they cost more than was reserved for them.
@@ -12,18 +12,18 @@ import math
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..config.settings import Config, TierSettings
+from ..errors import RefusedError
+from ..redis_pool import redis_client
 from ..request import Principal
 from .alerts import Alerts
-from .budgets import Budget, budgets_of, refusal
-from .counters import Hold, Level, MemoryCounters, Need, Refused, Taken, Totals
-from .history import Stats, spent_before
-from .redis_counters import RedisCounters, connect, failures
+from .budgets import Budget, Stats, budgets_of, spent_before
+from .counters import MemoryCounters, Need, Reservation
+from .redis_counters import CONNECTIONS, FAILURES, RedisCounters
 
-PATIENCE_S = 0.2  # a request waits no longer than this for Redis, and only until it is known away
+PATIENCE_S = 0.2
 STEPS = 10  # of the patience: a loop that stands still uses up one of them, however long it does
 PROBE_S = 0.5  # between looks whether Redis is back
 HISTORY_S = 2.0  # the first request of a budget waits no longer for what was spent before
@@ -32,23 +32,11 @@ LEASE_S = 3600.0  # of a reservation whose process died; longer than any request
 logger = logging.getLogger(__name__)
 
 
-@dataclass(slots=True, eq=False)
-class Reservation:
-    """What was set aside for one request. `level` "soft": only weak models may answer.
-
-    It ends once, by `Ledger.settle` or `Ledger.release`; what comes after that does nothing.
-    """
-
-    level: Level
-    hold: Hold = field(repr=False)
-    ended: bool = False
-
-
-class Ledger:
+class BudgetLedger:
     """Budgets of this process, or with `redis_url` of all workers. One event loop a ledger.
 
     Where Redis does not answer, requests are counted here, on top of the last known totals, and
-    merged back when it returns: a request neither fails nor waits longer than PATIENCE_S for it.
+    merged back when it returns: a request neither fails nor waits longer than `patience_s` for it.
     Meanwhile each worker holds the limits alone. `degraded` is True then; `outages` counts how
     often that began, `degraded_requests` the reservations made without Redis, `pending` the
     settlements that wait for it.
@@ -64,33 +52,35 @@ class Ledger:
         alerts: Alerts | None = None,
         history: Callable[[Budget], int] | None = None,
         lease_s: float = LEASE_S,
+        patience_s: float = PATIENCE_S,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.alerts = alerts
         self.degraded = False
         self.outages = 0
         self.degraded_requests = 0
+        self.patience_s = patience_s
         self._lease_s = lease_s
         self._clock = clock
         self._local = MemoryCounters(lease_s)
-        self._client = None if redis_url is None else connect(redis_url, STEPS * PATIENCE_S)
-        self._remote = None if self._client is None else RedisCounters(self._client, lease_s)
+        self._client = self._remote = None
+        if redis_url is not None:
+            self._client = redis_client(redis_url, STEPS * patience_s, CONNECTIONS, None)
+            self._remote = RedisCounters(self._client, lease_s)
         self._seen: dict[str, tuple[int, int]] = {}  # counter -> (spent as Redis said, window end)
-        self._pending: dict[str, tuple[Hold, tuple[int, ...]]] = {}  # id of a hold -> its end
-        self._batches: dict[tuple[str, ...], tuple[Hold, tuple[int, ...]]] = {}
+        # What Redis was not told yet, by id; or, for what it has never seen, by its budgets.
+        self._waiting: dict[str | tuple[str, ...], tuple[Reservation, tuple[int, ...]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._recovery: asyncio.Task[None] | None = None
         self._history = history
         self._began = clock()
-        self._recalled: dict[
-            str, tuple[asyncio.Task[None], int]
-        ] = {}  # counter -> (.., window end)
-        self._day = ""
+        self._recalled: dict[str, asyncio.Task[None]] = {}  # by counter
+        self._day = 0
 
     @property
     def pending(self) -> int:
         """Settlements that Redis has not been told yet."""
-        return len(self._pending) + len(self._batches)
+        return len(self._waiting)
 
     async def reserve(
         self,
@@ -113,19 +103,13 @@ class Ledger:
         budgets = budgets_of(principal, tier, now)
         id = uuid.uuid4().hex
         if not budgets:
-            return Reservation("open", Hold(id, (), (), 0))
+            return Reservation(id)
         low = usd if weak_usd is None else min(usd, weak_usd)
-        need = Need(
-            id,
-            budgets,
-            full=tuple(budget.amount(usd, tokens) for budget in budgets),
-            weak=tuple(budget.amount(low, tokens) for budget in budgets),
-        )
-        result = await self._take(need, now)
-        if isinstance(result, Refused):
-            totals = result.totals
-            raise refusal(result.budget, totals.spent, totals.held, result.asked, now)
-        return Reservation(result.level, result.hold)
+        full, weak = (tuple(b.amount(cost, tokens) for b in budgets) for cost in (usd, low))
+        self._tidy(now)
+        if self._remote is None:
+            await self._recall(budgets)
+        return await self._take(Need(id, budgets, full, weak), now)
 
     async def settle(self, reservation: Reservation, usd: float, tokens: int) -> None:
         """Count what the request did cost, in the windows in which it began. Never raises.
@@ -135,45 +119,39 @@ class Ledger:
         if reservation.ended:
             return
         reservation.ended = True
-        hold = reservation.hold
-        if hold.budgets:
-            spent = tuple(budget.amount(usd, tokens) for budget in hold.budgets)
+        if reservation.budgets:
+            spent = tuple(budget.amount(usd, tokens) for budget in reservation.budgets)
             # Shielded: a client that leaves cancels its request, and must be charged all the same.
-            await asyncio.shield(self._keep(self._settle(hold, spent)))
+            await asyncio.shield(self._keep(self._settle(reservation, spent)))
 
     async def release(self, reservation: Reservation) -> None:
         """End a reservation that cost nothing: an answer from the cache, a failed request."""
         await self.settle(reservation, 0.0, 0)
 
     async def state(self, limit: int = 1000) -> list[dict[str, Any]]:
-        """Budgets of the current windows, as `Budget.to_dict` shows them; at most `limit`.
-
-        Of all workers where Redis is shared and answers, else of this one. A budget appears with
-        its first request in a window.
-        """
+        """Budgets of the current windows that are used, as `Budget.to_dict` shows them; at most
+        `limit`. Of all workers where Redis is shared and answers, else of this one."""
         now = self._clock()
         rows = None
         if self._remote is not None and not self.degraded:
             try:
                 # Not on a request's path, and longer than one look at a counter.
-                async with asyncio.timeout(10 * PATIENCE_S):
+                async with asyncio.timeout(10 * self.patience_s):
                     rows = await self._remote.state(now, limit)
-            except failures() as error:
+            except FAILURES as error:
                 self._lost(error)
         if rows is None:
-            rows = await self._local.state(now, limit)
-        return [budget.to_dict(totals.spent, totals.held) for budget, totals in rows]
+            rows = self._local.state(now, limit)
+        return [budget.to_dict(spent, held) for budget, spent, held in rows if spent or held]
 
     async def close(self) -> None:
         """Send alerts and settlements that wait, a few seconds long, and let go of Redis."""
         if self._recovery is not None:
             self._recovery.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._recovery
+            await asyncio.gather(self._recovery, return_exceptions=True)
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self.pending:
-            with contextlib.suppress(*failures()):
-                await self._merge()
+        with contextlib.suppress(*FAILURES):
+            await self._merge()
         if self.pending:
             logger.error("%d settlements never reached Redis", self.pending)
         if self.alerts is not None:
@@ -181,55 +159,53 @@ class Ledger:
         if self._client is not None:
             await self._client.aclose()
 
-    async def _take(self, need: Need, now: float) -> Taken | Refused:
-        self._tidy(now)
-        if self._remote is None:
-            await self._recall(need.budgets)
-            return await self._local.take(need, now, self._known(need.budgets))
+    async def _take(self, need: Need, now: float) -> Reservation:
         seen = self._known(need.budgets)
-        asked = not self.degraded
-        if asked:
+        asked = self._remote is not None and not self.degraded
+        if self._remote is not None and asked:
             try:
-                async with _patience():
-                    result = await self._remote.take(need, now, seen)
-            except failures() as error:
+                async with patience(self.patience_s):
+                    made, spent = await self._remote.take(need, now, seen)
+                self._saw(need.budgets, spent)
+                return made
+            except FAILURES as error:
                 self._lost(error)
             except asyncio.CancelledError:
-                self._keep(self._end_unknown(need.id, need.budgets))
+                self._keep(self._end_unknown(need))
                 raise
-            else:
-                if isinstance(result, Taken):
-                    self._saw(result.hold.budgets, result.totals)
-                return result
-        self.degraded_requests += 1
-        result = await self._local.take(need, now, seen)
-        if not asked:
-            return result
+        self.degraded_requests += self._remote is not None
+        try:
+            made, _ = self._local.take(need, now, seen)
+        except RefusedError:
+            if asked:
+                self._keep(self._end_unknown(need))
+            raise
         # Redis may have taken it before it fell silent, and is told of its end like of any other.
-        if isinstance(result, Refused):
-            self._keep(self._end_unknown(need.id, need.budgets))
-            return result
-        return replace(result, hold=replace(result.hold, shared=True))
+        made.shared = asked
+        return made
+
+    async def _end_unknown(self, need: Need) -> None:
+        """End what Redis may hold for a request that does not go on."""
+        nothing = (0,) * len(need.budgets)
+        await self._settle(Reservation(need.id, need.budgets, nothing, shared=True), nothing)
 
     async def _recall(self, budgets: Sequence[Budget]) -> None:
         """Before a budget is first counted against: what the records say of its window."""
         if self._history is None:
             return
-        waiting = []
         for budget in budgets:
             if budget.since < self._began and budget.key not in self._recalled:
-                self._recalled[budget.key] = (self._keep(self._look_up(budget)), budget.resets_at)
-            task, _ = self._recalled.get(budget.key, (None, 0))
-            if task is not None and not task.done():
-                waiting.append(task)
-        if waiting:
-            await asyncio.wait(waiting)
+                self._recalled[budget.key] = self._keep(self._look_up(budget))
+        tasks = [self._recalled[each.key] for each in budgets if each.key in self._recalled]
+        if tasks:
+            await asyncio.wait(tasks)
 
     async def _look_up(self, budget: Budget) -> None:
         assert self._history is not None
         try:
             async with asyncio.timeout(HISTORY_S):
                 spent = await asyncio.to_thread(self._history, budget)
+            self._seen[budget.key] = (spent, budget.resets_at)
         except Exception as error:  # noqa: BLE001 - a database that is away must not stop requests
             logger.warning(
                 "the budget of %s %r counts from 0, because the records cannot be read: %s",
@@ -237,70 +213,57 @@ class Ledger:
                 budget.name,
                 type(error).__name__,
             )
-        else:
-            self._seen[budget.key] = (spent, budget.resets_at)
 
-    async def _end_unknown(self, id: str, budgets: Sequence[Budget]) -> None:
-        """End what Redis may hold for a request that does not go on."""
-        nothing = (0,) * len(budgets)
-        await self._settle(Hold(id, tuple(budgets), nothing, 0, shared=True), nothing)
-
-    async def _settle(self, hold: Hold, spent: tuple[int, ...]) -> None:
-        now = self._clock()
-        totals: tuple[Totals, ...] | None = None
+    async def _settle(self, made: Reservation, spent: tuple[int, ...]) -> None:
+        totals: list[int] | None = None
         if self._remote is not None:
-            if hold.shared or not self.degraded:
-                # Kept until Redis confirms it; it counts a hold once, however often it is sent.
-                self._pending[hold.id] = (hold, spent)
+            if made.shared or not self.degraded:
+                # Kept until Redis confirms it; it counts one once, however often it is sent.
+                self._waiting[made.id] = (made, spent)
             else:
-                self._batch(hold, spent)
+                # One settlement for these budgets: an outage costs no memory a request.
+                key = tuple(budget.key for budget in made.budgets)
+                first, sums = self._waiting.get(key, (made, (0,) * len(spent)))
+                self._waiting[key] = (first, tuple(map(sum, zip(sums, spent, strict=True))))
             if not self.degraded:
                 try:
-                    async with _patience():
-                        totals = await self._deliver(hold, spent, now)
-                except failures() as error:
+                    async with patience(self.patience_s):
+                        totals = await self._deliver(made, spent)
+                except FAILURES as error:
                     self._lost(error)
         if totals is None:
-            totals = await self._local.settle(hold, spent, now, self._known(hold.budgets))
-        self._tell(hold, totals)
+            totals = self._local.settle(made, spent, self._known(made.budgets))
+        self._tell(made, totals)
 
-    def _batch(self, hold: Hold, spent: Sequence[int]) -> None:
-        """Add to the one settlement for these budgets: an outage costs no memory a request."""
-        key = tuple(budget.key for budget in hold.budgets)
-        whole, sums = self._batches.get(key, (hold, (0,) * len(spent)))
-        self._batches[key] = (whole, tuple(a + b for a, b in zip(sums, spent, strict=True)))
-
-    async def _deliver(self, hold: Hold, spent: Sequence[int], now: float) -> tuple[Totals, ...]:
+    async def _deliver(self, made: Reservation, spent: Sequence[int]) -> list[int]:
         assert self._remote is not None
-        totals = await self._remote.settle(hold, spent, now, self._known(hold.budgets))
-        self._pending.pop(hold.id, None)
-        self._saw(hold.budgets, totals)
+        seen = self._known(made.budgets)
+        totals = await self._remote.settle(made, spent, self._clock(), seen)
+        self._waiting.pop(made.id, None)
+        self._saw(made.budgets, totals)
         return totals
 
     async def _merge(self) -> None:
         """Tell Redis what it missed. Raises where it goes away again; what is told is told."""
-        # From here on a batch is one settlement, with the id of its first hold, and grows no more.
-        for hold, spent in self._batches.values():
-            self._pending[hold.id] = (hold, spent)
-        self._batches.clear()
-        for id in list(self._pending):
-            waiting = self._pending.get(id)
-            if waiting is not None:
-                async with asyncio.timeout(10 * PATIENCE_S):
-                    totals = await self._deliver(*waiting, self._clock())
-                self._tell(waiting[0], totals)
+        # From here on a sum is one settlement, with the id of its first, and grows no more.
+        self._waiting = {made.id: (made, spent) for made, spent in self._waiting.values()}
+        for made, spent in list(self._waiting.values()):
+            if made.id in self._waiting:
+                async with asyncio.timeout(10 * self.patience_s):
+                    totals = await self._deliver(made, spent)
+                self._tell(made, totals)
 
-    def _tell(self, hold: Hold, totals: Sequence[Totals]) -> None:
+    def _tell(self, made: Reservation, totals: Sequence[int]) -> None:
         if self.alerts is not None:
-            for budget, each in zip(hold.budgets, totals, strict=True):
-                self.alerts.passed(budget, each.spent, self._claim)
+            for budget, spent in zip(made.budgets, totals, strict=True):
+                self.alerts.passed(budget, spent, self._claim)
 
     async def _claim(self, budget: Budget, mark: str) -> bool:
         if self._remote is not None and not self.degraded:
-            with contextlib.suppress(*failures()):
-                async with asyncio.timeout(10 * PATIENCE_S):
+            with contextlib.suppress(*FAILURES):
+                async with asyncio.timeout(10 * self.patience_s):
                     return await self._remote.claim(budget, mark)
-        return await self._local.claim(budget, mark)
+        return self._local.claim(budget, mark)
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run on, whoever waits for it; `close` does."""
@@ -311,15 +274,13 @@ class Ledger:
 
     def _known(self, budgets: Sequence[Budget]) -> dict[str, int]:
         """What Redis last said was spent, by counter."""
-        return {
-            budget.key: self._seen[budget.key][0] for budget in budgets if budget.key in self._seen
-        }
+        return {b.key: self._seen[b.key][0] for b in budgets if b.key in self._seen}
 
-    def _saw(self, budgets: Sequence[Budget], totals: Sequence[Totals]) -> None:
-        for budget, each in zip(budgets, totals, strict=True):
+    def _saw(self, budgets: Sequence[Budget], totals: Sequence[int]) -> None:
+        for budget, spent in zip(budgets, totals, strict=True):
             # Answers may overtake each other; what is spent only grows.
             before = self._seen.get(budget.key, (0, 0))[0]
-            self._seen[budget.key] = (max(before, each.spent), budget.resets_at)
+            self._seen[budget.key] = (max(before, spent), budget.resets_at)
 
     def _lost(self, error: BaseException) -> None:
         if self.degraded:
@@ -336,7 +297,7 @@ class Ledger:
         said = False
         while True:
             try:
-                async with _patience():
+                async with patience(self.patience_s):
                     await self._remote.probe()
                 while self.pending:
                     await self._merge()
@@ -357,26 +318,28 @@ class Ledger:
 
     def _tidy(self, now: float) -> None:
         """Once a day: forget what is known of windows that are over."""
-        day = str(math.floor(now / 86400))
-        if day != self._day:
-            self._day = day
-            self._seen = {key: each for key, each in self._seen.items() if each[1] > now}
-            self._recalled = {key: each for key, each in self._recalled.items() if each[1] > now}
-            if self.alerts is not None:
-                self.alerts.forget(now)
+        day = math.floor(now / 86400)
+        if day == self._day:
+            return
+        self._day = day
+        self._seen = {key: each for key, each in self._seen.items() if each[1] > now}
+        self._recalled = {key: each for key, each in self._recalled.items() if not each.done()}
+        self._local.forget(now)
+        if self.alerts is not None:
+            self.alerts.forget(now)
 
 
 @contextlib.asynccontextmanager
-async def _patience() -> AsyncIterator[None]:
-    """TimeoutError after PATIENCE_S of the time in which this loop turns. A process held up by a
-    burst would else take a healthy Redis for away, count alone and spend past a shared budget."""
+async def patience(seconds: float) -> AsyncIterator[None]:
+    """TimeoutError after so many seconds in which this loop turns. A process held up by a burst
+    would else take a healthy Redis for away, count alone and spend past a shared budget."""
     loop = asyncio.get_running_loop()
     timer: asyncio.TimerHandle | None = None
 
     def step(left: int) -> None:
         nonlocal timer
         if left > 0:
-            timer = loop.call_later(PATIENCE_S / STEPS, step, left - 1)
+            timer = loop.call_later(seconds / STEPS, step, left - 1)
         else:
             limit.reschedule(loop.time())
 
@@ -389,11 +352,11 @@ async def _patience() -> AsyncIterator[None]:
             timer.cancel()
 
 
-def make_ledger(config: Config, stats: Stats | None = None) -> Ledger:
+def make_ledger(config: Config, stats: Stats | None = None) -> BudgetLedger:
     """The ledger that a configuration asks for. Connects to nothing yet.
 
     stats: `Recorder.stats`, from which a ledger without Redis learns what was spent before.
     """
     alerts = Alerts(config.alerts.webhook, config.alerts.at)
     history = None if stats is None else functools.partial(spent_before, stats)
-    return Ledger(config.redis_url, alerts=alerts, history=history)
+    return BudgetLedger(config.redis_url, alerts=alerts, history=history)

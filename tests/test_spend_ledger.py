@@ -30,10 +30,9 @@ from thriftroute.serve.config.settings import (
 )
 from thriftroute.serve.errors import RefusedError
 from thriftroute.serve.request import Principal
-from thriftroute.serve.spend import ledger as ledgers
-from thriftroute.serve.spend.budgets import Budget
-from thriftroute.serve.spend.history import spent_before
-from thriftroute.serve.spend.ledger import Ledger, Reservation, make_ledger
+from thriftroute.serve.spend.budgets import Budget, spent_before
+from thriftroute.serve.spend.counters import Reservation
+from thriftroute.serve.spend.ledger import PATIENCE_S, PROBE_S, BudgetLedger, make_ledger
 from thriftroute.tests.helpers.servers import Server, redis_server
 
 ACME = Principal(key="k1", tenant="acme", tier="pro")
@@ -71,22 +70,16 @@ def url(request: pytest.FixtureRequest) -> str | None:
     return server.url
 
 
-@pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Set how long a request waits for Redis. Long unless a test is about just that: on a machine
-    under load a healthy Redis may take its time."""
+LONG_S = 20.0  # on a machine under load a healthy Redis may take its time
 
-    def wait(seconds: float) -> None:
-        monkeypatch.setattr(ledgers, "PATIENCE_S", seconds)
 
-    assert ledgers.PATIENCE_S < 0.25, "the bound that users are promised"
-    wait(20.0)
-    return wait
+def test_a_request_waits_no_longer_than_users_are_promised() -> None:
+    assert PATIENCE_S < 0.25
 
 
 @contextlib.asynccontextmanager
-async def opened(url: str | None, **options: Any) -> AsyncIterator[Ledger]:
-    ledger = Ledger(url, **options)
+async def opened(url: str | None, **options: Any) -> AsyncIterator[BudgetLedger]:
+    ledger = BudgetLedger(url, **{"patience_s": LONG_S, **options})
     try:
         yield ledger
     finally:
@@ -115,7 +108,7 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.02)
 
 
-async def spent(ledger: Ledger) -> list[tuple[float, float]]:
+async def spent(ledger: BudgetLedger) -> list[tuple[float, float]]:
     """(spent, held) of all budgets."""
     return [(row["spent"], row["held"]) for row in await ledger.state()]
 
@@ -330,12 +323,10 @@ def test_parallel_requests_overspend_by_no_more_than_those_in_flight(url: str | 
 WORKER = """
 import asyncio, json, random, sys
 from thriftroute.serve.errors import RefusedError
-from thriftroute.serve.spend import ledger as ledgers
-from thriftroute.serve.spend.ledger import Ledger
+from thriftroute.serve.spend.ledger import BudgetLedger
 from thriftroute.serve.request import Principal
 from thriftroute.serve.config.settings import BudgetSettings, TierSettings
 
-ledgers.PATIENCE_S = 20.0
 url, seed = sys.argv[1], int(sys.argv[2])
 rng = random.Random(seed)
 who = Principal(key=f"k{seed}", tenant="acme", tier="pro")
@@ -346,7 +337,7 @@ pro = TierSettings(budgets=(
 out = {"spent": 0, "admitted": 0, "refused": 0, "most": 0}
 
 async def main():
-    ledger = Ledger(url)
+    ledger = BudgetLedger(url, patience_s=20.0)
     gate, flying = asyncio.Semaphore(25), 0
     async def one():
         nonlocal flying
@@ -495,7 +486,7 @@ def test_redis_and_memory_count_alike(shared_redis: Server) -> None:
                     assert one == two
                     refusals[one if left else "refused"] += 1
                     if left is not None and right is not None:
-                        assert left.hold.amounts == right.hold.amounts
+                        assert left.amounts == right.amounts
                         held.append((left, right))
                 else:
                     left, right = held.pop(rng.randrange(len(held)))
@@ -526,16 +517,13 @@ def test_two_workers_see_each_other(shared_redis: Server) -> None:
 
 @pytest.mark.parametrize("how", ["stop", "kill", "pause"])
 def test_redis_away_is_no_failure_and_what_was_spent_is_merged_once(
-    how: str,
-    own_redis: Server,
-    patience: Callable[[float], None],
-    caplog: pytest.LogCaptureFixture,
+    how: str, own_redis: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    patience(1.0)
+    url, patience = own_redis.url, {"patience_s": 1.0}
 
     async def main() -> None:
         pro = tier(BudgetSettings(tokens=1000, soft=None))
-        async with opened(own_redis.url) as ledger, opened(own_redis.url) as other:
+        async with opened(url, **patience) as ledger, opened(url, **patience) as other:
             for _ in range(4):
                 one = await ledger.reserve(ACME, pro, usd=0, tokens=100)
                 await ledger.settle(one, 0.0, 100)
@@ -569,20 +557,17 @@ def test_redis_away_is_no_failure_and_what_was_spent_is_merged_once(
     assert "answers again" in said[1]
 
 
-def test_under_load_an_outage_loses_nothing_and_charges_nothing_twice(
-    patience: Callable[[float], None],
-) -> None:
+def test_under_load_an_outage_loses_nothing_and_charges_nothing_twice() -> None:
     """Hung, stopped and started again while two workers are busy: what was in doubt counts once."""
-    used = 0
-    patience(0.15)
+    used, patience = 0, {"patience_s": 0.15}
 
     async def main(server: Server) -> None:
         nonlocal used
         pro = tier(BudgetSettings(tokens=10**9), BudgetSettings(usd=10**6, scope="key"))
-        async with opened(server.url) as a, opened(server.url) as b:
+        async with opened(server.url, **patience) as a, opened(server.url, **patience) as b:
             done = False
 
-            async def client(ledger: Ledger, seed: int) -> None:
+            async def client(ledger: BudgetLedger, seed: int) -> None:
                 nonlocal used
                 rng = random.Random(seed)
                 while not done:
@@ -605,7 +590,7 @@ def test_under_load_an_outage_loses_nothing_and_charges_nothing_twice(
             done = True
             await asyncio.gather(*clients)
             await until(lambda: a.pending == b.pending == 0)
-            patience(20.0)
+            a.patience_s = LONG_S
             rows = {row["scope"]: row for row in await a.state()}
             assert (rows["tenant"]["spent"], rows["tenant"]["held"]) == (used, 0)
             assert rows["key"]["spent"] == pytest.approx(used / 1000, abs=1e-6)
@@ -617,33 +602,27 @@ def test_under_load_an_outage_loses_nothing_and_charges_nothing_twice(
     assert used > 1000
 
 
-def test_no_request_waits_for_redis_longer_than_its_patience(
-    own_redis: Server, patience: Callable[[float], None]
-) -> None:
+def test_no_request_waits_for_redis_longer_than_its_patience(own_redis: Server) -> None:
     """With none at all, the server is away at once, and the request is counted here."""
-    patience(1e-6)
 
     async def main() -> None:
         pro = tier(BudgetSettings(tokens=1000))
-        async with opened(own_redis.url) as ledger:
+        async with opened(own_redis.url, patience_s=1e-6) as ledger:
             one = await ledger.reserve(ACME, pro, usd=0, tokens=100)
             await ledger.settle(one, 0.0, 100)
             assert ledger.degraded
             assert await spent(ledger) == [(100, 0)]
-            patience(20.0)
+            ledger.patience_s = LONG_S
 
     run(main())
 
 
-def test_a_process_that_stands_still_does_not_take_redis_for_away(
-    own_redis: Server, patience: Callable[[float], None]
-) -> None:
+def test_a_process_that_stands_still_does_not_take_redis_for_away(own_redis: Server) -> None:
     """Else it would count alone, and many first requests at once go past a shared budget."""
-    patience(2.0)
 
     async def main() -> None:
         pro = tier(BudgetSettings(tokens=1000))
-        async with opened(own_redis.url) as ledger:
+        async with opened(own_redis.url, patience_s=2.0) as ledger:
             asked = asyncio.create_task(ledger.reserve(ACME, pro, usd=0, tokens=100))
             for _ in range(2):  # it is connecting
                 await asyncio.sleep(0)
@@ -679,7 +658,7 @@ def test_a_redis_that_takes_no_writes_is_away(own_redis: Server) -> None:
                 client.config_set("maxmemory", 1)
                 one = await ledger.reserve(ACME, pro, usd=0, tokens=100)
                 await ledger.settle(one, 0.0, 100)
-                await asyncio.sleep(3 * ledgers.PROBE_S)
+                await asyncio.sleep(3 * PROBE_S)
                 assert ledger.degraded
                 assert ledger.outages == 1, "it answers pings, and is not taken for healthy"
                 client.config_set("maxmemory", 0)
@@ -724,7 +703,7 @@ def test_a_client_that_leaves_is_charged_and_holds_nothing(url: str | None) -> N
 def test_settlements_still_reach_redis_when_the_server_ends(own_redis: Server) -> None:
     async def main() -> None:
         pro = tier(BudgetSettings(tokens=1000))
-        ledger = Ledger(own_redis.url)
+        ledger = BudgetLedger(own_redis.url, patience_s=LONG_S)
         held = await ledger.reserve(ACME, pro, usd=0, tokens=100)
         own_redis.stop()
         await ledger.settle(held, 0.0, 70)
@@ -741,7 +720,7 @@ def test_what_never_reaches_redis_is_said(
     own_redis: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
-        ledger = Ledger(own_redis.url)
+        ledger = BudgetLedger(own_redis.url, patience_s=LONG_S)
         held = await ledger.reserve(ACME, tier(BudgetSettings(tokens=9)), usd=0, tokens=1)
         own_redis.stop()
         await ledger.settle(held, 0.0, 1)
