@@ -14,11 +14,10 @@ from ..providers.completion import count_tokens
 from ..router.routers import BundleRouter, Router, load_router
 from ..router.text import Conversation
 from .api.chat_request import CHARACTERS_A_TOKEN, LARGE_BYTES
-from .cache.backends import cache_store, session_store
 from .cache.key import model_id
 from .cache.semantic import SemanticIndex, bundle_embedder
 from .cache.sessions import Sessions
-from .cache.store import Store
+from .cache.store import Store, cache_store, session_stores
 from .config.settings import Config
 from .live.drift_monitor import DriftMonitor
 from .live.experiment import Experiment
@@ -79,8 +78,7 @@ class State:
         self.metrics.watch(self.recorder)
         self.ledger: BudgetLedger = make_ledger(config, self.recorder.stats)
         self.cache: Store | None = cache_store(config)
-        self._session_store = session_store(config)
-        self.sessions = Sessions(self._session_store, config)
+        self.sessions = Sessions(session_stores(config), config)
         self.semantic = self._semantic()
         self.tracing = Tracing(config.otel_endpoint)
         pool = sorted(self.registry.models.items())
@@ -116,7 +114,7 @@ class State:
         parts: list[Callable[[], Any]] = [
             self.caller.close,
             self.ledger.close,
-            self._session_store.close,
+            self.sessions.close,
         ]
         if self.cache is not None:
             parts.append(self.cache.close)

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 from thriftroute.router.text import as_conversation
 from thriftroute.serve.cache.sessions import Sessions
-from thriftroute.serve.cache.store import MemoryStore
+from thriftroute.serve.cache.store import MemoryStore, RedisStore, session_stores
 from thriftroute.serve.config.settings import Config
 from thriftroute.serve.request import Asked, Principal
 from thriftroute.tests.helpers import asking
+from thriftroute.tests.helpers.servers import redis_server
 
 USER = {"role": "user", "content": "what is the weather in Rome?"}
 
@@ -58,7 +59,7 @@ def with_sessions(work: Callable[[Sessions], Awaitable[None]], *, sticky_s: floa
 
 
 async def _run(work: Callable[[Sessions], Awaitable[None]], sticky_s: float) -> None:
-    await work(Sessions(MemoryStore(), config(sticky_s)))
+    await work(Sessions([MemoryStore()], config(sticky_s)))
 
 
 def test_a_session_is_on_its_last_model() -> None:
@@ -220,3 +221,32 @@ def test_odd_names_are_no_trouble() -> None:
         assert await sessions.held(odd) == "?"
 
     with_sessions(work)
+
+
+def test_sessions_outlive_a_redis_that_goes_away() -> None:
+    async def main() -> None:
+        with redis_server() as server:
+            made = config().model_copy(update={"redis_url": server.url})
+            stores = session_stores(made)
+            sessions = Sessions(stores, made)
+            await sessions.remember(asked(session="a"), "strong")
+            server.stop()
+            assert await sessions.held(asked(session="a")) == "strong"
+            await sessions.remember(asked(session="b"), "weak")
+            assert await sessions.held(asked(session="b")) == "weak"
+            assert isinstance(stores[0], RedisStore)
+            assert stores[0].failures >= 1
+            await sessions.close()
+
+    asyncio.run(main())
+
+
+def test_another_processs_word_counts_before_ones_own() -> None:
+    async def main() -> None:
+        shared = MemoryStore()
+        one, other = (Sessions([shared, MemoryStore()], config()) for _ in range(2))
+        await one.remember(asked(session="a"), "weak")
+        await other.remember(asked(session="a"), "strong")
+        assert await one.held(asked(session="a")) == "strong"
+
+    asyncio.run(main())

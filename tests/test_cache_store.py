@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 from thriftroute.errors import ConfigError
-from thriftroute.serve.cache.backends import (
+from thriftroute.serve.cache.store import (
     WAIT_S,
     DiskStore,
+    MemoryStore,
     RedisStore,
+    Store,
     cache_store,
-    session_store,
+    session_stores,
 )
-from thriftroute.serve.cache.store import LayeredStore, MemoryStore, Store
 from thriftroute.serve.config.settings import Config
 from thriftroute.tests.helpers.servers import Server, free_port, redis_server
 
@@ -37,7 +38,7 @@ def redis_one() -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture(params=["memory", "disk", "redis", "layered"])
+@pytest.fixture(params=["memory", "disk", "redis"])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Store]:
     """Makes one store of each kind, empty, with a bound of 100 bytes a value."""
     if request.param == "memory":
@@ -46,10 +47,7 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Store]:
         return lambda: disk(tmp_path / "a" / "cache", max_entry_bytes=100)
     url = request.getfixturevalue("redis_one").url
     prefix = f"test:{tmp_path.name}:{time.monotonic_ns()}:"
-    if request.param == "redis":
-        return lambda: shared(url, prefix, max_entry_bytes=100)
-    own = MemoryStore(max_entry_bytes=100)
-    return lambda: LayeredStore(shared(url, prefix, max_entry_bytes=100), own)
+    return lambda: shared(url, prefix, max_entry_bytes=100)
 
 
 def use(store: Store, work: Callable[[], Awaitable[Any]]) -> None:
@@ -175,77 +173,56 @@ def test_disk_outlives_the_process_and_is_nobody_elses(tmp_path: Path) -> None:
     use(again, work)
 
 
-class Trap:
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (Path(TRAP),))
-
-
-TRAP = ""
-
-
-def test_nothing_in_the_folder_is_unpickled(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    diskcache = pytest.importorskip("diskcache")
-    sprung = tmp_path / "sprung"
-    monkeypatch.setitem(globals(), "TRAP", str(sprung))
-    folder = tmp_path / "cache"
-    with diskcache.Cache(str(folder)) as other:
-        other.set("a", Trap())
-        other.set(("a", "tuple"), b"x")
-        other.set("text", "no bytes")
-    assert not sprung.exists()
-    store = disk(folder, max_entries=2)
+def test_disk_keeps_nothing_past_its_time(tmp_path: Path) -> None:
+    store = disk(tmp_path)
 
     async def work() -> None:
-        assert await store.get("a") is None
-        assert await store.get("text") is None
-        assert store.failures == 1
-        for key in "bcde":  # what others wrote makes room like the rest
-            await store.set(key, b"fine", 60)
-        assert [key for key in "abcde" if await store.get(key)] == ["d", "e"]
-        assert store.failures == 1
+        await store.set("over", b"private words", 0.05)
+        await asyncio.sleep(0.1)
+        await store.set("a", b"x", 60)
+        with contextlib.closing(sqlite3.connect(tmp_path / "answers.db")) as database:
+            assert database.execute("SELECT key FROM answers").fetchall() == [("a",)]
 
     use(store, work)
-    with diskcache.Cache(str(folder)) as other:
-        assert len(other) == 2
-        assert not sprung.exists()
-        other.set("a", Trap())
-        other.get("a")
-    assert sprung.exists()  # the trap is a good one
 
 
-@pytest.mark.parametrize("name", ["../secret.txt", "absolute", "link/secret.txt"])
-def test_a_database_that_names_other_files_neither_reads_nor_deletes_them(
-    tmp_path: Path, name: str
-) -> None:
-    secret, folder = tmp_path / "secret.txt", tmp_path / "cache"
-    secret.write_bytes(b"private")
-    store = disk(folder)
-    (folder / "link").symlink_to(tmp_path)
+def test_disk_is_bounded_in_bytes(tmp_path: Path) -> None:
+    store = disk(tmp_path, max_bytes=500_000)
+
+    async def work() -> None:
+        for number in range(100):
+            await store.set(str(number), b"x" * 20_000, 60)
+        assert await store.get("99") == b"x" * 20_000
+        assert await store.get("50") is None
+        assert store.failures == 0
+
+    use(store, work)
+    assert sum(p.stat().st_size for p in tmp_path.glob("answers.db")) < 1_000_000
+
+
+@pytest.mark.parametrize("value", ["text", 1.5])
+def test_what_somebody_else_wrote_is_no_answer(tmp_path: Path, value: object) -> None:
+    store = disk(tmp_path)
 
     async def work() -> None:
         await store.set("a", b"x", 600)
-        with contextlib.closing(sqlite3.connect(folder / "cache.db")) as database:
-            named = str(secret) if name == "absolute" else name
-            database.execute("update Cache set filename = ?, mode = 2", (named,))
+        with contextlib.closing(sqlite3.connect(tmp_path / "answers.db")) as database:
+            database.execute("UPDATE answers SET value = ?", (value,))
             database.commit()
         assert await store.get("a") is None
-        await store.set("a", b"y", 600)
 
     use(store, work)
-    assert secret.read_bytes() == b"private"
 
 
 def test_answers_are_nobody_elses_in_a_folder_that_all_can_read(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
-    (tmp_path / "cache.db").touch(0o644)  # as a version before this one made it
+    (tmp_path / "answers.db").touch(0o644)  # as a version before this one made it
     store = disk(tmp_path)
 
     async def work() -> None:
         await store.set("a", b"x" * 200_000, 600)
         modes = {p.name: p.stat().st_mode & 0o777 for p in tmp_path.rglob("*") if p.is_file()}
-        assert "cache.db" in modes
+        assert "answers.db" in modes
         assert set(modes.values()) == {0o600}
         assert await store.get("a") == b"x" * 200_000
 
@@ -259,7 +236,7 @@ def test_a_folder_that_cannot_be_used_is_an_error_at_start(tmp_path: Path) -> No
         DiskStore(file)
     broken = tmp_path / "broken"
     broken.mkdir()
-    (broken / "cache.db").write_bytes(b"no database, but long enough to look like one" * 100)
+    (broken / "answers.db").write_bytes(b"no database, but long enough to look like one" * 100)
     with pytest.raises(ConfigError, match=r"cache\.path: .*broken' cannot be used"):
         DiskStore(broken)
 
@@ -269,7 +246,7 @@ def test_a_database_that_is_locked_is_a_miss(tmp_path: Path) -> None:
 
     async def work() -> None:
         await store.set("a", b"1", 60)
-        other = sqlite3.connect(tmp_path / "cache.db", isolation_level=None)
+        other = sqlite3.connect(tmp_path / "answers.db", isolation_level=None)
         other.execute("BEGIN EXCLUSIVE")
         start = time.monotonic()
         await store.set("a", b"2", 60)
@@ -315,7 +292,7 @@ def test_a_redis_that_is_away_is_a_miss_and_comes_back(caplog: pytest.LogCapture
             assert await store.get("0") == b"y"
 
         use(store, work)
-    said = [record.message for record in caplog.records if record.name.endswith("backends")]
+    said = [record.message for record in caplog.records if record.name.endswith("cache.store")]
     assert said == [
         "Redis is away (ConnectionError): nothing is found until it is back",
         "Redis is back",
@@ -411,31 +388,6 @@ def test_a_store_that_hangs_still_closes() -> None:
         assert store.failures == 0
 
 
-def test_sessions_outlive_a_redis_that_goes_away() -> None:
-    with redis_server() as server:
-        store = session_store(config(redis_url=server.url))
-
-        async def work() -> None:
-            await store.set("a", b"x", 60)
-            server.stop()
-            assert await store.get("a") == b"x"
-            await store.set("b", b"y", 60)
-            assert await store.get("b") == b"y"
-
-        use(store, work)
-
-
-def test_another_processs_word_counts_before_ones_own() -> None:
-    async def work() -> None:
-        common = MemoryStore()
-        one, other = (LayeredStore(common, MemoryStore()) for _ in range(2))
-        await one.set("a", b"weak", 60)
-        await other.set("a", b"strong", 60)
-        assert await one.get("a") == b"strong"
-
-    asyncio.run(work())
-
-
 def config(**fields: Any) -> Config:
     models = [{"name": "strong"}, {"name": "weak"}]
     return Config.model_validate({"models": models, "strong": "strong", "weak": "weak", **fields})
@@ -443,7 +395,7 @@ def config(**fields: Any) -> Config:
 
 def test_the_config_says_which_store(tmp_path: Path) -> None:
     assert cache_store(config()) is None
-    assert isinstance(session_store(config()), MemoryStore)
+    assert [type(each) for each in session_stores(config())] == [MemoryStore]
     memory = cache_store(config(cache={"backend": "memory", "max_entries": 1}))
     assert isinstance(memory, MemoryStore)
 

@@ -11,7 +11,7 @@ from thriftroute.cli import app
 from thriftroute.files import private, tighten, whole_file
 from thriftroute.labels.ledger import LabelLedger
 from thriftroute.labels.output import write_jsonl
-from thriftroute.serve.cache.backends import DiskStore
+from thriftroute.serve.cache.store import DiskStore
 from thriftroute.serve.records.database import create_schema, open_engine
 from typer.testing import CliRunner
 

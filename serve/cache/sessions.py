@@ -18,10 +18,11 @@ TOOLS_S = 3600.0  # how long a tool may take, and its conversation still finds i
 
 
 class Sessions:
-    """Remembers models in a store; never raises."""
+    """Remembers models in all stores, of which the first that knows one is believed: another
+    process may have written to a shared one since. Never raises."""
 
-    def __init__(self, store: Store, config: Config) -> None:
-        self._store = store
+    def __init__(self, stores: Sequence[Store], config: Config) -> None:
+        self._stores = stores
         self._sticky_s = config.sticky_s
 
     async def held(self, asked: Asked) -> str | None:
@@ -38,9 +39,10 @@ class Sessions:
             keys.append(_loop_key(asked, asked.messages[:last], asked.messages[last]))
         keys += self._session_keys(asked)
         for key in keys:
-            found = await self._store.get(key)
-            if found is not None:
-                return found.decode(errors="replace")
+            for store in self._stores:
+                found = await store.get(key)
+                if found is not None:
+                    return found.decode(errors="replace")
         return None
 
     async def remember(
@@ -56,7 +58,12 @@ class Sessions:
             if any(_calls(message))
         ]
         notes += [(key, self._sticky_s) for key in self._session_keys(asked)]
-        await asyncio.gather(*(self._store.set(key, value, s) for key, s in notes))
+        for store in self._stores:
+            await asyncio.gather(*(store.set(key, value, ttl_s) for key, ttl_s in notes))
+
+    async def close(self) -> None:
+        """Close the stores."""
+        await asyncio.gather(*(store.close() for store in self._stores))
 
     def _session_keys(self, asked: Asked) -> list[str]:
         session = asked.options.session
