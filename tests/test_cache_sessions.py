@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from thriftroute.router.text import as_conversation
 from thriftroute.serve.cache.sessions import Sessions
-from thriftroute.serve.cache.store import MemoryStore, RedisStore, session_stores
+from thriftroute.serve.cache.store import RedisStore, SqliteStore, session_stores
 from thriftroute.serve.config.settings import Config
 from thriftroute.serve.request import Asked, Principal
 from thriftroute.tests.helpers import asking
@@ -59,7 +59,7 @@ def with_sessions(work: Callable[[Sessions], Awaitable[None]], *, sticky_s: floa
 
 
 async def _run(work: Callable[[Sessions], Awaitable[None]], sticky_s: float) -> None:
-    await work(Sessions([MemoryStore()], config(sticky_s)))
+    await work(Sessions([SqliteStore(None)], config(sticky_s)))
 
 
 def test_a_session_is_on_its_last_model() -> None:
@@ -243,8 +243,8 @@ def test_sessions_outlive_a_redis_that_goes_away() -> None:
 
 def test_another_processs_word_counts_before_ones_own() -> None:
     async def main() -> None:
-        shared = MemoryStore()
-        one, other = (Sessions([shared, MemoryStore()], config()) for _ in range(2))
+        shared = SqliteStore(None)
+        one, other = (Sessions([shared, SqliteStore(None)], config()) for _ in range(2))
         await one.remember(asked(session="a"), "weak")
         await other.remember(asked(session="a"), "strong")
         assert await one.held(asked(session="a")) == "strong"

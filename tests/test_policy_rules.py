@@ -75,5 +75,5 @@ def test_a_pattern_that_does_not_compile_is_named() -> None:
 
 
 def test_a_rule_does_one_thing() -> None:
-    with pytest.raises(ValueError, match="exactly one of model, threshold and block"):
+    with pytest.raises(ValueError, match="exactly one of model, threshold, block"):
         config([STRONG, WEAK], rules=[{"name": "r", "model": "weak", "threshold": 0.1}])

@@ -11,7 +11,7 @@ from thriftroute.cli import app
 from thriftroute.files import private, tighten, whole_file
 from thriftroute.labels.ledger import LabelLedger
 from thriftroute.labels.output import write_jsonl
-from thriftroute.serve.cache.store import DiskStore
+from thriftroute.serve.cache.store import SqliteStore
 from thriftroute.serve.records.database import create_schema, open_engine
 from typer.testing import CliRunner
 
@@ -124,6 +124,6 @@ def test_the_cache_folder_is_its_owners_and_a_folder_of_others_is_left_alone(
             (tmp_path / name).mkdir(0o777)
         if name == "mixed":
             (tmp_path / name / "other").touch()
-        DiskStore(tmp_path / name)
+        SqliteStore(tmp_path / name)
     found = {path.name: rights(path) for path in tmp_path.iterdir()}
     assert found == {"new": "0o700", "empty": "0o700", "mixed": "0o777"}

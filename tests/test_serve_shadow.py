@@ -299,7 +299,7 @@ def test_a_held_threshold_starts_with_what_was_recorded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("section", "problem"),
     [
-        ("router: {threshold: 0.5, hold: {}}", "give strong_share or usd_per_1k, and not both"),
+        ("router: {threshold: 0.5, hold: {}}", "give exactly one of strong_share, usd_per_1k"),
         (
             "router: {threshold: 0.5, hold: {strong_share: 0.1, lowest: 0.5, highest: 0.4}}",
             "expected lowest <= highest",

@@ -210,14 +210,14 @@ class Chat:
         exchange.cache = "miss"
         exchange.key = await self._hashed(exchange, cache_key)
         exchange.meant = plan.models[0]
-        kept = unpack(await state.cache.get(exchange.key), exchange.key)
+        kept = unpack(exchange.key, await state.cache.get(exchange.key))
         kind: CacheState = "hit"
         if kept is None and state.semantic is not None:
             kind, semantic = "semantic", state.semantic
             exchange.bucket = bucket = await self._hashed(exchange, semantic_bucket)
             near = await state.in_thread(lambda: semantic.find(bucket, asked.text))
             if near is not None:
-                kept = unpack(await state.cache.get(near), near)
+                kept = unpack(near, await state.cache.get(near))
                 if kept is None:  # its answer has gone since
                     semantic.discard(bucket, near)
         if kept is None:
@@ -402,7 +402,7 @@ class Chat:
             return
         if not is_complete(completion, asked.choices):
             return
-        data = pack(Kept(exchange.key, exchange.model, completion, exchange.cost, time.time()))
+        data = pack(exchange.key, Kept(exchange.model, dict(completion)))
         if data is None:
             return
         await state.cache.set(exchange.key, data, state.config.cache.ttl_s)

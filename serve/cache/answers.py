@@ -7,8 +7,7 @@ checked before it is used.
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 _ENDED = frozenset({"stop", "tool_calls", "function_call"})
 _PIECE = 512  # characters of text in a replayed chunk
@@ -20,16 +19,11 @@ _WHOLE = frozenset({"role", "id", "type", "name"})
 _UNJOINABLE = frozenset({"audio", "thinking_blocks"})
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """An answer and what is known about it. `model`: the pool's name of the one that answered;
-    `cost`: USD that it cost then; `at`: seconds since 1970; `key`: under which it was kept."""
+class Kept(NamedTuple):
+    """An answer, and the pool's name of the model that gave it."""
 
-    key: str
     model: str
-    completion: dict[str, Any] = field(repr=False)
-    cost: float
-    at: float
+    completion: dict[str, Any]
 
 
 def is_complete(completion: Mapping[str, Any], choices: int = 1) -> bool:
@@ -62,32 +56,23 @@ def _is_whole(choice: Mapping[str, Any]) -> bool:
     return any(text.strip() for text in texts if text) or any(message.get(name) for name in _CALLS)
 
 
-def pack(kept: Kept) -> bytes | None:
+def pack(key: str, kept: Kept) -> bytes | None:
     """JSON in UTF-8, or None for what JSON cannot hold."""
     try:
-        fields = {name: getattr(kept, name) for name in Kept.__slots__}
-        text = json.dumps(fields, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text = json.dumps([key, *kept], ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError):
         return None
     return text.encode("utf-8", "surrogatepass")
 
 
-def unpack(data: bytes | None, key: str) -> Kept | None:
+def unpack(key: str, data: bytes | None) -> Kept | None:
     """What `pack` made; None for anything else, and for what was kept under another key."""
-    if data is None:
-        return None
     try:
-        kept = Kept(**json.loads(data))
-        whole = (
-            kept.key == key
-            and isinstance(kept.model, str)
-            and isinstance(kept.cost, int | float)
-            and isinstance(kept.at, int | float)
-            and is_complete(kept.completion, len(kept.completion["choices"]))
-        )
+        kept_as, model, completion = json.loads(data or b"")
+        whole = is_complete(completion, len(completion["choices"]))
     except (TypeError, ValueError, KeyError, AttributeError, RecursionError):
         return None
-    return kept if whole else None
+    return Kept(model, completion) if whole and kept_as == key and isinstance(model, str) else None
 
 
 def replay(completion: Mapping[str, Any], include_usage: bool = False) -> Iterator[dict[str, Any]]:

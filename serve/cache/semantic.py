@@ -78,7 +78,7 @@ class SemanticIndex:
                 return None
             cosines = np.stack([vector for _, (_, vector) in entries]) @ wanted
             near = np.flatnonzero(cosines >= self._similarity)
-            for row in near[np.argsort(-cosines[near], kind="stable")]:
+            for row in map(int, near[np.argsort(-cosines[near], kind="stable")]):
                 key, (others, _) = entries[row]
                 if _agree(words, others):
                     self._used.move_to_end((bucket, key))

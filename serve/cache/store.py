@@ -2,10 +2,7 @@
 
 A store never fails a request and never holds one up: whatever goes wrong is a miss, is counted in
 `failures` and logged once until it works again, and nobody waits longer than `wait_s` for one.
-
-Why not LiteLLM's caching backends (1.106): its memory cache does not bound the size of all entries
-together; its disk cache works on the event loop and unpickles what lies in its folder; its Redis
-cache pings on the loop when it is made, and waits five seconds for a Redis that does not answer.
+LiteLLM's caching backends (1.106) promise neither, and its disk cache unpickles what it finds.
 """
 
 import asyncio
@@ -14,10 +11,10 @@ import logging
 import sqlite3
 import time
 from abc import ABC, abstractmethod
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -27,10 +24,12 @@ from ...files import tighten
 from ..config.settings import Config
 from ..redis_pool import redis_client
 
-MAX_BYTES = 256 * 2**20  # of all entries in memory together
+IN_MEMORY = 256 * 2**20  # bytes of all entries together
+ON_DISK = 2**30
 WAIT_S = 0.25
 RETRY_S = 1.0  # how long a store that did not answer is left alone
-_OVERHEAD = 300  # bytes that an entry in memory costs beside key and value: objects, dict slot
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -38,124 +37,38 @@ logger = logging.getLogger(__name__)
 class Store(ABC):
     """Bytes under a key for a while. Methods belong to one event loop and raise nothing.
 
-    failures: operations that did not work, since the start.
+    name: what logs call it; wait_s: nobody waits longer for an operation; retry_s: how long a store
+    that is away is left alone. `failures` counts operations that did not work.
     """
 
-    failures = 0
-
-    @abstractmethod
-    async def get(self, key: str) -> bytes | None:
-        """The value, or None where there is none, it is too old, or the store is away."""
-
-    @abstractmethod
-    async def set(self, key: str, value: bytes, ttl_s: float) -> None:
-        """Keep `value` for `ttl_s` seconds; one that is larger than the bound is not kept."""
-
-    @abstractmethod
-    async def close(self) -> None:
-        """Give back connections and threads. What is kept outside of memory stays."""
-
-
-def cache_store(config: Config) -> Store | None:
-    """The store that `cache` asks for; None for a cache that is off.
-
-    Raises ConfigError where a folder or an address cannot be used.
-    """
-    settings = config.cache
-    bounds = (settings.max_entries, settings.max_entry_bytes)
-    if settings.backend == "memory":
-        return MemoryStore(*bounds)
-    if settings.backend == "disk":
-        return DiskStore(settings.path, *bounds)
-    if settings.backend == "redis":
-        if config.redis_url is None:
-            raise ConfigError("cache.backend: redis needs redis_url", loc=("cache", "backend"))
-        return RedisStore(config.redis_url, "thriftroute:cache:", settings.max_entry_bytes)
-    return None
-
-
-def session_stores(config: Config) -> list[Store]:
-    """Sessions are in Redis where the config has one, and in this process besides, which answers
-    while Redis is away."""
-    own = MemoryStore(100_000, 1000)
-    if config.redis_url is None:
-        return [own]
-    return [RedisStore(config.redis_url, "thriftroute:session:", 1000), own]
-
-
-class MemoryStore(Store):
-    """In this process; past its bounds what was not asked for the longest is dropped.
-
-    max_entries: how many; max_entry_bytes: the largest value; max_bytes: of all together, keys and
-    overhead counted. clock: seconds, for tests.
-    """
-
-    def __init__(
-        self,
-        max_entries: int = 10_000,
-        max_entry_bytes: int = 1_000_000,
-        max_bytes: int = MAX_BYTES,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.bytes = 0
-        self._bounds = (max_entries, max_entry_bytes, max_bytes)
-        self._clock = clock
-        self._entries: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    async def get(self, key: str) -> bytes | None:
-        """See `Store`."""
-        until, value = self._entries.get(key, (0.0, None))
-        if value is None:
-            return None
-        if until <= self._clock():
-            self._drop(key)
-            return None
-        self._entries.move_to_end(key)
-        return value
-
-    async def set(self, key: str, value: bytes, ttl_s: float) -> None:
-        """See `Store`."""
-        self._drop(key)
-        max_entries, max_entry_bytes, max_bytes = self._bounds
-        size = len(key) + len(value) + _OVERHEAD
-        if ttl_s <= 0 or len(value) > max_entry_bytes or size > max_bytes:
-            return
-        self._entries[key] = (self._clock() + ttl_s, value)
-        self.bytes += size
-        while len(self._entries) > max_entries or self.bytes > max_bytes:
-            self._drop(next(iter(self._entries)))
-
-    async def close(self) -> None:
-        """See `Store`."""
-        self._entries.clear()
-        self.bytes = 0
-
-    def _drop(self, key: str) -> None:
-        if key in self._entries:
-            self.bytes -= len(key) + len(self._entries.pop(key)[1]) + _OVERHEAD
-
-
-class _GuardedStore(Store):
-    """A store whose operations can fail or hang: `read` and `write` may raise what they like.
-
-    wait_s: nobody waits longer for one; retry_s: how long a store that is away is left alone.
-    """
-
-    name = ""
     # Errors that say that the whole store is away, and not that one operation failed.
     gone: tuple[type[Exception], ...] = (TimeoutError,)
 
-    def __init__(self, max_entry_bytes: int, wait_s: float, retry_s: float) -> None:
+    def __init__(self, name: str, max_entry_bytes: int, wait_s: float, retry_s: float) -> None:
+        self.failures = 0
         self.wait_s = wait_s
+        self._name = name
         self._retry_s = retry_s
         self._max_entry_bytes = max_entry_bytes
         self._said: set[str] = set()
         self._closed_until = 0.0
         self._away = False
+
+    async def get(self, key: str) -> bytes | None:
+        """The value, or None where there is none, it is too old, or the store is away."""
+        value = await self._run(lambda: self._read(key))
+        return value if isinstance(value, bytes) else None
+
+    async def set(self, key: str, value: bytes, ttl_s: float) -> None:
+        """Keep `value` for `ttl_s` seconds; one that is larger than the bound is not kept."""
+        if ttl_s > 0 and len(value) <= self._max_entry_bytes:
+            await self._run(lambda: self._write(key, value, ttl_s))
+
+    async def close(self) -> None:
+        """Give back connections and threads. What is kept outside of memory stays."""
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(self.wait_s):
+                await self._end()
 
     @abstractmethod
     async def _read(self, key: str) -> object: ...
@@ -163,22 +76,6 @@ class _GuardedStore(Store):
     async def _write(self, key: str, value: bytes, ttl_s: float) -> object: ...
     @abstractmethod
     async def _end(self) -> None: ...
-
-    async def get(self, key: str) -> bytes | None:
-        """See `Store`."""
-        value = await self._run(lambda: self._read(key))
-        return value if isinstance(value, bytes) else None
-
-    async def set(self, key: str, value: bytes, ttl_s: float) -> None:
-        """See `Store`."""
-        if ttl_s > 0 and len(value) <= self._max_entry_bytes:
-            await self._run(lambda: self._write(key, value, ttl_s))
-
-    async def close(self) -> None:
-        """See `Store`."""
-        with contextlib.suppress(Exception):
-            async with asyncio.timeout(self.wait_s):
-                await self._end()
 
     async def _run(self, operation: Callable[[], Awaitable[object]]) -> object:
         """The operation's result, or None where it failed, hung, or the store is left alone."""
@@ -198,54 +95,60 @@ class _GuardedStore(Store):
                 self._closed_until = time.monotonic() + self._retry_s
                 if not self._away:
                     text = "%s is away (%s): nothing is found until it is back"
-                    logger.warning(text, self.name, kind)
+                    logger.warning(text, self._name, kind)
                 self._away = True
                 return None
             if kind not in self._said:
                 self._said.add(kind)
-                logger.warning("%s: an operation failed (%s); told once", self.name, kind)
+                logger.warning("%s: an operation failed (%s); told once", self._name, kind)
         if self._away:
             self._away, self._closed_until = False, 0.0
-            logger.warning("%s is back", self.name)
+            logger.warning("%s is back", self._name)
         return result
 
 
 _SCHEMA = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = NORMAL;
-CREATE TABLE IF NOT EXISTS answers (
-    id INTEGER PRIMARY KEY, key TEXT UNIQUE NOT NULL, value BLOB NOT NULL, until REAL NOT NULL
+CREATE TABLE IF NOT EXISTS kept (
+    place INTEGER PRIMARY KEY, key TEXT UNIQUE NOT NULL, value BLOB NOT NULL, until REAL NOT NULL
 );
-CREATE INDEX IF NOT EXISTS answers_until ON answers (until);
+CREATE INDEX IF NOT EXISTS kept_until ON kept (until);
 """
 _SIZE = """
-SELECT (SELECT count(*) FROM answers), (page_count - freelist_count) * page_size
+SELECT (SELECT count(*) FROM kept), (page_count - freelist_count) * page_size
 FROM pragma_page_count(), pragma_freelist_count(), pragma_page_size()
 """
-_DROP = "DELETE FROM answers WHERE id IN (SELECT id FROM answers ORDER BY id LIMIT ?)"
+_DROP = "DELETE FROM kept WHERE place IN (SELECT place FROM kept ORDER BY place LIMIT ?)"
+_USED = "UPDATE kept SET place = (SELECT max(place) + 1 FROM kept) WHERE key = ?"
 
 
-class DiskStore(_GuardedStore):
-    """A SQLite file in a folder, which several processes may share; work is done in a thread.
+class SqliteStore(Store):
+    """In SQLite: in this process's memory, or in a file in the folder `path`, which several
+    processes may share and on which a thread works.
 
-    Past `max_entries` or `max_bytes` the oldest are dropped. Raises ConfigError where the folder
-    cannot be used.
+    Past `max_entries` or `max_bytes` those go that were not asked for the longest, on disk those
+    that were written first. Raises ConfigError where the folder cannot be used.
     """
-
-    name = "the cache on disk"
 
     def __init__(
         self,
-        path: str | Path,
+        path: str | Path | None,
         max_entries: int = 10_000,
         max_entry_bytes: int = 1_000_000,
-        max_bytes: int = 2**30,
+        max_bytes: int | None = None,
         *,
         wait_s: float = WAIT_S,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__(max_entry_bytes, wait_s, RETRY_S)
-        self._bounds = (max_entries, max_bytes)
-        # One thread, to which the connection belongs.
+        super().__init__("the cache", max_entry_bytes, wait_s, RETRY_S)
+        self._bounds = (max_entries, max_bytes or (IN_MEMORY if path is None else ON_DISK))
+        self._clock = clock
+        self._writes = 0
+        self._thread = None
+        if path is None:
+            self._database = _opened(":memory:")
+            return
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="thriftroute-cache")
         try:
             self._database = self._thread.submit(_open, Path(path)).result()
@@ -257,36 +160,43 @@ class DiskStore(_GuardedStore):
                 loc=("cache", "path"),
             ) from error
 
+    async def _do(self, work: Callable[[], T]) -> T:
+        if self._thread is None:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
     async def _read(self, key: str) -> object:
         def work() -> object:
-            query = "SELECT value FROM answers WHERE key = ? AND until > ?"
-            row = self._database.execute(query, (key, time.time())).fetchone()
+            query = "SELECT value FROM kept WHERE key = ? AND until > ?"
+            row = self._database.execute(query, (key, self._clock())).fetchone()
+            if row is not None and self._thread is None:
+                self._database.execute(_USED, (key,))
             return None if row is None else row[0]
 
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        return await self._do(work)
 
     async def _write(self, key: str, value: bytes, ttl_s: float) -> object:
         def work() -> None:
             most, max_bytes = self._bounds
-            now = time.time()
+            now = self._clock()
             with self._database as database:
-                database.execute("DELETE FROM answers WHERE until < ?", (now,))
-                database.execute(
-                    "INSERT OR REPLACE INTO answers (key, value, until) VALUES (?, ?, ?)",
-                    (key, value, now + ttl_s),
-                )
-                count, size = database.execute(_SIZE).fetchone()
-                surplus = max(count - most, 10 if size > max_bytes else 0)
-                database.execute(_DROP, (surplus,))
+                database.execute("DELETE FROM kept WHERE until <= ? OR key = ?", (now, key))
+                new = "INSERT INTO kept (key, value, until) VALUES (?, ?, ?)"
+                database.execute(new, (key, value, now + ttl_s))
+                self._writes += 1
+                if self._writes % (most // 1000 + 1) == 0:  # to count them takes time
+                    count, size = database.execute(_SIZE).fetchone()
+                    surplus = max(count - most, 10 if size > max_bytes else 0)
+                    database.execute(_DROP, (surplus,))
 
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        return await self._do(work)
 
     async def _end(self) -> None:
         try:
-            loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._thread, self._database.close)
+            await self._do(self._database.close)
         finally:
-            self._thread.shutdown(wait=False, cancel_futures=True)
+            if self._thread is not None:
+                self._thread.shutdown(wait=False, cancel_futures=True)
 
 
 def _open(folder: Path) -> sqlite3.Connection:
@@ -297,19 +207,23 @@ def _open(folder: Path) -> sqlite3.Connection:
         tighten(folder)
     file.touch(mode=0o600)  # SQLite gives its other files the same mode
     tighten(file)
-    database = sqlite3.connect(file, timeout=WAIT_S)
+    return _opened(file)
+
+
+def _opened(file: Path | str) -> sqlite3.Connection:
+    # One thread at a time works on it: the event loop's, or the store's own.
+    database = sqlite3.connect(file, timeout=WAIT_S, check_same_thread=False)
     database.executescript(_SCHEMA)
     return database
 
 
-class RedisStore(_GuardedStore):
+class RedisStore(Store):
     """In Redis, shared by all that use the same `prefix`.
 
     How much Redis keeps in all is its own setting: `maxmemory` and `maxmemory-policy`. Raises
     ConfigError for a URL that is none of Redis.
     """
 
-    name = "Redis"
     gone = (TimeoutError, RedisConnectionError, RedisTimeoutError, OSError)
 
     def __init__(
@@ -321,7 +235,7 @@ class RedisStore(_GuardedStore):
         wait_s: float = WAIT_S,
         retry_s: float = RETRY_S,
     ) -> None:
-        super().__init__(max_entry_bytes, wait_s, retry_s)
+        super().__init__("Redis", max_entry_bytes, wait_s, retry_s)
         self._prefix = prefix
         self._redis = redis_client(url, wait_s, 50, wait_s)
 
@@ -333,3 +247,30 @@ class RedisStore(_GuardedStore):
 
     async def _end(self) -> None:
         await self._redis.aclose()
+
+
+def cache_store(config: Config) -> Store | None:
+    """The store that `cache` asks for; None for a cache that is off.
+
+    Raises ConfigError where a folder or an address cannot be used.
+    """
+    settings = config.cache
+    bounds = (settings.max_entries, settings.max_entry_bytes)
+    if settings.backend == "memory":
+        return SqliteStore(None, *bounds)
+    if settings.backend == "disk":
+        return SqliteStore(settings.path, *bounds)
+    if settings.backend == "redis":
+        if config.redis_url is None:
+            raise ConfigError("cache.backend: redis needs redis_url", loc=("cache", "backend"))
+        return RedisStore(config.redis_url, "thriftroute:cache:", settings.max_entry_bytes)
+    return None
+
+
+def session_stores(config: Config) -> list[Store]:
+    """Sessions are in Redis where the config has one, and in this process besides, which answers
+    while Redis is away."""
+    own = SqliteStore(None, 100_000, 1000)
+    if config.redis_url is None:
+        return [own]
+    return [RedisStore(config.redis_url, "thriftroute:session:", 1000), own]

@@ -21,10 +21,8 @@ def _models(config: Config) -> Found:
     yield from _unique((("models", i, "name"), m.name) for i, m in enumerate(config.models))
     for i, model in enumerate(config.models):
         if model.name == AUTO or model.name.startswith(RESERVED):
-            yield (
-                ("models", i, "name"),
-                f"{model.name!r} means the router; give another name (and this one as `model`)",
-            )
+            text = f"{model.name!r} means the router; give another name (and this one as `model`)"
+            yield ("models", i, "name"), text
         window = model.context_window
         if window is not None and (model.max_output_tokens or 0) > window:
             text = f"more than context_window, {window}, which holds the prompt too"
@@ -79,6 +77,8 @@ def _live(config: Config) -> Found:
             yield ("router", "hold"), f"moves a threshold, which strategy {router.strategy} has not"
         elif not has_threshold:
             yield ("router", "hold"), "needs a threshold or strong_share to begin with"
+        if router.hold.lowest > router.hold.highest:
+            yield ("router", "hold"), "expected lowest <= highest"
     if experiment is None:
         return
     if config.shadow:

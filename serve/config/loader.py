@@ -36,12 +36,7 @@ FLAGS: dict[str, tuple[Loc, ...]] = {
     "port": (("server", "port"),),
     "workers": (("server", "workers"),),
 }
-_LIMITS = {
-    "minimum": ">=",
-    "maximum": "<=",
-    "exclusiveMinimum": ">",
-    "exclusiveMaximum": "<",
-}
+_LIMITS = {"minimum": ">=", "maximum": "<=", "exclusiveMinimum": ">", "exclusiveMaximum": "<"}
 
 
 def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
@@ -64,13 +59,12 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
     if not document.problems and not isinstance(document.data, dict):
         document.problems.append(Problem((), "expected a mapping with models, strong and weak", 1))
     config = _checked(document, lambda p: f"{path}:{p.line or ''}: {_where(p.loc)}")
-    router = config.router
-    if router.checkpoint_path is None:
+    given = config.router.checkpoint_path
+    if given is None:
         return config
-    # As it is where it is absolute.
-    folder = str(path.parent / Path(router.checkpoint_path).expanduser())
-    moved = router.model_copy(update={"checkpoint_path": folder})
-    return config.model_copy(update={"router": moved})
+    folder = str(path.parent / Path(given).expanduser())  # as it is where it is absolute
+    router = config.router.model_copy(update={"checkpoint_path": folder})
+    return config.model_copy(update={"router": router})
 
 
 @contextlib.contextmanager
@@ -82,24 +76,17 @@ def lines_told(path: Path | None) -> Iterator[None]:
     """
     try:
         yield
-    except UnknownRouterError as error:
+    except (ConfigError, UnknownRouterError) as error:
         if path is None:
             raise
-        told = ConfigError(f"router.name: {error}", loc=("router", "name"))
-        raise _told(path, [told]) from error
-    except ConfigError as error:
-        if path is None:
-            raise
-        raise _told(path, error.errors or [error]) from error
-
-
-def _told(path: Path, errors: Sequence[ConfigError]) -> ConfigError:
-    document = read(path.read_text(encoding="utf-8-sig"), os.environ)
-    lines = []
-    for error in errors:
-        line = document.line(error.loc) if error.loc else None
-        lines.append(str(error) if line is None else f"{path}:{line}: {error}")
-    return ConfigError("\n".join(lines))
+        if isinstance(error, UnknownRouterError):
+            errors = [ConfigError(f"router.name: {error}", loc=("router", "name"))]
+        else:
+            errors = list(error.errors) or [error]
+        document = read(path.read_text(encoding="utf-8-sig"), os.environ)
+        places = [f"{path}:{document.line(e.loc)}: " if e.loc else "" for e in errors]
+        lines = [f"{place}{each}" for place, each in zip(places, errors, strict=True)]
+        raise ConfigError("\n".join(lines)) from error
 
 
 def config_from_flags(flags: Mapping[str, Any]) -> Config:
@@ -199,9 +186,10 @@ def _text(error: Mapping[str, Any], loc: Loc, document: Document) -> str:
 def _shown(value: object, loc: Loc, document: Document) -> str:
     if names := document.variables.get(loc):
         return "the value of " + " and ".join(f"${{{name}}}" for name in names)
-    if isinstance(value, dict | list | None):
-        kind = "a mapping" if isinstance(value, dict) else "a list" if value else "an empty one"
-        return "nothing" if value is None else kind
+    if value is None or isinstance(value, dict):
+        return "nothing" if value is None else "a mapping"
+    if isinstance(value, list):
+        return "a list" if value else "an empty one"
     if any(part in _secrets() for part in loc):
         return "something else (not shown)"
     shown = repr(value) if isinstance(value, str) else str(value)

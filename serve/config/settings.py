@@ -4,7 +4,8 @@
 know. Money is in US dollars, prices are per million tokens, times are in seconds.
 """
 
-from typing import Annotated, Any, Literal, get_args
+import contextlib
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -22,22 +23,18 @@ def _no_switch(value: Any) -> Any:
 
 def _url(*schemes: str) -> AfterValidator:
     def check(value: str) -> str:
-        try:
-            scheme = urlsplit(value).scheme
-        except ValueError:
-            scheme = ""
-        if scheme not in schemes or "://" not in value:
-            # The URL itself may hold a password: it is not repeated.
-            wanted = " or ".join(f"{scheme}://" for scheme in schemes)
-            raise ValueError(f"expected a URL that starts with {wanted}")
-        return value
+        with contextlib.suppress(ValueError):
+            if urlsplit(value).scheme in schemes and "://" in value:
+                return value
+        # The URL itself may hold a password: it is not repeated.
+        wanted = " or ".join(f"{scheme}://" for scheme in schemes)
+        raise ValueError(f"expected a URL that starts with {wanted}")
 
     return AfterValidator(check)
 
 
 def _compiles(value: str) -> str:
-    # What runs them too (see `policy.patterns`): its syntax is wider than that of `re`.
-    regex = require_extra("regex", "serve")
+    regex = require_extra("regex", "serve")  # as `policy.patterns`, whose syntax is wider than re's
     try:
         regex.compile(value)
     except (regex.error, OverflowError, RecursionError) as error:
@@ -77,22 +74,27 @@ class Settings(BaseModel):
     """Base of all: unknown keys are errors, nothing changes once it is read."""
 
     model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        protected_namespaces=(),
-        allow_inf_nan=False,
-        hide_input_in_errors=True,  # a URL's password
+        extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
     )
 
     @model_validator(mode="before")
     @classmethod
     def _without_nulls(cls, data: Any) -> Any:
         # `rules:` with every line below it commented out is null: as if it were not there.
+        fields = cls.model_fields.items()
+        takes_null = {n for n, field in fields if type(None) in get_args(field.annotation)}
         if not isinstance(data, dict):
             return data
-        fields = cls.model_fields
-        takes_null = {n for n, field in fields.items() if type(None) in get_args(field.annotation)}
         return {k: v for k, v in data.items() if v is not None or k in takes_null}
+
+    one_of: ClassVar[tuple[str, ...]] = ()  # exactly one of these is to be given
+
+    @model_validator(mode="after")
+    def _has_one(self) -> Self:
+        given = [name for name in self.one_of if getattr(self, name) is not None]
+        if self.one_of and len(given) != 1:
+            raise ValueError(f"give exactly one of {', '.join(self.one_of)}")
+        return self
 
 
 class Price(Settings):
@@ -131,20 +133,13 @@ class Band(Settings):
 class HoldSettings(Settings):
     """Moves the threshold so that the latest scored requests keep a strong share or a budget."""
 
+    one_of = ("strong_share", "usd_per_1k")
     strong_share: Share | None = None
     usd_per_1k: Positive | None = None  # what 1,000 scored requests may cost
     every_s: Positive = 300.0
     window: Annotated[int, Field(ge=100), NUMBER] = 2000  # the latest scores that are looked at
     lowest: Share = 0.0  # the threshold stays between these
     highest: Share = 1.0
-
-    @model_validator(mode="after")
-    def _one_aim(self) -> "HoldSettings":
-        if (self.strong_share is None) == (self.usd_per_1k is None):
-            raise ValueError("give strong_share or usd_per_1k, and not both")
-        if self.lowest > self.highest:
-            raise ValueError("expected lowest <= highest")
-        return self
 
 
 class RouterSettings(Settings):
@@ -179,7 +174,7 @@ class ExperimentSettings(Settings):
     router: Name | None = None  # another one than `router.name`: mf, bert, or a bundle's folder
 
     @model_validator(mode="after")
-    def _one_way(self) -> "ExperimentSettings":
+    def _one_way(self) -> Self:
         if self.threshold is not None and self.strong_share is not None:
             raise ValueError("give threshold or strong_share, and not both")
         if self.threshold is None and self.strong_share is None and self.router is None:
@@ -215,26 +210,19 @@ class When(Settings):
 class Rule(Settings):
     """The first rule whose `when` holds sends the request to a model, a threshold, or nowhere."""
 
+    one_of = ("model", "threshold", "block")
     name: Name
     when: When = When()
     model: Name | None = None
     threshold: Share | None = None
     block: str | None = None  # the message that the client gets
 
-    @model_validator(mode="after")
-    def _one_action(self) -> "Rule":
-        if sum(value is not None for value in (self.model, self.threshold, self.block)) != 1:
-            raise ValueError("give exactly one of model, threshold and block")
-        return self
-
-
-Action = Literal["secure", "mask", "block"]
-
 
 class SensitivitySettings(Settings):
     """What to do with e-mail addresses, phone numbers, payment cards, keys and own patterns."""
 
-    actions: dict[Name, Action] = Field(default_factory=dict)  # one of KINDS or of patterns
+    # By kind: one of KINDS or of patterns.
+    actions: dict[Name, Literal["secure", "mask", "block"]] = Field(default_factory=dict)
     patterns: dict[Name, Regex] = Field(default_factory=dict)  # further kinds: regular expressions
     tag: Name = "secure"  # the tag of the models that may see what is marked "secure"
     detector: Literal["regex", "presidio"] = "regex"
@@ -243,17 +231,12 @@ class SensitivitySettings(Settings):
 class BudgetSettings(Settings):
     """A limit for each `scope` and calendar day or month (UTC)."""
 
+    one_of = ("usd", "tokens")
     usd: Positive | None = None
     tokens: Count | None = None
     per: Literal["day", "month"] = "day"
     scope: Literal["key", "tenant", "tier"] = "tenant"
     soft: Share | None = 0.8  # from this share of the limit on only weak models answer
-
-    @model_validator(mode="after")
-    def _one_unit(self) -> "BudgetSettings":
-        if (self.usd is None) == (self.tokens is None):
-            raise ValueError("give usd or tokens, and not both")
-        return self
 
 
 class TierSettings(Settings):

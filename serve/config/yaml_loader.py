@@ -103,13 +103,12 @@ class _Loader(yaml.SafeLoader):
         """The node's data; what is in it is noted in `document`."""
         self.document.lines.setdefault(loc, node.start_mark.line + 1)
         self._count += 1
-        mark = node.start_mark
         if node in self._open:
             problem = "an alias inside of what it stands for"
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
         if self._count > _MOST_NODES:
             problem = f"more than {_MOST_NODES:,} values: too large to be a config"
-            raise _TooMuchError(problem=problem, problem_mark=mark)
+            raise _TooMuchError(problem=problem, problem_mark=node.start_mark)
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, loc)
         self._open.append(node)
@@ -117,8 +116,8 @@ class _Loader(yaml.SafeLoader):
         if isinstance(node, yaml.MappingNode):
             found = self._mapping(node, loc)
         else:
-            items = [self.value(item, (*loc, i)) for i, item in enumerate(node.value)]
-            found = [None if item is _ABSENT else item for item in items]
+            found = [self.value(item, (*loc, i)) for i, item in enumerate(node.value)]
+            found = [None if item is _ABSENT else item for item in found]
         self._open.pop()
         return found
 
@@ -126,13 +125,11 @@ class _Loader(yaml.SafeLoader):
         if id(node) not in self._flattened:
             self._flattened.add(id(node))
             first: dict[str, int] = {}
-            for key, _ in node.value:
-                line = key.start_mark.line + 1
-                if isinstance(key, yaml.ScalarNode) and key.value != "<<":
-                    if key.value in first:
-                        text = f"given before, in line {first[key.value]}"
-                        self._problem((*loc, key.value), text, key)
-                    first.setdefault(key.value, line)
+            for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+                if key.value in first and key.value != "<<":
+                    text = f"given before, in line {first[key.value]}"
+                    self._problem((*loc, key.value), text, key)
+                first.setdefault(key.value, key.start_mark.line + 1)
             self.flatten_mapping(node)  # `<<: *other`
         found: dict[str, Any] = {}
         for key, value in node.value:

@@ -13,6 +13,7 @@ from typing import Literal
 from .budgets import Budget, refusal
 
 BUCKET_S = 60
+MOST_SHOWN = 1000  # budgets
 
 Level = Literal["open", "soft"]
 
@@ -66,7 +67,6 @@ class MemoryCounters:
     def __init__(self, lease_s: float) -> None:
         self._lease_s = lease_s
         self._counts: dict[str, _Count] = {}
-        self._marks: set[tuple[str, str]] = set()
 
     def take(
         self, need: Need, now: float, seen: Mapping[str, int]
@@ -103,23 +103,15 @@ class MemoryCounters:
             count.held.pop(held.id, None)
         return [count.spent for count in counts]
 
-    def claim(self, budget: Budget, mark: str) -> bool:
-        """True once a mark, budget and window: who gets it sends the alert."""
-        new = (budget.key, mark) not in self._marks
-        self._marks.add((budget.key, mark))
-        return new
-
-    def state(self, now: float, limit: int) -> list[tuple[Budget, int, int]]:
+    def state(self, now: float) -> list[tuple[Budget, int, int]]:
         """(budget, spent, held) of the budgets of current windows that were asked."""
         current = [each for each in self._counts.values() if each.budget.resets_at > now]
-        return [(each.budget, each.spent, each.held_at(now)) for each in current[:limit]]
+        return [(each.budget, each.spent, each.held_at(now)) for each in current[:MOST_SHOWN]]
 
     def forget(self, now: float) -> None:
         """Forget windows that were over one lease ago."""
-        late = now - self._lease_s
-        counts = self._counts.items()
+        late, counts = now - self._lease_s, self._counts.items()
         self._counts = {key: each for key, each in counts if each.budget.resets_at > late}
-        self._marks = {mark for mark in self._marks if mark[0] in self._counts}
 
     def _count(self, budget: Budget, seen: Mapping[str, int]) -> _Count:
         count = self._counts.setdefault(budget.key, _Count(budget))

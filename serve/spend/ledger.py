@@ -128,20 +128,20 @@ class BudgetLedger:
         """End a reservation that cost nothing: an answer from the cache, a failed request."""
         await self.settle(reservation, 0.0, 0)
 
-    async def state(self, limit: int = 1000) -> list[dict[str, Any]]:
-        """Budgets of the current windows that are used, as `Budget.to_dict` shows them; at most
-        `limit`. Of all workers where Redis is shared and answers, else of this one."""
+    async def state(self) -> list[dict[str, Any]]:
+        """Budgets of the current windows that are used, as `Budget.to_dict` shows them. Of all
+        workers where Redis is shared and answers, else of this one."""
         now = self._clock()
         rows = None
         if self._remote is not None and not self.degraded:
             try:
                 # Not on a request's path, and longer than one look at a counter.
                 async with asyncio.timeout(10 * self.patience_s):
-                    rows = await self._remote.state(now, limit)
+                    rows = await self._remote.state(now)
             except FAILURES as error:
                 self._lost(error)
         if rows is None:
-            rows = self._local.state(now, limit)
+            rows = self._local.state(now)
         return [budget.to_dict(spent, held) for budget, spent, held in rows if spent or held]
 
     async def close(self) -> None:
@@ -262,8 +262,8 @@ class BudgetLedger:
         if self._remote is not None and not self.degraded:
             with contextlib.suppress(*FAILURES):
                 async with asyncio.timeout(10 * self.patience_s):
-                    return await self._remote.claim(budget, mark)
-        return self._local.claim(budget, mark)
+                    return await self._remote.claim(budget, mark, self._clock())
+        return True
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run on, whoever waits for it; `close` does."""
@@ -353,10 +353,7 @@ async def patience(seconds: float) -> AsyncIterator[None]:
 
 
 def make_ledger(config: Config, stats: Stats | None = None) -> BudgetLedger:
-    """The ledger that a configuration asks for. Connects to nothing yet.
-
-    stats: `Recorder.stats`, from which a ledger without Redis learns what was spent before.
-    """
+    """The ledger of a configuration; stats: `Recorder.stats`. Connects to nothing yet."""
     alerts = Alerts(config.alerts.webhook, config.alerts.at)
     history = None if stats is None else functools.partial(spent_before, stats)
     return BudgetLedger(config.redis_url, alerts=alerts, history=history)

@@ -15,7 +15,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from .budgets import Budget, refusal
-from .counters import BUCKET_S, Level, Need, Reservation, lapse_minute
+from .counters import BUCKET_S, MOST_SHOWN, Level, Need, Reservation, lapse_minute
 
 CONNECTIONS = 8  # a worker; a command takes well below a millisecond
 DONE_S = 3600  # how long Redis remembers that one was settled: longer than anybody tries again
@@ -67,24 +67,18 @@ class RedisCounters:
         sums: list[int] = await self._settle(self._keys(held.id, held.budgets), args)
         return sums
 
-    async def claim(self, budget: Budget, mark: str) -> bool:
-        """See `MemoryCounters.claim`."""
-        key = self._key(budget.key)
-        pipe = self._client.pipeline()
-        pipe.hsetnx(key, f"a{mark}", 1)
-        pipe.pttl(key)
-        new, left = await pipe.execute()
-        if left < 0:  # it had expired
-            await self._client.pexpire(key, math.ceil(self._lease_s * 1000))
-        return bool(new)
+    async def claim(self, budget: Budget, mark: str, now: float) -> bool:
+        """True once a mark, budget and window: who gets it sends the alert."""
+        ms, name, _ = self._about(budget, now)
+        return bool(await self._client.set(f"{self._prefix}:a:{mark}:{name}", 1, px=ms, nx=True))
 
-    async def state(self, now: float, limit: int) -> list[tuple[Budget, int, int]]:
+    async def state(self, now: float) -> list[tuple[Budget, int, int]]:
         """See `MemoryCounters.state`."""
         index = f"{self._prefix}:budgets"
         seconds, _ = await self._client.time()
         await self._client.zremrangebyscore(index, "-inf", seconds * 1000)
         pipe = self._client.pipeline(transaction=False)
-        for name in await self._client.zrange(index, 0, limit - 1):
+        for name in await self._client.zrange(index, 0, MOST_SHOWN - 1):
             pipe.hgetall(self._key(name.decode()))
         minute = math.floor(now / BUCKET_S)
         found = []

@@ -1,8 +1,8 @@
 -- Reserve for one request in all of its budgets, or in none: `counters.MemoryCounters.take`.
 -- KEYS: the reservation (the minute in which it lapses and its amounts, or "done"), the index, then
--- a hash a budget: "s" spent, "h<minute>" what is held until then, "b" the budget itself, "a<mark>"
--- alerts sent. ARGV: minute now, minute in which it lapses, lease in ms, then eight a budget:
--- limit, soft or -1, full, weak, seen, how many ms to keep it, its name in the index, itself.
+-- a hash a budget: "s" spent, "h<minute>" what is held until then, "b" the budget itself. ARGV:
+-- minute now, minute in which it lapses, lease in ms, then eight a budget: limit, soft or -1, full,
+-- weak, seen, how many ms to keep it, its name in the index, itself.
 local n, minute = #KEYS - 2, tonumber(ARGV[1])
 local spent, held, level = {}, {}, 0
 for i = 1, n do
