@@ -88,7 +88,11 @@ def test_an_error_names_file_line_key_what_was_expected_and_what_was_found(tmp_p
         ("rules: [{name: a}]", "rules[0]: give exactly one of model, threshold, block"),
         ("rules: [{threshold: 1}]", "rules[0].name: missing; expected text of 1 to 200 characters"),
         ("keys: [{name: a, sha256: x}]", "keys[0].sha256: expected 64 small hexadecimal digits"),
-        ("tiers: {free: {budgets: [{}]}}", "tiers.free.budgets[0]: give exactly one of usd, tokens"),
+        (
+            "tiers: {free: {budgets: [{}]}}",
+            "tiers.free.budgets[0]: give exactly one of usd, tokens",
+        ),
+        ("tiers: {free: }", "tiers.free: expected a mapping with weak_only, models, "),
         ("tiers: {'a b': 3}", "tiers['a b']: expected a mapping with weak_only, models, "),
         ("router: {quality: {high: 1, best: 2}}", "best: expected one of low, medium, high"),
         ("rules: [{name: n, block: b, when: {languages: [no]}}]", "got false; put it in quotes"),

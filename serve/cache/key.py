@@ -25,19 +25,10 @@ from ..registry import Model
 from ..request import Asked
 
 _VERSION = 1  # raise it where the same request must no longer find what was kept before
-_IGNORED = frozenset(
-    {
-        "messages",  # hashed by themselves
-        "metadata",
-        "model",
-        "prompt_cache_key",
-        "prompt_cache_retention",
-        "safety_identifier",
-        "stream",
-        "stream_options",
-        "user",
-    }
-)
+_IGNORED = {  # messages are hashed by themselves
+    "messages", "metadata", "model", "prompt_cache_key", "prompt_cache_retention",
+    "safety_identifier", "stream", "stream_options", "user",
+}  # fmt: skip
 
 
 def cache_key(asked: Asked, pool: Sequence[str], plan: Plan) -> str:

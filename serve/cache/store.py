@@ -128,7 +128,8 @@ class SqliteStore(Store):
     processes may share and on which a thread works.
 
     Past `max_entries` or `max_bytes` those go that were not asked for the longest, on disk those
-    that were written first. Raises ConfigError where the folder cannot be used.
+    that were written first. `writes` counts what was kept. Raises ConfigError where the folder
+    cannot be used.
     """
 
     def __init__(
@@ -144,7 +145,7 @@ class SqliteStore(Store):
         super().__init__("the cache", max_entry_bytes, wait_s, RETRY_S)
         self._bounds = (max_entries, max_bytes or (IN_MEMORY if path is None else ON_DISK))
         self._clock = clock
-        self._writes = 0
+        self.writes = 0
         self._thread = None
         if path is None:
             self._database = _opened(":memory:")
@@ -183,8 +184,8 @@ class SqliteStore(Store):
                 database.execute("DELETE FROM kept WHERE until <= ? OR key = ?", (now, key))
                 new = "INSERT INTO kept (key, value, until) VALUES (?, ?, ?)"
                 database.execute(new, (key, value, now + ttl_s))
-                self._writes += 1
-                if self._writes % (most // 1000 + 1) == 0:  # to count them takes time
+                self.writes += 1
+                if self.writes % (most // 1000 + 1) == 0:  # to count them takes time
                     count, size = database.execute(_SIZE).fetchone()
                     surplus = max(count - most, 10 if size > max_bytes else 0)
                     database.execute(_DROP, (surplus,))

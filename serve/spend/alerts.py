@@ -30,12 +30,7 @@ class Alerts:
     """
 
     def __init__(
-        self,
-        webhook: str | None,
-        at: Sequence[float],
-        *,
-        tries: int = 4,
-        backoff_s: float = 1.0,
+        self, webhook: str | None, at: Sequence[float], *, tries: int = 4, backoff_s: float = 1.0
     ) -> None:
         self.sent = 0
         self.failed = 0
@@ -81,16 +76,16 @@ class Alerts:
 
     async def _send(self, budget: Budget, share: float, spent: int, claim: Claim) -> None:
         async with self._turn:
-            try:
-                if not await claim(budget, f"{share:g}"):
-                    return
-                event = alert(budget, share, spent)
-                logger.warning("%s", event["text"])
-                problem = "" if self._webhook is None else await self._post(self._webhook, event)
-            except Exception:
-                self.failed += 1
-                logger.exception("a budget alert failed")
+            if not await claim(budget, f"{share:g}"):
                 return
+            event = alert(budget, share, spent)
+            logger.warning("%s", event["text"])
+            if self._webhook is None:
+                return
+            try:
+                problem = await self._post(self._webhook, event)
+            except Exception as error:  # noqa: BLE001 - whatever it is, others wait for their turn
+                problem = type(error).__name__
         if problem:
             self.failed += 1
             logger.error("budget alert not delivered to %s: %s", _host(self._webhook), problem)
@@ -103,23 +98,23 @@ class Alerts:
                 if attempt:
                     await asyncio.sleep(self._backoff_s * 2 ** (attempt - 1))
                 try:
-                    status = (await client.post(webhook, json=event)).status_code
-                except (httpx.HTTPError, httpx.InvalidURL) as error:
+                    answer = await client.post(webhook, json=event)
+                except httpx.HTTPError as error:
                     problem = type(error).__name__
                     continue
-                if 200 <= status < 300:
+                if answer.is_success:
                     self.sent += 1
                     return ""
-                problem = f"status {status}"
-                if status not in (408, 429) and status < 500:
+                problem = f"status {answer.status_code}"
+                if answer.status_code not in (408, 429) and answer.status_code < 500:
                     break  # the same POST would be refused again
         return problem
 
 
-def _host(webhook: str | None) -> str:
+def _host(webhook: str) -> str:
     """What logs may show: paths of webhooks are often secret."""
     try:
-        return urlsplit(webhook or "").hostname or "the webhook"
+        return urlsplit(webhook).hostname or "the webhook"
     except ValueError:
         return "the webhook"
 

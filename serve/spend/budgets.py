@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 from urllib.parse import quote
 
-from ..config.settings import BudgetSettings, TierSettings
+from ..config.settings import TierSettings
 from ..errors import RefusedError
 from ..request import Principal
 
@@ -94,11 +94,17 @@ def window_of(now: float, per: Per) -> tuple[str, int]:
 
 def budgets_of(principal: Principal, tier: TierSettings | None, now: float) -> tuple[Budget, ...]:
     """All budgets that a request counts against at the time `now`; none without a tier."""
-    if tier is None:
-        return ()
     name = principal.tier or "default"
-    scopes = {"key": principal.key, "tenant": principal.tenant, "tier": name}
-    return tuple(_budget(name, scopes[each.scope], each, now) for each in tier.budgets)
+    names = {"key": principal.key, "tenant": principal.tenant, "tier": name}
+    made = []
+    for each in () if tier is None else tier.budgets:
+        window, resets_at = window_of(now, each.per)
+        unit: Unit = "tokens" if each.usd is None else "usd"
+        limit = each.tokens or nano(each.usd or 0.0)
+        soft = None if each.soft is None else math.ceil(round(each.soft * limit, 3))
+        whose = (name, each.scope, names[each.scope], each.per)
+        made.append(Budget(*whose, unit, limit, soft, window, resets_at))
+    return tuple(made)
 
 
 def refusal(budget: Budget, spent: int, held: int, asked: int, now: float) -> RefusedError:
@@ -141,12 +147,3 @@ def spent_before(stats: Stats, budget: Budget) -> int:
 def iso(seconds: float) -> str:
     """As "2026-12-01T00:00:00Z"."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _budget(tier: str, name: str, settings: BudgetSettings, now: float) -> Budget:
-    window, resets_at = window_of(now, settings.per)
-    unit: Unit = "tokens" if settings.usd is None else "usd"
-    limit = settings.tokens if settings.usd is None else nano(settings.usd)
-    assert limit is not None  # BudgetSettings has exactly one of the two
-    soft = None if settings.soft is None else math.ceil(round(settings.soft * limit, 3))
-    return Budget(tier, settings.scope, name, settings.per, unit, limit, soft, window, resets_at)

@@ -53,6 +53,7 @@ def lapse_minute(now: float, lease_s: float) -> int:
 class _Count:
     budget: Budget
     spent: int = 0
+    used: bool = False  # a request that was refused is not enough
     held: dict[str, tuple[int, int]] = field(default_factory=dict)  # id -> (minute it lapses, ..)
 
     def held_at(self, now: float) -> int:
@@ -91,6 +92,7 @@ class MemoryCounters:
         minute = lapse_minute(now, self._lease_s)
         for count, amount in zip(counts, amounts, strict=True):
             count.held[need.id] = (minute, amount)
+            count.used = True
         level: Level = "soft" if soft else "open"
         return Reservation(need.id, need.budgets, amounts, level), [c.spent for c in counts]
 
@@ -100,12 +102,14 @@ class MemoryCounters:
         counts = [self._count(budget, seen) for budget in held.budgets]
         for count, amount in zip(counts, spent, strict=True):
             count.spent += amount
+            count.used = True
             count.held.pop(held.id, None)
         return [count.spent for count in counts]
 
     def state(self, now: float) -> list[tuple[Budget, int, int]]:
-        """(budget, spent, held) of the budgets of current windows that were asked."""
-        current = [each for each in self._counts.values() if each.budget.resets_at > now]
+        """(budget, spent, held) of the budgets of current windows that were used."""
+        used = (each for each in self._counts.values() if each.used or each.spent)
+        current = [each for each in used if each.budget.resets_at > now]
         return [(each.budget, each.spent, each.held_at(now)) for each in current[:MOST_SHOWN]]
 
     def forget(self, now: float) -> None:

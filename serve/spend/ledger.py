@@ -38,8 +38,7 @@ class BudgetLedger:
     Where Redis does not answer, requests are counted here, on top of the last known totals, and
     merged back when it returns: a request neither fails nor waits longer than `patience_s` for it.
     Meanwhile each worker holds the limits alone. `degraded` is True then; `outages` counts how
-    often that began, `degraded_requests` the reservations made without Redis, `pending` the
-    settlements that wait for it.
+    often that began, `degraded_requests` the reservations made without Redis.
 
     Without Redis a restart would forget what was spent. `history` (Budget -> spent, in its unit;
     called in a thread, once a budget) is asked for windows that began before this process.
@@ -142,7 +141,7 @@ class BudgetLedger:
                 self._lost(error)
         if rows is None:
             rows = self._local.state(now)
-        return [budget.to_dict(spent, held) for budget, spent, held in rows if spent or held]
+        return [budget.to_dict(spent, held) for budget, spent, held in rows]
 
     async def close(self) -> None:
         """Send alerts and settlements that wait, a few seconds long, and let go of Redis."""
@@ -191,9 +190,7 @@ class BudgetLedger:
 
     async def _recall(self, budgets: Sequence[Budget]) -> None:
         """Before a budget is first counted against: what the records say of its window."""
-        if self._history is None:
-            return
-        for budget in budgets:
+        for budget in () if self._history is None else budgets:
             if budget.since < self._began and budget.key not in self._recalled:
                 self._recalled[budget.key] = self._keep(self._look_up(budget))
         tasks = [self._recalled[each.key] for each in budgets if each.key in self._recalled]
@@ -291,8 +288,7 @@ class BudgetLedger:
         self._recovery = asyncio.get_running_loop().create_task(self._recover(error))
 
     async def _recover(self, cause: BaseException) -> None:
-        """Merge as soon as Redis answers. The first look is at once: a blink is not worth a line
-        in the log."""
+        """Merge as soon as Redis answers. The first look is at once: a blink is not logged."""
         assert self._remote is not None
         said = False
         while True:
