@@ -8,10 +8,11 @@ PARALLEL = -n $(TEST_WORKERS) --dist loadfile
 CONTRACT = $(wildcard tests/test_upstream_*.py) $(wildcard tests/test_providers_*.py) tests/test_litellm_plugin.py \
 	tests/test_registry.py tests/test_serve_clients.py
 BIN := $(VENV)/bin
+FIGURES := docs/results.md docs/audit.md docs/guarantee.md docs/watch.md
 ROOMS := router providers data labels training eval serve integrations cli testing research
 STAMP := $(VENV)/.installed
 
-.PHONY: setup lock demo test test-range test-contract lint format types wheel check clean
+.PHONY: setup lock demo test test-range test-contract figures lint format types wheel check clean
 
 setup: $(STAMP)
 
@@ -56,6 +57,11 @@ test-range: setup
 # The tests that talk to LiteLLM, with the newest one where the lock's is another.
 test-contract: setup
 	VENV=$(VENV) .ci/litellm newer $(PARALLEL) $(CONTRACT)
+
+# Every command that a page of docs/ quotes in a block for a published figure. It takes hours.
+figures: setup
+	grep -hE '^    (thriftroute evaluate|python -m thriftroute\.research) ?' $(FIGURES) \
+		| PATH="$(CURDIR)/$(BIN):$$PATH" sh -ex
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,12 +1,13 @@
 """The commands `audit` and `report`: whether routing pays on labelled prompts."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Option
 
 from ..errors import ConfigError
-from ..files import private
+from ..files import private, whole_file
 from .options import (
     JsonOption,
     RouterOption,
@@ -21,27 +22,16 @@ from .options import (
 )
 from .output import print_json, say
 
-DataOption = Annotated[
-    str | None,
-    typer.Option("--data", help="Labelled prompts that the router was not trained on."),
-]
-BenchmarkOption = Annotated[
-    list[str] | None, typer.Option("--benchmark", help="mmlu, gsm8k or mt-bench instead.")
-]
-QualityOption = Annotated[
-    float,
-    typer.Option("--min-quality", help="Least part of strong's mean reward to keep, as 0.95."),
-]
-ConfidenceOption = Annotated[
-    float, typer.Option("--confidence", help="With which --min-quality must be shown.")
-]
-SavingOption = Annotated[
-    float, typer.Option("--min-saving", help="Least saving that is worth a router.")
-]
-LabelsOption = Annotated[
-    int, typer.Option("--max-labels", min=1, help="Most labels that you would pay for.")
-]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of the halves and intervals.")]
+if TYPE_CHECKING:
+    from ..eval.audit.command import Audited
+
+DataOption = Annotated[str | None, Option(help="Labels that the router was not trained on.")]
+BenchmarkOption = Annotated[list[str] | None, Option(help="mmlu, gsm8k or mt-bench instead.")]
+QualityOption = Annotated[float, Option(help="Least part of strong's mean reward, as 0.95.")]
+ConfidenceOption = Annotated[float, Option(help="With which --min-quality must be shown.")]
+SavingOption = Annotated[float, Option(help="Least saving that is worth a router.")]
+LabelsOption = Annotated[int, Option(min=1, help="Most labels that you would pay for.")]
+SeedOption = Annotated[int, Option(min=0, help="Of the halves and intervals.")]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -74,20 +64,17 @@ def audit(
 
     Example: thriftroute audit --data labels.jsonl --strong gpt-4o --weak llama3 --router my-router
     """
-    audited = _run(
-        router, data, strong, weak, benchmark, min_quality, confidence, min_saving, max_labels,
-        (strong_model, weak_model, strong_price, weak_price, output_tokens), seed,
-    )  # fmt: skip
+    audited = _run(**{key: value for key, value in locals().items() if key != "as_json"})
     if as_json:
         print_json({**audited.verdict.to_dict(), "router": router})
         return
-    from ..eval.audit.command import show
+    from ..eval.audit.command import print_audit
 
-    show(audited)
+    print_audit(audited)
 
 
 def report(
-    out: Annotated[Path, typer.Option("--out", help="The HTML page to write.")],
+    out: Annotated[Path, Option(help="The HTML page to write.")],
     router: RouterOption = "mf",
     data: DataOption = None,
     strong: StrongOption = None,
@@ -102,54 +89,40 @@ def report(
     strong_price: StrongPriceOption = None,
     weak_price: WeakPriceOption = None,
     output_tokens: TokensOption = None,
-    examples: Annotated[
-        bool, typer.Option("--examples/--no-examples", help="With prompts of the data on it.")
-    ] = True,
+    examples: Annotated[bool, Option(help="With prompts of the data on it.")] = True,
     seed: SeedOption = 0,
 ) -> None:
     """Write the audit as one HTML page: money, quality, tasks, examples, and what to do next.
 
     Example: thriftroute report --data labels.jsonl --strong gpt-4o --weak llama3 --out report.html
     """
+    shared = {key: value for key, value in locals().items() if key not in ("out", "examples")}
     if not out.parent.is_dir():
         # Before the work, not after it.
         raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it first")
-    audited = _run(
-        router, data, strong, weak, benchmark, min_quality, confidence, min_saving, max_labels,
-        (strong_model, weak_model, strong_price, weak_price, output_tokens), seed,
-    )  # fmt: skip
+    audited = _run(**shared)
     from ..eval.audit.page import to_html
-    from ..eval.fetch import write_atomically
 
-    page = to_html(audited, examples=examples).encode(errors="replace")
-    write_atomically(out, page, opener=private if examples else None)
+    with whole_file(out, opener=private if examples else None) as file:
+        file.write(to_html(audited, examples=examples).encode(errors="replace"))
     say(f"{audited.verdict.verdict}: {audited.verdict.why}")
     say(f"wrote {out}")
 
 
-def _run(
-    router: str,
-    data: str | None,
-    strong: str | None,
-    weak: str | None,
-    benchmark: list[str] | None,
-    min_quality: float,
-    confidence: float,
-    min_saving: float,
-    max_labels: int,
-    prices: tuple[Any, ...],
-    seed: int,
-) -> Any:
-    from ..eval.audit.command import Wish, run_audit
-    from ..eval.command import CostOptions, Target
+def _run(router: str, data: str | None, seed: int, **options: Any) -> "Audited":
+    """The options that both commands have, as what they mean."""
+    from ..eval.audit.command import run_audit
+    from ..eval.audit.verdict import AuditSettings
+    from ..eval.command import Target
+    from ..eval.pricing import CostOptions
 
-    for option, value in (("--min-quality", min_quality), ("--confidence", confidence)):
+    for name in ("min_quality", "confidence"):
+        value = options[name]
         if 1 < value <= 100:
-            raise ConfigError(f"{option} is a part of 1: for {value:g}% give {value / 100:g}")
-    return run_audit(
-        router,
-        Target(benchmark or (), data, names(strong), names(weak)),
-        Wish(min_quality, confidence, min_saving, max_labels),
-        cost=CostOptions(*prices),
-        seed=seed,
-    )
+            flag = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{flag} is a part of 1: for {value:g}% give {value / 100:g}")
+    strong, weak = names(options.pop("strong")), names(options.pop("weak"))
+    target = Target(options.pop("benchmark") or (), data, strong, weak)
+    asked = ("min_quality", "confidence", "min_saving", "max_labels")
+    settings = AuditSettings(**{name: options.pop(name) for name in asked}, seed=seed)
+    return run_audit(router, target, settings, CostOptions(**options))

@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -142,7 +143,7 @@ def report_(
             files, options, embedder=_embedder(router), language=_language(), progress=progress
         )
     if as_json:
-        print_json(traffic.to_dict())
+        print_json(asdict(traffic))
         return
     show_traffic(traffic)
 

@@ -22,10 +22,6 @@ from .fetch import Files
 Floats = npt.NDArray[np.float64]
 STRONG = "gpt-4-1106-preview"
 WEAK = "mistralai/Mixtral-8x7B-Instruct-v0.1"
-COLUMNS = (
-    *("strong", "weak", "labels", "groups", "strong_cost", "weak_cost"),
-    *("input_tokens", "strong_tokens", "weak_tokens", "messages"),
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +29,7 @@ class Benchmark:
     """n prompts and what either model earns on each.
 
     `strong`, `weak` float64[n]: rewards, higher is better, in any one unit. `labels` float64[n]:
-    share of comparisons that strong wins strictly, in [0, 1]. `groups` int64[n] marks rows that
-    must be resampled together, None where each stands alone. `dropped` counts left-out items by
+    share of comparisons that strong wins strictly, in [0, 1]. `dropped` counts left-out items by
     reason. `strong_cost`, `weak_cost` float64[n] in USD, None unless known for every prompt.
     `input_tokens`, `strong_tokens`, `weak_tokens` (of the answers) float64[n], NaN where unknown.
     `messages[i]` replaces prompt i where the whole conversation is scored.
@@ -48,7 +43,6 @@ class Benchmark:
     strong_model: str
     weak_model: str
     labels: Floats = field(default_factory=lambda: np.empty(0))
-    groups: npt.NDArray[np.int64] | None = None
     dropped: Mapping[str, int] = field(default_factory=dict)
     strong_cost: Floats | None = None
     weak_cost: Floats | None = None
@@ -63,12 +57,14 @@ class Benchmark:
             object.__setattr__(self, "labels", (self.strong > self.weak).astype(np.float64))
         if not self.prompts:
             raise EvaluationError(f"benchmark {self.name}: no prompt is left to evaluate on")
-        for name in COLUMNS:
-            column = getattr(self, name)
-            if column is not None and len(column) != self.n:
+        for name, column in vars(self).items():
+            if isinstance(column, np.ndarray | list) and len(column) != self.n:
                 raise EvaluationError(
                     f"benchmark {self.name}: {name} has {len(column)} entries, prompts {self.n}"
                 )
+
+    def __str__(self) -> str:
+        return f"benchmark {self.name} ({self.strong_model} against {self.weak_model})"
 
     @property
     def n(self) -> int:
@@ -115,12 +111,8 @@ def mmlu(files: Files) -> Benchmark:
     """MMLU, 14,042 questions less 5 contaminated; rewards are 0 or 1. Duplicates stay."""
     if files.local is not None:
         return _from_parquet("mmlu", files.parquet("routellm_mmlu.parquet"))
-    rows = [
-        row
-        for domain in MMLU_DOMAINS
-        for row in _csv_rows(files.remote(f"mmlu/responses/mmlu_{domain}.csv"))
-    ]
-    return _from_responses("mmlu", rows, files.remote("mmlu/contaminated_prompts.jsonl"))
+    names = [f"mmlu/responses/mmlu_{domain}.csv" for domain in MMLU_DOMAINS]
+    return _from_responses("mmlu", files, names, "mmlu/contaminated_prompts.jsonl")
 
 
 @register("gsm8k")
@@ -128,8 +120,8 @@ def gsm8k(files: Files) -> Benchmark:
     """GSM8K test, 1,319 questions less 12 contaminated; rewards are 0 or 1."""
     if files.local is not None:
         return _from_parquet("gsm8k", files.parquet("routellm_gsm8k.parquet"))
-    rows = _csv_rows(files.remote("gsm8k/gsm8k_responses.csv"))
-    return _from_responses("gsm8k", rows, files.remote("gsm8k/contaminated_prompts.jsonl"))
+    names = ["gsm8k/gsm8k_responses.csv"]
+    return _from_responses("gsm8k", files, names, "gsm8k/contaminated_prompts.jsonl")
 
 
 @register("mt-bench")
@@ -140,41 +132,33 @@ def mt_bench(files: Files) -> Benchmark:
     that was chosen, so a question is one row, with the mean grade of its two turns.
     """
     if files.local is not None:
-        pq: Any = require_extra("pyarrow.parquet", "eval")
-        table = pq.read_table(files.parquet("routellm_mtbench.parquet")).to_pylist()
-        grades = [(r["question_id"], r["model"], r["turn"], r["raw_score"]) for r in table]
-        prompts = {r["question_id"]: r["turn1_prompt"] for r in table}
-        contaminated = {r["question_id"] for r in table if r["contaminated"]}
+        rows = _parquet(files.parquet("routellm_mtbench.parquet"))
+        grades = [(r["question_id"], r["model"], r["turn"], r["raw_score"]) for r in rows]
+        prompts = {r["question_id"]: r["turn1_prompt"] for r in rows}
+        contaminated = {r["question_id"] for r in rows if r["contaminated"]}
     else:
         questions = _json_rows(files.remote("mt_bench/question.jsonl"))
-        bad = _contaminated(files.remote("mt_bench/contaminated_prompts.jsonl"))
+        bad = _contaminated(files, "mt_bench/contaminated_prompts.jsonl")
         judged = _json_rows(files.remote("mt_bench/judgements.jsonl"))
         grades = [(r["question_id"], r["model"], r["turn"], r["score"]) for r in judged]
         prompts = {q["question_id"]: q["turns"][0] for q in questions}
         contaminated = {q["question_id"] for q in questions if bad & set(q["turns"])}
-    sums: dict[tuple[int, str], dict[int, float]] = {}
+    turns: dict[tuple[int, str], dict[int, float]] = {}
     for question, model, turn, grade in grades:
-        sums.setdefault((question, _plain(model)), {})[turn] = float(grade)
+        turns.setdefault((question, _plain(model)), {})[turn] = float(grade)
     kept = sorted(set(prompts) - contaminated)
 
     def mean_grade(question: int, model: str) -> float:
-        turns = sums.get((question, _plain(model)), {})
-        if sorted(turns) != [1, 2]:
+        graded = turns.get((question, _plain(model)), {})
+        if sorted(graded) != [1, 2]:
             raise EvaluationError(
-                f"mt-bench: question {question} has grades of {model} for turns {sorted(turns)}, "
+                f"mt-bench: question {question} has grades of {model} for turns {sorted(graded)}, "
                 "expected 1 and 2; the files do not belong together"
             )
-        return sum(turns.values()) / 2
+        return sum(graded.values()) / 2
 
-    return Benchmark(
-        name="mt-bench",
-        prompts=[prompts[q] for q in kept],
-        strong=np.array([mean_grade(q, STRONG) for q in kept]),
-        weak=np.array([mean_grade(q, WEAK) for q in kept]),
-        strong_model=STRONG,
-        weak_model=WEAK,
-        dropped={"contaminated": len(contaminated)},
-    )
+    strong, weak = ([mean_grade(q, model) for q in kept] for model in (STRONG, WEAK))
+    return _routellm("mt-bench", [prompts[q] for q in kept], strong, weak, len(contaminated))
 
 
 def from_table(table: PairTable, name: str = "data") -> Benchmark:
@@ -184,7 +168,9 @@ def from_table(table: PairTable, name: str = "data") -> Benchmark:
     that a positive gap means that the strong model is preferred. Each distinct prompt counts once,
     however many rows it had.
     """
-    known = bool(np.isfinite(table.strong_cost).all() and np.isfinite(table.weak_cost).all())
+    same = ("strong", "weak", "input_tokens", "strong_tokens", "weak_tokens", "messages")
+    costs = {name: getattr(table, name) for name in ("strong_cost", "weak_cost")}
+    known = all(np.isfinite(one).all() for one in costs.values())
     left_out = {
         "row of another model": table.usage.other_model,
         "row within one tier": table.usage.same_tier,
@@ -193,18 +179,12 @@ def from_table(table: PairTable, name: str = "data") -> Benchmark:
     return Benchmark(
         name=name,
         prompts=list(table.prompts),
-        strong=table.strong,
-        weak=table.weak,
         strong_model=", ".join(table.strong_models),
         weak_model=", ".join(table.weak_models),
         labels=table.win,
         dropped={reason: count for reason, count in left_out.items() if count},
-        strong_cost=table.strong_cost if known else None,
-        weak_cost=table.weak_cost if known else None,
-        input_tokens=table.input_tokens,
-        strong_tokens=table.strong_tokens,
-        weak_tokens=table.weak_tokens,
-        messages=table.messages,
+        **{column: getattr(table, column) for column in same},
+        **(costs if known else {}),
     )
 
 
@@ -222,58 +202,56 @@ def from_file(
 
 def _from_parquet(name: str, path: Path) -> Benchmark:
     """Both models of one question share (task, row); questions come in that order."""
-    pq: Any = require_extra("pyarrow.parquet", "eval")
-    columns = ["task", "row", "model", "score", "prompt", "contaminated"]
-    data: dict[str, list[Any]] = pq.read_table(path, columns=columns).to_pydict()
     rewards: dict[tuple[str, int], dict[str, float]] = {}
     prompts: dict[tuple[str, int], str] = {}
     contaminated: set[tuple[str, int]] = set()
-    for task, row, model, score, prompt, bad in zip(*data.values(), strict=True):
-        key = (task, row)
-        rewards.setdefault(key, {})[_plain(model)] = score
-        prompts[key] = prompt
-        if bad:
+    for row in _parquet(path, ["task", "row", "model", "score", "prompt", "contaminated"]):
+        key = (row["task"], row["row"])
+        rewards.setdefault(key, {})[_plain(row["model"])] = row["score"]
+        prompts[key] = row["prompt"]
+        if row["contaminated"]:
             contaminated.add(key)
     kept = sorted(set(prompts) - contaminated)
     try:
-        strong = np.array([rewards[key][_plain(STRONG)] for key in kept], dtype=np.float64)
-        weak = np.array([rewards[key][_plain(WEAK)] for key in kept], dtype=np.float64)
+        strong, weak = ([rewards[key][_plain(model)] for key in kept] for model in (STRONG, WEAK))
     except KeyError as error:
         raise EvaluationError(f"{path}: a question has no row of {error}") from error
-    return Benchmark(
-        name=name,
-        prompts=[prompts[key] for key in kept],
-        strong=strong,
-        weak=weak,
-        strong_model=STRONG,
-        weak_model=WEAK,
-        dropped={"contaminated": len(contaminated)},
-    )
+    return _routellm(name, [prompts[key] for key in kept], strong, weak, len(contaminated))
 
 
-def _from_responses(name: str, rows: Iterable[Mapping[str, str]], contaminated: Path) -> Benchmark:
+def _from_responses(name: str, files: Files, names: Iterable[str], contaminated: str) -> Benchmark:
     """From CSV rows with a prompt and a True/False column a model."""
-    bad = _contaminated(contaminated)
-    every = [{_plain(column): value for column, value in row.items()} for row in rows]
+    every = []
+    for one in names:
+        with files.remote(one).open(encoding="utf-8", newline="") as file:
+            every += [{_plain(k): v for k, v in row.items()} for row in csv.DictReader(file)]
+    bad = _contaminated(files, contaminated)
     kept = [row for row in every if row["prompt"] not in bad]
 
-    def rewards(model: str) -> Floats:
+    def rewards(model: str) -> list[float]:
         values = {"true": 1.0, "false": 0.0}
         try:
-            return np.array([values[row[_plain(model)].strip().lower()] for row in kept])
+            return [values[row[_plain(model)].strip().lower()] for row in kept]
         except (KeyError, AttributeError) as error:  # a short row has None in its last columns
             raise EvaluationError(
                 f"{name}: no column, or no True or False, for {model}: {error}"
             ) from error
 
+    prompts = [row["prompt"] for row in kept]
+    return _routellm(name, prompts, rewards(STRONG), rewards(WEAK), len(every) - len(kept))
+
+
+def _routellm(
+    name: str, prompts: list[str], strong: list[float], weak: list[float], contaminated: int
+) -> Benchmark:
     return Benchmark(
         name=name,
-        prompts=[row["prompt"] for row in kept],
-        strong=rewards(STRONG),
-        weak=rewards(WEAK),
+        prompts=prompts,
+        strong=np.array(strong, dtype=np.float64),
+        weak=np.array(weak, dtype=np.float64),
         strong_model=STRONG,
         weak_model=WEAK,
-        dropped={"contaminated": len(every) - len(kept)},
+        dropped={"contaminated": contaminated},
     )
 
 
@@ -282,9 +260,10 @@ def _plain(model: str) -> str:
     return model.rsplit("/", 1)[-1].lower()
 
 
-def _csv_rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+def _parquet(path: Path, columns: list[str] | None = None) -> list[dict[str, Any]]:
+    pq: Any = require_extra("pyarrow.parquet", "eval")
+    rows: list[dict[str, Any]] = pq.read_table(path, columns=columns).to_pylist()
+    return rows
 
 
 def _json_rows(path: Path) -> list[dict[str, Any]]:
@@ -297,8 +276,8 @@ def _json_rows(path: Path) -> list[dict[str, Any]]:
             ) from error
 
 
-def _contaminated(path: Path) -> set[str]:
-    return {row["eval_prompt"] for row in _json_rows(path)}
+def _contaminated(files: Files, name: str) -> set[str]:
+    return {row["eval_prompt"] for row in _json_rows(files.remote(name))}
 
 
 # The 57 subjects of MMLU (Hendrycks et al. 2021, arXiv 2009.03300), by the names of their files.

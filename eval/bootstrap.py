@@ -6,15 +6,19 @@ percentile interval is Efron's (Efron and Tibshirani 1993, chapter 13). Two rout
 resampled with the same seed see the same resamples, so the difference of their samples is paired.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import EvaluationError
+from ..errors import EvaluationError, require_extra
 from .metrics import (
+    ECE_BINS,
     ROUNDING,
+    Z95,
     Floats,
     Interval,
     apgr_of_groups,
@@ -25,39 +29,27 @@ from .metrics import (
     tied_groups,
 )
 
-Groups = npt.NDArray[np.int64]
-
 # Resamples of a chunk: 64 of 14,000 prompts are 7 MB of float64.
 CHUNK_CELLS = 1_000_000
+TAIL = (1 - 0.95) / 2
+# APGRs that differ by less are equal: rounding of sums.
+EQUAL = 1e-9
 
 
-def resample_counts(
-    n: int, resamples: int, *, seed: int = 0, groups: Groups | None = None
-) -> Iterator[Floats]:
+def resample_counts(n: int, resamples: int, *, seed: int = 0) -> Iterator[Floats]:
     """Chunks of counts, float64[<=chunk, n], `resamples` rows in all; the rows depend on the seed.
 
-    With `groups` (int64[n]: prompts of one number belong together) whole groups are drawn, as many
-    as there are (cluster bootstrap), so that a row's sum may differ from n where they differ in
-    size. Raises EvaluationError for n < 1, resamples < 1 or groups of another length.
+    Raises EvaluationError for n < 1 or resamples < 1.
     """
     if n < 1 or resamples < 1:
         raise EvaluationError(f"need at least one prompt and one resample, got {n}, {resamples}")
-    member: npt.NDArray[np.intp] | None = None
-    units = n
-    if groups is not None:
-        if groups.shape != (n,):
-            raise EvaluationError(f"groups have shape {groups.shape}, expected ({n},)")
-        member = np.unique(groups, return_inverse=True)[1]
-        units = int(member.max()) + 1
     rng = np.random.default_rng(seed)
     step = max(1, CHUNK_CELLS // n)
     for start in range(0, resamples, step):
-        rows = min(step, resamples - start)
         # Row by row, so that the resamples do not depend on the chunk's size.
-        counts = np.empty((rows, units), dtype=np.float64)
-        for row in range(rows):
-            counts[row] = np.bincount(rng.integers(0, units, units), minlength=units)
-        yield counts if member is None else counts[:, member]
+        rows = range(min(step, resamples - start))
+        draws = [np.bincount(rng.integers(0, n, n), minlength=n) for _ in rows]
+        yield np.array(draws, dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -73,8 +65,6 @@ class Samples:
     cpt80: Floats
     auc: Floats
     ece: Floats
-    strong_mean: Floats
-    weak_mean: Floats
     pgr: Floats
 
 
@@ -86,9 +76,7 @@ def bootstrap(
     labels: npt.ArrayLike | None = None,
     resamples: int = 1000,
     seed: int = 0,
-    groups: Groups | None = None,
-    shares: npt.ArrayLike | None = None,
-    bins: int = 15,
+    shares: npt.ArrayLike = (),
 ) -> Samples:
     """Samples of every metric of one router.
 
@@ -100,45 +88,55 @@ def bootstrap(
     win = (r_strong > r_weak).astype(np.float64) if labels is None else np.asarray(labels, float)
     order, starts = tied_groups(s)
     gain, positive = (r_strong - r_weak)[order], win[order]
-    probability = bool(np.all((s >= 0) & (s <= 1)))
-    member = ece_bins(s, bins, equal_mass=True) if probability else None
-    grid = np.asarray([] if shares is None else shares, dtype=np.float64)
-    parts: list[list[Floats]] = [[] for _ in range(8)]
-    for counts in resample_counts(s.size, resamples, seed=seed, groups=groups):
-        drawn = counts.sum(axis=1)
+    grid = np.asarray(shares, dtype=np.float64)
+    member = ece_bins(s) if np.all((s >= 0) & (s <= 1)) else None
+    parts: list[Samples] = []
+    for counts in resample_counts(s.size, resamples, seed=seed):
         ranked = counts[:, order]
         calls = np.add.reduceat(ranked, starts, axis=1)
         gains = np.add.reduceat(ranked * gain, starts, axis=1)
         wins = np.add.reduceat(ranked * positive, starts, axis=1)
         error = np.full(len(counts), np.nan)
         if member is not None:
-            by_bin = [np.abs(counts[:, member == b] @ (win - s)[member == b]) for b in range(bins)]
-            error = np.sum(by_bin, axis=0) / drawn
-        recovered = np.full((len(counts), grid.size), np.nan)
-        if grid.size:
-            ends = np.cumsum(calls, axis=1)
-            heights = np.cumsum(gains, axis=1)
-            for row in range(len(counts)):
-                if heights[row, -1] > ROUNDING:
-                    x, y = np.append(0.0, ends[row]), np.append(0.0, heights[row])
-                    recovered[row] = np.interp(grid * drawn[row], x, y) / y[-1]
-        chunk = (
-            apgr_of_groups(calls, gains),
-            cpt_of_groups(calls, gains, 0.5),
-            cpt_of_groups(calls, gains, 0.8),
-            auc_of_groups(wins, calls - wins),
-            error,
-            counts @ r_strong / drawn,
-            counts @ r_weak / drawn,
-            recovered,
+            bins = [member == b for b in range(ECE_BINS)]
+            error = np.sum([np.abs(counts[:, b] @ (win - s)[b]) for b in bins], axis=0) / s.size
+        parts.append(
+            Samples(
+                apgr=apgr_of_groups(calls, gains),
+                cpt50=cpt_of_groups(calls, gains, 0.5),
+                cpt80=cpt_of_groups(calls, gains, 0.8),
+                auc=auc_of_groups(wins, calls - wins),
+                ece=error,
+                pgr=_recovered(calls, gains, grid),
+            )
         )
-        for part, values in zip(parts, chunk, strict=True):
-            part.append(values)
-    return Samples(*(np.concatenate(part) for part in parts))
+    names = [one.name for one in fields(Samples)]
+    return Samples(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
-def interval(samples: npt.ArrayLike, level: float = 0.95) -> Interval:
-    """Percentile interval of `samples`; (NaN, NaN) where more than 5% of them are undefined.
+def _recovered(calls: Floats, gains: Floats, grid: Floats) -> Floats:
+    """The part of the gap at each share of `grid`: float64[resamples, len(grid)]."""
+    found = np.full((len(calls), grid.size), np.nan)
+    ends, heights = np.cumsum(calls, axis=1), np.cumsum(gains, axis=1)
+    for row in np.flatnonzero(heights[:, -1] > ROUNDING) if grid.size else ():
+        x, y = np.append(0.0, ends[row]), np.append(0.0, heights[row])
+        found[row] = np.interp(grid * ends[row, -1], x, y) / y[-1]
+    return found
+
+
+def resampled_apgr(scores: Floats, gain: Floats, counts: Floats) -> Floats:
+    """APGR in resamples: `scores`, `gain` (strong - weak) float64[n], `counts` float64[b, n] as
+    `resample_counts` gives them -> float64[b], NaN where a resample has no gap."""
+    order, starts = tied_groups(scores)
+    drawn = counts[:, order]
+    return apgr_of_groups(
+        np.add.reduceat(drawn, starts, axis=1),
+        np.add.reduceat(drawn * gain[order], starts, axis=1),
+    )
+
+
+def interval(samples: npt.ArrayLike) -> Interval:
+    """95% percentile interval of `samples`; (NaN, NaN) where more than 5% of them are undefined.
 
     Leaving out a few undefined resamples shifts the ends a little; leaving out many would hide
     that the gap itself is in doubt.
@@ -147,18 +145,39 @@ def interval(samples: npt.ArrayLike, level: float = 0.95) -> Interval:
     defined = values[np.isfinite(values)]
     if defined.size == 0 or defined.size < 0.95 * values.size:
         return float("nan"), float("nan")
-    tail = (1 - level) / 2
-    low, high = np.quantile(defined, [tail, 1 - tail])
+    low, high = np.quantile(defined, [TAIL, 1 - TAIL])
     return float(low), float(high)
 
 
-def paired_difference(first: Samples, second: Samples) -> Floats:
-    """APGR of `first` minus `second`, resample by resample: float64[resamples].
+def checked_scores(given: npt.ArrayLike, n: int, where: str) -> Floats:
+    """`given` as float64[n]. Raises EvaluationError, saying `where`, unless n finite numbers."""
+    scores = np.asarray(given, dtype=np.float64)
+    if scores.shape != (n,) or not np.isfinite(scores).all():
+        raise EvaluationError(
+            f"{where} gave scores of shape {scores.shape}, {int(np.sum(~np.isfinite(scores)))} of "
+            f"them not finite; expected a finite score for each of {n} prompts"
+        )
+    return scores
 
-    Both must come from `bootstrap` with the same prompts, seed, resamples and groups. Raises
-    EvaluationError where the numbers of resamples differ.
+
+def draw_intervals(values: Floats, samples: Sequence[Floats]) -> tuple[Interval, Interval]:
+    """95% intervals of the mean of `values` float64[D], a draw each: (draws, draws and prompts).
+
+    The first is Student's t over the draws. The second is mean +- 1.96 * sqrt(mean(s_d^2) + S^2/D),
+    with s_d^2 the variance of `samples[d]` (draw d in resamples of its prompts) and S^2 that of
+    `values`; why, and what it leaves out, is in `own_logs`. NaN for the second where more than 5%
+    of a draw's resamples are undefined.
     """
-    if first.apgr.shape != second.apgr.shape:
-        raise EvaluationError("paired difference: the two have different numbers of resamples")
-    difference: Floats = first.apgr - second.apgr
-    return difference
+    stats: Any = require_extra("scipy.stats", "eval")
+    draws, mean = len(values), float(values.mean())
+    of_mean = float(values.var(ddof=1)) / draws
+    half = float(stats.t.ppf(0.975, draws - 1)) * math.sqrt(of_mean)
+    wide = Z95 * math.sqrt(float(np.mean([_variance(drawn) for drawn in samples])) + of_mean)
+    return (mean - half, mean + half), (mean - wide, mean + wide)
+
+
+def _variance(drawn: Floats) -> float:
+    defined = drawn[np.isfinite(drawn)]
+    if defined.size < max(2.0, 0.95 * drawn.size):
+        return math.nan
+    return float(defined.var(ddof=1))

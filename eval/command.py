@@ -11,7 +11,6 @@ import numpy as np
 from ..data.readers import read_prompts, read_rows
 from ..data.tables import pair_table
 from ..errors import CalibrationError, ConfigError
-from ..providers.prices import Price, listed_price
 from ..router.bundle import update_manifest
 from ..router.routers import CHECKPOINTS, BundleRouter, Router, load_router
 from ..router.text import Promptlike, as_conversation
@@ -20,7 +19,7 @@ from . import benchmarks
 from .benchmarks import Benchmark
 from .calibrate import Calibration, calibrate_cost, calibrate_share
 from .metrics import Floats
-from .pricing import ASSUMED_OUTPUT_TOKENS, request_costs
+from .pricing import CostOptions, costs_of
 from .run import EvaluationReport, evaluate
 from .scored import CachedScorer
 
@@ -94,17 +93,6 @@ def run_evaluation(
     )
 
 
-@dataclass(frozen=True)
-class CostOptions:
-    """How requests are priced; see `run_calibration`."""
-
-    strong_model: str | None = None
-    weak_model: str | None = None
-    strong_price: str | None = None
-    weak_price: str | None = None
-    output_tokens: int | None = None
-
-
 def run_calibration(
     name: str,
     target: Target,
@@ -129,40 +117,38 @@ def run_calibration(
     router = load_router(name)
     if write:
         check_writable(router, name)
-    benchmark: Benchmark | None = None
-    if prompts is not None:
-        if target.benchmarks or target.data:
-            raise ConfigError("give one of --prompts, --benchmark and --data")
-        inputs: list[Promptlike] = list(read_prompts(prompts))
-        label = Path(prompts).name
-        if not inputs:
-            raise CalibrationError(f"{prompts} holds no prompt; give at least one")
+    inputs, label, benchmark = _calibration_inputs(target, prompts)
+    budget = usd_per_1k is not None
+    costs, assumptions = costs_of(router, inputs, benchmark, cost or CostOptions(), budget)
+    scores = np.asarray(scored(router)(inputs))
+    rewards = None if benchmark is None else (benchmark.strong, benchmark.weak)
+    if strong_pct is not None:
+        result = calibrate_share(scores, strong_pct, costs, rewards, seed=seed)
     else:
+        assert usd_per_1k is not None and costs is not None
+        result = calibrate_cost(scores, usd_per_1k, costs, rewards, seed=seed)
+    if write:
+        write_table(router, label, scores)
+    # A budget is only as good as what was assumed for it.
+    warning = "; ".join(filter(None, (result.warning, *assumptions)))
+    return dataclasses.replace(result, warning=warning)
+
+
+def _calibration_inputs(
+    target: Target, prompts: str | None
+) -> tuple[list[Promptlike], str, Benchmark | None]:
+    """(what is scored, its name, the labelled set where it is one)."""
+    if prompts is None:
         found = target.load()
         if len(found) != 1:
             raise ConfigError(f"calibrate on one set of prompts, not on {len(found)}")
-        benchmark = found[0]
-        inputs, label = benchmark.inputs(), benchmark.name
-    options = cost or CostOptions()
-    costs, assumptions = costs_of(router, inputs, benchmark, options, usd_per_1k is not None)
-    scores = np.asarray(scored(router)(inputs))
-    extra: dict[str, Any] = {"seed": seed}
-    if costs is not None:
-        extra |= {"strong_cost": costs[0], "weak_cost": costs[1]}
-    if benchmark is not None:
-        extra |= {"strong": benchmark.strong, "weak": benchmark.weak}
-    if usd_per_1k is not None:
-        result = calibrate_cost(scores, usd_per_1k, **extra)
-    else:
-        assert strong_pct is not None
-        result = calibrate_share(scores, strong_pct, **extra)
-    if assumptions:
-        # A budget is only as good as what was assumed for it.
-        warning = "; ".join(filter(None, (result.warning, *assumptions)))
-        result = dataclasses.replace(result, warning=warning)
-    if write:
-        write_table(router, label, scores)
-    return result
+        return found[0].inputs(), found[0].name, found[0]
+    if target.benchmarks or target.data:
+        raise ConfigError("give one of --prompts, --benchmark and --data")
+    inputs: list[Promptlike] = list(read_prompts(prompts))
+    if not inputs:
+        raise CalibrationError(f"{prompts} holds no prompt; give at least one")
+    return inputs, Path(prompts).name, None
 
 
 def check_writable(router: Router, name: str) -> None:
@@ -181,65 +167,12 @@ def write_table(router: Router, label: str, scores: Floats) -> None:
     update_manifest(bundle, thresholds=plain)
 
 
-def costs_of(
-    router: Router,
-    inputs: Sequence[Any],
-    benchmark: Benchmark | None,
-    options: CostOptions,
-    needed: bool,
-) -> tuple[tuple[Floats, Floats] | None, tuple[str, ...]]:
-    """USD a request for strong and weak, and what was assumed for it.
-
-    Given prices and LiteLLM's map come before the costs that the data records; none of them is an
-    error only where costs are `needed`.
-    """
-    given = (options.strong_price, options.weak_price, options.strong_model, options.weak_model)
-    if not any(given):
-        if benchmark is not None and benchmark.strong_cost is not None:
-            assert benchmark.weak_cost is not None
-            return (benchmark.strong_cost, benchmark.weak_cost), ()
-        if not needed:
-            return None, ()
-    prices = []
-    for side, price, model in (
-        ("strong", options.strong_price, options.strong_model),
-        ("weak", options.weak_price, options.weak_model),
-    ):
-        if price is not None:
-            prices.append(Price.parse(price))
-        elif model is not None:
-            prices.append(listed_price(model, option=f"--{side}-price"))
-        else:
-            raise ConfigError(
-                f"the {side} model's price is unknown: give --{side}-price IN,OUT in USD per "
-                f"1,000,000 tokens, or --{side}-model NAME to take it from LiteLLM's map"
-            )
-    if not isinstance(router, BundleRouter):
-        raise ConfigError("counting tokens needs a bundle's tokenizer: give a bundle as --router")
-    known = {} if benchmark is None else {
-        "input_tokens": benchmark.input_tokens,
-        "strong_tokens": benchmark.strong_tokens,
-        "weak_tokens": benchmark.weak_tokens,
-    }  # fmt: skip
-    output = options.output_tokens
-    costs = request_costs(
-        inputs,
-        prices[0],
-        prices[1],
-        count_tokens=router.scorer.count_tokens,
-        output_tokens=ASSUMED_OUTPUT_TOKENS if output is None else output,
-        **{key: value for key, value in known.items() if value is not None},
-    )
-    return (costs.strong, costs.weak), costs.assumptions
-
-
 def _encoder(routers: Sequence[Router]) -> CachedScorer | None:
     """Whose embeddings the kNN baselines use: those of a frozen encoder where there is one."""
-    bundles = [r.scorer for r in routers if isinstance(r, BundleRouter)]
-    frozen = [s for s in bundles if s.bundle.manifest.kind == "mf"]
+    bundles = [router for router in routers if isinstance(router, BundleRouter)]
+    frozen = [router for router in bundles if router.scorer.bundle.manifest.kind == "mf"]
     if not frozen and (CHECKPOINTS / "mf").is_dir():
-        default = load_router("mf")
-        if isinstance(default, BundleRouter):
-            frozen = [default.scorer]
+        built_in = load_router("mf")
+        frozen = [built_in] if isinstance(built_in, BundleRouter) else []
     chosen = (frozen or bundles)[:1]
-    return CachedScorer(chosen[0]) if chosen else None
+    return CachedScorer(chosen[0].scorer) if chosen else None

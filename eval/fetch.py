@@ -4,14 +4,13 @@ Nothing is downloaded unless a benchmark is asked for by name and THRIFTROUTE_DA
 """
 
 import os
-import secrets
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import EvaluationError
+from ..files import cache_folder, whole_file
 
 # The last commit of lm-sys/RouteLLM, so the last version of every file below routellm/evals/.
 COMMIT = "0b64fdafe049e596a3f5657c219329f24af24198"
@@ -21,37 +20,25 @@ MAX_BYTES = 32 * 1024 * 1024
 TIMEOUT_S = 30.0
 
 
-def default_cache() -> Path:
-    """THRIFTROUTE_CACHE, else thriftroute/ in XDG_CACHE_HOME or ~/.cache."""
-    own = os.environ.get("THRIFTROUTE_CACHE")
-    if own:
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "thriftroute"
-
-
 @dataclass(frozen=True, slots=True)
 class Files:
     """Where benchmark files come from.
 
-    `local` is a folder of Parquet files, or None to fetch from `base_url`/`commit`/routellm/evals/
-    into `cache`/`commit`/. A cached file is never fetched again: its commit never changes.
+    `local` is a folder of Parquet files, or None to fetch from `base_url`/COMMIT/routellm/evals/
+    into `cache`/routellm/COMMIT/. A cached file is never fetched again: its commit never changes.
     """
 
     local: Path | None
     cache: Path
     base_url: str = BASE_URL
-    commit: str = COMMIT
     max_bytes: int = MAX_BYTES
 
     @classmethod
     def from_environment(cls) -> "Files":
         """`local` from THRIFTROUTE_DATA; the base of the URL from THRIFTROUTE_BENCHMARK_URL."""
         local = os.environ.get("THRIFTROUTE_DATA")
-        return cls(
-            local=Path(local) if local else None,
-            cache=default_cache(),
-            base_url=os.environ.get("THRIFTROUTE_BENCHMARK_URL") or BASE_URL,
-        )
+        url = os.environ.get("THRIFTROUTE_BENCHMARK_URL") or BASE_URL
+        return cls(Path(local) if local else None, cache_folder(), url)
 
     def parquet(self, name: str) -> Path:
         """A file of the local folder. Raises EvaluationError where it is not there."""
@@ -71,12 +58,12 @@ class Files:
         Raises EvaluationError where there is no network, the server refuses, or the file is larger
         than `max_bytes`. A download that breaks off leaves nothing behind.
         """
-        path = self.cache / "routellm" / self.commit / name
+        path = self.cache / "routellm" / COMMIT / name
         if path.is_file():
             return path
         if not self.base_url.startswith(("https://", "http://")):
             raise EvaluationError(f"benchmark URL {self.base_url!r} is no http(s) address")
-        url = f"{self.base_url.rstrip('/')}/{self.commit}/routellm/evals/{name}"
+        url = f"{self.base_url.rstrip('/')}/{COMMIT}/routellm/evals/{name}"
         try:
             with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:  # noqa: S310
                 body = response.read(self.max_bytes + 1)
@@ -91,23 +78,6 @@ class Files:
         # read(n) does not raise on a connection that closes early.
         if expected is not None and len(body) != int(expected):
             raise EvaluationError(f"{url} broke off after {len(body):,} of {expected} bytes; retry")
-        write_atomically(path, body)
-        return path
-
-
-def write_atomically(
-    path: Path, body: bytes, *, opener: Callable[[str, int], int] | None = None
-) -> None:
-    """Write `body` to `path`, which never exists in part: a temporary neighbour is renamed.
-
-    opener: as of `open`; `private` for what holds prompts."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not tempfile: its files are for their owner alone, and a report is there to be read.
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with open(temporary, "wb", opener=opener) as file:
+        with whole_file(path) as file:
             file.write(body)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        return path

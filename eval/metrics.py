@@ -28,6 +28,7 @@ Interval = tuple[float, float]
 # Sums of a few thousand rewards are right to about 1e-12; a crossing that is missed by less is met.
 ROUNDING = 1e-9
 Z95 = 1.959963984540054
+ECE_BINS = 15
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,6 @@ class Curve:
     def n(self) -> int:
         """Number of prompts."""
         return int(self.calls[-1])
-
-    def pgr(self) -> Floats:
-        """PGR at k = 0 .. n: float64[n + 1]. Source: arXiv 2406.18665, equation for PGR."""
-        curve: Floats = np.interp(np.arange(self.n + 1), self.calls, self.gains) / self.gains[-1]
-        return curve
 
     def rewards(self, shares: npt.ArrayLike) -> Floats:
         """Mean reward at each share of strong calls in [0, 1], linear between k and k + 1."""
@@ -124,6 +120,14 @@ def tradeoff(scores: npt.ArrayLike, strong: npt.ArrayLike, weak: npt.ArrayLike) 
     return curve
 
 
+def check_gap(strong: Floats, weak: Floats, where: str) -> None:
+    """Raises EvaluationError, saying `where`, unless strong earns more than weak on average."""
+    try:
+        tradeoff(np.zeros(len(strong)), strong, weak)
+    except EvaluationError as error:
+        raise EvaluationError(f"{where}: {error}") from error
+
+
 def apgr_of_groups(calls: Floats, gains: Floats) -> Floats:
     """APGR from the size and gain of each tied group, along the last axis, highest score first.
 
@@ -166,11 +170,6 @@ def cpt_of_groups(calls: Floats, gains: Floats, target: float) -> Floats:
     return value
 
 
-def pgr(scores: npt.ArrayLike, strong: npt.ArrayLike, weak: npt.ArrayLike) -> Floats:
-    """PGR at k = 0 .. n strong calls: float64[n + 1]. Raises EvaluationError as `tradeoff`."""
-    return tradeoff(scores, strong, weak).pgr()
-
-
 def apgr(scores: npt.ArrayLike, strong: npt.ArrayLike, weak: npt.ArrayLike) -> float:
     """Mean of PGR over k = 0 .. n strong calls. Raises EvaluationError as `tradeoff`."""
     return tradeoff(scores, strong, weak).apgr()
@@ -181,32 +180,8 @@ def cpt(scores: npt.ArrayLike, strong: npt.ArrayLike, weak: npt.ArrayLike, targe
     return tradeoff(scores, strong, weak).cpt(target)
 
 
-def share_at(scores: npt.ArrayLike, threshold: float) -> float:
-    """Share of prompts with score >= threshold."""
-    return float(np.mean(np.asarray(scores, dtype=np.float64) >= threshold))
-
-
-def reward_at(
-    scores: npt.ArrayLike, strong: npt.ArrayLike, weak: npt.ArrayLike, threshold: float
-) -> float:
-    """Mean reward (accuracy, for 0/1 rewards) where strong answers at score >= threshold.
-
-    Raises EvaluationError as `check_rewards`. The same function gives the mean cost at a
-    threshold, from the costs of either model.
-    """
-    s, r_strong, r_weak = check_rewards(scores, strong, weak)
-    return float(np.mean(np.where(s >= threshold, r_strong, r_weak)))
-
-
-def cost_at(
-    scores: npt.ArrayLike, strong_cost: npt.ArrayLike, weak_cost: npt.ArrayLike, threshold: float
-) -> float:
-    """Mean cost a prompt where strong answers at score >= threshold, in the costs' unit."""
-    return reward_at(scores, strong_cost, weak_cost, threshold)
-
-
-def check_labels(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Floats, Floats]:
-    """Both as float64[n]. Raises EvaluationError unless n > 0, finite, equal length, in [0, 1]."""
+def _check_labels(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Floats, Floats]:
+    """Both as float64[n]. Raises EvaluationError unless n > 0, equal length, in [0, 1]."""
     p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(labels, dtype=np.float64)
     if p.ndim != 1 or p.size == 0 or p.shape != y.shape:
         raise EvaluationError(f"need equal lengths > 0, got shapes {p.shape} and {y.shape}")
@@ -216,37 +191,28 @@ def check_labels(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[F
     return p, y
 
 
-def ece_bins(probabilities: Floats, bins: int, *, equal_mass: bool) -> npt.NDArray[np.intp]:
-    """Bin of each prompt, 0 .. bins - 1. Equal probabilities always share a bin."""
+def ece_bins(probabilities: Floats, bins: int = ECE_BINS) -> npt.NDArray[np.intp]:
+    """Bin of each prompt, 0 .. bins - 1, of equally many; equal probabilities share a bin."""
     if bins < 1:
         raise EvaluationError(f"bins must be at least 1, got {bins}")
-    if not equal_mass:
-        return np.minimum((probabilities * bins).astype(np.intp), bins - 1)
     # The bin of a value is that of the first prompt, in order, that has it.
-    first = np.searchsorted(np.sort(probabilities), probabilities, side="left")
+    first = np.searchsorted(np.sort(probabilities), probabilities)
     return (first * bins) // probabilities.size
 
 
-def ece(
-    probabilities: npt.ArrayLike,
-    labels: npt.ArrayLike,
-    bins: int = 15,
-    *,
-    equal_mass: bool = True,
-) -> float:
+def ece(probabilities: npt.ArrayLike, labels: npt.ArrayLike, bins: int = ECE_BINS) -> float:
     """Expected calibration error: mean |label - probability| of the bins, weighted by their size.
 
-    Bins hold equally many prompts, or with equal_mass=False are equally wide. Source: Naeini 2015.
-    Raises EvaluationError as `check_labels`.
+    Bins hold equally many prompts. Source: Naeini 2015. Raises EvaluationError.
     """
-    p, y = check_labels(probabilities, labels)
-    sums = np.bincount(ece_bins(p, bins, equal_mass=equal_mass), weights=y - p, minlength=bins)
+    p, y = _check_labels(probabilities, labels)
+    sums = np.bincount(ece_bins(p, bins), weights=y - p, minlength=bins)
     return float(np.sum(np.abs(sums)) / p.size)
 
 
 def brier(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     """Mean squared difference of probability and label. Raises EvaluationError."""
-    p, y = check_labels(probabilities, labels)
+    p, y = _check_labels(probabilities, labels)
     return float(np.mean((p - y) ** 2))
 
 

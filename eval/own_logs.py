@@ -23,19 +23,23 @@ resamples.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..data.split import prompt_key
 from ..errors import EvaluationError
+from ..terminal import new_console
 from . import baselines
 from .benchmarks import Benchmark
-from .bootstrap import resample_counts
-from .draws import EQUAL, checked_scores, draw_intervals, resampled_apgr
-from .metrics import Floats, Interval, apgr, tradeoff
-from .run import json_safe
+from .bootstrap import EQUAL, checked_scores, draw_intervals, resample_counts, resampled_apgr
+from .metrics import Floats, Interval, apgr, check_gap
+from .printing import difference_text, interval_text, json_safe, line, table
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Ints = npt.NDArray[np.int64]
 
@@ -45,6 +49,8 @@ GENERAL = "general"
 LENGTH = "prompt-length"
 # Resamples a draw: only their variance is used, and it is averaged over the draws.
 BOOTSTRAPS = 200
+# A terminal of so many columns has room for the range and all differences.
+WIDE_FROM = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +71,7 @@ Method = Callable[[OwnLogs], npt.ArrayLike]
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class ApgrDifference:
     """APGR of a method minus that of another, draw by draw: `worse` counts the draws below 0."""
 
     mean: float
@@ -88,13 +94,13 @@ class OwnLogsRow:
     low: float
     high: float
     apgr: tuple[float, ...]
-    against: Mapping[str, Difference]
+    against: Mapping[str, ApgrDifference]
 
 
 @dataclass(frozen=True, slots=True)
 class OwnLogsReport:
     """Rows by size, then method. `tested` is the number of test prompts of each size (of its last
-    draw; groups may shift it a little); `against` whom the others are compared with."""
+    draw; copies of a prompt may shift it a little); `against` whom the others are compared with."""
 
     benchmark: str
     n: int
@@ -108,16 +114,13 @@ class OwnLogsReport:
     rows: tuple[OwnLogsRow, ...]
 
     def row(self, method: str, size: int) -> OwnLogsRow:
-        """Raises EvaluationError, listing what there is, for another method or size."""
-        for row in self.rows:
-            if (row.method, row.size) == (method, size):
-                return row
-        known = ", ".join(sorted({f"{row.method} at {row.size}" for row in self.rows}))
-        raise EvaluationError(f"no row {method} at {size}; there are: {known}")
+        """The row of a method at a size. Raises StopIteration for another."""
+        return next(row for row in self.rows if (row.method, row.size) == (method, size))
 
     def to_dict(self) -> dict[str, Any]:
         """As strict JSON: NaN becomes None."""
-        return {key: json_safe(value) for key, value in asdict(self).items()}
+        value: dict[str, Any] = json_safe(asdict(self))
+        return value
 
 
 def own_logs(
@@ -136,9 +139,8 @@ def own_logs(
     `methods`: by name; "general" is by convention the router without own labels. `against` names
     the methods that all others are compared with, where they are there. `progress` is called with
     (fits done, fits in all). A draw depends on the seed, its size and its number alone; the same
-    prompt, and prompts of one group of the benchmark, never stand on both sides, so that N may be
-    missed by less than the size of a group. Whether a draw's labels have one class only is the
-    method's to look after.
+    prompt never stands on both sides, so that N may be missed by less than its copies. Whether a
+    draw's labels have one class only is the method's to look after.
 
     Raises EvaluationError for a size below 20 or not below n, fewer than 2 draws, no method or one
     that takes a baseline's name, a benchmark or a rest of it without a gap, and scores that are
@@ -154,62 +156,42 @@ def own_logs(
         raise EvaluationError(f"own logs: {bootstraps} bootstrap resamples; give at least 2")
     lengths = baselines.length_scores(benchmark.prompts)
     every: dict[str, Method] = {**methods, LENGTH: lambda logs: lengths[logs.rest]}
-    unit = _units(benchmark)
+    others = tuple(name for name in against if name in every)
     rows: list[OwnLogsRow] = []
     tested: dict[int, int] = {}
     done, total = 0, len(wanted) * draws * len(every)
     for size in wanted:
+        # By method: the APGR of each draw, and its resamples.
         found: dict[str, list[float]] = {name: [] for name in every}
         samples: dict[str, list[Floats]] = {name: [] for name in every}
         for draw in range(draws):
-            logs = draw_logs(benchmark, size, draw, seed, unit=unit)
-            tested[size] = len(logs.rest)
+            logs = draw_logs(benchmark, size, draw, seed)
+            tested[size] = left = len(logs.rest)
             where = f"own logs of {size} from {benchmark.name}, draw {draw}"
-            gain = _gain(benchmark, logs, where)
-            scores = {}
+            strong, weak = benchmark.strong[logs.rest], benchmark.weak[logs.rest]
+            check_gap(strong, weak, f"{where}: the {left} prompts that are left to test on")
+            counts = np.concatenate(list(resample_counts(left, bootstraps, seed=logs.seed)))
             for name, method in every.items():
-                scores[name] = checked_scores(method(logs), len(logs.rest), f"{where}: {name}")
+                scores = checked_scores(method(logs), left, f"{where}: {name}")
+                found[name].append(apgr(scores, strong, weak))
+                samples[name].append(resampled_apgr(scores, strong - weak, counts))
                 done += 1
                 if progress:
                     progress(done, total)
-            for name, values in scores.items():
-                found[name].append(
-                    apgr(values, benchmark.strong[logs.rest], benchmark.weak[logs.rest])
-                )
-            groups = None if benchmark.groups is None else benchmark.groups[logs.rest]
-            chunks = resample_counts(gain.size, bootstraps, seed=logs.seed, groups=groups)
-            parts = [
-                {name: resampled_apgr(values, gain, counts) for name, values in scores.items()}
-                for counts in chunks
-            ]
-            for name in every:
-                samples[name].append(np.concatenate([part[name] for part in parts]))
-        rows += [_row(name, size, found, samples, against) for name in every]
-    return OwnLogsReport(
-        benchmark=benchmark.name,
-        n=benchmark.n,
-        strong_model=benchmark.strong_model,
-        weak_model=benchmark.weak_model,
-        draws=draws,
-        seed=seed,
-        bootstraps=bootstraps,
-        tested=tested,
-        against=tuple(name for name in against if name in every),
-        rows=tuple(rows),
-    )
+        rows += [_row(name, size, found, samples, others) for name in every]
+    facts = (benchmark.name, benchmark.n, benchmark.strong_model, benchmark.weak_model)
+    return OwnLogsReport(*facts, draws, seed, bootstraps, tested, others, tuple(rows))
 
 
-def draw_logs(
-    benchmark: Benchmark, size: int, draw: int, seed: int = 0, *, unit: Ints | None = None
-) -> OwnLogs:
+def draw_logs(benchmark: Benchmark, size: int, draw: int, seed: int = 0) -> OwnLogs:
     """Draw number `draw` of `size` items: what `own_logs` gives its methods.
 
-    `unit` int64[n], rows that must stay together, saves working it out again. Raises
-    EvaluationError where whole groups leave fewer than 20 items.
+    Copies of a prompt stay on one side. Raises EvaluationError where that leaves fewer than 20.
     """
-    unit = _units(benchmark) if unit is None else unit
-    rng = np.random.default_rng((seed, size, draw))
+    place: dict[str, int] = {}
+    unit = np.array([place.setdefault(prompt_key(p), len(place)) for p in benchmark.prompts])
     sizes = np.bincount(unit)
+    rng = np.random.default_rng((seed, size, draw))
     room, taken = size, np.zeros(len(sizes), np.bool_)
     for u in rng.permutation(len(sizes)):
         if sizes[u] <= room:
@@ -220,8 +202,8 @@ def draw_logs(
     mask = taken[unit]
     if mask.sum() < MIN_SIZE:
         raise EvaluationError(
-            f"own logs: {size} items of {benchmark.name} come to {int(mask.sum())} in whole groups "
-            f"(the largest has {int(sizes.max())} rows), fewer than {MIN_SIZE}; give a larger size"
+            f"own logs: {size} items of {benchmark.name} come to {int(mask.sum())} with all copies "
+            f"of a prompt (one has {int(sizes.max())}), fewer than {MIN_SIZE}; give a larger size"
         )
     # In random order, so that a method's folds need not shuffle.
     labelled = rng.permutation(np.flatnonzero(mask)).astype(np.int64)
@@ -246,8 +228,7 @@ def embedding_methods(embeddings: npt.NDArray[np.floating]) -> dict[str, Method]
 
     def ridge(logs: OwnLogs) -> Floats:
         known, gain = embeddings[logs.labelled], logs.strong - logs.weak
-        alpha = baselines.ridge_alpha(known, gain)
-        return baselines.ridge_scores(embeddings[logs.rest], known, gain, alpha)
+        return baselines.ridge_scores(embeddings[logs.rest], known, gain)
 
     return {"knn": knn, "ridge": ridge}
 
@@ -258,56 +239,17 @@ def _check_sizes(benchmark: Benchmark, sizes: Sequence[int], draws: int) -> list
         raise EvaluationError(
             f"own logs: sizes {wanted}, {draws} draws; give at least one size, and at least 2 draws"
         )
-    for size in wanted:
-        if size < MIN_SIZE:
-            raise EvaluationError(
-                f"own logs: {size} labelled items are too few; give at least {MIN_SIZE}"
-            )
-        if size >= benchmark.n:
-            raise EvaluationError(
-                f"own logs: {size} of the {benchmark.n} items of {benchmark.name} leave none to "
-                "test on; give a smaller size"
-            )
-    try:
-        tradeoff(np.zeros(benchmark.n), benchmark.strong, benchmark.weak)
-    except EvaluationError as error:
+    if min(wanted) < MIN_SIZE:
         raise EvaluationError(
-            f"own logs: benchmark {benchmark.name} ({benchmark.strong_model} against "
-            f"{benchmark.weak_model}): {error}"
-        ) from error
+            f"own logs: {min(wanted)} labelled items are too few; give at least {MIN_SIZE}"
+        )
+    if max(wanted) >= benchmark.n:
+        raise EvaluationError(
+            f"own logs: {max(wanted)} of the {benchmark.n} items of {benchmark.name} leave none to "
+            "test on; give a smaller size"
+        )
+    check_gap(benchmark.strong, benchmark.weak, f"own logs: {benchmark}")
     return wanted
-
-
-def _units(benchmark: Benchmark) -> Ints:
-    """Rows of one number stay on one side: equal prompts, the groups, and chains of both."""
-    parent = list(range(benchmark.n))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    first: dict[object, int] = {}
-    for i, prompt in enumerate(benchmark.prompts):
-        keys: list[object] = [prompt_key(prompt)]
-        if benchmark.groups is not None:
-            keys.append(int(benchmark.groups[i]))
-        for key in keys:
-            parent[root(i)] = root(first.setdefault(key, i))
-    roots = [root(i) for i in range(benchmark.n)]
-    return np.unique(roots, return_inverse=True)[1].astype(np.int64)
-
-
-def _gain(benchmark: Benchmark, logs: OwnLogs, where: str) -> Floats:
-    gain: Floats = benchmark.strong[logs.rest] - benchmark.weak[logs.rest]
-    try:
-        tradeoff(np.zeros(len(gain)), benchmark.strong[logs.rest], benchmark.weak[logs.rest])
-    except EvaluationError as error:
-        raise EvaluationError(
-            f"{where}: the {len(gain)} prompts that are left to test on: {error}; or draw fewer"
-        ) from error
-    return gain
 
 
 def _row(
@@ -315,27 +257,59 @@ def _row(
     size: int,
     found: Mapping[str, list[float]],
     samples: Mapping[str, list[Floats]],
-    against: Sequence[str],
+    others: Sequence[str],
 ) -> OwnLogsRow:
     values = np.array(found[name])
     differences = {}
-    for other in against:
-        if other in found and other != name:
+    for other in others:
+        if other != name:
             paired = values - np.array(found[other])
             drawn = [a - b for a, b in zip(samples[name], samples[other], strict=True)]
-            ci, prompts_ci = draw_intervals(paired, drawn)
             worse = int(np.sum(paired < -EQUAL))
-            differences[other] = Difference(float(paired.mean()), ci, prompts_ci, worse)
-    ci, prompts_ci = draw_intervals(values, samples[name])
-    return OwnLogsRow(
-        method=name,
-        size=size,
-        mean=float(values.mean()),
-        sd=float(values.std(ddof=1)),
-        ci=ci,
-        prompts_ci=prompts_ci,
-        low=float(values.min()),
-        high=float(values.max()),
-        apgr=tuple(values.tolist()),
-        against=differences,
+            spread = draw_intervals(paired, drawn)
+            differences[other] = ApgrDifference(float(paired.mean()), *spread, worse)
+    mean, sd = float(values.mean()), float(values.std(ddof=1))
+    spread = draw_intervals(values, samples[name])
+    ends = float(values.min()), float(values.max())
+    return OwnLogsRow(name, size, mean, sd, *spread, *ends, tuple(values.tolist()), differences)
+
+
+def print_own_logs(report: OwnLogsReport, console: "Console | None" = None) -> None:
+    """A table a size: methods by falling APGR, and their differences from those they are set
+    against; on a narrow terminal from the first of these alone."""
+    out = console or new_console()
+    wide = out.width >= WIDE_FROM
+    others = report.against if wide else report.against[:1]
+    columns = ["method", "APGR [95% CI]", "sd", *(["min to max"] if wide else [])]
+    for other in others:
+        columns += [f"- {other}", "worse"]
+    for size, group in groupby(report.rows, key=lambda row: row.size):
+        line(
+            out,
+            f"own logs of {size:,} from {report.benchmark} (n = {report.n:,}): {report.draws} "
+            f"draws, tested on the other {report.tested[size]:,}",
+            style="bold",
+        )
+        line(out, f"strong {report.strong_model}, weak {report.weak_model}")
+        cells = []
+        for row in sorted(group, key=lambda row: -row.mean):
+            of_row = [
+                row.method,
+                f"{row.mean:.3f} {interval_text(row.prompts_ci)}",
+                f"{row.sd:.3f}",
+            ]
+            of_row += [f"{row.low:.3f} to {row.high:.3f}"] if wide else []
+            for other in others:
+                gain = row.against.get(other)
+                told = difference_text(gain.mean, gain.prompts_ci) if gain else ""
+                of_row += [told, str(gain.worse) if gain else ""]
+            cells.append(of_row)
+        table(out, columns, cells)
+    line(
+        out,
+        "Intervals: 95%, over draws of labels and over test prompts, "
+        f"{report.bootstraps} resamples a draw; the JSON has those over draws alone, too. sd: of "
+        "the APGR from draw to draw. Differences are paired; worse: in how many of "
+        f"{report.draws} draws it was below 0. Random routing has 0.5. Seed {report.seed}.",
+        style="dim",
     )

@@ -38,58 +38,37 @@ def cost_quality_png(
     figure = figures.Figure(figsize=(WIDTH_IN, HEIGHT_IN), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     low, high = facts["weak_mean"], facts["strong_mean"]
-    for value, model, what in (
-        (high, facts["strong_model"], "strong"),
-        (low, facts["weak_model"], "weak"),
-    ):
+    text: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": 8, "color": "#333333"}
+    halo = effects.withStroke(linewidth=3, foreground="white")
+    text |= {"textcoords": "offset points", "xytext": (0, 3), "path_effects": [halo], "zorder": 5}
+    for value, what in ((high, "strong"), (low, "weak")):
+        model = _short(facts[f"{what}_model"].rsplit("/", 1)[-1])
         axes.axhline(value, color="#333333", linewidth=1)
-        axes.annotate(
-            f"always {what}: {_short(model.rsplit('/', 1)[-1])} {value:.3f}",
-            (0.985, value),
-            xytext=(0, 3),
-            textcoords="offset points",
-            ha="right",
-            va="bottom",
-            fontsize=8,
-            color="#333333",
-            path_effects=[effects.withStroke(linewidth=3, foreground="white")],
-            zorder=5,
-        )
+        axes.annotate(f"always {what}: {model} {value:.3f}", (0.985, value), **text)
     axes.plot([0, 1], [low, high], color="#999999", linewidth=1.2, label="random 0.500")
     routers = [name for name in curves if name not in BASELINES]
-    ranked = sorted(curves, key=lambda name: (name in BASELINES, -apgr.get(name, 0.0)))
     tops = [low, high]
-    for name in ranked:
+    for name in sorted(curves, key=lambda name: (name in BASELINES, -apgr.get(name, 0.0))):
         curve = {key: np.asarray(values, dtype=np.float64) for key, values in curves[name].items()}
-        label = f"{_short(name)} {apgr.get(name, float('nan')):.3f}"
         tops += [curve["reward"].max(), curve["reward"].min()]
         if name in BASELINES:
             colour, dashes = BASELINES[name]
-            axes.plot(
-                curve["share"],
-                curve["reward"],
-                color=colour,
-                linestyle=dashes,
-                linewidth=1.3,
-                label=label,
-            )
-            continue
-        colour = COLOURS[routers.index(name) % len(COLOURS)]
-        axes.fill_between(
-            curve["share"], curve["low"], curve["high"], color=colour, alpha=0.15, linewidth=0
-        )
-        axes.plot(curve["share"], curve["reward"], color=colour, linewidth=2.2, label=label)
+            look: dict[str, Any] = {"linestyle": dashes, "linewidth": 1.3}
+        else:
+            colour = COLOURS[routers.index(name) % len(COLOURS)]
+            look = {"linewidth": 2.2}
+            band = curve["low"], curve["high"]
+            axes.fill_between(curve["share"], *band, color=colour, alpha=0.15, linewidth=0)
+        label = f"{_short(name)} {apgr.get(name, float('nan')):.3f}"
+        axes.plot(curve["share"], curve["reward"], color=colour, label=label, **look)
     room = 0.06 * (max(tops) - min(tops))
-    axes.set_ylim(min(tops) - room, max(tops) + room)
-    axes.set_xlim(0, 1)
+    axes.set(ylim=(min(tops) - room, max(tops) + room), xlim=(0, 1))
+    axes.set(xlabel="share of calls to the strong model", ylabel="mean reward")
     axes.xaxis.set_major_formatter(ticker.PercentFormatter(xmax=1))
-    axes.set_xlabel("share of calls to the strong model")
-    axes.set_ylabel("mean reward")
     axes.set_title(f"{_short(facts['name'])}   n = {facts['n']:,}", loc="left", fontweight="bold")
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(
         loc="center left",
         bbox_to_anchor=(1.01, 0.5),

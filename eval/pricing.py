@@ -1,76 +1,112 @@
-"""What a request costs, from prices and token counts."""
+"""What a request costs on either model, from prices and token counts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import CalibrationError
-from ..providers.prices import Price
+from ..errors import ConfigError
+from ..providers.prices import Price, listed_price
+from ..router.routers import BundleRouter, Router
+from .benchmarks import Benchmark
 from .metrics import Floats
 
 # Used, and said, where the length of answers is unknown. A budget in USD is only as good as this
 # number: give your own.
 ASSUMED_OUTPUT_TOKENS = 300
+SIDES = ("strong", "weak")
 
 
-@dataclass(frozen=True, slots=True)
-class RequestCosts:
-    """USD a request on either model, float64[n] each, and what had to be assumed to get there."""
+@dataclass(frozen=True)
+class CostOptions:
+    """How requests are priced: prices as "IN,OUT", or models to look up in LiteLLM's map."""
 
-    strong: Floats
-    weak: Floats
-    assumptions: tuple[str, ...]
+    strong_model: str | None = None
+    weak_model: str | None = None
+    strong_price: str | None = None
+    weak_price: str | None = None
+    output_tokens: int | None = None
 
 
-def request_costs(
-    prompts: Sequence[str],
-    strong: Price,
-    weak: Price,
-    *,
-    count_tokens: Callable[[str], int],
-    input_tokens: npt.ArrayLike | None = None,
-    strong_tokens: npt.ArrayLike | None = None,
-    weak_tokens: npt.ArrayLike | None = None,
-    output_tokens: int = ASSUMED_OUTPUT_TOKENS,
-) -> RequestCosts:
-    """What each of n prompts costs on either model.
+def costs_of(
+    router: Router,
+    inputs: Sequence[Any],
+    benchmark: Benchmark | None,
+    options: CostOptions,
+    needed: bool,
+) -> tuple[tuple[Floats, Floats] | None, tuple[str, ...]]:
+    """USD a request on strong and on weak, float64[n] each, and what was assumed for it.
 
-    `input_tokens`, `strong_tokens`, `weak_tokens` (of the answers) are float64[n] from the data,
-    NaN or None where unknown. Unknown inputs are counted with `count_tokens`, the router's own
-    tokenizer, which is close to but not the model's; unknown answers get `output_tokens`. Both are
-    reported in `assumptions`. Raises CalibrationError for counts of another length or below 0.
+    Given prices and LiteLLM's map come before the costs that the data records; none of them is an
+    error only where costs are `needed`. Raises ConfigError and CalibrationError.
     """
-    n = len(prompts)
-    assumptions = []
+    given = (options.strong_price, options.weak_price, options.strong_model, options.weak_model)
+    if not any(given):
+        if benchmark and benchmark.strong_cost is not None and benchmark.weak_cost is not None:
+            return (benchmark.strong_cost, benchmark.weak_cost), ()
+        if not needed:
+            return None, ()
+    prices = [_price(side, options) for side in SIDES]
+    if not isinstance(router, BundleRouter):
+        raise ConfigError("counting tokens needs a bundle's tokenizer: give a bundle as --router")
+    output = options.output_tokens
+    tokens, assumed = request_tokens(
+        inputs,
+        benchmark,
+        router.scorer.count_tokens,
+        ASSUMED_OUTPUT_TOKENS if output is None else output,
+    )
+    strong, weak = (
+        price.costs(tokens["input"], tokens[side])
+        for side, price in zip(SIDES, prices, strict=True)
+    )
+    return (strong, weak), assumed
 
-    def known(name: str, values: npt.ArrayLike | None) -> Floats:
-        array = np.full(n, np.nan) if values is None else np.array(values, dtype=np.float64)
-        if array.shape != (n,):
-            raise CalibrationError(f"{name} have shape {array.shape}, expected ({n},)")
-        return array
 
-    tokens_in = known("input tokens", input_tokens)
-    missing = np.flatnonzero(np.isnan(tokens_in))
+def _price(side: str, options: CostOptions) -> Price:
+    if price := getattr(options, f"{side}_price"):
+        return Price.parse(price)
+    if model := getattr(options, f"{side}_model"):
+        return listed_price(model, option=f"--{side}-price")
+    raise ConfigError(
+        f"the {side} model's price is unknown: give --{side}-price IN,OUT in USD per "
+        f"1,000,000 tokens, or --{side}-model NAME to take it from LiteLLM's map"
+    )
+
+
+def request_tokens(
+    inputs: Sequence[Any],
+    benchmark: Benchmark | None,
+    count_tokens: Callable[[Any], int],
+    output_tokens: int,
+) -> tuple[dict[str, Floats], tuple[str, ...]]:
+    """Tokens of n prompts ("input") and of the answers of "strong" and "weak", float64[n] each.
+
+    Those that the data does not know are counted with the router's own tokenizer, which is close to
+    but not the model's; answers get `output_tokens`. Both are said in what is returned second.
+    """
+    n = len(inputs)
+    assumed = []
+
+    def known(name: str) -> Floats:
+        values: npt.ArrayLike | None = getattr(benchmark, f"{name}_tokens", None)
+        return np.full(n, np.nan) if values is None else np.array(values, dtype=np.float64)
+
+    tokens = {name: known(name) for name in ("input", *SIDES)}
+    missing = np.flatnonzero(np.isnan(tokens["input"]))
     if missing.size:
-        tokens_in[missing] = [count_tokens(prompts[int(i)]) for i in missing]
-        assumptions.append(
+        tokens["input"][missing] = [count_tokens(inputs[i]) for i in missing.tolist()]
+        assumed.append(
             f"input tokens of {missing.size:,} of {n:,} prompts counted with the router's tokenizer"
         )
-    answers = []
-    for side, values in (("strong", strong_tokens), ("weak", weak_tokens)):
-        tokens = known(f"{side} model's output tokens", values)
-        unknown = np.isnan(tokens)
+    for side in SIDES:
+        unknown = np.isnan(tokens[side])
         if unknown.any():
-            tokens[unknown] = output_tokens
-            assumptions.append(
+            tokens[side][unknown] = output_tokens
+            assumed.append(
                 f"{output_tokens} output tokens assumed for {int(unknown.sum()):,} of {n:,} "
                 f"answers of the {side} model"
             )
-        answers.append(tokens)
-    return RequestCosts(
-        strong=strong.costs(tokens_in, answers[0]),
-        weak=weak.costs(tokens_in, answers[1]),
-        assumptions=tuple(assumptions),
-    )
+    return tokens, tuple(assumed)

@@ -22,7 +22,7 @@ MIN_SLOPE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
+class CalibrationFit:
     """A calibration and its quality.
 
     `spec` is JSON-able. `ece_*` and `brier_*` compare sigmoid(margin) with the calibrated score on
@@ -37,16 +37,6 @@ class Fit:
     brier_after: float
     candidates: dict[str, float]
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "spec": self.spec,
-            "n": self.n,
-            "ece": [self.ece_before, self.ece_after],
-            "brier": [self.brier_before, self.brier_after],
-            "candidates": self.candidates,
-        }
-
 
 def fit_platt(margin: npt.ArrayLike, labels: npt.ArrayLike) -> dict[str, Any]:
     """{"method": "platt", "a", "b"} by penalised maximum likelihood.
@@ -56,9 +46,7 @@ def fit_platt(margin: npt.ArrayLike, labels: npt.ArrayLike) -> dict[str, Any]:
     nothing, the scores become nearly constant rather than reversed. Raises CalibrationError.
     """
     m, y = _check(margin, labels)
-    positive = y.sum()
-    negative = y.size - positive
-    high, low = (positive + 1) / (positive + 2), 1 / (negative + 2)
+    high, low = (y.sum() + 1) / (y.sum() + 2), 1 / (y.size - y.sum() + 2)
     a, b = _newton(m, y * high + (1 - y) * low, with_offset=True)
     return {"method": "platt", "a": a, "b": b}
 
@@ -77,20 +65,18 @@ def fit_isotonic(margin: npt.ArrayLike, labels: npt.ArrayLike) -> dict[str, Any]
     is linear, so no two margins get one score. Raises CalibrationError.
     """
     m, y = _check(margin, labels)
-    order = np.argsort(m, kind="stable")
-    # Equal margins must stay one block from the start.
-    distinct, starts = np.unique(m[order], return_index=True)
-    sizes = np.diff(np.append(starts, m.size)).astype(np.float64)
-    sums = np.add.reduceat(y[order], starts)
-    blocks: list[tuple[float, float, float]] = []  # weight, sum of labels, sum of margins
-    for size, total, x in zip(sizes, sums, distinct, strict=True):
-        block = (float(size), float(total), float(size * x))
+    # Equal margins are one block from the start: (weight, sum of labels, sum of margins).
+    distinct, place, sizes = np.unique(m, return_inverse=True, return_counts=True)
+    sums = np.bincount(place, weights=y)
+    blocks: list[tuple[float, float, float]] = []
+    for size, total, x in zip(sizes.tolist(), sums.tolist(), distinct.tolist(), strict=True):
+        block = (size, total, size * x)
         while blocks and blocks[-1][1] / blocks[-1][0] >= block[1] / block[0]:
             last = blocks.pop()
             block = (last[0] + block[0], last[1] + block[1], last[2] + block[2])
         blocks.append(block)
-    weight, total, moment = np.array(blocks).T
-    xs, ys = moment / weight, total / weight
+    weight, label, moment = np.array(blocks, dtype=np.float64).T
+    xs, ys = moment / weight, label / weight
     if len(xs) > MAX_POINTS:
         keep = np.unique(np.linspace(0, len(xs) - 1, MAX_POINTS).round().astype(int))
         xs, ys = xs[keep], ys[keep]
@@ -107,7 +93,7 @@ def calibrate_scores(
     methods: tuple[str, ...] = ("temperature", "platt", "isotonic"),
     folds: int = 5,
     seed: int = 0,
-) -> Fit:
+) -> CalibrationFit:
     """The method with the lowest cross-validated Brier score, fitted on all of the split.
 
     Raises CalibrationError for labels of one class only, fewer than 2 * folds rows, values that are
@@ -123,15 +109,14 @@ def calibrate_scores(
         )
     fold = np.random.default_rng(seed).permutation(m.size) % folds
     held: dict[str, Floats] = {method: np.empty(m.size) for method in methods}
-    for k in range(folds):
-        out = fold == k
-        for method in methods:
-            held[method][out] = apply_calibration(m[out], FITTERS[method](m[~out], y[~out]))
+    for method, scores in held.items():
+        for out in (fold == k for k in range(folds)):
+            scores[out] = apply_calibration(m[out], FITTERS[method](m[~out], y[~out]))
     candidates = {method: brier(scores, y) for method, scores in held.items()}
     # min keeps the first of equals, and methods are listed from the fewest parameters up.
     best = min(methods, key=lambda method: candidates[method])
     raw = np.clip(sigmoid(m), SCORE_MARGIN, 1 - SCORE_MARGIN)
-    return Fit(
+    return CalibrationFit(
         spec=FITTERS[best](m, y),
         n=int(m.size),
         ece_before=ece(raw, y),

@@ -4,10 +4,9 @@ report = evaluate({"mf": scorer.scores}, [load("mmlu")], embed=scorer.embeddings
 """
 
 import itertools
-import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,9 @@ from ..errors import EvaluationError
 from ..terminal import new_console
 from . import baselines
 from .benchmarks import Benchmark
-from .bootstrap import Samples, bootstrap, interval, paired_difference
-from .metrics import Curve, Floats, auc, brier, ece, tied_groups, tradeoff
+from .bootstrap import Samples, bootstrap, checked_scores, interval
+from .metrics import Curve, Floats, auc, brier, check_gap, ece, tied_groups, tradeoff
+from .printing import json_safe
 
 Score = Callable[[list[Any]], npt.ArrayLike]
 Embed = Callable[[list[Any]], npt.NDArray[np.floating]]
@@ -27,6 +27,7 @@ Training = tuple[npt.NDArray[np.floating], npt.ArrayLike]
 # Where curves are drawn, and how many prompts are scored between two steps of the progress bar.
 SHARES: Floats = np.linspace(0.0, 1.0, 101)
 SCORING_BLOCK = 256
+NAN = float("nan")
 # The baselines, whose names no router may have.
 NOTES = {
     "random": "interval: 95% of 1,000 random routers, not a bootstrap",
@@ -52,36 +53,14 @@ class EvaluationReport:
     results: list[dict[str, Any]]
     comparisons: list[dict[str, Any]]
     benchmarks: list[dict[str, Any]]
-    curves: dict[str, dict[str, dict[str, list[float]]]] = field(repr=False)
     seed: int
     bootstraps: int
+    curves: dict[str, dict[str, dict[str, list[float]]]] = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """As strict JSON: NaN and infinities become None."""
-        parts = {
-            "results": self.results,
-            "comparisons": self.comparisons,
-            "benchmarks": self.benchmarks,
-            "seed": self.seed,
-            "bootstraps": self.bootstraps,
-            "curves": self.curves,
-        }
-        return {key: json_safe(value) for key, value in parts.items()}
-
-
-def json_safe(value: object) -> object:
-    """`value` with numpy numbers as Python's, tuples as lists, and NaN or infinities as None."""
-    if isinstance(value, Mapping):
-        return {str(key): json_safe(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [json_safe(item) for item in value]
-    if isinstance(value, bool | np.bool_):
-        return bool(value)
-    if isinstance(value, np.integer):
-        return int(value)
-    if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else None
-    return value
+        value: dict[str, Any] = json_safe(asdict(self))
+        return value
 
 
 def evaluate(
@@ -108,205 +87,166 @@ def evaluate(
     names = [benchmark.name for benchmark in benchmarks]
     if not names or len(set(names)) != len(names):
         raise EvaluationError(f"benchmarks must be at least one, each with its own name: {names}")
-    taken = sorted(set(routers) & set(NOTES))
-    if taken:
+    if taken := sorted(set(routers) & set(NOTES)):
         raise EvaluationError(f"{', '.join(taken)}: the name of a baseline; rename the router")
     for benchmark in benchmarks:
-        _check_gap(benchmark)
-    results: list[dict[str, Any]] = []
-    comparisons: list[dict[str, Any]] = []
-    curves: dict[str, dict[str, dict[str, list[float]]]] = {}
-    jobs = _Jobs(progress)
-    with jobs:
-        for benchmark in benchmarks:
-            scored: dict[str, Floats] = {}
-            for name, score in routers.items():
-                scored[name] = _scores(jobs, f"{benchmark.name}: {name}", score, benchmark)
-            scored |= _baseline_scores(jobs, benchmark, embed, train, seed)
-            samples = {
-                name: bootstrap(
-                    values,
-                    benchmark.strong,
-                    benchmark.weak,
-                    labels=benchmark.labels,
-                    resamples=bootstraps,
-                    seed=seed,
-                    groups=benchmark.groups,
-                    shares=SHARES,
-                )
-                for name, values in scored.items()
-            }
-            rows, drawn = [], {}
-            for name, values in scored.items():
-                curve = tradeoff(values, benchmark.strong, benchmark.weak)
-                row = _row(name, benchmark, values, curve, samples[name], is_router=name in routers)
-                rows.append({**row, "seed": seed, "bootstraps": bootstraps})
-                drawn[name] = _drawn(curve, samples[name])
-            rows += [
-                {**row, "seed": seed, "bootstraps": bootstraps}
-                for row in _plain_rows(benchmark, seed)
-            ]
-            results += rows
-            curves[benchmark.name] = drawn
-            comparisons += _comparisons(benchmark.name, list(routers), rows, samples)
-    return EvaluationReport(
-        results=results,
-        comparisons=comparisons,
-        benchmarks=[_facts(benchmark) for benchmark in benchmarks],
-        curves=curves,
-        seed=seed,
-        bootstraps=bootstraps,
+        check_gap(benchmark.strong, benchmark.weak, str(benchmark))
+    report = EvaluationReport([], [], [_facts(one) for one in benchmarks], seed, bootstraps, {})
+    shown = sys.stderr.isatty() if progress is None else progress
+    for benchmark in benchmarks:
+        scored = _scores(benchmark, routers, embed, train, seed, shown)
+        _measure(report, benchmark, scored, list(routers))
+    return report
+
+
+def _measure(
+    report: EvaluationReport, benchmark: Benchmark, scored: dict[str, Floats], routers: list[str]
+) -> None:
+    """Put what the scores are worth on one benchmark into the report."""
+    samples, rows, drawn = {}, [], {}
+    for name, scores in scored.items():
+        found = samples[name] = bootstrap(
+            scores,
+            benchmark.strong,
+            benchmark.weak,
+            labels=benchmark.labels,
+            resamples=report.bootstraps,
+            seed=report.seed,
+            shares=SHARES,
+        )
+        curve = tradeoff(scores, benchmark.strong, benchmark.weak)
+        kind = "router" if name in routers else "baseline"
+        rows.append(_row(name, kind, benchmark, _figures(name, benchmark, scores, curve, found)))
+        drawn[name] = _drawn(curve, found)
+    rows += _plain_rows(benchmark, report.seed)
+    report.results.extend(
+        {**row, "seed": report.seed, "bootstraps": report.bootstraps} for row in rows
+    )
+    report.curves[benchmark.name] = drawn
+    # Every router against every other, and against every baseline but the oracle.
+    apgr = {row["router"]: row["apgr"] for row in rows}
+    others = [name for name in samples if name not in routers and name != "oracle"]
+    pairs = [*itertools.combinations(routers, 2), *itertools.product(routers, others)]
+    report.comparisons.extend(
+        {
+            "benchmark": benchmark.name,
+            "a": a,
+            "b": b,
+            "apgr_difference": apgr[a] - apgr[b],
+            "ci": list(interval(samples[a].apgr - samples[b].apgr)),
+        }
+        for a, b in pairs
     )
 
 
-def _check_gap(benchmark: Benchmark) -> None:
-    try:
-        tradeoff(np.zeros(benchmark.n), benchmark.strong, benchmark.weak)
-    except EvaluationError as error:
-        raise EvaluationError(
-            f"benchmark {benchmark.name} ({benchmark.strong_model} against "
-            f"{benchmark.weak_model}): {error}"
-        ) from error
-
-
-def _scores(jobs: "_Jobs", title: str, score: Score, benchmark: Benchmark) -> Floats:
-    values = np.asarray(jobs.blocks(title, score, benchmark.inputs()), dtype=np.float64)
-    if values.shape != (benchmark.n,) or not np.all(np.isfinite(values)):
-        raise EvaluationError(
-            f"{title}: expected {benchmark.n} finite scores, got shape {values.shape} with "
-            f"{int(np.sum(~np.isfinite(values)))} that are not finite; the router is broken"
-        )
-    return values
-
-
-def _baseline_scores(
-    jobs: "_Jobs", benchmark: Benchmark, embed: Embed | None, train: Training | None, seed: int
+def _scores(
+    benchmark: Benchmark,
+    routers: Mapping[str, Score],
+    embed: Embed | None,
+    train: Training | None,
+    seed: int,
+    shown: bool,
 ) -> dict[str, Floats]:
-    scores = {
-        "oracle": baselines.oracle_scores(benchmark.strong, benchmark.weak),
-        "prompt-length": baselines.length_scores(benchmark.prompts),
-    }
+    """Scores of the routers and the baselines, float64[n] each."""
+    inputs, prompts, gain = benchmark.inputs(), benchmark.prompts, benchmark.strong - benchmark.weak
+    scores: dict[str, Floats] = {}
+    for name, score in routers.items():
+        title = f"{benchmark.name}: {name}"
+        values = np.asarray(_blocks(title, score, inputs, shown), dtype=np.float64)
+        scores[name] = checked_scores(values, benchmark.n, title)
+    # No ranking has a higher APGR than the gain itself.
+    scores |= {"oracle": gain, "prompt-length": baselines.length_scores(prompts)}
     if embed is None:
         return scores
-    embedded = jobs.blocks(f"{benchmark.name}: embeddings", embed, benchmark.inputs())
+    embedded = _blocks(f"{benchmark.name}: embeddings", embed, inputs, shown)
+    fits: dict[str, baselines.FitAndScore] = {
+        "knn": baselines.knn_scores,
+        "ridge": baselines.ridge_scores,
+    }
     if train is not None:
-        vectors, labels = np.asarray(train[0]), train[1]
-        scores["knn"] = baselines.knn_scores(embedded, vectors, labels)
-        alpha = baselines.ridge_alpha(vectors, labels)
-        scores["ridge"] = baselines.ridge_scores(embedded, vectors, labels, alpha)
-    # Copies of a prompt share a fold; fewer distinct ones may not fill two.
-    if len(set(benchmark.prompts)) >= 10:
-        scores["knn-in-domain"] = baselines.knn_in_domain_scores(
-            benchmark.prompts, embedded, benchmark.labels, seed=seed
-        )
-        # A regression takes the gain itself: by how much, and in which direction.
-        scores["ridge-in-domain"] = baselines.ridge_in_domain_scores(
-            benchmark.prompts, embedded, benchmark.strong - benchmark.weak, seed=seed
-        )
+        vectors, won = np.asarray(train[0]), np.asarray(train[1], dtype=np.float64)
+        scores |= {name: fit(embedded, vectors, won) for name, fit in fits.items()}
+    if len(set(prompts)) >= baselines.FOLD_PROMPTS:
+        for name, fit in fits.items():
+            # A regression takes the gain itself: by how much, and in which direction.
+            labels = gain if name == "ridge" else benchmark.labels
+            found = baselines.in_domain_scores(fit, prompts, embedded, labels, seed)
+            scores[f"{name}-in-domain"] = found
     return scores
 
 
-def _row(
-    name: str,
-    benchmark: Benchmark,
-    scores: Floats,
-    curve: Curve,
-    samples: Samples,
-    *,
-    is_router: bool,
-) -> dict[str, Any]:
-    # A length ranks, but is no probability: calibration is not defined for it.
-    probability = bool(np.all((scores >= 0) & (scores <= 1))) and name not in NO_PROBABILITY
-    nan = float("nan")
-    apgr = curve.apgr()
-    low, high = interval(samples.apgr)
-    row: dict[str, Any] = {
-        "router": name,
-        "benchmark": benchmark.name,
-        "kind": "router" if is_router else "baseline",
-        "n": benchmark.n,
-        "apgr": apgr,
-        "apgr_ci": [low, high],
-    }
-    for key, target, drawn in (("cpt50", 0.5, samples.cpt50), ("cpt80", 0.8, samples.cpt80)):
-        row[key] = curve.cpt(target)
-        row[f"{key}_ci"] = list(interval(drawn))
-    row |= {
-        "strong_mean": curve.strong_mean,
-        "weak_mean": curve.weak_mean,
-        "auc": auc(scores, benchmark.labels),
-        "auc_ci": list(interval(samples.auc)),
-        "ece": ece(scores, benchmark.labels) if probability else nan,
-        "ece_ci": list(interval(samples.ece)) if probability else [nan, nan],
-        "brier": brier(scores, benchmark.labels) if probability else nan,
-        # A random router has an APGR of 0.5 in every resample, so the difference is paired.
-        "vs_random": {"difference": apgr - 0.5, "ci": [low - 0.5, high - 0.5]},
-        "usd_per_1k": _usd(benchmark, scores, row["cpt50"], row["cpt80"]),
+def _row(name: str, kind: str, benchmark: Benchmark, figures: dict[str, Any]) -> dict[str, Any]:
+    """A row of the report; what `figures` do not have is undefined."""
+    row: dict[str, Any] = {"router": name, "benchmark": benchmark.name, "kind": kind}
+    row["n"] = benchmark.n
+    for key in ("apgr", "cpt50", "cpt80", "auc", "ece"):
+        row |= {key: NAN, f"{key}_ci": [NAN, NAN]}
+    return {
+        **row,
+        "strong_mean": float(benchmark.strong.mean()),
+        "weak_mean": float(benchmark.weak.mean()),
+        "brier": NAN,
+        "vs_random": {"difference": NAN, "ci": [NAN, NAN]},
         "note": NOTES.get(name, ""),
+        **figures,
     }
-    return row
 
 
-def _usd(benchmark: Benchmark, scores: Floats, cpt50: float, cpt80: float) -> dict[str, float]:
+def _figures(
+    name: str, benchmark: Benchmark, scores: Floats, curve: Curve, samples: Samples
+) -> dict[str, Any]:
+    labels = benchmark.labels
+    values = {"apgr": curve.apgr(), "cpt50": curve.cpt(0.5), "cpt80": curve.cpt(0.8)}
+    values["auc"] = auc(scores, labels)
+    # A length ranks, but is no probability: calibration is not defined for it.
+    if np.all((scores >= 0) & (scores <= 1)) and name not in NO_PROBABILITY:
+        values["ece"] = ece(scores, labels)
+    found: dict[str, Any] = dict(values)
+    for key in values:
+        found[f"{key}_ci"] = list(interval(getattr(samples, key)))
+    if "ece" in values:
+        found["brier"] = brier(scores, labels)
+    # A random router has an APGR of 0.5 in every resample, so the difference is paired.
+    ends = [end - 0.5 for end in found["apgr_ci"]]
+    found["vs_random"] = {"difference": values["apgr"] - 0.5, "ci": ends}
+    found["usd_per_1k"] = _usd(benchmark, scores, found)
+    return found
+
+
+def _usd(benchmark: Benchmark, scores: Floats, at: Mapping[str, float]) -> dict[str, float]:
     """Mean cost of 1,000 requests at CPT(50%) and CPT(80%); empty where costs are not known."""
     if benchmark.strong_cost is None or benchmark.weak_cost is None:
         return {}
     order, starts = tied_groups(scores)
     extra = np.add.reduceat((benchmark.strong_cost - benchmark.weak_cost)[order], starts)
-    calls = np.append(starts, benchmark.n)
-    at = np.interp(np.array([cpt50, cpt80]) * benchmark.n, calls, np.append(0, np.cumsum(extra)))
-    costs = 1000 * (benchmark.weak_cost.mean() + at / benchmark.n)
-    return {"cpt50": float(costs[0]), "cpt80": float(costs[1])}
+    calls, n = np.append(starts, benchmark.n), benchmark.n
+    weak, total = benchmark.weak_cost.mean(), np.append(0, np.cumsum(extra))
+    return {
+        key: float(1000 * (weak + np.interp(at[key] * n, calls, total) / n))
+        for key in ("cpt50", "cpt80")
+    }
 
 
 def _plain_rows(benchmark: Benchmark, seed: int) -> list[dict[str, Any]]:
     """Random routing and the two models alone. A single model is a point, so it has no APGR."""
-    nan = float("nan")
+    figures: dict[str, Any] = {"auc": 0.5}
     drawn = baselines.random_routing(benchmark.strong, benchmark.weak, seed=seed)
-    common: dict[str, Any] = {
-        "strong_mean": float(benchmark.strong.mean()),
-        "weak_mean": float(benchmark.weak.mean()),
-        "auc": nan,
-        "auc_ci": [nan, nan],
-        "ece": nan,
-        "ece_ci": [nan, nan],
-        "brier": nan,
-        "vs_random": {"difference": nan, "ci": [nan, nan]},
-    }
-    random = {
-        "apgr": drawn.apgr,
-        "apgr_ci": list(interval(drawn.draws_apgr)),
-        "cpt50": drawn.cpt50,
-        "cpt50_ci": list(interval(drawn.draws_cpt50)),
-        "cpt80": drawn.cpt80,
-        "cpt80_ci": list(interval(drawn.draws_cpt80)),
-        **common,
-        "auc": 0.5,
-        "usd_per_1k": _usd(benchmark, np.zeros(benchmark.n), drawn.cpt50, drawn.cpt80),
-    }
-    undefined = {
-        key: value
-        for name in ("apgr", "cpt50", "cpt80")
-        for key, value in ((name, nan), (f"{name}_ci", [nan, nan]))
-    }
-    rows = [("random", random)]
+    for key, (expected, draws) in drawn.items():
+        figures |= {key: expected, f"{key}_ci": list(interval(draws))}
+    figures["usd_per_1k"] = _usd(benchmark, np.zeros(benchmark.n), figures)
+    rows = [_row("random", "baseline", benchmark, figures)]
     for name, rewards, cost in (
         ("always-strong", benchmark.strong, benchmark.strong_cost),
         ("always-weak", benchmark.weak, benchmark.weak_cost),
     ):
-        usd = {} if cost is None else {"always": float(1000 * cost.mean())}
-        rows.append((name, {**undefined, **common, "usd_per_1k": usd, "reward": rewards.mean()}))
-    return [
-        {
-            "router": name,
-            "benchmark": benchmark.name,
-            "kind": "baseline",
-            "n": benchmark.n,
-            **row,
-            "note": NOTES[name] + (f": mean reward {row['reward']:.4f}" if "reward" in row else ""),
+        reward = rewards.mean()
+        figures = {
+            "usd_per_1k": {} if cost is None else {"always": float(1000 * cost.mean())},
+            "reward": reward,
+            "note": f"{NOTES[name]}: mean reward {reward:.4f}",
         }
-        for name, row in rows
-    ]
+        rows.append(_row(name, "baseline", benchmark, figures))
+    return rows
 
 
 def _drawn(curve: Curve, samples: Samples) -> dict[str, list[float]]:
@@ -322,25 +262,6 @@ def _drawn(curve: Curve, samples: Samples) -> dict[str, list[float]]:
     }
 
 
-def _comparisons(
-    benchmark: str, routers: list[str], rows: list[dict[str, Any]], samples: Mapping[str, Samples]
-) -> list[dict[str, Any]]:
-    """Every router against every other, and against every baseline but the oracle."""
-    apgr = {row["router"]: row["apgr"] for row in rows}
-    others = [name for name in samples if name not in routers and name != "oracle"]
-    pairs = [*itertools.combinations(routers, 2), *itertools.product(routers, others)]
-    return [
-        {
-            "benchmark": benchmark,
-            "a": a,
-            "b": b,
-            "apgr_difference": apgr[a] - apgr[b],
-            "ci": list(interval(paired_difference(samples[a], samples[b]))),
-        }
-        for a, b in pairs
-    ]
-
-
 def _facts(benchmark: Benchmark) -> dict[str, Any]:
     return {
         "name": benchmark.name,
@@ -353,53 +274,22 @@ def _facts(benchmark: Benchmark) -> dict[str, Any]:
     }
 
 
-class _Jobs:
-    """Runs a function over blocks of prompts, with a progress bar where one is wanted."""
+def _blocks(
+    title: str, function: Callable[[list[Any]], Any], inputs: list[Any], shown: bool
+) -> npt.NDArray[Any]:
+    """`function` over blocks of prompts, with a progress bar on stderr where it is shown."""
+    from rich.markup import escape
+    from rich.progress import track
 
-    def __init__(self, wanted: bool | None) -> None:
-        self._bar: Any = None
-        if sys.stderr.isatty() if wanted is None else wanted:
-            from rich.progress import (
-                BarColumn,
-                MofNCompleteColumn,
-                Progress,
-                TextColumn,
-                TimeRemainingColumn,
+    parts = []
+    console = new_console(stderr=True)
+    blocks = [inputs[i : i + SCORING_BLOCK] for i in range(0, len(inputs), SCORING_BLOCK)]
+    for block in track(blocks, escape(title), console=console, transient=True, disable=not shown):
+        part = np.asarray(function(block))
+        if part.ndim == 0 or len(part) != len(block):
+            raise EvaluationError(
+                f"{title}: {len(block)} prompts gave an array of shape {part.shape}; "
+                "expected one entry for each"
             )
-
-            self._bar = Progress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                console=new_console(stderr=True),
-                transient=True,
-            )
-
-    def __enter__(self) -> None:
-        if self._bar is not None:
-            self._bar.start()
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def blocks(
-        self, title: str, function: Callable[[list[Any]], Any], inputs: list[Any]
-    ) -> npt.NDArray[Any]:
-        task = None if self._bar is None else self._bar.add_task(title, total=len(inputs))
-        parts = []
-        for start in range(0, len(inputs), SCORING_BLOCK):
-            block = inputs[start : start + SCORING_BLOCK]
-            part = np.asarray(function(block))
-            if part.ndim == 0 or len(part) != len(block):
-                raise EvaluationError(
-                    f"{title}: {len(block)} prompts gave an array of shape {part.shape}; "
-                    "expected one entry for each"
-                )
-            parts.append(part)
-            if self._bar is not None:
-                self._bar.advance(task, len(block))
-        if self._bar is not None:
-            self._bar.remove_task(task)
-        return np.concatenate(parts)
+        parts.append(part)
+    return np.concatenate(parts)

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..data.vectors import VectorCache, cache_dir, content_key
+from ..data.vectors import VectorCache, content_key
+from ..files import cache_folder
 from ..router.scorer import Scorer
 from ..router.text import Promptlike
-
-Floats = npt.NDArray[np.float64]
+from .metrics import Floats
 
 
 class CachedScorer:
@@ -23,24 +23,22 @@ class CachedScorer:
     def __init__(self, scorer: Scorer, folder: Path | None = None) -> None:
         manifest = scorer.bundle.manifest
         self.scorer = scorer
-        self._models = len(manifest.models)
+        self._models = list(manifest.models)
         namespace = f"{scorer.bundle.model_sha256[:32]}-{scorer.context}"
-        root = (folder or cache_dir()) / "scores"
-        self._cache = VectorCache(root, namespace, self._models + manifest.dim)
+        root = (folder or cache_folder()) / "scores"
+        self._cache = VectorCache(root, namespace, len(self._models) + manifest.dim)
 
     def scores(self, prompts: Sequence[Promptlike]) -> Floats:
         """Scores of n prompts, float64[n]."""
-        models = self.scorer.bundle.manifest.models
-        quality = self._vectors(prompts)[:, : self._models]
-        strong = quality[:, models.index(self.scorer.strong)]
-        weak = quality[:, models.index(self.scorer.weak)]
+        quality = self._vectors(prompts)
+        at = [self._models.index(model) for model in (self.scorer.strong, self.scorer.weak)]
         # In float64 as in `Scorer.margin`, so that both give the same score to the last bit.
-        margin = (strong - weak).astype(np.float64)
+        margin = (quality[:, at[0]] - quality[:, at[1]]).astype(np.float64)
         return np.asarray(self.scorer.calibrated(margin))
 
     def embeddings(self, prompts: Sequence[Promptlike]) -> npt.NDArray[np.float32]:
         """Embeddings of n prompts, float32[n, dim]."""
-        return self._vectors(prompts)[:, self._models :]
+        return self._vectors(prompts)[:, len(self._models) :]
 
     def _vectors(self, prompts: Sequence[Promptlike]) -> npt.NDArray[np.float32]:
         keys = [content_key(prompt) for prompt in prompts]

@@ -20,6 +20,7 @@ import numpy as np
 from ..errors import ThriftrouteError
 from ..eval.audit.audit import audit
 from ..eval.audit.measure import Rows, ranks
+from ..eval.audit.verdict import AuditSettings
 from ..eval.baselines import length_scores
 from ..eval.benchmarks import Benchmark, load
 from ..eval.command import scored
@@ -52,16 +53,14 @@ class ErrorRates:
     needed: float
 
 
-def rates(
+def error_rates(
     name: str,
     scores: Callable[[int], Floats],
     rewards: tuple[Floats, Floats],
     *,
     n: int,
     draws: int,
-    min_quality: float = 0.95,
-    confidence: float = 0.9,
-    seed: int = 0,
+    settings: AuditSettings,
 ) -> ErrorRates:
     """Audit `draws` draws of n of the N prompts. `scores(draw)`: float64[N], those of a draw.
 
@@ -73,20 +72,12 @@ def rates(
     savings, needed = [], []
     for draw in range(draws):
         s = scores(draw)
-        at = np.random.default_rng((seed, draw, n)).integers(0, len(s), n)
-        found = audit(
-            s[at],
-            strong[at],
-            weak[at],
-            min_quality=min_quality,
-            confidence=confidence,
-            resamples=RESAMPLES,
-            seed=seed,
-        )
+        at = np.random.default_rng((settings.seed, draw, n)).integers(0, len(s), n)
+        found = audit(Rows.of(s[at], strong[at], weak[at]), settings)
         answers[found.verdict] += 1
         everything = Rows.of(s, strong, weak)
         if found.verdict in ("route", "weak-only"):
-            broken += _truth(everything, found.threshold)[0] < min_quality
+            broken += _truth(everything, found.threshold)[0] < settings.min_quality
         if found.verdict == "route":
             savings.append(found.saving)
         if found.needed_n is not None:
@@ -117,8 +108,7 @@ def rates(
 def _truth(rows: Rows, threshold: float) -> tuple[float, float]:
     """(quality, saving in strong calls) of a threshold on all prompts."""
     sends = rows.sends(threshold)
-    routed = rows.weak + sends * (rows.strong - rows.weak)
-    return float(routed.mean() / rows.strong.mean()), float(1 - sends.mean())
+    return float(rows.routed(sends).mean() / rows.strong.mean()), float(1 - sends.mean())
 
 
 def _inside(value: float, ends: Interval) -> bool:
@@ -167,16 +157,20 @@ def _parser() -> argparse.ArgumentParser:
 def _from_options(options: argparse.Namespace) -> list[ErrorRates]:
     sizes = trials.sizes_of(options.sizes, options.draws, example="300,1000")
     benchmark = load(options.benchmark)
+    settings = AuditSettings(
+        min_quality=options.min_quality,
+        confidence=options.confidence,
+        resamples=RESAMPLES,
+        seed=options.seed,
+    )
     return [
-        rates(
+        error_rates(
             name,
             scores,
             (benchmark.strong, benchmark.weak),
             n=n,
             draws=options.draws,
-            min_quality=options.min_quality,
-            confidence=options.confidence,
-            seed=options.seed,
+            settings=settings,
         )
         for n in sizes
         for name, scores in scorers(options.router, benchmark, options.seed).items()

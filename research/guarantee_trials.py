@@ -28,7 +28,7 @@ from ..eval.guarantee.means import Bools, MeanTest, betting, check_values
 from ..eval.guarantee.promises import LabelledPrompts, Name, Promise, variable
 from ..eval.guarantee.threshold import FixedSequence
 from ..eval.metrics import Floats, Interval, wilson
-from ..eval.run import json_safe
+from ..eval.printing import json_safe
 from ..router.routers import load_router
 from ..router.threshold import achievable
 from . import trials

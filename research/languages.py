@@ -1,7 +1,7 @@
 """Prompts in other languages: what a router makes of faithful translations of one set of prompts.
 
     report = language_report(Scorer.load(bundle).scores)
-    show_languages(report)
+    print_languages(report)
 
 The sample, `data/samples/multilingual.jsonl`, has 48 prompts of the project's own making: 8 kinds,
 3 levels of difficulty, and for each of these one short and one long prompt; in English and
@@ -48,11 +48,9 @@ import numpy.typing as npt
 from ..data.schema import check_text, shown
 from ..errors import DataError, EvaluationError
 from ..eval.baselines import length_scores
-from ..eval.bootstrap import interval, resample_counts
-from ..eval.draws import checked_scores
-from ..eval.metrics import Floats, Interval, auc_of_groups, share_at, tied_groups
-from ..eval.report import difference_text, interval_text, number_text
-from ..eval.run import json_safe
+from ..eval.bootstrap import checked_scores, interval, resample_counts
+from ..eval.metrics import Floats, Interval, auc_of_groups, tied_groups
+from ..eval.printing import difference_text, interval_text, json_safe, number_text
 from ..router.threshold import format_threshold, threshold_for_share
 from ..terminal import new_console
 
@@ -219,7 +217,7 @@ def language_report(
                 length_auc_ci=interval(length[1:]),
                 minus_english=float(difference[0]),
                 minus_english_ci=interval(difference[1:]),
-                strong_share=share_at(scores[language], threshold),
+                strong_share=float(np.mean(scores[language] >= threshold)),
             )
         )
     by_level = np.bincount(levels, minlength=HARD + 1)
@@ -258,7 +256,7 @@ def average_ranks(values: Floats) -> Floats:
     return ranks
 
 
-def show_languages(report: LanguageReport, console: "Console | None" = None) -> None:
+def print_languages(report: LanguageReport, console: "Console | None" = None) -> None:
     """Print the table, with rich. `console`: a rich Console, by default stdout's."""
     from rich import box
     from rich.markup import escape

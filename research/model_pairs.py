@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ..data.schema import Comparison, Message, Messages, Row
 from ..errors import EvaluationError
-from ..eval.draws import EQUAL
+from ..eval.bootstrap import EQUAL
 from ..eval.metrics import Floats
 
 Ints = npt.NDArray[np.int64]

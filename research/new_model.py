@@ -15,11 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import EvaluationError
-from ..eval.bootstrap import resample_counts
-from ..eval.draws import checked_scores, draw_intervals, resampled_apgr
+from ..eval.bootstrap import checked_scores, draw_intervals, resample_counts, resampled_apgr
 from ..eval.metrics import Floats, Interval, apgr, tradeoff
 from ..eval.own_logs import BOOTSTRAPS
-from ..eval.run import json_safe
+from ..eval.printing import json_safe
 from .model_pairs import Ints, ModelMatrix
 
 ALL = "all"
@@ -95,7 +94,6 @@ def new_model_curve(
     draws: int = 10,
     data: str = "data",
     seed: int = 0,
-    bootstraps: int = BOOTSTRAPS,
     progress: Callable[[int, int], None] | None = None,
 ) -> NewModelReport:
     """APGR of fits from `sizes` comparisons and from all, over pairs of (new, known) models.
@@ -124,7 +122,7 @@ def new_model_curve(
                 f"on, no more than the size {max(wanted)}; give smaller sizes or more prompts"
             )
     # A resample draws from all held-out prompts; each pair takes its part of it.
-    counts = np.concatenate(list(resample_counts(len(test), bootstraps, seed=seed)))
+    counts = np.concatenate(list(resample_counts(len(test), BOOTSTRAPS, seed=seed)))
     done, total = 0, len(pairs) * (1 + draws * len(wanted))
     found: list[dict[str, tuple[float, ...]]] = [{} for _ in pairs]
     means: dict[str, Floats] = {}
@@ -162,7 +160,7 @@ def new_model_curve(
         ),
         draws=draws,
         seed=seed,
-        bootstraps=bootstraps,
+        bootstraps=BOOTSTRAPS,
     )
 
 

@@ -20,10 +20,9 @@ import numpy.typing as npt
 
 from ..errors import EvaluationError
 from ..eval import baselines
-from ..eval.bootstrap import interval, resample_counts
-from ..eval.draws import EQUAL, checked_scores, resampled_apgr
+from ..eval.bootstrap import EQUAL, checked_scores, interval, resample_counts, resampled_apgr
 from ..eval.metrics import Floats, Interval, apgr
-from ..eval.run import json_safe
+from ..eval.printing import json_safe
 from .model_pairs import Inputs, PairSet
 
 LENGTH = "prompt-length"

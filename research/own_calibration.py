@@ -13,8 +13,8 @@ import numpy as np
 from ..errors import CalibrationError, EvaluationError
 from ..eval.benchmarks import Benchmark
 from ..eval.metrics import Floats, Interval, ece
+from ..eval.printing import json_safe
 from ..eval.probability import fit_platt
-from ..eval.run import json_safe
 from ..router.threshold import apply_calibration
 
 MIN_REST = 20

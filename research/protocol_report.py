@@ -3,10 +3,10 @@
 import json
 from typing import TYPE_CHECKING
 
-from ..eval.own_logs import OwnLogsReport
-from ..eval.own_logs_report import line, out_or_stdout, show_own_logs, table
-from ..eval.report import difference_text, interval_text
-from .languages import LanguageReport, show_languages
+from ..eval.own_logs import OwnLogsReport, print_own_logs
+from ..eval.printing import difference_text, interval_text, line, table
+from ..terminal import new_console
+from .languages import LanguageReport, print_languages
 from .new_model import NewModelReport
 from .other_pairs import RANDOM, ROUTER, PairsReport
 from .own_calibration import CalibrationReport, Int8Report
@@ -24,29 +24,29 @@ def to_json(report: ProtocolReport) -> str:
     return json.dumps(report.to_dict(), ensure_ascii=False, allow_nan=False, indent=2)
 
 
-def show(report: ProtocolReport, console: "Console | None" = None) -> None:
+def print_protocol(report: ProtocolReport, console: "Console | None" = None) -> None:
     """Print tables, with rich. `console`: a rich Console, by default stdout's."""
     if isinstance(report, OwnLogsReport):
-        show_own_logs(report, console)
+        print_own_logs(report, console)
     elif isinstance(report, PairsReport):
-        show_pairs(report, console)
+        print_pairs(report, console)
     elif isinstance(report, NewModelReport):
-        show_new_model(report, console)
+        print_new_model(report, console)
     elif isinstance(report, CalibrationReport):
-        show_calibration(report, console)
+        print_own_calibration(report, console)
     elif isinstance(report, Int8Report):
         line(
-            out_or_stdout(console),
+            console or new_console(),
             f"{report.benchmark} (n = {report.n:,}): APGR {report.int8:.4f} in int8, "
             f"{report.fp32:.4f} in fp32, difference {report.int8 - report.fp32:+.4f}",
         )
     else:
-        show_languages(report, console)
+        print_languages(report, console)
 
 
-def show_calibration(report: CalibrationReport, console: "Console | None" = None) -> None:
+def print_own_calibration(report: CalibrationReport, console: "Console | None" = None) -> None:
     """ECE before and after calibrating on a few labels."""
-    out = out_or_stdout(console)
+    out = console or new_console()
     line(out, f"calibration on {report.benchmark} (n = {report.n:,})", style="bold")
     rows = [
         ["none (the bundle's own)", f"{report.before:.3f}", "", f"{report.before_floor:.3f}", ""]
@@ -70,9 +70,9 @@ def show_calibration(report: CalibrationReport, console: "Console | None" = None
     )
 
 
-def show_pairs(report: PairsReport, console: "Console | None" = None) -> None:
+def print_pairs(report: PairsReport, console: "Console | None" = None) -> None:
     """A row for each pair, and a summary: means over pairs, differences, and sign tests."""
-    out = out_or_stdout(console)
+    out = console or new_console()
     line(
         out,
         f"{report.data}: {len(report.pairs)} pairs of {report.models} models, {report.prompts:,} "
@@ -114,9 +114,9 @@ def show_pairs(report: PairsReport, console: "Console | None" = None) -> None:
     )
 
 
-def show_new_model(report: NewModelReport, console: "Console | None" = None) -> None:
+def print_new_model(report: NewModelReport, console: "Console | None" = None) -> None:
     """APGR by the number of comparisons of the new model, as the mean over pairs and draws."""
-    out = out_or_stdout(console)
+    out = console or new_console()
     line(
         out,
         f"{report.data}: a new model, {len(report.pairs)} pairs, {report.draws} draws",

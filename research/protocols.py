@@ -12,6 +12,7 @@ languages    scores of one set of prompts in several languages
 import argparse
 import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,24 +51,28 @@ PROTOCOLS = ("own-logs", "other-pairs", "new-model", "calibration", "int8", "lan
 HELD_OUT = "built-in-held-out"
 
 
+@dataclass(frozen=True)
+class ProtocolSettings:
+    """What a protocol runs on, and how often. sizes: numbers of labels, by default its own."""
+
+    benchmark_names: Sequence[str] = ()
+    data: Sequence[str] = ()
+    sizes: Sequence[int] = ()
+    draws: int = 10
+    pairs: int = 20
+    seed: int = 0
+    bootstraps: int = 1000
+
+
 def run_protocol(
-    name: str,
-    router: str,
-    *,
-    benchmark_names: Sequence[str] = (),
-    data: Sequence[str] = (),
-    sizes: Sequence[int] = (),
-    draws: int = 10,
-    pairs: int = 20,
-    seed: int = 0,
-    bootstraps: int = 1000,
-    progress: Progress | None = None,
+    name: str, router: str, settings: ProtocolSettings, progress: Progress | None = None
 ) -> list[ProtocolReport]:
     """Run one protocol on a bundle; a report for each benchmark, or one for all data.
 
-    sizes: numbers of labels. Raises ConfigError, EvaluationError, and what the loaders raise.
+    Raises ConfigError, EvaluationError, and what the loaders raise.
     """
     say = progress or Progress()
+    data, seed, draws, sizes = settings.data, settings.seed, settings.draws, settings.sizes
     if name not in PROTOCOLS:
         raise ConfigError(f"no protocol {name!r}; there are: {', '.join(PROTOCOLS)}")
     scorer = bundle_scorer(router)
@@ -79,30 +84,25 @@ def run_protocol(
                 f"--protocol {name} needs --data: results of many models, such as zeroeval_gsm8k"
             )
         if name == "other-pairs":
-            return [_other_pairs(scorer, data, pairs, seed, bootstraps, say)]
-        return [_new_model(scorer, one, sizes or (50,), draws, pairs, seed, say) for one in data]
+            return [_other_pairs(scorer, settings, say)]
+        return [_new_model(scorer, one, settings, say) for one in data]
+    names = settings.benchmark_names
     if name == "own-logs":
         return list(own_logs.run_protocol(
-            router, benchmark_names=benchmark_names, sizes=sizes, draws=draws, seed=seed,
+            router, benchmark_names=names, sizes=sizes, draws=draws, seed=seed,
             progress=say, more=_routellm,
         ))  # fmt: skip
-    if not benchmark_names:
+    if not names:
         raise ConfigError(f"--protocol {name} needs --benchmark")
-    found = [benchmarks.load(one) for one in benchmark_names]
+    found = [benchmarks.load(one) for one in names]
     if name == "calibration":
         return [_calibration(scorer, one, sizes or (200,), draws, seed, say) for one in found]
     return [_int8(scorer, one, say) for one in found]
 
 
-def _other_pairs(
-    scorer: Scorer,
-    data: Sequence[str],
-    count: int,
-    seed: int,
-    bootstraps: int,
-    say: Progress,
-) -> PairsReport:
-    sets = [_pair_set(name, count, seed) for name in data]
+def _other_pairs(scorer: Scorer, settings: ProtocolSettings, say: Progress) -> PairsReport:
+    data, seed, bootstraps = settings.data, settings.seed, settings.bootstraps
+    sets = [_pair_set(name, settings.pairs, seed) for name in data]
     chosen = sets[0] if len(sets) == 1 else join_pairs(sets)
     inputs = _inputs(chosen)
     margins = _margins(scorer, inputs, say)
@@ -118,16 +118,11 @@ def _other_pairs(
 
 
 def _new_model(
-    scorer: Scorer,
-    data: str,
-    sizes: Sequence[int],
-    draws: int,
-    count: int,
-    seed: int,
-    say: Progress,
+    scorer: Scorer, data: str, settings: ProtocolSettings, say: Progress
 ) -> NewModelReport:
+    sizes, draws, seed = settings.sizes or (50,), settings.draws, settings.seed
     matrix = model_matrix(read_source(data))
-    chosen = choose_pairs(matrix, count, seed=seed)
+    chosen = choose_pairs(matrix, settings.pairs, seed=seed)
     with say.bar("representations") as update:
         x = embed(scorer, _inputs(matrix), progress=update, representation=True)
     known = read_base(scorer.bundle)(x)
@@ -246,9 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.add_argument(f"--{option}", type=int, default=number)
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args(arguments)
-    reports = run_protocol(
-        asked.name,
-        asked.router,
+    settings = ProtocolSettings(
         benchmark_names=asked.benchmark,
         data=[part for part in asked.data.split(",") if part],
         sizes=[int(part) for part in asked.sizes.split(",") if part],
@@ -256,13 +249,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         pairs=asked.pairs,
         seed=asked.seed,
         bootstraps=asked.bootstraps,
-        progress=Progress(Console(stderr=True)),
     )
+    reports = run_protocol(asked.name, asked.router, settings, Progress(Console(stderr=True)))
     if asked.json:
         print(json.dumps([found.to_dict() for found in reports], indent=2))  # noqa: T201
         return
     for found in reports:
-        protocol_report.show(found)
+        protocol_report.print_protocol(found)
 
 
 if __name__ == "__main__":

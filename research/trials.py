@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
-from ..eval.run import json_safe
+from ..eval.printing import json_safe
 from ..terminal import new_console
 
 if TYPE_CHECKING:

@@ -211,7 +211,7 @@ def _evaluate(out: Path, bundles: dict[str, Path], screen: _Screen) -> None:
     target = Target((), str(out / HELD_OUT_FILE), (STRONG,), (WEAK,))
     routers = {kind: str(path) for kind, path in bundles.items()}
     measured = run_evaluation(routers, target, train_data=[str(out / TRAIN_FILE)], seed=SEED)
-    report.show(measured, screen.console)
+    report.print_report(measured, screen.console)
     for path in report.save(measured, out / "report").values():
         screen.say(f"wrote {path}", style="green")
 
@@ -224,7 +224,7 @@ def _calibrate(bundle: Path, screen: _Screen) -> float:
     result = run_calibration(
         str(bundle), Target(), prompts=prompts, strong_pct=STRONG_PCT, write=True
     )
-    report.show_calibration(result, screen.console)
+    report.print_calibration(result, screen.console)
     screen.say(f"wrote the table into {bundle / MANIFEST}", style="green")
     if has_built_in():
         result = run_calibration("mf", Target(), prompts=prompts, strong_pct=STRONG_PCT)

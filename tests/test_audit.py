@@ -25,10 +25,10 @@ from thriftroute.eval.audit.measure import (
     normal_tail,
     ranks,
 )
-from thriftroute.eval.audit.verdict import Verdict
+from thriftroute.eval.audit.verdict import AuditSettings, AuditVerdict
 from thriftroute.eval.baselines import length_scores
 from thriftroute.eval.metrics import Floats, apgr
-from thriftroute.research.error_rates import NOISE, main, rates, scorers
+from thriftroute.research.error_rates import NOISE, error_rates, main, scorers
 
 Sample = tuple[Floats, Floats, Floats]
 
@@ -52,8 +52,15 @@ def rows(n: int = 6) -> Rows:
     return Rows.of(scores, strong, weak, (np.full(n, 0.02), np.full(n, 0.005)))
 
 
-def quick(found: Sample, **options: Any) -> Verdict:
-    return audit(*found, **{"resamples": 60, **options})
+def quick(
+    found: Sample,
+    costs: tuple[Floats, Floats] | None = None,
+    weights: Floats | None = None,
+    others: dict[str, Floats] | None = None,
+    **options: Any,
+) -> AuditVerdict:
+    settings = AuditSettings(**{"resamples": 60, **options})
+    return audit(Rows.of(*found, costs, weights), settings, others)
 
 
 # What is measured
@@ -485,15 +492,17 @@ def test_a_verdict_is_frozen() -> None:
 def test_on_gsm8k_prompt_length_routes_and_noise_does_not(data_dir: Path) -> None:
     found = benchmarks.load("gsm8k")
     length = ranks(length_scores(found.prompts))
-    yes = audit(length, found.strong, found.weak, min_quality=0.9, resamples=200)
+    asked = {"min_quality": 0.9, "resamples": 200}
+    yes = quick((length, found.strong, found.weak), **asked)
     assert yes.verdict == "route"
     assert 0.2 < yes.saving < 0.6
     noise = np.random.default_rng(21).random(found.n)
-    no = audit(noise, found.strong, found.weak, min_quality=0.9, resamples=200)
+    no = quick((noise, found.strong, found.weak), **asked)
     assert no.verdict != "route"
     assert no.beats_random is False
     # And the order of the data, by which the questions come, knows nothing either.
-    assert audit(ranks(np.arange(found.n)), found.strong, found.weak).verdict != "route"
+    order = ranks(np.arange(found.n))
+    assert quick((order, found.strong, found.weak), resamples=1000).verdict != "route"
 
 
 # How often it is right
@@ -501,18 +510,20 @@ def test_on_gsm8k_prompt_length_routes_and_noise_does_not(data_dir: Path) -> Non
 
 def test_rates_tell_informed_scores_from_noise() -> None:
     scores, strong, weak = sample(4000, 11, slope=0.9)
-    found = rates("own", lambda _: scores, (strong, weak), n=300, draws=8)
+    settings = AuditSettings(resamples=200)
+    found = error_rates("own", lambda _: scores, (strong, weak), n=300, draws=8, settings=settings)
     assert found.route >= 0.8
     assert found.broken <= 0.2
     assert found.quality_covered >= 0.75
     assert found.saving_covered >= 0.75
     assert found.route_ci[0] < found.route < found.route_ci[1] + 1e-9
-    mixed = rates(
+    mixed = error_rates(
         NOISE,
         lambda draw: np.random.default_rng((draw, 3)).random(4000),
         (strong, weak),
         n=300,
         draws=8,
+        settings=settings,
     )
     assert mixed.route <= 0.25
     assert mixed.route + mixed.weak_only + mixed.strong_only + mixed.label_more == pytest.approx(1)
@@ -522,12 +533,12 @@ def test_a_promise_that_is_broken_is_counted() -> None:
     # The weak model keeps .96 of the quality: .9601 is not kept, but shown with confidence .5.
     scores, strong, weak = sample(500, 1, strong=1.0)[0], np.ones(500), np.ones(500)
     weak[:20] = 0
-    found = rates(
-        "own", lambda _: scores, (strong, weak), n=200, draws=12, min_quality=0.9601, confidence=0.5
-    )
+    settings = AuditSettings(min_quality=0.9601, confidence=0.5, resamples=200)
+    found = error_rates("own", lambda _: scores, (strong, weak), n=200, draws=12, settings=settings)
     assert found.weak_only > 0
     assert found.broken >= found.weak_only
-    kept = rates("own", lambda _: scores, (strong, weak), n=300, draws=4, min_quality=0.9)
+    settings = AuditSettings(min_quality=0.9, resamples=200)
+    kept = error_rates("own", lambda _: scores, (strong, weak), n=300, draws=4, settings=settings)
     assert (kept.weak_only, kept.broken) == (1, 0)
     assert math.isnan(kept.saving)
 

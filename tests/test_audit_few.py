@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from thriftroute.eval.audit.audit import audit
 from thriftroute.eval.audit.measure import Rows, against_random, measure
+from thriftroute.eval.audit.verdict import AuditSettings
 from thriftroute.eval.metrics import Floats
 
 
@@ -54,7 +55,8 @@ def test_the_difference_to_a_random_mix_is_uncertain_where_all_rows_tie() -> Non
 
 
 def test_where_the_strong_model_earns_nothing_the_words_have_no_nan() -> None:
-    found = audit(np.linspace(0, 1, 200), np.zeros(200), np.ones(200), resamples=20)
+    rows = Rows.of(np.linspace(0, 1, 200), np.zeros(200), np.ones(200))
+    found = audit(rows, AuditSettings(resamples=20))
     assert found.verdict == "weak-only"
     assert "nan" not in found.why
     assert "earns nothing" in found.why
@@ -63,7 +65,7 @@ def test_where_the_strong_model_earns_nothing_the_words_have_no_nan() -> None:
 
 
 def test_one_row_asks_for_more_in_plain_words() -> None:
-    found = audit([0.3], [1.0], [0.0], resamples=20)
+    found = audit(Rows.of([0.3], [1.0], [0.0]), AuditSettings(resamples=20))
     assert found.verdict == "label-more"
     assert found.why == (
         "so few rows tell nothing; label about 199 more than these 1 to tell (200 in all)"

@@ -1,6 +1,7 @@
 """The report: one page, well formed, with what was measured, and nothing from the data as HTML."""
 
 import dataclasses
+import html
 import re
 import shlex
 from html.parser import HTMLParser
@@ -10,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from thriftroute.cli import app
-from thriftroute.eval.audit import advice, chart, groups, page
-from thriftroute.eval.audit.command import Audited, Wish, run_audit
-from thriftroute.eval.audit.style import CSS
+from thriftroute.eval.audit import groups, page
+from thriftroute.eval.audit.command import Audited, run_audit
+from thriftroute.eval.audit.verdict import AuditSettings
 from thriftroute.eval.command import Target
 from typer.testing import CliRunner
 
@@ -21,17 +22,18 @@ from .helpers.browser import drawn
 
 VOID = {"meta", "link", "br", "line", "circle", "polyline", "polygon"}
 BIG, SMALL = ("big",), ("small",)
+CSS = page.TEMPLATE.read_text(encoding="utf-8").partition("<style>")[2].partition("</style>")[0]
 
 
 class Checked(HTMLParser):
     """Raises where tags do not match; keeps tags, attributes and text."""
 
-    def __init__(self, html: str) -> None:
+    def __init__(self, text: str) -> None:
         super().__init__()
         self.open: list[str] = []
         self.seen: list[tuple[str, dict[str, str]]] = []
         self.words: list[str] = []
-        self.feed(html)
+        self.feed(text)
         self.close()
         assert not self.open, self.open
 
@@ -56,7 +58,7 @@ class Checked(HTMLParser):
 
 
 def audited(bundle: Path, data: Path, **wish: Any) -> Audited:
-    return run_audit(str(bundle), Target((), str(data), BIG, SMALL), Wish(**wish))
+    return run_audit(str(bundle), Target((), str(data), BIG, SMALL), AuditSettings(**wish))
 
 
 @pytest.fixture
@@ -92,8 +94,7 @@ def test_the_page_tells_what_the_verdict_says(routed: Audited) -> None:
 
 
 def test_the_page_needs_nothing_from_outside_and_runs_nothing(routed: Audited) -> None:
-    html = page.to_html(routed)
-    found = Checked(html)
+    found = Checked(page.to_html(routed))
     assert {tag for tag, _ in found.seen}.isdisjoint({"script", "img", "iframe", "object", "form"})
     for _, attributes in found.seen:
         assert not any(name.startswith("on") for name in attributes)
@@ -152,18 +153,17 @@ def test_no_script_of_the_data_runs_in_a_browser(routed: Audited, tmp_path: Path
     bad = dataclasses.replace(routed, benchmark=benchmark, tasks=[evil, "b"] * (n // 2))
     path = tmp_path / "report.html"
     path.write_text(page.to_html(bad), encoding="utf-8")
-    html = drawn(path.as_uri(), tmp_path / "browser")
-    title = re.search(r"<title>(.*?)</title>", html, re.S)
+    shown = drawn(path.as_uri(), tmp_path / "browser")
+    title = re.search(r"<title>(.*?)</title>", shown, re.S)
     assert title is not None
     assert title.group(1).strip() != "ran"
-    assert "<script" not in html
-    assert "<img" not in html
-    assert "document.title" in html  # it was drawn, as text
+    assert "<script" not in shown
+    assert "<img" not in shown
+    assert "document.title" in shown  # it was drawn, as text
 
 
 def test_examples_are_of_the_measured_half_and_can_be_left_out(routed: Audited) -> None:
-    html = page.to_html(routed, examples=False)
-    assert "prove the theorem" not in html
+    assert "prove the theorem" not in page.to_html(routed, examples=False)
     shown = re.findall(r"<li><p>(.*?)</p>", page.to_html(routed))
     assert 4 <= len(shown) <= 12
     from thriftroute.eval.audit.measure import halves
@@ -223,11 +223,11 @@ def test_commands_of_the_steps_are_real(routed: Audited) -> None:
             for reason in ("no-better-than-random", "too-much-quality-lost", "weak-not-cheaper")
         ),
     ]
-    commands = set()
+    commands: set[str] = set()
     for verdict in verdicts:
-        steps = advice.next_steps(dataclasses.replace(routed, verdict=verdict))
-        assert steps
-        commands |= {run for _, run in steps if run}
+        told = page.to_html(dataclasses.replace(routed, verdict=verdict))
+        assert re.search(r"<ol>\s*<li>", told)
+        commands |= set(map(html.unescape, re.findall(r"<pre><code>(.*?)</code></pre>", told)))
     assert {command.split()[1] for command in commands} >= {"serve", "calibrate", "train", "label"}
     for command in commands:
         _, name, *words = shlex.split(command)
@@ -258,13 +258,12 @@ def test_clusters_find_what_lies_apart_and_name_it() -> None:
         prompts.append(("solve this integral" if kind else "translate this sentence") + f" {i}")
         rows.append(rng.normal(5.0 if kind else -5.0, 0.1, 4) * (1, 1, -1, 1))
     found = groups.by_cluster(prompts, np.array(rows))
-    assert found is not None
     assert len(found.names) == 2
     assert "translate" in found.names[0] and "integral" in found.names[1]
     assert found.member.tolist() == [1 if i % 3 == 0 else 0 for i in range(90)]
-    assert groups.by_cluster(prompts[:40], np.array(rows[:40])) is None
+    assert not groups.by_cluster(prompts[:40], np.array(rows[:40])).names
     same = groups.by_cluster(["one"] * 200, np.ones((200, 3)))
-    assert same is not None and len(same.names) == 1
+    assert len(same.names) == 1
 
 
 def test_clusters_stand_in_for_tasks_on_the_page(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -280,33 +279,40 @@ def test_clusters_stand_in_for_tasks_on_the_page(tiny_bundle: Path, tmp_path: Pa
 
 @pytest.mark.parametrize(("low", "high"), [(0.5, 1.0), (0.761, 1.004), (0.98, 1.0), (0, 120)])
 def test_ticks_are_round_and_inside(low: float, high: float) -> None:
-    found = chart.ticks(low, high, 6)
+    found = page.ticks(low, high, 6)
     assert 3 <= len(found) <= 8
     assert all(low - 1e-9 <= value <= high + 1e-9 for value in found)
     steps = np.diff(found)
     assert np.allclose(steps, steps[0])
-    assert chart.ticks(1.0, 1.0, 6) == [1.0]
+    assert page.ticks(1.0, 1.0, 6) == [1.0]
 
 
 def test_a_scale_maps_its_ends_and_keeps_within_them() -> None:
-    scale = chart.Scale(0.5, 1.0, 100, 0)
+    scale = page.Scale(0.5, 1.0, 100, 0)
     assert (scale(0.5), scale(1.0), scale(0.75)) == (100, 0, 50)
     assert (scale(-1), scale(2)) == (100, 0)
 
 
-def test_a_curve_without_intervals_is_drawn() -> None:
-    nan = [float("nan")] * 3
-    found = chart.curve_svg(
-        [0, 0.5, 1], [0.8, 0.9, 1.0], nan, nan, wanted=0.95, point=None, width=340, label="a & b"
-    )
+def test_a_curve_without_intervals_is_drawn(routed: Audited) -> None:
+    nan = np.full(routed.verdict.curve.low.shape, np.nan)
+    bare = dataclasses.replace(routed.verdict.curve, low=nan, high=nan)
+    verdict = dataclasses.replace(routed.verdict, curve=bare)
+    found = page.to_html(dataclasses.replace(routed, verdict=verdict))
     Checked(found)
-    assert "nan" not in found
-    assert 'aria-label="a &amp; b"' in found
+    assert '<polyline class="router"' in found
+    assert "nan" not in found and '<polygon class="band"' not in found
 
 
-def test_bars_are_as_wide_as_their_part_of_the_longest() -> None:
-    nan = float("nan")
-    found = chart.bars_html([("a", 2.0, "2", "x"), ("b", 0.5, "h", "y"), ("c", nan, "-", "z")])
+def test_bars_are_as_wide_as_their_part_of_the_longest(routed: Audited) -> None:
+    usd = {"always-strong": 2.0, "always-weak": float("nan")}
+    baselines = {
+        name: dataclasses.replace(option, usd_per_1k=usd.get(name, option.usd_per_1k))
+        for name, option in routed.verdict.baselines.items()
+    }
+    assert routed.verdict.candidate is not None
+    candidate = dataclasses.replace(routed.verdict.candidate, usd_per_1k=0.5)
+    verdict = dataclasses.replace(routed.verdict, baselines=baselines, candidate=candidate)
+    found = page.to_html(dataclasses.replace(routed, verdict=verdict))
     assert re.findall(r"width:([\d.]+)%", found) == ["100.0", "25.0"]
 
 

@@ -212,7 +212,7 @@ def test_the_environment_decides_where_files_come_from(
     assert files.cache == tmp_path / "cache"
     monkeypatch.delenv("THRIFTROUTE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert fetch.default_cache() == tmp_path / "xdg" / "thriftroute"
+    assert fetch.Files.from_environment().cache == tmp_path / "xdg" / "thriftroute"
 
 
 def test_unknown_benchmarks_list_the_known_ones() -> None:

@@ -1,11 +1,13 @@
 """From a wish to a threshold, from tokens to dollars, from margins to probabilities."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 from thriftroute.errors import CalibrationError
 from thriftroute.eval import calibrate, metrics, pricing, probability
+from thriftroute.eval.benchmarks import Benchmark
 from thriftroute.providers import prices
 from thriftroute.router.threshold import apply_calibration, sigmoid
 
@@ -28,9 +30,7 @@ def test_the_table_lists_what_each_neighbour_really_gives() -> None:
     rng = np.random.default_rng(1)
     strong_cost, weak_cost = rng.random(500) / 50, rng.random(500) / 500
     strong, weak = np.ones(500), rng.integers(0, 2, 500).astype(float)
-    result = calibrate.calibrate_share(
-        scores, 0.4, strong_cost=strong_cost, weak_cost=weak_cost, strong=strong, weak=weak
-    )
+    result = calibrate.calibrate_share(scores, 0.4, (strong_cost, weak_cost), (strong, weak))
     assert [row.chosen for row in result.table].count(True) == 1
     assert len(result.table) == 11
     assert [row.strong_pct for row in result.table] == sorted(r.strong_pct for r in result.table)
@@ -69,25 +69,25 @@ def test_all_scores_equal_gives_all_or_nothing_with_a_warning(wanted: float, got
 
 def test_a_budget_is_used_and_kept() -> None:
     scores = scores_of(400)
-    strong_cost, weak_cost = np.full(400, 0.01), np.full(400, 0.002)
-    result = calibrate.calibrate_cost(scores, 4.0, strong_cost, weak_cost)
+    costs = np.full(400, 0.01), np.full(400, 0.002)
+    result = calibrate.calibrate_cost(scores, 4.0, costs)
     assert result.strong_pct == 0.25  # 2 + 0.25 * 8
     assert result.usd_per_1k == pytest.approx(4.0)
     # One call more would cost more than the budget.
-    assert calibrate.calibrate_cost(scores, 3.999, strong_cost, weak_cost).strong_pct < 0.25
-    rich = calibrate.calibrate_cost(scores, 50.0, strong_cost, weak_cost)
+    assert calibrate.calibrate_cost(scores, 3.999, costs).strong_pct < 0.25
+    rich = calibrate.calibrate_cost(scores, 50.0, costs)
     assert rich.strong_pct == 1.0 and "no routing" in rich.warning
-    exact = calibrate.calibrate_cost(scores, 10.0, strong_cost, weak_cost)
+    exact = calibrate.calibrate_cost(scores, 10.0, costs)
     assert exact.strong_pct == 1.0
 
 
 def test_bad_wishes_say_what_to_do() -> None:
     costs = np.full(3, 0.01), np.full(3, 0.002)
     with pytest.raises(CalibrationError, match=r"2 USD at 0% strong.*--usd-per-1k"):
-        calibrate.calibrate_cost([0.1, 0.2, 0.3], 1.9, *costs)
+        calibrate.calibrate_cost([0.1, 0.2, 0.3], 1.9, costs)
     for budget in (-1, float("nan"), float("inf"), True):
         with pytest.raises(CalibrationError, match="budget"):
-            calibrate.calibrate_cost([0.1, 0.2, 0.3], budget, *costs)
+            calibrate.calibrate_cost([0.1, 0.2, 0.3], budget, costs)
     for share in (-0.1, 1.1, float("nan"), "0.3", True, 30):
         with pytest.raises(CalibrationError, match=r"0\.3 is 30%"):
             calibrate.calibrate_share([0.1], share)
@@ -95,10 +95,8 @@ def test_bad_wishes_say_what_to_do() -> None:
         calibrate.calibrate_share([], 0.5)
     with pytest.raises(CalibrationError, match="score 1"):
         calibrate.calibrate_share([0.1, float("nan")], 0.5)
-    with pytest.raises(CalibrationError, match="both models"):
-        calibrate.calibrate_share([0.1], 0.5, strong_cost=[1.0])
     with pytest.raises(CalibrationError, match="costs have shape"):
-        calibrate.calibrate_cost([0.1, 0.2], 5.0, [1.0], [1.0])
+        calibrate.calibrate_cost([0.1, 0.2], 5.0, ([1.0], [1.0]))
 
 
 def test_prices_turn_tokens_into_dollars() -> None:
@@ -115,22 +113,19 @@ def test_prices_turn_tokens_into_dollars() -> None:
 def test_costs_use_the_counts_there_are_and_say_what_was_assumed() -> None:
     strong, weak = prices.Price(10.0, 30.0), prices.Price(1.0, 2.0)
     prompts = ["a", "four", "x"]
-    result = pricing.request_costs(
-        prompts,
-        strong,
-        weak,
-        count_tokens=len,
-        input_tokens=[100.0, float("nan"), float("nan")],
-        weak_tokens=[10.0, 20.0, 30.0],
-        output_tokens=500,
+    known = Benchmark(
+        *("b", prompts, np.ones(3), np.zeros(3), "s", "w"),
+        input_tokens=np.array([100.0, np.nan, np.nan]),
+        weak_tokens=np.array([10.0, 20.0, 30.0]),
     )
-    np.testing.assert_allclose(result.strong * 1e6, [16_000, 15_040, 15_010])
-    np.testing.assert_allclose(result.weak * 1e6, [120, 44, 61])
-    assert len(result.assumptions) == 2
-    assert "2 of 3 prompts counted" in result.assumptions[0]
-    assert "500 output tokens assumed for 3 of 3 answers of the strong" in result.assumptions[1]
-    with pytest.raises(CalibrationError, match="shape"):
-        pricing.request_costs(prompts, strong, weak, count_tokens=len, input_tokens=[1.0])
+    tokens, assumed = pricing.request_tokens(prompts, known, len, 500)
+    costs = strong.costs(tokens["input"], tokens["strong"])
+    np.testing.assert_allclose(costs * 1e6, [16_000, 15_040, 15_010])
+    np.testing.assert_allclose(weak.costs(tokens["input"], tokens["weak"]) * 1e6, [120, 44, 61])
+    assert len(assumed) == 2
+    assert "2 of 3 prompts counted" in assumed[0]
+    assert "500 output tokens assumed for 3 of 3 answers of the strong" in assumed[1]
+    assert np.isnan(known.input_tokens[1:]).all()  # the data's own stay as they are
 
 
 def test_prices_of_known_and_unknown_models() -> None:
@@ -175,7 +170,7 @@ def test_every_method_lowers_the_error_keeps_the_ranking_and_survives_json(metho
     margin, labels = noisy(b=0.0)
     fit = probability.calibrate_scores(margin, labels, methods=(method,))
     assert fit.ece_after < fit.ece_before and fit.brier_after < fit.brier_before
-    spec = json.loads(json.dumps(fit.to_dict(), allow_nan=False))["spec"]
+    spec = json.loads(json.dumps(dataclasses.asdict(fit), allow_nan=False))["spec"]
     wide = np.concatenate([margin, [-40.0, 40.0]])  # beyond what was seen
     scores = apply_calibration(wide, spec)
     assert np.array_equal(np.argsort(scores, kind="stable"), np.argsort(wide, kind="stable"))

@@ -239,14 +239,29 @@ def test_a_protocol_prints_a_report_for_each_benchmark(tiny_base: Path, bench: s
     assert {row["size"] for row in found["rows"]} == {20, 60}
     text = ok(*args)
     assert f"own logs of 60 from {bench} (n = 90)" in text and "ridge" in text
-    args = ("evaluate", "--protocol", "calibration", "--router", tiny_base, "--benchmark",
-            bench, "--sizes", "40")  # fmt: skip
-    (found,) = json.loads(ok(*args, "--json"))
+
+
+def research(*args: object, capsys: pytest.CaptureFixture[str]) -> str:
+    """What `python -m thriftroute.research.protocols` prints."""
+    pytest.importorskip("torch")
+    from thriftroute.research.protocols import main
+
+    main([str(arg) for arg in args])
+    return capsys.readouterr().out
+
+
+def test_a_protocol_of_research_prints_its_report(
+    tiny_base: Path, bench: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ("calibration", "--router", tiny_base, "--benchmark", bench, "--sizes", "40")
+    (found,) = json.loads(research(*args, "--json", capsys=capsys))
     assert [row["labels"] for row in found["rows"]] == [40]
-    assert f"calibration on {bench}" in ok(*args)
+    assert f"calibration on {bench}" in research(*args, capsys=capsys)
 
 
-def test_a_protocol_on_data_of_many_models(tiny_base: Path, tmp_path: Path) -> None:
+def test_a_protocol_on_data_of_many_models(
+    tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     random = np.random.default_rng(0)
     files = []
     for name in "ab":
@@ -259,14 +274,14 @@ def test_a_protocol_on_data_of_many_models(tiny_base: Path, tmp_path: Path) -> N
         files.append(tmp_path / f"{name}.jsonl")
         files[-1].write_text("".join(json.dumps(row) + "\n" for row in rows))
     both = ",".join(map(str, files))
-    args = ("evaluate", "--router", tiny_base, "--data", both, "--bootstraps", "100")
-    (found,) = json.loads(ok(*args, "--protocol", "other-pairs", "--pairs", "2", "--json"))
+    args = ("--router", tiny_base, "--data", both, "--bootstraps", "100")
+    (found,) = json.loads(research("other-pairs", *args, "--pairs", "2", "--json", capsys=capsys))
     assert (len(found["pairs"]), found["bootstraps"]) == (4, 100)
     assert found["mean"]["router"] > 0.5
-    args = (*args, "--protocol", "new-model", "--pairs", "1", "--sizes", "10", "--draws", "2")
-    reports = json.loads(ok(*args, "--json"))
+    args = ("new-model", *args, "--pairs", "1", "--sizes", "10", "--draws", "2")
+    reports = json.loads(research(*args, "--json", capsys=capsys))
     assert [report["data"] for report in reports] == list(map(str, files))
-    text = ok(*args)
+    text = research(*args, capsys=capsys)
     # Without blanks: where the long path ends decides where the line breaks.
     assert f"{files[0]}:anewmodel" in "".join(text.split())
 
@@ -274,14 +289,13 @@ def test_a_protocol_on_data_of_many_models(tiny_base: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("args", "status", "told"),
     [
-        (["nosuch"], 2, "'nosuch'; there are: own-logs, other-pairs"),
+        (["nosuch"], 2, "'nosuch'; there is own-logs"),
         (["own-logs"], 2, "needs --benchmark"),
         (["own-logs", "--benchmark", "nosuch"], 1, "unknown benchmark 'nosuch'"),
-        (["other-pairs"], 2, "needs --data"),
-        (["new-model", "--data", "missing.jsonl"], 1, "missing.jsonl"),
+        (["other-pairs"], 2, "python -m thriftroute.research.protocols other-pairs"),
         (["own-logs", "--sizes", "many"], 2, "--sizes 'many': expected whole numbers"),
         (["own-logs", "--sizes", "10,"], 2, "--sizes '10,'"),
-        (["languages", "--router", "random"], 2, "one router, got"),
+        (["own-logs", "--router", "random"], 2, "one router, got"),
     ],
 )
 def test_protocols_that_cannot_be_run(
@@ -307,7 +321,7 @@ def test_options_that_a_protocol_would_pass_over(
 
 
 def test_a_protocol_needs_a_bundle() -> None:
-    message = fails(2, "evaluate", "--router", "random", "--protocol", "languages")
+    message = fails(2, "evaluate", "--router", "random", "--protocol", "own-logs")
     assert "'random' is none" in message
 
 
@@ -336,7 +350,6 @@ def test_version_and_plain_call() -> None:
         ["train", "mf"],
         ["evaluate", "--bootstraps", "5"],
         ["evaluate", "--protocol", "own-logs", "--draws", "1"],
-        ["evaluate", "--protocol", "other-pairs", "--pairs", "0"],
         ["add-model", "new"],
     ],
 )
@@ -575,7 +588,7 @@ main()
             ["evaluate", "--router", "random", "--data", "x", *PAIR, "--out", "no-such-folder"],
             "eval",
         ),
-        (["torch"], ["evaluate", "--protocol", "languages", "--router", "random"], "train"),
+        (["torch"], ["evaluate", "--protocol", "own-logs", "--router", "random"], "train"),
         (["torch"], ["add-model", "new", "--data", "x", "--out", "no-such-folder"], "train"),
         (["torch"], ["demo", "--out", "no-such-folder"], "train"),
         (["matplotlib"], ["demo", "--out", "no-such-folder"], "eval"),

@@ -56,7 +56,7 @@ def test_informed_scores_route_at_a_threshold_that_does_what_it_says(
     assert found["beats_random"] is True
     assert found["saving_ci"][0] <= found["saving"] <= found["saving_ci"][1]
     assert found["quality_ci"][0] <= found["quality"] <= found["quality_ci"][1]
-    assert {"random", "prompt-length", "knn-in-domain", "mf in the box", "oracle"} <= set(
+    assert {"random", "prompt-length", "knn-in-domain", "built-in mf", "oracle"} <= set(
         found["baselines"]
     )
     # On other prompts of the same kind the threshold saves what was said.

@@ -15,7 +15,8 @@ from thriftroute.errors import (
     TrainingError,
     UnknownRouterError,
 )
-from thriftroute.eval.command import CostOptions, Target, run_calibration, run_evaluation
+from thriftroute.eval.command import Target, run_calibration, run_evaluation
+from thriftroute.eval.pricing import CostOptions
 from thriftroute.router import routers
 from thriftroute.router.bundle import Bundle
 from thriftroute.router.scorer import Scorer

@@ -28,7 +28,7 @@ from thriftroute.research.languages import (
     average_ranks,
     language_report,
     load_multilingual,
-    show_languages,
+    print_languages,
     spearman,
 )
 from thriftroute.router.scorer import Scorer
@@ -326,7 +326,7 @@ class TestRanks:
 
 def printed(report: LanguageReport, width: int) -> str:
     console = Console(file=io.StringIO(), width=width)
-    show_languages(report, console)
+    print_languages(report, console)
     return str(console.file.getvalue())  # type: ignore[attr-defined]
 
 

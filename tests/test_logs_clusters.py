@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from thriftroute.data.clusters import assign, default_k, fit
+from thriftroute.data.clusters import assign, default_k, fit, telling_words
 from thriftroute.errors import ConfigError
 
 
@@ -51,3 +51,13 @@ def test_nothing_to_cluster() -> None:
         fit(np.empty((0, 4), np.float32), 3)
     with pytest.raises(ConfigError, match="0 clusters"):
         fit(np.eye(4, dtype=np.float32), 0)
+
+
+def test_words_that_tell_a_cluster_from_the_others() -> None:
+    texts = ["solve this integral", "solve this sum", "translate this sentence", "empty"]
+    labels = np.array([0, 0, 1, 1])
+    first, second, third = telling_words(texts, labels, 3, most=2)
+    assert first[0] == "solve" and "this" not in first + second
+    assert set(telling_words(texts, labels, 2, weights=[1, 1, 1, 9])[1]) >= {"empty"}
+    assert third == ()
+    assert telling_words(["b aaa", "aaa ccc"], np.zeros(2, np.int64), 1) == [("aaa", "ccc")]

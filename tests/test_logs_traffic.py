@@ -2,7 +2,7 @@
 
 import io
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -116,7 +116,7 @@ def test_cost_that_is_not_logged_is_estimated_and_marked() -> None:
 
 
 def test_the_report_is_json() -> None:
-    text = json.dumps(described(k=2).to_dict(), allow_nan=False)
+    text = json.dumps(asdict(described(k=2)), allow_nan=False)
     assert json.loads(text)["clusters"][0]["examples"] == ["translate this sentence 1"]
 
 

@@ -110,7 +110,6 @@ def test_one_seed_one_report_strict_json_and_progress() -> None:
             draws=2,
             seed=seed,
             data="mine",
-            bootstraps=20,
             progress=lambda *done: calls.append(done),
         ).to_dict()
 

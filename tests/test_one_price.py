@@ -10,7 +10,7 @@ import pytest
 from thriftroute.data.logs.schema import LogRow
 from thriftroute.data.logs.traffic_profile import ModelUse
 from thriftroute.errors import CalibrationError, ConfigError
-from thriftroute.eval.command import CostOptions, costs_of
+from thriftroute.eval.pricing import CostOptions, costs_of
 from thriftroute.labels.settings import LabelSettings, make_setup
 from thriftroute.providers import price_map
 from thriftroute.providers.completion import load_litellm

@@ -12,7 +12,7 @@ from thriftroute.errors import EvaluationError
 from thriftroute.eval.benchmarks import Benchmark
 from thriftroute.eval.metrics import ece
 from thriftroute.research.own_calibration import CalibrationReport, Int8Report, own_calibration
-from thriftroute.research.protocol_report import show, to_json
+from thriftroute.research.protocol_report import print_protocol, to_json
 from thriftroute.router.threshold import sigmoid
 
 Floats = npt.NDArray[np.float64]
@@ -165,7 +165,7 @@ def test_sizes_at_their_bounds() -> None:
 
 def printed(report: CalibrationReport | Int8Report, width: int = 80) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None)
-    show(report, console)
+    print_protocol(report, console)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return text
 

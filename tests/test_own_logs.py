@@ -130,32 +130,24 @@ def test_draws_depend_on_seed_size_and_number_alone() -> None:
     assert other.row("noise", 50).apgr != alone.row("noise", 50).apgr
 
 
-def test_groups_and_copies_of_a_prompt_stay_on_one_side() -> None:
-    n = 120
-    plain = benchmark_of(n)
+def test_copies_of_a_prompt_stay_on_one_side() -> None:
+    plain = benchmark_of(120)
     prompts = list(plain.prompts)
-    # Rows 0-1, 2-3, ... are groups; rows 1 and 2 also share a prompt, but for its case and spaces.
+    # Rows 1 and 2 share a prompt, but for its case and spaces.
     prompts[1], prompts[2] = "What is  it?", "what is it?"
-    groups = np.arange(n) // 2
-    benchmark = Benchmark("b", prompts, plain.strong, plain.weak, "s", "w", groups=groups)
+    benchmark = Benchmark("b", prompts, plain.strong, plain.weak, "s", "w")
     for draw in range(20):
         logs = draw_logs(benchmark, 31, draw)
-        assert len(logs.labelled) == 30  # pairs, and once four: 31 cannot be met
-        assert not set(logs.labelled) & set(logs.rest)
-        assert not set(groups[logs.labelled]) & set(groups[logs.rest])
-        assert len({i in logs.labelled for i in (0, 1, 2, 3)}) == 1
-    assert any(0 in draw_logs(benchmark, 31, draw).labelled for draw in range(20))
-    ungrouped = Benchmark("b", prompts, plain.strong, plain.weak, "s", "w")
-    for draw in range(20):
-        logs = draw_logs(ungrouped, 31, draw)
         assert len(logs.labelled) == 31
+        assert not set(logs.labelled) & set(logs.rest)
         assert len({i in logs.labelled for i in (1, 2)}) == 1
-    assert own_logs(benchmark, {"c": constant}, [31], draws=2).tested == {31: 90}
+    assert any(1 in draw_logs(benchmark, 31, draw).labelled for draw in range(20))
 
 
-def test_groups_too_large_for_the_size_say_so() -> None:
-    benchmark = benchmark_of(90, groups=np.arange(90) // 30)
-    with pytest.raises(EvaluationError, match=r"come to 0 in whole groups \(the largest has 30"):
+def test_copies_too_many_for_the_size_say_so() -> None:
+    prompts = [f"prompt {i // 30}" for i in range(90)]
+    benchmark = Benchmark("b", prompts, np.ones(90), np.arange(90) % 2 / 1, "s", "w")
+    with pytest.raises(EvaluationError, match=r"come to 0 with all copies.*\(one has 30\)"):
         own_logs(benchmark, {"c": constant}, [25], draws=2)
     assert own_logs(benchmark, {"c": constant}, [35], draws=2).tested == {35: 60}
 
@@ -230,11 +222,6 @@ def test_json_is_strict() -> None:
     row = value["rows"][0]
     assert (row["method"], row["size"], len(row["apgr"])) == ("general", 20, 2)
     assert list(row["against"]["prompt-length"]) == ["mean", "ci", "prompts_ci", "worse"]
-
-
-def test_a_row_that_is_not_there_lists_those_that_are() -> None:
-    with pytest.raises(EvaluationError, match="general at 20, prompt-length at 20"):
-        report_of().row("general", 30)
 
 
 def no_scores(logs: OwnLogs) -> metrics.Floats:

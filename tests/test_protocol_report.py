@@ -12,7 +12,7 @@ from thriftroute.eval.own_logs import own_logs
 from thriftroute.research.model_pairs import ModelMatrix, choose_pairs
 from thriftroute.research.new_model import new_model_curve
 from thriftroute.research.other_pairs import other_pairs
-from thriftroute.research.protocol_report import ProtocolReport, show, to_json
+from thriftroute.research.protocol_report import ProtocolReport, print_protocol, to_json
 
 ODD = "[b]odd[/b]"
 
@@ -47,14 +47,13 @@ def reports() -> tuple[ProtocolReport, ...]:
             sizes=(10,),
             draws=2,
             data="file.parquet",
-            bootstraps=20,
         ),
     )
 
 
 def printed(report: ProtocolReport, width: int) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None)
-    show(report, console)
+    print_protocol(report, console)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return text
 

@@ -5,24 +5,13 @@ import math
 import numpy as np
 import pytest
 from thriftroute.errors import EvaluationError
-from thriftroute.eval import metrics
-from thriftroute.eval.bootstrap import bootstrap, resample_counts
-from thriftroute.eval.draws import checked_scores, draw_intervals, resampled_apgr, t95
-
-
-@pytest.mark.parametrize(
-    ("degrees", "quantile"),
-    # The usual table of Student's t, two-sided 5%.
-    [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (9, 2.262), (10, 2.228), (29, 2.045)],
+from thriftroute.eval.bootstrap import (
+    bootstrap,
+    checked_scores,
+    draw_intervals,
+    resample_counts,
+    resampled_apgr,
 )
-def test_t_is_that_of_the_table(degrees: int, quantile: float) -> None:
-    assert t95(degrees) == pytest.approx(quantile, abs=5e-4)
-
-
-def test_t_meets_the_normal_and_needs_two_values() -> None:
-    assert t95(100_000) == pytest.approx(metrics.Z95, abs=1e-4)
-    with pytest.raises(EvaluationError, match="at least 1"):
-        t95(0)
 
 
 def test_resampled_apgr_is_that_of_the_bootstrap() -> None:

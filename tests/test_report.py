@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 from thriftroute.errors import EvaluationError
-from thriftroute.eval import metrics, report, run
+from thriftroute.eval import metrics, printing, report, run
 from thriftroute.eval.benchmarks import Benchmark
 
 ODD_NAME = "<b>my & 'router'</b> $x_1$"
@@ -116,7 +116,7 @@ def test_json_is_strict_and_nan_is_null(measured: run.EvaluationReport) -> None:
     assert rows["always-strong", "bench"]["apgr_ci"] == [None, None]
     assert rows["prompt-length", "bench"]["ece"] is None
     assert rows[ODD_NAME, "bench"]["n"] == 80
-    assert run.json_safe({1: (np.int64(2), np.bool_(True), np.inf)}) == {"1": [2, True, None]}
+    assert printing.json_safe({1: (np.int64(2), np.bool_(True), np.inf)}) == {"1": [2, True, None]}
 
 
 @pytest.mark.parametrize(("width", "auc"), [(80, False), (140, True)])
@@ -124,7 +124,7 @@ def test_the_table_fits_the_terminal_and_shows_names_as_they_are(
     measured: run.EvaluationReport, width: int, auc: bool
 ) -> None:
     console = Console(file=io.StringIO(), width=width, color_system=None)
-    report.show(measured, console)
+    report.print_report(measured, console)
     text = console.file.getvalue()
     assert max(map(len, text.splitlines())) <= width
     assert ("AUC" in text) is auc
@@ -199,7 +199,7 @@ def test_figures_can_be_drawn_without_any_router() -> None:
 def test_names_of_benchmarks_never_leave_the_folder() -> None:
     names: dict[str, bytes] = {}
     for name in ("../a", "a", "a", "///", "..", "x" * 300):
-        names[report._file_name(name, names)] = b""
+        names[report.file_name(name, names)] = b""
     assert list(names)[:5] == ["a.png", "a-2.png", "a-3.png", "benchmark.png", "benchmark-2.png"]
     assert len(list(names)[5]) < 100
 
@@ -215,7 +215,7 @@ def short(prompts: list[str]) -> list[float]:
 @pytest.mark.parametrize(
     ("routers", "benchmarks", "says"),
     [
-        ({"r": broken}, [benchmark_of()], "bench: r.*finite"),
+        ({"r": broken}, [benchmark_of()], "bench: r.*not finite"),
         ({"r": short}, [benchmark_of()], "one entry for each"),
         ({"oracle": good}, [benchmark_of()], "rename"),
         ({"r": good}, [], "at least one"),

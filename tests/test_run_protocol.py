@@ -32,13 +32,17 @@ pytest.importorskip("onnx")
 pytest.importorskip("sentence_transformers")
 
 from thriftroute.research.finetune_encoder import save_encoder
-from thriftroute.research.protocols import PROTOCOLS, read_source, run_protocol
+from thriftroute.research.protocols import PROTOCOLS, ProtocolSettings, read_source, run_protocol
 from thriftroute.training.encoder import encoder_bundle, load_encoder
 from thriftroute.training.export import graft_head, read_head, run_graph
 from thriftroute.training.settings import TrainSettings
 from thriftroute.training.train import train
 
 Floats = npt.NDArray[np.float64]
+
+
+def protocol(name: str, router: str, **settings: Any) -> list[ProtocolReport]:
+    return run_protocol(name, router, ProtocolSettings(**settings))
 
 
 def texts(n: int, seed: int = 0, letters: str = "bcdfg") -> tuple[list[str], Floats]:
@@ -125,7 +129,7 @@ class TestOwnLogs:
     ) -> None:
         benchmark = by_letters()
         name = registered(benchmark)
-        found = run_protocol("own-logs", str(tiny_base), benchmark_names=[name], sizes=[40, 80],
+        found = protocol("own-logs", str(tiny_base), benchmark_names=[name], sizes=[40, 80],
                              draws=3, seed=1)  # fmt: skip
         report = only(found)
         assert isinstance(report, OwnLogsReport)
@@ -143,9 +147,7 @@ class TestOwnLogs:
     def test_general_is_the_bundle_as_it_is(self, tiny_base: Path, registered: Register) -> None:
         benchmark = by_digits()
         name = registered(benchmark)
-        found = run_protocol(
-            "own-logs", str(tiny_base), benchmark_names=[name], sizes=[60], draws=2
-        )
+        found = protocol("own-logs", str(tiny_base), benchmark_names=[name], sizes=[60], draws=2)
         from thriftroute.eval.own_logs import draw_logs
 
         rest = draw_logs(benchmark, 60, 0).rest
@@ -156,7 +158,7 @@ class TestOwnLogs:
 
     def test_a_report_for_each_benchmark(self, tiny_base: Path, registered: Register) -> None:
         names = [registered(by_digits()), registered(by_letters())]
-        found = run_protocol("own-logs", str(tiny_base), benchmark_names=names, sizes=[20], draws=2)
+        found = protocol("own-logs", str(tiny_base), benchmark_names=names, sizes=[20], draws=2)
         assert [report.benchmark for report in found] == names  # type: ignore[union-attr]
 
     def test_a_bundle_without_a_representation(
@@ -164,12 +166,12 @@ class TestOwnLogs:
     ) -> None:
         name = registered(by_digits())
         with pytest.raises(ConfigError, match="no representation"):
-            run_protocol("own-logs", str(tiny_bundle), benchmark_names=[name], sizes=[20], draws=2)
+            protocol("own-logs", str(tiny_bundle), benchmark_names=[name], sizes=[20], draws=2)
 
     def test_sizes_are_checked(self, tiny_base: Path, registered: Register) -> None:
         name = registered(by_digits())
         with pytest.raises(EvaluationError, match="120 of the 120 items"):
-            run_protocol("own-logs", str(tiny_base), benchmark_names=[name], sizes=[120], draws=2)
+            protocol("own-logs", str(tiny_base), benchmark_names=[name], sizes=[120], draws=2)
 
 
 MODELS = {"a": 0.1, "b": 0.4, "c": 0.7, "d": 1.0}
@@ -214,7 +216,7 @@ def votes_file(path: Path, n: int = 60) -> Path:
 
 
 def assert_turns_do_not_matter(
-    protocol: str, router: Path, folder: Path, figure: Callable[[Any], float]
+    name: str, router: Path, folder: Path, figure: Callable[[Any], float]
 ) -> None:
     """The same last turns, alone and in conversations whose first turns are noise."""
     found = []
@@ -223,8 +225,8 @@ def assert_turns_do_not_matter(
         found.append(
             figure(
                 only(
-                    run_protocol(
-                        protocol, str(router), data=[file], sizes=[20], draws=2, pairs=2,
+                    protocol(
+                        name, str(router), data=[file], sizes=[20], draws=2, pairs=2,
                         bootstraps=100,
                     )
                 )
@@ -239,9 +241,7 @@ class TestOtherPairs:
         self, tiny_base: Path, tmp_path: Path
     ) -> None:
         file = str(scores_file(tmp_path / "scores.jsonl"))
-        report = only(
-            run_protocol("other-pairs", str(tiny_base), data=[file], pairs=3, bootstraps=100)
-        )
+        report = only(protocol("other-pairs", str(tiny_base), data=[file], pairs=3, bootstraps=100))
         assert isinstance(report, PairsReport)
         assert (report.data, report.models, report.prompts, report.bootstraps) == (
             file, len(named(report)), 120, 100,
@@ -258,9 +258,7 @@ class TestOtherPairs:
             str(scores_file(tmp_path / "scores.jsonl")),
             str(votes_file(tmp_path / "votes.jsonl")),
         ]
-        report = only(
-            run_protocol("other-pairs", str(tiny_base), data=files, pairs=2, bootstraps=100)
-        )
+        report = only(protocol("other-pairs", str(tiny_base), data=files, pairs=2, bootstraps=100))
         assert report.data == ", ".join(files)
         assert ("big", "small") in {(pair.strong, pair.weak) for pair in report.pairs}
         assert (len(report.pairs), report.prompts) == (3, 180)
@@ -275,14 +273,14 @@ class TestOtherPairs:
     ) -> None:
         file = str(scores_file(tmp_path / "scores.jsonl"))
         report = only(
-            run_protocol("other-pairs", str(tiny_bundle), data=[file], pairs=2, bootstraps=100)
+            protocol("other-pairs", str(tiny_bundle), data=[file], pairs=2, bootstraps=100)
         )
         assert len(report.pairs) == 2
 
     def test_more_pairs_than_there_are(self, tiny_base: Path, tmp_path: Path) -> None:
         file = str(scores_file(tmp_path / "scores.jsonl"))
         with pytest.raises(EvaluationError, match="fewer than 20"):
-            run_protocol("other-pairs", str(tiny_base), data=[file])
+            protocol("other-pairs", str(tiny_base), data=[file])
 
 
 def named(report: PairsReport) -> set[str]:
@@ -293,7 +291,7 @@ class TestNewModel:
     def test_a_curve_from_few_comparisons_to_all(self, tiny_base: Path, tmp_path: Path) -> None:
         file = str(scores_file(tmp_path / "scores.jsonl", 160))
         report = only(
-            run_protocol("new-model", str(tiny_base), data=[file], sizes=[20, 60], draws=2, pairs=2)
+            protocol("new-model", str(tiny_base), data=[file], sizes=[20, 60], draws=2, pairs=2)
         )
         assert isinstance(report, NewModelReport)
         assert [point.size for point in report.points] == ["20", "60", "all"]
@@ -306,7 +304,7 @@ class TestNewModel:
 
     def test_a_report_for_each_file(self, tiny_base: Path, tmp_path: Path) -> None:
         files = [str(scores_file(tmp_path / f"{name}.jsonl")) for name in "ab"]
-        found = run_protocol("new-model", str(tiny_base), data=files, sizes=[10], draws=2, pairs=1)
+        found = protocol("new-model", str(tiny_base), data=files, sizes=[10], draws=2, pairs=1)
         assert [report.data for report in found] == files  # type: ignore[union-attr]
 
     def test_conversations_are_scored_as_such(self, tiny_base: Path, tmp_path: Path) -> None:
@@ -317,7 +315,7 @@ class TestNewModel:
     def test_votes_are_no_scores(self, tiny_base: Path, tmp_path: Path) -> None:
         file = str(votes_file(tmp_path / "votes.jsonl"))
         with pytest.raises(EvaluationError, match="compares two models"):
-            run_protocol("new-model", str(tiny_base), data=[file], pairs=1)
+            protocol("new-model", str(tiny_base), data=[file], pairs=1)
 
 
 class TestCalibration:
@@ -325,7 +323,7 @@ class TestCalibration:
         benchmark = by_digits(200)
         name = registered(benchmark)
         report = only(
-            run_protocol(
+            protocol(
                 "calibration", str(tiny_base), benchmark_names=[name], sizes=[40, 100], draws=3
             )
         )
@@ -340,23 +338,21 @@ class TestCalibration:
         calibration = {"method": "platt", "a": 1.0, "b": 4.0}
         off = rebuilt(tiny_base, tmp_path / "off", calibration=calibration)
         name = registered(by_digits(200))
-        report = only(run_protocol("calibration", str(off), benchmark_names=[name], sizes=[100]))
+        report = only(protocol("calibration", str(off), benchmark_names=[name], sizes=[100]))
         assert report.draws == 10
         assert report.before > 0.4
         assert report.rows[0].ece < 0.2
 
     def test_200_labels_where_none_is_said(self, tiny_base: Path, registered: Register) -> None:
         name = registered(by_digits(240))
-        report = only(run_protocol("calibration", str(tiny_base), benchmark_names=[name], draws=2))
+        report = only(protocol("calibration", str(tiny_base), benchmark_names=[name], draws=2))
         assert [row.labels for row in report.rows] == [200]
 
     def test_a_bundle_without_a_head(self, tiny_bundle: Path, registered: Register) -> None:
         benchmark = by_digits(100)
         name = registered(benchmark)
         report = only(
-            run_protocol(
-                "calibration", str(tiny_bundle), benchmark_names=[name], sizes=[40], draws=2
-            )
+            protocol("calibration", str(tiny_bundle), benchmark_names=[name], sizes=[40], draws=2)
         )
         scores = Scorer.load(tiny_bundle).scores(benchmark.prompts)
         assert report.before == pytest.approx(metrics.ece(scores, benchmark.labels))
@@ -368,7 +364,7 @@ class TestInt8:
     ) -> None:
         at_hand = rebuilt(tiny_base, tmp_path / "known", encoder=str(tiny_encoder))
         benchmark = by_digits()
-        report = only(run_protocol("int8", str(at_hand), benchmark_names=[registered(benchmark)]))
+        report = only(protocol("int8", str(at_hand), benchmark_names=[registered(benchmark)]))
         assert isinstance(report, Int8Report)
         scores = Scorer.load(at_hand).scores(benchmark.prompts)
         expected = metrics.apgr(scores, benchmark.strong, benchmark.weak)
@@ -396,7 +392,7 @@ class TestInt8:
             )
         )  # fmt: skip
         name = registered(benchmark)
-        report = only(run_protocol("int8", str(result.bundle.path), benchmark_names=[name]))
+        report = only(protocol("int8", str(result.bundle.path), benchmark_names=[name]))
         assert report.int8 > 0.6
         assert report.fp32 == pytest.approx(report.int8, abs=0.05)
         # By hand: the head on what the encoder says before it is quantized.
@@ -421,19 +417,19 @@ class TestInt8:
         encoder = str(tiny_encoder)
         bundle = rebuilt(tiny_base, tmp_path / "bundle", encoder=encoder, model=model)
         with pytest.raises(EvaluationError, match=r"a tuned encoder\?.*its card says"):
-            run_protocol("int8", str(bundle), benchmark_names=[registered(by_digits())])
+            protocol("int8", str(bundle), benchmark_names=[registered(by_digits())])
 
     def test_an_encoder_that_is_nowhere(self, tiny_base: Path, registered: Register) -> None:
         with pytest.raises(TrainingError, match="encoder 'tiny'"):
-            run_protocol("int8", str(tiny_base), benchmark_names=[registered(by_digits())])
+            protocol("int8", str(tiny_base), benchmark_names=[registered(by_digits())])
 
     def test_a_bundle_without_a_head(self, tiny_bundle: Path, registered: Register) -> None:
         with pytest.raises(ExportError, match="no mf head"):
-            run_protocol("int8", str(tiny_bundle), benchmark_names=[registered(by_digits())])
+            protocol("int8", str(tiny_bundle), benchmark_names=[registered(by_digits())])
 
 
 def test_languages_need_neither_data_nor_benchmark(tiny_base: Path) -> None:
-    report = only(run_protocol("languages", str(tiny_base), seed=3))
+    report = only(protocol("languages", str(tiny_base), seed=3))
     assert isinstance(report, LanguageReport)
     assert report.seed == 3
 
@@ -441,28 +437,28 @@ def test_languages_need_neither_data_nor_benchmark(tiny_base: Path) -> None:
 class TestErrors:
     def test_an_unknown_protocol_lists_those_there_are(self) -> None:
         with pytest.raises(ConfigError, match=f"'nosuch'.*{', '.join(PROTOCOLS)}"):
-            run_protocol("nosuch", "no-such-router")
+            protocol("nosuch", "no-such-router")
 
     @pytest.mark.parametrize("name", PROTOCOLS)
     def test_only_a_bundle_can_be_measured(self, name: str) -> None:
         with pytest.raises(ConfigError, match="'random' is none"):
-            run_protocol(name, "random")
+            protocol(name, "random")
         with pytest.raises(UnknownRouterError, match="nosuch"):
-            run_protocol(name, "nosuch")
+            protocol(name, "nosuch")
 
     @pytest.mark.parametrize("name", ["other-pairs", "new-model"])
     def test_data_is_missing(self, name: str, tiny_base: Path) -> None:
         with pytest.raises(ConfigError, match=f"--protocol {name} needs --data"):
-            run_protocol(name, str(tiny_base), benchmark_names=["mmlu"])
+            protocol(name, str(tiny_base), benchmark_names=["mmlu"])
         with pytest.raises(DataError, match=r"missing\.jsonl"):
-            run_protocol(name, str(tiny_base), data=["missing.jsonl"])
+            protocol(name, str(tiny_base), data=["missing.jsonl"])
 
     @pytest.mark.parametrize("name", ["own-logs", "calibration", "int8"])
     def test_a_benchmark_is_missing(self, name: str, tiny_base: Path) -> None:
         with pytest.raises(ConfigError, match=f"--protocol {name} needs --benchmark"):
-            run_protocol(name, str(tiny_base), data=["data.jsonl"])
+            protocol(name, str(tiny_base), data=["data.jsonl"])
         with pytest.raises(EvaluationError, match="unknown benchmark 'nosuch'"):
-            run_protocol(name, str(tiny_base), benchmark_names=["nosuch"])
+            protocol(name, str(tiny_base), benchmark_names=["nosuch"])
 
 
 def test_a_source_is_read_by_its_name_or_as_a_file(tmp_path: Path, data_dir: Path) -> None:

@@ -1,12 +1,11 @@
 """What the traffic of a log looks like: models and cost, lengths, languages, kinds of request.
 
 Totals are over all rows, each times its weight. What a text has to be looked at for (languages,
-lengths, clusters) is told from `Described` rows that stand for all of them.
+lengths, clusters) is told from rows that stand for all of them.
 """
 
-import math
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -16,18 +15,20 @@ import numpy.typing as npt
 
 from ...errors import CalibrationError
 from ...providers.prices import listed_price
-from ..clusters import assign, default_k, fit
+from ..clusters import assign, default_k, fit, telling_words
 from .schema import LogRow
 
 Floats = npt.NDArray[np.float64]
 Vectors = npt.NDArray[np.float32]
 Language = Callable[[str], str | None]
+Weights = dict[str, float]
 
 _EXAMPLES = 3
-_WORDS = 6
 _TOP = 10
-_WORD = re.compile(r"[^\W\d_]{3,30}")
-_LOOKED_AT = 4000  # characters of a prompt, for words
+
+
+def _weights() -> Weights:
+    return defaultdict(float)
 
 
 @dataclass(slots=True)
@@ -39,39 +40,40 @@ class ModelUse:
     output_tokens: float = 0.0
     counted: float = 0.0  # requests whose tokens are known
     cost: float = 0.0
-    estimated: float = 0.0  # of the cost: not logged, but tokens times LiteLLM's prices
+    estimated: float = 0.0  # of the cost: not logged, but tokens times the listed prices
     unpriced: float = 0.0  # requests whose cost nobody knows
     _open: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0], repr=False)
 
     def add(self, row: LogRow) -> None:
         """Count a row."""
         self.requests += row.weight
-        if row.input_tokens is not None and row.output_tokens is not None:
+        known = row.input_tokens is not None and row.output_tokens is not None
+        tokens = (row.weight * (row.input_tokens or 0), row.weight * (row.output_tokens or 0))
+        if known:
             self.counted += row.weight
-            self.input_tokens += row.weight * row.input_tokens
-            self.output_tokens += row.weight * row.output_tokens
+            self.input_tokens += tokens[0]
+            self.output_tokens += tokens[1]
         if row.cost_usd is not None:
             self.cost += row.weight * row.cost_usd
-        elif row.input_tokens is None or row.output_tokens is None:
-            self.unpriced += row.weight
+        elif known:
+            self._open = [a + b for a, b in zip(self._open, (row.weight, *tokens), strict=True)]
         else:
-            for i, amount in enumerate((1, row.input_tokens, row.output_tokens)):
-                self._open[i] += row.weight * amount
+            self.unpriced += row.weight
 
     def price(self, model: str) -> None:
         """Estimate what was not logged."""
         requests, tokens_in, tokens_out = self._open
+        self._open = [0.0, 0.0, 0.0]
         if not requests:
             return
         try:
             price = listed_price(model.partition("@")[0], option="--price")
         except CalibrationError:
             self.unpriced += requests
-        else:
-            usd = float(price.costs(tokens_in, tokens_out))
-            self.estimated += usd
-            self.cost += usd
-        self._open = [0.0, 0.0, 0.0]
+            return
+        usd = float(price.costs(tokens_in, tokens_out))
+        self.estimated += usd
+        self.cost += usd
 
     def to_dict(self) -> dict[str, Any]:
         """Its fields, with means instead of sums of tokens; None where there is nothing to mean."""
@@ -90,9 +92,8 @@ class Tally:
     start: str | None = None
     end: str | None = None
     models: dict[str, ModelUse] = field(default_factory=lambda: defaultdict(ModelUse))
-    tenants: Counter[str] = field(default_factory=Counter)
-    tasks: Counter[str] = field(default_factory=Counter)
-    sessions: int = 0  # rows that name one
+    tenants: Weights = field(default_factory=_weights)
+    tasks: Weights = field(default_factory=_weights)
     answered: float = 0.0
     rated: float = 0.0
     rating: float = 0.0
@@ -103,11 +104,10 @@ class Tally:
         self.requests += row.weight
         self.models[row.model or ""].add(row)
         if row.time is not None:
-            self.start = row.time if self.start is None else min(self.start, row.time)
-            self.end = row.time if self.end is None else max(self.end, row.time)
-        _count(self.tenants, row.tenant, row.weight)
-        _count(self.tasks, row.task, row.weight)
-        self.sessions += bool(row.session)
+            self.start = min(self.start or row.time, row.time)
+            self.end = max(self.end or row.time, row.time)
+        self.tenants[row.tenant] += row.weight
+        self.tasks[row.task] += row.weight
         self.answered += row.weight * (row.answer is not None)
         if row.feedback is not None:
             self.rated += row.weight
@@ -116,10 +116,8 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """One kind of request. `share` is of all requests, `cost_share` of what is known of the cost.
-
-    `words` are those that tell it from the others, `examples` the prompts nearest to its middle.
-    """
+    """A kind of request. `words` tell it from the others; `examples` are prompts nearest to its
+    middle."""
 
     number: int
     share: float
@@ -159,10 +157,6 @@ class Traffic:
     languages: Mapping[str, float] | None
     clusters: tuple[Cluster, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """All of it, for JSON."""
-        return asdict(self)
-
 
 def describe(
     tally: Tally,
@@ -179,19 +173,19 @@ def describe(
     embeddings float32[n, dim], of unit length. centers: of clusters that are there already; else
     k of them (or as many as can be read) are made. language: tells a text's, None where it cannot.
     """
-    heavy = np.array([row.weight for row in rows], np.float64)
-    total = float(heavy.sum()) or 1.0
+    weights = np.array([row.weight for row in rows], np.float64)
     for model, use in tally.models.items():
         use.price(model)
     if centers is None:
-        centers = fit(embeddings, k or default_k(len(rows)), seed=seed, weights=heavy)
-    told = None if language is None else [language(row.prompt) or "?" for row in rows]
-    roles = [Counter(str(m.get("role")) for m in row.messages) for row in rows]
+        centers = fit(embeddings, k or default_k(len(rows)), seed=seed, weights=weights)
+    languages = None if language is None else [language(row.prompt) or "?" for row in rows]
+    roles = [[str(message.get("role")) for message in row.messages] for row in rows]
     lengths = np.array([len(row.prompt) for row in rows], np.float64)
     models = sorted(tally.models.items(), key=lambda item: (-item[1].cost, -item[1].requests))
+    requests = tally.requests or 1.0
 
     def share(flags: Iterable[bool]) -> float:
-        return float(heavy[np.fromiter(flags, np.bool_, len(rows))].sum()) / total
+        return float(np.average(np.fromiter(flags, np.bool_, len(rows)), weights=weights))
 
     return Traffic(
         rows=tally.rows,
@@ -201,23 +195,23 @@ def describe(
         end=tally.end,
         models={name or "?": use.to_dict() for name, use in models},
         cost=sum(use.cost for use in tally.models.values()),
-        tenants=_shares(tally.tenants, tally.requests),
-        tasks=_shares(tally.tasks, tally.requests),
-        answered=tally.answered / (tally.requests or 1.0),
-        rated=tally.rated / (tally.requests or 1.0),
+        tenants=_shares(tally.tenants, requests),
+        tasks=_shares(tally.tasks, requests),
+        answered=tally.answered / requests,
+        rated=tally.rated / requests,
         feedback=tally.rating / tally.rated if tally.rated else None,
-        conversations=share(found["user"] > 1 for found in roles),
-        with_system=share(bool(found["system"] + found["developer"]) for found in roles),
-        with_tools=share(bool(found["tool"]) for found in roles),
-        characters={f"p{q}": _percentile(lengths, heavy, q / 100) for q in (10, 50, 90, 99)},
-        languages=None if told is None else _weighed(told, heavy),
-        clusters=_clusters(rows, heavy, embeddings, centers, told),
+        conversations=share(found.count("user") > 1 for found in roles),
+        with_system=share(not {"system", "developer"}.isdisjoint(found) for found in roles),
+        with_tools=share("tool" in found for found in roles),
+        characters={f"p{q}": _percentile(lengths, weights, q / 100) for q in (10, 50, 90, 99)},
+        languages=None if languages is None else _weighed(languages, weights),
+        clusters=_clusters(rows, weights, embeddings, centers, languages),
     )
 
 
 def _clusters(
     rows: Sequence[LogRow],
-    heavy: Floats,
+    weights: Floats,
     embeddings: Vectors,
     centers: Vectors,
     languages: Sequence[str] | None,
@@ -225,57 +219,32 @@ def _clusters(
     labels = assign(embeddings, centers)
     near = np.einsum("nd,nd->n", embeddings, centers[labels])
     costs = np.array([np.nan if r.cost_usd is None else r.cost_usd for r in rows], np.float64)
-    spent = float(np.nansum(costs * heavy))
-    words = [frozenset(_WORD.findall(row.prompt[:_LOOKED_AT].lower())) for row in rows]
-    everywhere: Counter[str] = Counter()
-    for weight, found in zip(heavy, words, strict=True):
-        _count_all(everywhere, found, weight)
+    rated = np.array([np.nan if r.feedback is None else r.feedback for r in rows], np.float64)
+    lengths = np.array([len(row.prompt) for row in rows], np.float64)
+    spent = float(np.nansum(costs * weights))
+    words = telling_words([r.prompt for r in rows], labels, len(centers), weights=weights)
     clusters = []
-    for number in range(len(centers)):
+    for number in np.unique(labels).tolist():
         at = np.flatnonzero(labels == number)
-        if not at.size:
-            continue
-        # The nearest to the middle first.
-        inside: list[int] = at[np.argsort(-near[at], kind="stable")].tolist()
-        weight = heavy[inside]
-        here: Counter[str] = Counter()
-        for i in inside:
-            _count_all(here, words[i], heavy[i])
-        lengths = np.array([len(rows[i].prompt) for i in inside], np.float64)
-        rated = [(rows[i].feedback, heavy[i]) for i in inside if rows[i].feedback is not None]
+        at = at[np.argsort(-near[at], kind="stable")]  # the nearest to the middle first
+        w, inside = weights[at], at.tolist()
+        known = ~np.isnan(rated[at])
         clusters.append(
             Cluster(
                 number=number,
-                share=float(weight.sum() / heavy.sum()),
-                cost_share=float(np.nansum(costs[inside] * weight)) / spent if spent else None,
-                characters=_percentile(lengths, weight, 0.5),
-                words=_telling(here, float(weight.sum()), everywhere, float(heavy.sum())),
+                share=float(w.sum() / weights.sum()),
+                cost_share=float(np.nansum(costs[at] * w)) / spent if spent else None,
+                characters=_percentile(lengths[at], w, 0.5),
+                words=words[number],
                 examples=_examples(rows[i].prompt for i in inside),
-                languages=None
-                if languages is None
-                else _weighed([languages[i] for i in inside], weight),
-                models=_weighed([rows[i].model or "?" for i in inside], weight),
-                feedback=sum(f * w for f, w in rated if f is not None) / sum(w for _, w in rated)
-                if rated
+                languages=_weighed([languages[i] for i in inside], w) if languages else None,
+                models=_weighed([rows[i].model or "?" for i in inside], w),
+                feedback=float(np.average(rated[at][known], weights=w[known]))
+                if known.any()
                 else None,
             )
         )
     return tuple(sorted(clusters, key=lambda cluster: -cluster.share))
-
-
-def _telling(
-    here: Mapping[str, float], inside: float, everywhere: Mapping[str, float], total: float
-) -> tuple[str, ...]:
-    """The words that say most about being in a cluster: share inside times its log-ratio."""
-
-    def tells(word: str) -> float:
-        share = here[word] / inside
-        return share * math.log(share / (everywhere[word] / total))
-
-    # In one cluster alone nothing tells it from others: then the most frequent.
-    alone = inside >= total
-    ranked = sorted(here, key=lambda word: (-(here[word] if alone else tells(word)), word))
-    return tuple(ranked[:_WORDS])
 
 
 def _examples(prompts: Iterable[str]) -> tuple[str, ...]:
@@ -290,33 +259,20 @@ def _examples(prompts: Iterable[str]) -> tuple[str, ...]:
 
 
 def _percentile(values: Floats, weights: Floats, share: float) -> float:
-    """The smallest value that at least `share` of the weight does not pass; 0 of none."""
-    if not values.size:
-        return 0.0
+    """The smallest value that at least `share` of the weight does not pass."""
     order = np.argsort(values)
     steps = np.cumsum(weights[order])
     at = int(np.searchsorted(steps, share * steps[-1] * (1 - 1e-12)))
     return float(values[order[min(at, len(order) - 1)]])
 
 
-def _weighed(names: Sequence[str], weights: Floats) -> dict[str, float]:
-    counts: Counter[str] = Counter()
-    for name, weight in zip(names, weights, strict=True):
-        _count(counts, name, float(weight))
+def _weighed(names: Sequence[str], weights: Floats) -> Weights:
+    counts = _weights()
+    for name, weight in zip(names, weights.tolist(), strict=True):
+        counts[name] += weight
     return _shares(counts, float(weights.sum()))
 
 
-def _shares(counts: Counter[str], total: float) -> dict[str, float]:
-    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return {name: value / (total or 1.0) for name, value in ranked[:_TOP]}
-
-
-def _count(counts: Counter[str], name: str, weight: float) -> None:
-    # A counter counts in whole numbers by its annotation only.
-    if name:
-        counts[name] += weight  # type: ignore[assignment]
-
-
-def _count_all(counts: Counter[str], names: Iterable[str], weight: float) -> None:
-    for name in names:
-        _count(counts, name, weight)
+def _shares(counts: Mapping[str, float], total: float) -> Weights:
+    ranked = sorted(filter(lambda item: item[0], counts.items()), key=lambda x: (-x[1], x[0]))
+    return {name: value / total for name, value in ranked[:_TOP]}

@@ -2,42 +2,32 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from ...data.readers import read_rows
 from ...data.schema import render
 from ...errors import ConfigError
-from ...router.routers import CHECKPOINTS, BundleRouter, Router, load_router
+from ...router.routers import CHECKPOINTS, BundleRouter, load_router
 from ...router.threshold import format_threshold
 from ...terminal import new_console
-from ..baselines import knn_in_domain_scores, length_scores
+from ..baselines import FOLD_PROMPTS, in_domain_scores, knn_scores, length_scores
 from ..benchmarks import Benchmark
-from ..command import CostOptions, Target, costs_of, scored
+from ..command import Target, scored
 from ..metrics import Floats
+from ..pricing import CostOptions, costs_of
+from ..printing import line, table
 from ..scored import CachedScorer
 from .audit import audit
 from .labels import learned_from, read_labels
 from .measure import Rows
-from .verdict import Option, Verdict
+from .verdict import AuditSettings, AuditVerdict
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-# Fewer distinct prompts than this may not fill two folds of the kNN.
-KNN_PROMPTS = 10
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What is asked of a routing; see `audit.audit`."""
-
-    min_quality: float = 0.95
-    confidence: float = 0.9
-    min_saving: float = 0.05
-    max_labels: int = 10_000
+Embeddings = npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,27 +38,28 @@ class Audited:
     `tasks`, n names, None where the data names fewer than two.
     """
 
-    verdict: Verdict
+    verdict: AuditVerdict
     router: str
     benchmark: Benchmark
     rows: Rows
-    embeddings: npt.NDArray[np.floating] | None
+    embeddings: Embeddings | None
     tasks: list[str] | None
+
+    def prompt_text(self, index: int) -> str:
+        """Prompt `index` as a person reads it: the user turns, where it is a conversation."""
+        messages = self.benchmark.messages
+        said = None if messages is None else messages[index]
+        return self.benchmark.prompts[index] if said is None else render(said)
 
 
 def run_audit(
-    name: str,
-    target: Target,
-    wish: Wish,
-    *,
-    cost: CostOptions | None = None,
-    seed: int = 0,
+    name: str, target: Target, settings: AuditSettings, cost: CostOptions | None = None
 ) -> Audited:
     """Audit the router `name` on the one labelled set that `target` names.
 
     Costs are those of the options, else those that the data has for every prompt, else strong calls
     are counted. Raises ConfigError where options do not fit together, and what the loaders, the
-    readers and `audit.audit` raise.
+    readers and `measure.Rows.of` raise.
     """
     if target.data is not None and target.benchmarks:
         raise ConfigError("give one of --data and --benchmark")
@@ -78,145 +69,83 @@ def run_audit(
     inputs = benchmark.inputs()
     costs, assumptions = costs_of(router, inputs, benchmark, cost or CostOptions(), needed=False)
     scores = np.asarray(scored(router)(inputs))
-    embeddings = _embeddings(router, inputs)
+    embeddings = None
+    if isinstance(router, BundleRouter):
+        embeddings = CachedScorer(router.scorer).embeddings(inputs)
     # A ratio of rewards does not depend on their unit.
     best = labels.bounds[1]
-    strong, weak = benchmark.strong / best, benchmark.weak / best
-    verdict = audit(
-        scores,
-        strong,
-        weak,
-        costs,
-        min_quality=wish.min_quality,
-        confidence=wish.confidence,
-        min_saving=wish.min_saving,
-        max_labels=wish.max_labels,
-        weights=labels.weights,
-        others=_others(name, benchmark, embeddings, strong - weak),
-        seed=seed,
-    )
-    warnings = [*verdict.warnings, *assumptions]
+    rows = Rows.of(scores, benchmark.strong / best, benchmark.weak / best, costs, labels.weights)
+    verdict = audit(rows, settings, _others(name, benchmark, embeddings, rows.strong - rows.weak))
+    warnings = (*verdict.warnings, *assumptions)
     if learned := learned_from(router, target.data, benchmark.prompts):
-        warnings.insert(
-            0,
+        known = (
             f"{learned}: what it has seen makes every figure here too good; audit prompts that it "
-            "has not learned from",
+            "has not learned from"
         )
-    return Audited(
-        verdict=dataclasses.replace(verdict, warnings=tuple(warnings)),
-        router=name,
-        benchmark=benchmark,
-        rows=Rows.of(scores, strong, weak, costs, labels.weights),
-        embeddings=embeddings,
-        tasks=None if target.data is None else _tasks(target.data, benchmark),
-    )
-
-
-def _embeddings(router: Router, inputs: list[Any]) -> npt.NDArray[np.floating] | None:
-    if not isinstance(router, BundleRouter):
-        return None
-    return CachedScorer(router.scorer).embeddings(inputs)
+        warnings = (known, *warnings)
+    verdict = dataclasses.replace(verdict, warnings=warnings)
+    return Audited(verdict, name, benchmark, rows, embeddings, labels.tasks)
 
 
 def _others(
-    name: str,
-    benchmark: Benchmark,
-    embeddings: npt.NDArray[np.floating] | None,
-    gain: Floats,
+    name: str, benchmark: Benchmark, embeddings: Embeddings | None, gain: Floats
 ) -> dict[str, Floats]:
-    """What a router is shown beside: the bundle in the box, prompt length, and a kNN."""
+    """What a router is shown beside: the built-in bundle, prompt length, and a kNN."""
     found: dict[str, Floats] = {}
     if name != "mf" and (CHECKPOINTS / "mf").is_dir():
-        found["mf in the box"] = np.asarray(scored(load_router("mf"))(benchmark.inputs()))
+        found["built-in mf"] = np.asarray(scored(load_router("mf"))(benchmark.inputs()))
     found["prompt-length"] = length_scores(benchmark.prompts)
-    if embeddings is not None and len(set(benchmark.prompts)) >= KNN_PROMPTS:
+    if embeddings is not None and len(set(benchmark.prompts)) >= FOLD_PROMPTS:
         # It learns the gains of the other folds, scaled to [0, 1].
-        found["knn-in-domain"] = knn_in_domain_scores(benchmark.prompts, embeddings, (1 + gain) / 2)
+        labels = (1 + gain) / 2
+        found["knn-in-domain"] = in_domain_scores(knn_scores, benchmark.prompts, embeddings, labels)
     return found
 
 
-def _tasks(data: str, benchmark: Benchmark) -> list[str] | None:
-    """The category of each prompt, where the rows name at least two."""
-    known: dict[str, str] = {}
-    for row in read_rows(data):
-        if row.category:
-            known.setdefault(row.prompt, row.category)
-    if len(set(known.values())) < 2:
-        return None
-    return [known.get(prompt, "(none)") for prompt in benchmark.prompts]
-
-
-def prompt_text(audited: Audited, index: int) -> str:
-    """Prompt `index` as a person reads it: the user turns, where it is a conversation."""
-    said = None if audited.benchmark.messages is None else audited.benchmark.messages[index]
-    return audited.benchmark.prompts[index] if said is None else render(said)
-
-
-def show(audited: Audited, console: "Console | None" = None) -> None:
+def print_audit(audited: Audited, console: "Console | None" = None) -> None:
     """Print the verdict, what it rests on, and the baselines."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
-    out = console or new_console()
-    verdict = audited.verdict
-    out.print(f"{verdict.verdict}: {escape(verdict.why)}", style="bold", highlight=False)
-    for line in facts(verdict):
-        out.print(escape(line), highlight=False)
+    out, verdict = console or new_console(), audited.verdict
+    line(out, f"{verdict.verdict}: {verdict.why}", style="bold")
+    for fact in _facts(verdict):
+        line(out, fact)
     for warning in verdict.warnings:
-        out.print(f"warning: {escape(warning)}", style="yellow", highlight=False)
+        line(out, f"warning: {warning}", style="yellow")
     if verdict.candidate is None:
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("on the measured half", "strong", "saving", "quality [95%]"):
-        table.add_column(column, justify="left" if column.startswith("on") else "right")
-    at = format_threshold(verdict.candidate_threshold)
-    for name, option in {
-        f"{audited.router} at {at}": verdict.candidate,
-        **verdict.baselines,
-    }.items():
-        table.add_row(escape(name), *cells(option))
-    out.print(table)
+    own = f"{audited.router} at {format_threshold(verdict.candidate_threshold)}"
+    rows = [
+        (
+            name,
+            f"{option.strong_pct:.1%}",
+            f"{option.saving:.1%}",
+            f"{option.quality:.1%} [{option.quality_ci[0]:.1%}, {option.quality_ci[1]:.1%}]",
+        )
+        for name, option in {own: verdict.candidate, **verdict.baselines}.items()
+    ]
+    table(out, ("on the measured half", "strong", "saving", "quality [95%]"), rows)
 
 
-def facts(verdict: Verdict) -> list[str]:
+def _facts(verdict: AuditVerdict) -> list[str]:
     """What a verdict rests on, a sentence each."""
-    low, high = verdict.quality_ci
     lines = []
     if verdict.verdict == "route":
-        least, most = verdict.saving_ci
+        (low, high), (least, most) = verdict.quality_ci, verdict.saving_ci
         lines.append(
-            f"saving {verdict.saving:.1%} [{least:.1%}, {most:.1%}] of {_unit(verdict)}, quality "
+            f"saving {verdict.saving:.1%} [{least:.1%}, {most:.1%}] of {verdict.unit}, quality "
             f"{verdict.quality:.1%} [{low:.1%}, {high:.1%}] of the strong model's (95% intervals)"
         )
+    halves = (
+        f": {verdict.n_chosen_on:,} at random chose the threshold, the other "
+        f"{verdict.n_measured:,} measured it"
+    )
     lines.append(
-        f"{verdict.n:,} labelled prompts"
-        + (
-            f": {verdict.n_chosen_on:,} at random chose the threshold, the other "
-            f"{verdict.n_measured:,} measured it"
-            if verdict.n_measured
-            else ""
-        )
-        + (", counted by their weights" if verdict.weighted else "")
+        f"{verdict.n:,} labelled prompts{halves if verdict.n_measured else ''}"
+        f"{', counted by their weights' if verdict.weighted else ''}"
     )
     for same, found in verdict.against_random.items():
-        least, most = found.difference.ci
+        gain = found.difference
         lines.append(
-            f"against a random mix of the same {same}: mean reward {found.difference.value:+.4f} "
-            f"[{least:+.4f}, {most:+.4f}], p = {found.p_value:.4f}"
+            f"against a random mix of the same {same}: mean reward {gain.value:+.4f} "
+            f"[{gain.low:+.4f}, {gain.high:+.4f}], p = {found.p_value:.4f}"
         )
     return lines
-
-
-def cells(option: Option) -> tuple[str, str, str]:
-    """Strong share, saving and quality of an option, as tables show them."""
-    low, high = option.quality_ci
-    return (
-        f"{option.strong_pct:.1%}",
-        f"{option.saving:.1%}",
-        f"{option.quality:.1%} [{low:.1%}, {high:.1%}]",
-    )
-
-
-def _unit(verdict: Verdict) -> str:
-    return "the cost" if verdict.saving_of == "usd" else "the strong calls"

@@ -23,15 +23,17 @@ GRADES = {"mt-bench": (1.0, 10.0)}
 @dataclass(frozen=True, eq=False)
 class Labels:
     """n labelled prompts. `weights` float64[n]: sampling weights, None where all are equal.
-    `bounds`: no reward, seen or not, lies outside."""
+    `bounds`: no reward, seen or not, lies outside. `tasks`: the category of each prompt, None where
+    the rows name fewer than two."""
 
     benchmark: Benchmark
     weights: Floats | None
     bounds: tuple[float, float]
+    tasks: list[str] | None = None
 
 
 def read_labels(target: Target) -> Labels:
-    """The one labelled set that `target` names, a benchmark or a file.
+    """The one labelled set that `target` names, a benchmark or a file, which is read once.
 
     A prompt's weight is the mean of its rows' `weight`; how many rows it has does not count, as in
     `eval`. Raises ConfigError for no set or several, and what the readers raise.
@@ -41,11 +43,23 @@ def read_labels(target: Target) -> Labels:
         if len(found) != 1:
             raise ConfigError(f"calibrate on one set of prompts, not on {len(found)}")
         return Labels(found[0], None, GRADES.get(found[0].name, (0.0, 1.0)))
-    weighing = _Weighing(read_rows(target.data))
-    table = pair_table(weighing, target.strong, target.weak)
-    weights = np.array([weighing.mean(prompt) for prompt in table.prompts])
+    told: dict[str, list[float]] = {}
+
+    def noted(rows: Iterable[Row]) -> Iterator[Row]:
+        for row in rows:
+            told.setdefault(row.prompt, []).append(row.weight)
+            yield row
+
+    table = pair_table(noted(read_rows(target.data)), target.strong, target.weak)
+    weights = np.array([sum(told[prompt]) / len(told[prompt]) for prompt in table.prompts])
     equal = bool(np.ptp(weights) <= 1e-12 * weights.max())
-    return Labels(from_table(table, Path(target.data).stem), None if equal else weights, (0.0, 1.0))
+    tasks = [category or "(none)" for category in table.category]
+    return Labels(
+        from_table(table, Path(target.data).stem),
+        None if equal else weights,
+        (0.0, 1.0),
+        tasks if len(set(filter(None, table.category))) >= 2 else None,
+    )
 
 
 def learned_from(router: Router, data: str | None, prompts: Sequence[str]) -> str | None:
@@ -69,21 +83,3 @@ def learned_from(router: Router, data: str | None, prompts: Sequence[str]) -> st
     if data is None or Path(data).name not in names:
         return None
     return f"the router has learned from a file called {Path(data).name}"
-
-
-class _Weighing(Iterable[Row]):
-    """Passes rows on, and remembers the mean weight of each prompt's rows."""
-
-    def __init__(self, rows: Iterable[Row]) -> None:
-        self._rows = rows
-        self._sums: dict[str, tuple[float, int]] = {}
-
-    def __iter__(self) -> Iterator[Row]:
-        for row in self._rows:
-            total, count = self._sums.get(row.prompt, (0.0, 0))
-            self._sums[row.prompt] = total + row.weight, count + 1
-            yield row
-
-    def mean(self, prompt: str) -> float:
-        total, count = self._sums[prompt]
-        return total / count

@@ -13,7 +13,7 @@ twenty would show none as often as one time in thirteen; of 300 rows they move l
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -26,10 +26,11 @@ from ..metrics import Floats, Interval, check_rewards
 # Permutations of the test against a random mix; past so many rows the normal limit is as good.
 PERMUTATIONS = 1999
 PERMUTED_ROWS = 20_000
-# Streams of their own, so that no draw of this room is one that made or ordered the data.
+# Random streams of their own, so that no draw here is one that made or ordered the data.
 HALVES, SHUFFLES = 0x4A1F, 0x5AFF
 # Sums of a few thousand rewards are right to about 1e-12.
 ROUNDING = 1e-9
+NAN = float("nan")
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,52 +89,48 @@ class Rows:
 
     def take(self, index: npt.NDArray[np.integer]) -> "Rows":
         """The rows of `index`, in its order."""
-        return Rows(
-            self.scores[index],
-            self.strong[index],
-            self.weak[index],
-            self.strong_cost[index],
-            self.weak_cost[index],
-            self.weight[index],
-            self.usd,
-        )
-
-    def extremes(self) -> "Rows":
-        """The four rows that each resample has besides: the first two go to strong, where a
-        threshold decides. Their cost and weight are the means."""
-        each = np.ones(4)
-
-        def mean(costs: Floats) -> Floats:
-            return each * np.average(costs, weights=self.weight)
-
-        return Rows(
-            np.array([1.0, 1.0, 0.0, 0.0]),
-            np.array([1.0, 0.0, 1.0, 0.0]),
-            np.array([0.0, 1.0, 0.0, 1.0]),
-            mean(self.strong_cost),
-            mean(self.weak_cost),
-            each * self.weight.mean(),
-            self.usd,
-        )
+        columns = [one.name for one in fields(self) if one.name != "usd"]
+        return replace(self, **{name: getattr(self, name)[index] for name in columns})
 
     def sends(self, threshold: float) -> Floats:
         """1 where the score is at or above `threshold` (strong), else 0: float64[n]."""
         return (self.scores >= threshold).astype(np.float64)
 
+    def routed(self, sends: npt.ArrayLike) -> Floats:
+        """Reward of each row where the share `sends` of it goes to strong: float64[n]."""
+        return self.weak + np.asarray(sends) * (self.strong - self.weak)
+
+    def paid(self, sends: npt.ArrayLike) -> Floats:
+        """Cost of each row where the share `sends` of it goes to strong: float64[n]."""
+        return self.weak_cost + np.asarray(sends) * (self.strong_cost - self.weak_cost)
+
+
+def _extremes(rows: Rows) -> Rows:
+    """The four rows that each resample has besides: the first two go to strong, where a threshold
+    decides. Their cost and weight are the means."""
+    dear, cheap = (
+        np.full(4, np.average(costs, weights=rows.weight))
+        for costs in (rows.strong_cost, rows.weak_cost)
+    )
+    scores, strong = np.array([1.0, 1.0, 0.0, 0.0]), np.array([1.0, 0.0, 1.0, 0.0])
+    weight = np.full(4, rows.weight.mean())
+    return Rows(scores, strong, 1 - strong, dear, cheap, weight, rows.usd)
+
 
 def _amounts(values: npt.ArrayLike, n: int, what: str) -> Floats:
     array = np.asarray(values, dtype=np.float64)
-    if array.shape != (n,) or not np.all(np.isfinite(array) & (array >= 0)):
+    usable = np.isfinite(array) & (array >= 0)
+    if array.shape != (n,) or not usable.all():
         raise EvaluationError(
             f"{what}: expected {n} finite numbers >= 0, got shape {array.shape} with "
-            f"{int(np.sum(~(np.isfinite(array) & (array >= 0))))} that are none"
+            f"{int(np.sum(~usable))} that are none"
         )
     return array
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
-    """A figure with its 95% interval; NaN where it is not defined."""
+class Figure:
+    """A number with its 95% interval; NaN where it is not defined."""
 
     value: float
     low: float
@@ -143,6 +140,15 @@ class Estimate:
     def ci(self) -> Interval:
         """The ends of the interval."""
         return self.low, self.high
+
+
+def _figure(value: float, drawn: Floats) -> Figure:
+    """With the interval of the resamples; where the value is not defined, nor is that."""
+    low, high = interval(drawn)
+    if not np.isfinite(value):
+        return Figure(value, NAN, NAN)
+    # At the edge of what there can be, a value lies outside of all resamples.
+    return Figure(value, min(low, value), max(high, value))
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,11 +161,11 @@ class Measured:
     """
 
     n: int
-    quality: Estimate
-    saving: Estimate
-    share: Estimate
-    reward: Estimate
-    cost: Estimate
+    quality: Figure
+    saving: Figure
+    share: Figure
+    reward: Figure
+    cost: Figure
     draws: Floats
 
 
@@ -170,62 +176,41 @@ def measure(rows: Rows, sends: npt.ArrayLike, *, resamples: int = 1000, seed: in
     that happens to send all of these rows to strong is not. Intervals: 95%, percentile bootstrap
     over rows (`eval.bootstrap`) and four more, see above.
     """
-    given = np.asarray(sends, dtype=np.float64)
-    more = rows.extremes()
-    columns = _routed(rows, np.broadcast_to(given, (rows.n,)))
-    total = columns.sum(axis=0)
+    given, more = np.asarray(sends, dtype=np.float64), _extremes(rows)
+
+    def terms(part: Rows, d: Floats) -> Floats:
+        """Weighted: 1, share, reward, strong's reward, cost, strong's cost. float64[n, 6]."""
+        w = part.weight
+        routed, paid = part.routed(d), part.paid(d)
+        return np.column_stack(
+            (w, w * d, w * routed, w * part.strong, w * paid, w * part.strong_cost)
+        )
+
+    columns = terms(rows, np.broadcast_to(given, (rows.n,)))
     # A row's score says where a threshold sends it; a share holds for these four too.
-    added = _routed(more, more.scores if given.ndim else np.broadcast_to(given, (more.n,)))
-    drawn = _resampled(np.concatenate((columns, added)), resamples, seed)
+    added = terms(more, more.scores if given.ndim else np.broadcast_to(given, (more.n,)))
+    total, drawn = columns.sum(axis=0), _resampled(columns, added, resamples, seed)
 
-    def estimate(over: int, under: int, *, one_minus: bool = False) -> tuple[Estimate, Floats]:
-        values = _ratio(drawn[:, over], drawn[:, under])
-        value = float(_ratio(total[over], total[under]))
-        if one_minus:
-            values, value = 1.0 - values, 1.0 - value
-        return _estimate(value, values), values
+    def ratio(over: int, under: int) -> tuple[float, Floats]:
+        return float(_ratio(total[over], total[under])), _ratio(drawn[:, over], drawn[:, under])
 
-    quality, draws = estimate(2, 3)
+    quality, bill = ratio(2, 3), ratio(4, 5)
     return Measured(
         n=rows.n,
-        quality=quality,
-        saving=estimate(4, 5, one_minus=True)[0],
-        share=estimate(1, 0)[0],
-        reward=estimate(2, 0)[0],
-        cost=estimate(4, 0)[0],
-        draws=draws,
+        quality=_figure(*quality),
+        saving=_figure(1.0 - bill[0], 1.0 - bill[1]),
+        share=_figure(*ratio(1, 0)),
+        reward=_figure(*ratio(2, 0)),
+        cost=_figure(*ratio(4, 0)),
+        draws=quality[1],
     )
 
 
-def _routed(rows: Rows, d: Floats) -> Floats:
-    """Weighted terms of what `measure` sums: weight, share, reward, strong's reward, cost, strong's
-    cost. float64[n, 6]."""
-    w = rows.weight
-    return np.column_stack(
-        (
-            w,
-            w * d,
-            w * (rows.weak + d * (rows.strong - rows.weak)),
-            w * rows.strong,
-            w * (rows.weak_cost + d * (rows.strong_cost - rows.weak_cost)),
-            w * rows.strong_cost,
-        )
-    )
-
-
-def _estimate(value: float, values: Floats) -> Estimate:
-    """With the interval of the resampled `values`; where the value is not defined, nor is that."""
-    low, high = interval(values)
-    if not np.isfinite(value):
-        return Estimate(value, float("nan"), float("nan"))
-    # At the edge of what there can be, an estimate lies outside of all resamples.
-    return Estimate(value, min(low, value), max(high, value))
-
-
-def _resampled(columns: Floats, resamples: int, seed: int) -> Floats:
-    """Sums of the columns [n, k] over each resample: float64[resamples, k]."""
-    chunks = resample_counts(len(columns), resamples, seed=seed)
-    return np.concatenate([counts @ columns for counts in chunks])
+def _resampled(columns: Floats, added: Floats, resamples: int, seed: int) -> Floats:
+    """Sums of the columns, [n, k] and four rows more, over each resample: [resamples, k]."""
+    every = np.concatenate((columns, added))
+    chunks = resample_counts(len(every), resamples, seed=seed)
+    return np.concatenate([counts @ every for counts in chunks])
 
 
 def _ratio(over: npt.ArrayLike, under: npt.ArrayLike) -> Floats:
@@ -240,8 +225,7 @@ class AgainstRandom:
     with the same spend. `p_value` is one-sided, of "no better than the mix"; `z` its statistic, NaN
     where all rows go to one model."""
 
-    same: str
-    difference: Estimate
+    difference: Figure
     p_value: float
     z: float
 
@@ -249,7 +233,7 @@ class AgainstRandom:
 def against_random(
     rows: Rows, sends: npt.ArrayLike, *, same: str = "share", resamples: int = 1000, seed: int = 0
 ) -> AgainstRandom:
-    """Is `sends` (0 or 1 for each row) better than a random mix of the same share, or spend?
+    """Is `sends` (0 or 1 for each row) better than a random mix of the same "share", or "spend"?
 
     With g the gain (strong minus weak), c the extra cost of the strong model and p the share, the
     difference to the mix of the same share is the covariance of `sends` with g; of the same spend
@@ -258,38 +242,32 @@ def against_random(
     where the covariance alone is 0 (Janssen 1997, Statistics and Probability Letters 36; DiCiccio
     and Romano 2017, JASA 112). Past 20,000 rows its normal limit is used.
     """
-    d = np.asarray(sends, dtype=np.float64)
-    w, gain, price = rows.weight, rows.strong - rows.weak, _price(rows, same)
-    more = rows.extremes()
-    columns = _mixed(rows, d, price)
-    total = columns.sum(axis=0)
-    added = _mixed(more, more.scores, _price(more, same))
-    drawn = _resampled(np.concatenate((columns, added)), resamples, seed)
+    d, w, gain = np.asarray(sends, dtype=np.float64), rows.weight, rows.strong - rows.weak
+    more = _extremes(rows)
+
+    def price(part: Rows) -> Floats:
+        return part.strong_cost - part.weak_cost if same == "spend" else np.ones(part.n)
+
+    def terms(part: Rows, sent: Floats) -> Floats:
+        weight, extra, won = part.weight, price(part), part.strong - part.weak
+        return np.column_stack(
+            (weight, weight * sent * won, weight * won, weight * sent * extra, weight * extra)
+        )
 
     def difference(sums: Floats) -> Floats:
         part = _ratio(sums[..., 3], sums[..., 4])
         return _ratio(sums[..., 1] - part * sums[..., 2], sums[..., 0])
 
-    value = float(difference(total))
-    residual = w * (gain - float(_ratio(total[2], total[4])) * price)
+    columns = terms(rows, d)
+    total = columns.sum(axis=0)
+    drawn = _resampled(columns, terms(more, more.scores), resamples, seed)
+    residual = w * (gain - float(_ratio(total[2], total[4])) * price(rows))
     z = float(_student(d[None, :], residual, w)[0])
     return AgainstRandom(
-        same=same,
-        difference=_estimate(value, difference(drawn)),
+        difference=_figure(float(difference(total)), difference(drawn)),
         p_value=_permuted_p(d, residual, w, z, seed),
         z=z,
     )
-
-
-def _price(rows: Rows, same: str) -> Floats:
-    """What a strong call costs more, where it is the spend that is the same; else a call."""
-    return rows.strong_cost - rows.weak_cost if same == "spend" else np.ones(rows.n)
-
-
-def _mixed(rows: Rows, d: Floats, price: Floats) -> Floats:
-    """Weighted terms of the difference to a random mix: float64[n, 5]."""
-    w, gain = rows.weight, rows.strong - rows.weak
-    return np.column_stack((w, w * d * gain, w * gain, w * d * price, w * price))
 
 
 def _student(sends: Floats, residual: Floats, weight: Floats) -> Floats:
@@ -322,7 +300,7 @@ def normal_tail(z: float) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class Band:
+class QualityCurve:
     """Quality against the share of strong calls: `share`, `quality`, `low`, `high` float64[m].
     `apgr`: its mean height over the weak model, as a part of the gap between the models (arXiv
     2406.18665; a random mix has .5); NaN where there is no gap."""
@@ -331,10 +309,10 @@ class Band:
     quality: Floats
     low: Floats
     high: Floats
-    apgr: Estimate
+    apgr: Figure
 
 
-def curve(rows: Rows, *, points: int = 51, resamples: int = 500, seed: int = 0) -> Band:
+def curve(rows: Rows, *, points: int = 51, resamples: int = 500, seed: int = 0) -> QualityCurve:
     """Quality at each share of strong calls, highest scores first, with pointwise 95% intervals.
 
     Tied scores count as ordered at random, so that the curve is linear inside a tie
@@ -352,7 +330,7 @@ def curve(rows: Rows, *, points: int = 51, resamples: int = 500, seed: int = 0) 
         gains = np.append(0.0, np.cumsum(np.add.reduceat(counts * gain, starts)))
         reached = counts @ weak + np.interp(share * calls[-1], calls, gains)
         area = float(np.sum(np.diff(calls) * (gains[1:] + gains[:-1])) / 2 / calls[-1])
-        apgr = area / gains[-1] if gains[-1] > ROUNDING else float("nan")
+        apgr = area / gains[-1] if gains[-1] > ROUNDING else NAN
         return _ratio(reached, counts @ strong), apgr
 
     quality, apgr = at(np.ones(rows.n))
@@ -366,7 +344,7 @@ def curve(rows: Rows, *, points: int = 51, resamples: int = 500, seed: int = 0) 
     if len(known) >= 0.95 * len(heights):
         ends = np.quantile(known, [0.025, 0.975], axis=0)
     spread = interval([area for _, area in drawn])
-    return Band(share, quality, ends[0], ends[1], Estimate(apgr, *spread))
+    return QualityCurve(share, quality, ends[0], ends[1], Figure(apgr, *spread))
 
 
 def ranks(values: npt.ArrayLike) -> Floats:
@@ -388,11 +366,4 @@ def labels_needed(z: float, n: int, wanted: float) -> float:
 
     z grows with the square root of n. Infinite where z is not above 0.
     """
-    if not z > 0:
-        return float("inf")
-    return n * (wanted / z) ** 2
-
-
-def interval_of_difference(first: Measured, second: Measured) -> Interval:
-    """95% interval of the first's quality less the second's, on the same rows and resamples."""
-    return interval(first.draws - second.draws)
+    return n * (wanted / z) ** 2 if z > 0 else math.inf

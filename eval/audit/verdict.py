@@ -1,12 +1,13 @@
-"""What an audit says: the verdict, and the figures that it rests on."""
+"""What an audit is asked, and what it says: the verdict, and the figures that it rests on."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from ...errors import CalibrationError
 from ..metrics import Interval
-from ..run import json_safe
-from .measure import AgainstRandom, Band
+from ..printing import json_safe
+from .measure import AgainstRandom, QualityCurve
 
 Answer = Literal["route", "weak-only", "strong-only", "label-more"]
 
@@ -15,7 +16,32 @@ NOT_PLAIN = ("against_random", "candidate", "candidate_threshold", "baselines", 
 
 
 @dataclass(frozen=True, slots=True)
-class Option:
+class AuditSettings:
+    """What is asked of a routing: keep `min_quality` with `confidence`, save `min_saving` (the
+    least that is worth a router). `max_labels`: the most that somebody would label.
+
+    Raises CalibrationError for numbers out of range.
+    """
+
+    min_quality: float = 0.95
+    confidence: float = 0.9
+    min_saving: float = 0.05
+    max_labels: int = 10_000
+    resamples: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, fits, wanted in (
+            ("min_quality", 0 < self.min_quality <= 1, "be a share above 0, as 0.95"),
+            ("confidence", 0.5 <= self.confidence < 1, "lie from 0.5 to below 1, as 0.9"),
+            ("min_saving", 0 <= self.min_saving < 1, "be a share from 0 to 1, as 0.05"),
+        ):
+            if not fits:
+                raise CalibrationError(f"{name} {getattr(self, name)!r} must {wanted}")
+
+
+@dataclass(frozen=True, slots=True)
+class AuditOption:
     """One way to answer the measured half: a routing, a baseline, or a model alone.
 
     `difference` is the router's quality less this one's, paired, with its 95% interval; NaN for
@@ -33,7 +59,7 @@ class Option:
 
 
 @dataclass(frozen=True, eq=False)
-class Verdict:
+class AuditVerdict:
     """What to do, and what it rests on.
 
     `verdict`, `reason` (a word for programs), `why` (for people). `threshold`, `strong_pct`,
@@ -64,24 +90,26 @@ class Verdict:
     beats_random: bool | None
     against_random: Mapping[str, AgainstRandom]
     guaranteed: bool
-    candidate: Option | None
+    candidate: AuditOption | None
     candidate_threshold: float
-    baselines: Mapping[str, Option]
+    baselines: Mapping[str, AuditOption]
     weighted: bool
     seed: int
-    curve: Band
+    curve: QualityCurve
     warnings: tuple[str, ...] = ()
     facts: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def unit(self) -> str:
+        """What a saving is a part of, in words."""
+        return "the cost" if self.saving_of == "usd" else "the strong calls"
+
     def to_dict(self) -> dict[str, Any]:
         """As strict JSON: what `thriftroute audit --json` prints. NaN is null."""
-        value = {
-            name: getattr(self, name) for name in self.__dataclass_fields__ if name not in NOT_PLAIN
-        }
-        value["apgr"], value["apgr_ci"] = self.curve.apgr.value, self.curve.apgr.ci
-        value["candidate"] = None
+        value = {name: one for name, one in vars(self).items() if name not in NOT_PLAIN}
+        value |= {"apgr": self.curve.apgr.value, "apgr_ci": self.curve.apgr.ci, "candidate": None}
         if self.candidate is not None:
-            value["candidate"] = {"threshold": self.candidate_threshold, **_plain(self.candidate)}
+            value["candidate"] = {"threshold": self.candidate_threshold, **asdict(self.candidate)}
         value["against_random"] = {
             same: {
                 "difference": found.difference.value,
@@ -90,11 +118,6 @@ class Verdict:
             }
             for same, found in self.against_random.items()
         }
-        value["baselines"] = {name: _plain(option) for name, option in self.baselines.items()}
-        safe = json_safe(value)
-        assert isinstance(safe, dict)
+        value["baselines"] = {name: asdict(option) for name, option in self.baselines.items()}
+        safe: dict[str, Any] = json_safe(value)
         return safe
-
-
-def _plain(option: Option) -> dict[str, Any]:
-    return {name: getattr(option, name) for name in option.__dataclass_fields__}

@@ -14,7 +14,8 @@ from ...router.text import Promptlike
 from ...router.threshold import format_threshold
 from ...terminal import new_console
 from ..audit.labels import Labels, learned_from, read_labels
-from ..command import CostOptions, Target, check_writable, costs_of, scored, write_table
+from ..command import Target, check_writable, scored, write_table
+from ..pricing import CostOptions, costs_of
 from .promises import LabelledPrompts, Name, Promise, check_number
 from .threshold import Guarantee, guaranteed
 
