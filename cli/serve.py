@@ -4,7 +4,7 @@ import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,9 @@ from ..files import private
 from .exits import database_errors, error_lines
 from .options import JsonOption
 from .output import print_json, say
+
+if TYPE_CHECKING:
+    from ..serve.config.settings import Config
 
 CONFIG = Path("thriftroute.yaml")
 
@@ -75,7 +78,7 @@ def serve(
     Example: thriftroute serve --config thriftroute.yaml
     """
     require_extra("uvicorn", "serve")
-    from ..serve.command import run_serve, settled
+    from ..serve.command import run_serve
 
     flags = {
         "strong_model": strong_model,
@@ -88,8 +91,42 @@ def serve(
         "api_key": api_key,
     }
     with error_lines():
-        settings, source = settled(config, flags, host=host, port=port, workers=workers)
+        own = {"host": host, "port": port, "workers": workers}
+        settings, source = _settled(config, flags, own)
         run_serve(settings, source)
+
+
+def _settled(
+    config: Path | None, flags: dict[str, Any], server: dict[str, Any]
+) -> tuple["Config", Path | None]:
+    """The configuration of a file or of flags, and the file; `server`'s settings win over both.
+
+    Without a file or models, thriftroute.yaml of this folder. Raises ConfigError.
+    """
+    from ..serve.config.loader import check, config_from_flags, load_config
+
+    given = {name: value for name, value in flags.items() if value is not None}
+    own = {name: value for name, value in server.items() if value is not None}
+    if config is None and not given and CONFIG.is_file():
+        config = CONFIG
+    if config is None:
+        if "strong_model" not in given or "weak_model" not in given:
+            raise ConfigError(
+                "nothing to serve: give --config FILE (`thriftroute init` writes one), or both "
+                "--strong-model and --weak-model"
+            )
+        return config_from_flags({**given, **own}), None
+    if given:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ConfigError(
+            f"{names}: set in {config} instead; beside --config there are only "
+            "--host, --port and --workers"
+        )
+    read = load_config(config)
+    if own:
+        read = read.model_copy(update={"server": read.server.model_copy(update=own)})
+        check(read)
+    return read, config
 
 
 def init(

@@ -11,7 +11,6 @@ import os
 import sys
 import threading
 import time
-import traceback
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,8 +25,9 @@ from ..providers.completion import acomplete, complete
 from ..terminal import new_console
 from .decision import Choice, Decision, attach
 from .routers import Floats, Router, available_routers, checked_scores, load_router
-from .text import Conversation, Promptlike, as_conversation, validate_context
-from .threshold import choose, validate_threshold
+from .score_or_fallback import compare, conversation_for, score_or_problem
+from .text import Promptlike, validate_context
+from .threshold import validate_threshold
 
 PREFIX = "router-"
 FORM = "expected 'router-<name>-<threshold>', for example 'router-mf-0.5'"
@@ -174,7 +174,7 @@ class Controller:
         scorer = self._router(router)
         if isinstance(prompts, str):
             raise RoutingError("prompts must be a sequence of prompts, got one string")
-        conversations = [self._conversation(prompt) for prompt in prompts]
+        conversations = [conversation_for(prompt, self.context) for prompt in prompts]
         scores: Floats = np.empty(len(conversations))
         for start in self._track(range(0, len(conversations), BATCH), f"scoring with {router}"):
             block = conversations[start : start + BATCH]
@@ -260,35 +260,11 @@ class Controller:
         self, prompt: Promptlike, router: Router, threshold: float
     ) -> tuple[float | None, Choice, str]:
         """(score, choice, reason). Never raises, and the reason never holds text of the prompt."""
-        try:
-            conversation = self._conversation(prompt)
-            if conversation.is_blank:
-                return None, self.on_error, "no text to score"
-            values = router.scores([conversation])
-        except Exception as error:  # noqa: BLE001 - whatever it is, the request goes out
-            # Not the error's own message: it may quote the prompt.
-            return None, self.on_error, f"scoring failed: {place_of(error)}"
-        try:
-            score = float(checked_scores(values, 1)[0])
-        except RoutingError as error:
-            return None, self.on_error, f"scoring failed: {error}"
-        choice = choose(score, threshold)
-        sign = ">=" if choice == "strong" else "<"
-        return score, choice, f"score {score:.6g} {sign} threshold {threshold:.6g}"
-
-    def _conversation(self, prompt: Promptlike) -> Conversation:
-        """What of `prompt` the routers get to see; by `context`, for all of them alike."""
-        if not isinstance(prompt, str | Sequence):
-            raise RoutingError(f"expected text or a list of messages, got {type(prompt).__name__}")
-        if not isinstance(prompt, str):
-            # An earlier answer's message, appended as it came, is an object and no mapping.
-            prompt = [m.model_dump() if hasattr(m, "model_dump") else m for m in prompt]
-        whole = as_conversation(prompt)
-        return Conversation(
-            whole.system if self.context == "full" else "",
-            "" if self.context == "last" else whole.history,
-            whole.last,
-        )
+        score, problem = score_or_problem(router, prompt, self.context)
+        if score is None:
+            return None, self.on_error, problem
+        choice, reason = compare(score, threshold)
+        return score, choice, reason
 
     def _request(self, decision: Decision, request: Mapping[str, Any]) -> dict[str, Any]:
         """Keywords for LiteLLM: the request's before the model's before the defaults. Counts it."""
@@ -342,13 +318,6 @@ def _number(text: str) -> float | None:
         return float(text)
     except ValueError:
         return None
-
-
-def place_of(error: Exception) -> str:
-    """The error's class and where it was raised."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" in {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    return f"{type(error).__name__}{where}"
 
 
 def _read_config(

@@ -10,29 +10,26 @@ import sys
 import tempfile
 import warnings
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 
 from ..errors import ConfigError
-from ..router.controller import place_of
+from ..router.score_or_fallback import place_of
 from ..terminal import LogFormatter, new_console
 from .api.app import create_app
 from .api.limits import BoundedProtocol
-from .config.loader import check, config_from_flags, lines_told, load_config
+from .config.loader import lines_told
 from .config.settings import Config
 from .records.metrics import forget_worker
 from .registry import Registry, missing_key
-from .state import State
+from .state import ServerState
 
-DEFAULT = Path("thriftroute.yaml")
 # How a worker process learns its configuration: it is started with nothing but a module's name.
 # By the environment, since keys are in it: a file would outlive a parent that is killed.
 FOLDER_VARIABLE = "THRIFTROUTE_SERVE_FOLDER"
-CONFIG_VARIABLE = "THRIFTROUTE_SERVE_CONFIG"  # with _0, _1 ...: Linux takes 128 KiB a variable
-PART = 100_000
+CONFIG_VARIABLE = "THRIFTROUTE_SERVE_CONFIG"
 BACKLOG = 2048  # as uvicorn's own
 # Python's own is 5 ms: so long may the event loop hold up a thread that comes back from scoring,
 # and a thread the loop, each time that it wants to go on; a request waits so several times.
@@ -58,12 +55,13 @@ def run_serve(config: Config, source: Path | None = None) -> None:
         # configuration is to be said once, and before anything answers.
         if server.workers > 1:
             folder = kept.enter_context(tempfile.TemporaryDirectory(prefix="thriftroute-"))
+            packed = zlib.compress(config.model_dump_json().encode())
             os.environ[FOLDER_VARIABLE] = folder  # of the metrics
-            kept.callback(_received)
-            _hand_over(config)
+            os.environ[CONFIG_VARIABLE] = base64.b64encode(packed).decode()
+            kept.callback(os.environ.pop, CONFIG_VARIABLE, None)
         with lines_told(source):
             app = create_app(config)
-            state: State = app.state.thriftroute
+            state: ServerState = app.state.thriftroute
             state.recorder.check()
         _settle()
         _announce(config, state.registry, bound)
@@ -105,35 +103,19 @@ def run_serve(config: Config, source: Path | None = None) -> None:
 
 def worker() -> object:
     """The application of one worker process."""
-    folder = Path(os.environ[FOLDER_VARIABLE])
-    config = _received()
-    _forget_the_dead(folder / "metrics")
-    _set_up_logs()
-    app = create_app(config, metrics_folder=folder / "metrics")
-    _settle()
-    return app
-
-
-def _hand_over(config: Config) -> None:
-    packed = base64.b64encode(zlib.compress(config.model_dump_json().encode())).decode()
-    for i in range(0, len(packed), PART):
-        os.environ[f"{CONFIG_VARIABLE}_{i // PART}"] = packed[i : i + PART]
-
-
-def _received() -> Config:
-    """What was handed over; taken out of the environment, for no further process to inherit."""
-    packed, i = "", 0
-    while part := os.environ.pop(f"{CONFIG_VARIABLE}_{i}", ""):
-        packed, i = packed + part, i + 1
-    return Config.model_validate_json(zlib.decompress(base64.b64decode(packed)))
-
-
-def _forget_the_dead(metrics: Path) -> None:
-    """A worker is started anew where one has died: its gauges must not be counted on."""
+    metrics = Path(os.environ[FOLDER_VARIABLE], "metrics")
+    # Taken out of the environment, for no further process to inherit.
+    packed = base64.b64decode(os.environ.pop(CONFIG_VARIABLE))
+    config = Config.model_validate_json(zlib.decompress(packed))
+    # A worker is started anew where one has died, whose gauges must not be counted on.
     for path in metrics.glob("gauge_live*_*.db"):
         pid = path.stem.rsplit("_", 1)[1]
         if pid.isdigit() and not Path("/proc", pid).exists() and Path("/proc/self").exists():
             forget_worker(int(pid))
+    _set_up_logs()
+    app = create_app(config, metrics_folder=metrics)
+    _settle()
+    return app
 
 
 def _set_up_logs() -> None:
@@ -144,13 +126,9 @@ def _set_up_logs() -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     # They quote what is in an answer where it is of another type than it should be.
     warnings.filterwarnings("ignore", "Pydantic serializer warnings", UserWarning)
-    _guard_logs()
-
-
-def _guard_logs() -> None:
-    """uvicorn writes down what an application raises, text and all, which may quote a prompt."""
 
     def without_text(record: logging.LogRecord) -> bool:
+        """uvicorn writes down what an application raises, text and all: it may quote a prompt."""
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, Exception):
             record.msg, record.args = f"unexpected: {place_of(error)}", ()
@@ -168,40 +146,6 @@ def _settle() -> None:
     sys.setswitchinterval(SWITCH_S)
     gc.collect()
     gc.freeze()
-
-
-def settled(
-    config: Path | None, flags: Mapping[str, Any], **server: Any
-) -> tuple[Config, Path | None]:
-    """The configuration of a file or of flags; `server`'s host, port and workers win over both.
-    Then the file, None where it is of flags.
-
-    flags: those of `config.config_from_flags`, None where a flag was not given. Without a file
-    or models, thriftroute.yaml of this folder. Raises ConfigError.
-    """
-    given = {name: value for name, value in flags.items() if value is not None}
-    own = {name: value for name, value in server.items() if value is not None}
-    if config is None and not given and DEFAULT.is_file():
-        config = DEFAULT
-    if config is None:
-        if "strong_model" not in given or "weak_model" not in given:
-            raise ConfigError(
-                "nothing to serve: give --config FILE (`thriftroute init` writes one), or both "
-                "--strong-model and --weak-model"
-            )
-        return config_from_flags({**given, **own}), None
-    if given:
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise ConfigError(
-            f"{names}: set in {config} instead; beside --config there are only "
-            "--host, --port and --workers"
-        )
-    read = load_config(config)
-    if not own:
-        return read, config
-    changed = read.model_copy(update={"server": read.server.model_copy(update=own)})
-    check(changed)
-    return changed, config
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -224,40 +168,31 @@ def _bind(host: str, port: int) -> socket.socket:
 def _announce(config: Config, pool: Registry, bound: socket.socket) -> None:
     host, port = bound.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    console = new_console(stderr=True)
-    console.print(
+    lines = [
         f"thriftroute serves http://{shown}:{port}/v1  "
-        f"(strong {config.strong}, weak {config.weak}, router {config.router.name})",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+        f"(strong {config.strong}, weak {config.weak}, router {config.router.name})"
+    ]
     if not config.keys and host not in {"127.0.0.1", "::1"}:
-        console.print(
+        lines.append(
             "warning: no API keys are configured and this address can be reached from outside: "
-            "anyone may spend your money; `thriftroute keys new` makes one",
-            highlight=False,
-            soft_wrap=True,
+            "anyone may spend your money; `thriftroute keys new` makes one"
         )
     weak, strong = pool[config.weak], pool[config.strong]
     if min(weak.input_price, weak.output_price) > 0 and (
         weak.input_price >= strong.input_price and weak.output_price > strong.output_price
     ):
-        console.print(
+        lines.append(
             f"warning: the weak model {weak.name} costs more than the strong one, {strong.name}: "
-            "no routing saves anything; are they the wrong way round?",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
+            "no routing saves anything; are they the wrong way round?"
         )
     for model in pool.values():
         missing = missing_key(model)
         if missing is not None:
-            console.print(
+            lines.append(
                 f"warning: model {model.name} has no API key: set {missing}, or its api_key in the "
-                "config",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
+                "config"
             )
+    console = new_console(stderr=True)
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     sys.stderr.flush()

@@ -36,8 +36,12 @@ class RefusedError(ThriftrouteError):
 
     def to_dict(self) -> dict[str, Any]:
         """The body of the answer, as OpenAI's clients read it."""
-        kind = _TYPES.get(
-            self.status, "server_error" if self.status >= 500 else "invalid_request_error"
-        )
+        other = "server_error" if self.status >= 500 else "invalid_request_error"
+        kind = _TYPES.get(self.status, other)
         error = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
         return {"error": error}
+
+
+def wrong(param: str, problem: str) -> RefusedError:
+    """A part of a request that is not what it should be: 400."""
+    return RefusedError(400, "invalid_request", f"{param}: {problem}", param=param)

@@ -103,12 +103,6 @@ class Registry(Mapping[str, Model]):
         model = self.models.get(name.strip()) if isinstance(name, str) else None
         return all(map(is_local, self.models.values() if model is None else (model,)))
 
-    def cheapest_first(self, prompt_tokens: int, output_tokens: int) -> tuple[Model, ...]:
-        """All models by what that many tokens cost; equal ones stay in the config's order."""
-        return tuple(
-            sorted(self.models.values(), key=lambda m: m.estimate(prompt_tokens, output_tokens))
-        )
-
 
 def short_names(names: Collection[str]) -> dict[str, str]:
     """Name without its provider's prefix -> the model of the pool that alone it can mean.
@@ -172,14 +166,12 @@ def _model(settings: ModelSettings) -> Model:
     else:
         capabilities = frozenset(CAPABILITIES)
         sources["capabilities"] = "assumed"
-    params: dict[str, Any] = dict(settings.params)
-    for name, value in (
-        ("api_base", settings.api_base),
-        ("api_key", settings.api_key),
-        ("timeout", settings.timeout_s),
-    ):
-        if value is not None:
-            params[name] = value
+    own = {
+        "api_base": settings.api_base,
+        "api_key": settings.api_key,
+        "timeout": settings.timeout_s,
+    }
+    params = settings.params | {k: v for k, v in own.items() if v is not None}
     return Model(
         name=settings.name,
         litellm_model=litellm_model,

@@ -2,10 +2,37 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 Quality = Literal["low", "medium", "high"]
 Priority = Literal["cost", "quality", "speed"]
+LENGTHS = ("max_completion_tokens", "max_tokens")  # OpenAI's own names for an answer's maximum
+_SWITCH = {"bypass": "off", "no-cache": "off", "no-store": "off", "use": "on"}
+
+
+def _no_switch(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("true and false are no numbers")
+    return value
+
+
+def _split(value: object) -> object:
+    return [v for v in value.split(",") if v.strip()] if isinstance(value, str) else value
+
+
+def _switch(value: object) -> object:
+    word = str(value).strip().lower()
+    return _SWITCH.get(word, word)
+
+
+_Amount = Annotated[float, BeforeValidator(_no_switch), Field(ge=0)]
+_Share = Annotated[_Amount, Field(le=1)]
+# A session's name is no place for a book.
+_Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
+_Names = Annotated[frozenset[_Text], BeforeValidator(_split), Field(min_length=1)]
+_SHARE, _TEXT, _NAMES = "a number from 0 to 1", "text of 1 to 500 characters", "names, by commas"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,25 +48,33 @@ class Principal:
     admin: bool = False
 
 
+class Options(BaseModel):
+    """What the body's `metadata` or the `x-thriftroute-*` headers ask for; headers win.
+
+    A field's description is what an error says was expected.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    threshold: _Share | None = Field(None, description=_SHARE)
+    strong_share: _Share | None = Field(None, description=_SHARE)
+    quality: Quality | None = Field(None, description="low, medium, high")
+    priority: Priority | None = Field(None, description="cost, quality, speed")
+    # USD, for the whole request
+    max_cost: _Amount | None = Field(None, description="a number 0 or more, of US dollars")
+    task: _Text | None = Field(None, description=_TEXT)
+    tenant: _Text | None = Field(None, description=_TEXT)
+    session: _Text | None = Field(None, description=_TEXT)
+    # Capabilities and tags that the model must have
+    require: _Names = Field(frozenset(), description=_NAMES)
+    models: _Names | None = Field(None, description=_NAMES)  # allowed ones
+    # False: neither read nor written
+    cache: Annotated[bool, BeforeValidator(_switch)] = Field(True, description="bypass or use")
+    metadata: Mapping[str, str] = Field(default_factory=dict)  # the rest, for rules
+
+
 @dataclass(frozen=True, slots=True)
-class Options:
-    """What the body's `metadata` or the `x-thriftroute-*` headers ask for; headers win."""
-
-    threshold: float | None = None
-    strong_share: float | None = None
-    quality: Quality | None = None
-    priority: Priority | None = None
-    max_cost: float | None = None  # USD, for the whole request
-    task: str | None = None
-    session: str | None = None
-    require: frozenset[str] = frozenset()  # capabilities and tags that the model must have
-    models: frozenset[str] | None = None  # allowed ones
-    cache: bool = True  # False: neither read nor written
-    metadata: Mapping[str, str] = field(default_factory=dict)  # the rest, for rules
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
+class ChatRequest:
     """A chat completion request, read once.
 
     `body` is the client's JSON without thriftroute's own metadata; `text` what the user wrote last,
@@ -60,6 +95,11 @@ class Asked:
     choices: int
     principal: Principal
     options: Options
+
+    @property
+    def sets_maximum(self) -> bool:
+        """True where the client says how long the answer may be."""
+        return any(self.body.get(name) is not None for name in LENGTHS)
 
     @property
     def in_tool_calls(self) -> bool:

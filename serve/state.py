@@ -26,8 +26,8 @@ from .records.metrics import Metrics
 from .records.tracing import Tracing
 from .records.writer import Recorder
 from .registry import Registry
+from .request_parts import texts
 from .spend.ledger import BudgetLedger, make_ledger
-from .texts import texts
 from .upstream.caller import Caller
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ FLUSH_S = 10.0  # for the last records, where the database is away
 IMAGE_TOKENS = 250  # as LiteLLM's default
 
 
-class State:
+class ServerState:
     """Made without touching the network, so that a bad configuration stops before the port opens.
 
     `start` opens what needs a running loop and the databases, `close` ends it all and flushes.

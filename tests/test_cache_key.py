@@ -8,15 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from thriftroute.router.text import as_conversation
 from thriftroute.serve.cache.key import cache_key, model_id, semantic_bucket
-from thriftroute.serve.policy.plan import Plan
+from thriftroute.serve.policy.plan import RoutingPlan
 from thriftroute.serve.registry import Model
-from thriftroute.serve.request import Asked, Options, Principal
+from thriftroute.serve.request import ChatRequest, Options, Principal
 
 POOL = ["strong", "weak"]
 
 
-def plan(*models: str, **fields: Any) -> Plan:
-    return Plan(models or ("weak", "strong"), "weak", "", (), **fields)
+def plan(*models: str, **fields: Any) -> RoutingPlan:
+    return RoutingPlan(models or ("weak", "strong"), "weak", "", (), **fields)
 
 
 def asked(
@@ -25,9 +25,9 @@ def asked(
     tenant: str = "acme",
     options: Options | None = None,
     **body: Any,
-) -> Asked:
+) -> ChatRequest:
     messages = [{"role": "user", "content": "hi"}] if messages is None else messages
-    return Asked(
+    return ChatRequest(
         id="1",
         model=body.get("model", "auto"),
         body={"model": "auto", "messages": messages, **body},

@@ -8,7 +8,7 @@ from thriftroute.router.text import as_conversation
 from thriftroute.serve.cache.sessions import Sessions
 from thriftroute.serve.cache.store import RedisStore, SqliteStore, session_stores
 from thriftroute.serve.config.settings import Config
-from thriftroute.serve.request import Asked, Principal
+from thriftroute.serve.request import ChatRequest, Principal
 from thriftroute.tests.helpers import asking
 from thriftroute.tests.helpers.servers import redis_server
 
@@ -28,7 +28,7 @@ def asked(
     key: str = "alice",
     session: str | None = None,
     user: str | None = None,
-) -> Asked:
+) -> ChatRequest:
     found = list(messages) or [USER]
     made = asking.asked(
         as_conversation(found).last,

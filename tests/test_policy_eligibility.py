@@ -3,7 +3,7 @@ from thriftroute.serve.config.settings import TierSettings
 from thriftroute.serve.errors import RefusedError
 from thriftroute.serve.policy.eligibility import Candidates, by_price, candidates, cost, refusal
 from thriftroute.serve.registry import Model
-from thriftroute.serve.request import Asked
+from thriftroute.serve.request import ChatRequest
 from thriftroute.tests.helpers.asking import asked, model
 
 BIG = model("big", 10.0, window=100_000, longest=4000, can=["vision", "tools"], tags=["eu"])
@@ -12,7 +12,7 @@ SMALL = model("small", 1.0, window=8000, longest=2000)
 
 
 def found(
-    request: Asked, *, tier: TierSettings | None = None, pool: tuple[Model, ...] = ()
+    request: ChatRequest, *, tier: TierSettings | None = None, pool: tuple[Model, ...] = ()
 ) -> Candidates:
     models = {m.name: m for m in pool or (BIG, MID, SMALL)}
     return candidates(models, request, weak="small", strong="big", tier=tier)
@@ -34,7 +34,7 @@ def test_all_that_can_take_it_in_the_pools_order() -> None:
         (asked(prompt_tokens=7800), ("big", "mid"), "8300"),
     ],
 )
-def test_what_a_request_needs(request_: Asked, names: tuple[str, ...], reason: str) -> None:
+def test_what_a_request_needs(request_: ChatRequest, names: tuple[str, ...], reason: str) -> None:
     result = found(request_)
     assert result.names == names
     assert reason in result.describe()
@@ -106,7 +106,7 @@ def test_a_model_that_the_pool_does_not_have_is_an_error() -> None:
     ],
 )
 def test_the_error_where_no_model_is_left(
-    request_: Asked, tier: TierSettings | None, status: int, code: str
+    request_: ChatRequest, tier: TierSettings | None, status: int, code: str
 ) -> None:
     error = refusal(found(request_, tier=tier))
     assert (error.status, error.code) == (status, code)

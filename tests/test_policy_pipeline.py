@@ -15,7 +15,6 @@ from thriftroute.tests.helpers.asking import (
     STRONG,
     WEAK,
     Failing,
-    Pool,
     Scores,
     asked,
     config,
@@ -58,8 +57,10 @@ def test_every_step_is_told_in_order() -> None:
         "strong: score 0.5 >= threshold 0.5",
     ]
     assert plan.mask
-    assert planner.mask("write to bob@example.com") == "write to [email]"
-    assert planner.masked([{"content": "to bob@example.com"}]) == [{"content": "to [email]"}]
+    assert planner.sensitivity.mask("write to bob@example.com") == "write to [email]"
+    assert planner.sensitivity.masked([{"content": "to bob@example.com"}]) == [
+        {"content": "to [email]"}
+    ]
     assert "bob" not in json.dumps(plan.to_dict())
 
 
@@ -445,7 +446,7 @@ def test_many_threads_plan_alike(tiny_bundle: Any) -> None:
 )
 def test_a_config_that_does_not_fit_the_pool(more: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        Pipeline(config((STRONG, WEAK), **more), Pool({"strong": STRONG, "weak": WEAK}), HALF)
+        Pipeline(config((STRONG, WEAK), **more), {"strong": STRONG, "weak": WEAK}, HALF)
 
 
 def test_a_quality_that_is_not_set_up_is_refused() -> None:

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 from thriftroute.serve.policy.rules import Rules
-from thriftroute.serve.request import Asked
+from thriftroute.serve.request import ChatRequest
 from thriftroute.tests.helpers.asking import STRONG, WEAK, asked, config
 
 
@@ -12,7 +12,7 @@ def rules(*whens: dict[str, Any]) -> Rules:
     return Rules(config([STRONG, WEAK], rules=made))
 
 
-def holds(when: dict[str, Any], request: Asked) -> bool:
+def holds(when: dict[str, Any], request: ChatRequest) -> bool:
     return bool(list(rules(when).matching(request)))
 
 
@@ -45,7 +45,7 @@ def holds(when: dict[str, Any], request: Asked) -> bool:
         ({"task": ["code"], "min_tokens": 1000}, asked(task="code"), False),
     ],
 )
-def test_a_condition(when: dict[str, Any], request_: Asked, expected: bool) -> None:
+def test_a_condition(when: dict[str, Any], request_: ChatRequest, expected: bool) -> None:
     assert holds(when, request_) is expected
 
 

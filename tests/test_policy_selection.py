@@ -2,8 +2,10 @@ from typing import Any
 
 import pytest
 from thriftroute.router.routers import BundleRouter, Router
-from thriftroute.serve.policy.scoring import Scoring
+from thriftroute.serve.config.settings import Rule, When
+from thriftroute.serve.policy.plan import Choice, Draft
 from thriftroute.serve.policy.selection import Selection
+from thriftroute.serve.request import ChatRequest
 from thriftroute.tests.helpers.asking import Failing, Scores, asked, config, model
 
 POOL = (model("strong", 10.0), model("mid", 3.0), model("tiny", 0.5), model("weak", 1.0))
@@ -18,44 +20,53 @@ BANDS = [
 
 
 def selection(router: Router | None = None, fastest: Any = None, **settings: Any) -> Selection:
-    made = config(POOL, router=settings)
-    return Selection(made, MODELS, Scoring(made, MODELS, router or Scores()), fastest)
+    return Selection(config(POOL, router=settings), MODELS, router or Scores(), fastest)
+
+
+def choose(
+    by: Selection, request: ChatRequest, allowed: tuple[str, ...], rule: Rule | None = None
+) -> Choice:
+    return by.choose(Draft(request, None, None, None, allowed, rule=rule)).chosen
 
 
 @pytest.mark.parametrize(("score", "choice"), [(0.5, "strong"), (0.499, "weak"), (1.0, "strong")])
 def test_the_pair_by_score_and_threshold(score: float, choice: str) -> None:
-    picked = selection(Scores(score)).pair(asked(), ALL, 0.5, "")
-    assert (picked.model, picked.choice) == (choice, choice)
+    picked = choose(selection(Scores(score)), asked(), ALL)
+    assert (picked.model, picked.kind) == (choice, choice)
     assert (picked.score, picked.threshold, picked.router) == (score, 0.5, "mf")
     sign = ">=" if choice == "strong" else "<"
     assert picked.reason == f"score {score:g} {sign} threshold 0.5"
 
 
 def test_where_the_threshold_is_from_is_told() -> None:
-    assert selection().pair(asked(), ALL, 0.5, "of rule 'r'").reason.endswith("0.5, of rule 'r'")
+    rule = Rule(name="r", when=When(), threshold=0.5)
+    assert choose(selection(), asked(), ALL, rule).reason.endswith("0.5, of rule 'r'")
 
 
 @pytest.mark.parametrize("left", ["strong", "weak"])
 def test_one_of_the_pair_needs_no_score(left: str) -> None:
     router = Scores(0.5)
-    picked = selection(router).pair(asked(), (left, "mid"), 0.5, "")
-    assert (picked.model, picked.choice, picked.score) == (left, left, None)
+    picked = choose(selection(router), asked(), (left, "mid"))
+    assert (picked.model, picked.kind, picked.score) == (left, left, None)
     assert picked.reason == f"of strong and weak only {left!r} can take it"
     assert router.seen == []
 
 
 def test_none_of_the_pair_leaves_the_cheapest() -> None:
-    picked = selection().pair(asked(), ("mid", "tiny"), 0.5, "")
-    assert (picked.model, picked.choice) == ("tiny", "pool")
+    picked = choose(selection(), asked(), ("mid", "tiny"))
+    assert (picked.model, picked.kind) == ("tiny", "pool")
 
 
 @pytest.mark.parametrize("on_error", ["strong", "weak"])
-def test_without_a_score_the_configured_model_answers(on_error: str) -> None:
-    picked = selection(Failing(), on_error=on_error).pair(asked("secret"), ALL, 0.5, "")
-    assert (picked.model, picked.choice, picked.score) == (on_error, on_error, None)
+def test_without_a_score_the_configured_model_answers(
+    on_error: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    picked = choose(selection(Failing(), on_error=on_error), asked("secret"), ALL)
+    assert (picked.model, picked.kind, picked.score) == (on_error, on_error, None)
     assert (picked.threshold, picked.router) == (0.5, "mf")
     assert picked.reason.startswith("scoring failed: ValueError")
-    assert "secret" not in picked.reason
+    assert "secret" not in picked.reason + caplog.text
+    assert "router 'mf': scoring failed: ValueError" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -70,8 +81,8 @@ def test_without_a_score_the_configured_model_answers(on_error: str) -> None:
     ],
 )
 def test_bands(score: float, model_: str) -> None:
-    picked = selection(Scores(score), strategy="bands", bands=BANDS).bands(asked(), ALL)
-    assert (picked.model, picked.choice, picked.score) == (model_, "band", score)
+    picked = choose(selection(Scores(score), strategy="bands", bands=BANDS), asked(), ALL)
+    assert (picked.model, picked.kind, picked.score) == (model_, "band", score)
     assert f"score {score:g} is in band" in picked.reason
 
 
@@ -86,23 +97,23 @@ def test_bands(score: float, model_: str) -> None:
 def test_a_band_whose_model_cannot_gives_to_the_next_higher_one(
     allowed: tuple[str, ...], model_: str
 ) -> None:
-    picked = selection(Scores(0.3), strategy="bands", bands=BANDS).bands(asked(), allowed)
+    picked = choose(selection(Scores(0.3), strategy="bands", bands=BANDS), asked(), allowed)
     assert picked.model == model_
     assert "band 'moderate', whose model cannot take it" in picked.reason
 
 
 def test_no_bands_model_left_leaves_the_cheapest() -> None:
     bands = [{"name": "all", "model": "mid"}]
-    picked = selection(Scores(0.3), strategy="bands", bands=bands).bands(
-        asked(), ("strong", "weak")
+    picked = choose(
+        selection(Scores(0.3), strategy="bands", bands=bands), asked(), ("strong", "weak")
     )
-    assert (picked.model, picked.choice, picked.score) == ("weak", "weak", 0.3)
+    assert (picked.model, picked.kind, picked.score) == ("weak", "weak", 0.3)
 
 
 def test_bands_without_a_score() -> None:
-    picked = selection(Failing(), strategy="bands", bands=BANDS).bands(asked(), ALL)
-    assert (picked.model, picked.choice) == ("strong", "strong")
-    picked = selection(Failing(), strategy="bands", bands=BANDS).bands(asked(), ("tiny", "mid"))
+    picked = choose(selection(Failing(), strategy="bands", bands=BANDS), asked(), ALL)
+    assert (picked.model, picked.kind) == ("strong", "strong")
+    picked = choose(selection(Failing(), strategy="bands", bands=BANDS), asked(), ("tiny", "mid"))
     assert picked.model == "mid"
     assert "the dearest that can" in picked.reason
 
@@ -119,7 +130,7 @@ def pool_selection(tiny_bundle: Any, tolerance: float) -> Selection:
         )
     }
     made = config(tuple(models.values()), router={"strategy": "pool", "tolerance": tolerance})
-    return Selection(made, models, Scoring(made, models, BundleRouter(tiny_bundle)))
+    return Selection(made, models, BundleRouter(tiny_bundle))
 
 
 POOL_NAMES = ("strong-1", "local", "unknown", "weak-1")
@@ -127,11 +138,11 @@ POOL_NAMES = ("strong-1", "local", "unknown", "weak-1")
 
 def test_the_cheapest_within_the_tolerance_of_the_best(tiny_bundle: Any) -> None:
     chosen = pool_selection(tiny_bundle, 0.3)
-    hard = chosen.pool(asked("prove the hard theorem"), POOL_NAMES)
-    assert (hard.model, hard.choice, hard.router) == ("strong-1", "pool", "mf")
+    hard = choose(chosen, asked("prove the hard theorem"), POOL_NAMES)
+    assert (hard.model, hard.kind, hard.router) == ("strong-1", "pool", "mf")
     assert hard.score is not None
     assert hard.score > 0.3
-    easy = chosen.pool(asked("hello is easy"), POOL_NAMES)
+    easy = choose(chosen, asked("hello is easy"), POOL_NAMES)
     assert easy.model == "local"
     assert easy.score is not None
     assert easy.score < 0.3
@@ -139,24 +150,26 @@ def test_the_cheapest_within_the_tolerance_of_the_best(tiny_bundle: Any) -> None
 
 
 def test_a_tolerance_of_one_is_the_cheapest_that_the_bundle_knows(tiny_bundle: Any) -> None:
-    picked = pool_selection(tiny_bundle, 1.0).pool(asked("prove the hard theorem"), POOL_NAMES)
+    picked = choose(pool_selection(tiny_bundle, 1.0), asked("prove the hard theorem"), POOL_NAMES)
     assert picked.model == "local"
 
 
 def test_the_best_is_the_best_of_those_that_can(tiny_bundle: Any) -> None:
-    picked = pool_selection(tiny_bundle, 0.05).pool(asked("hard"), ("local", "unknown", "weak-1"))
+    picked = choose(
+        pool_selection(tiny_bundle, 0.05), asked("hard"), ("local", "unknown", "weak-1")
+    )
     assert picked.model in {"local", "weak-1"}
 
 
 def test_a_pool_of_unknown_models_leaves_the_cheapest(tiny_bundle: Any) -> None:
-    picked = pool_selection(tiny_bundle, 0.05).pool(asked("hard"), ("unknown",))
-    assert (picked.model, picked.choice) == ("unknown", "pool")
+    picked = choose(pool_selection(tiny_bundle, 0.05), asked("hard"), ("unknown",))
+    assert (picked.model, picked.kind) == ("unknown", "pool")
     assert "the bundle knows none that can take it" in picked.reason
 
 
 def test_a_pool_without_text_goes_by_on_error(tiny_bundle: Any) -> None:
-    picked = pool_selection(tiny_bundle, 0.05).pool(asked(" "), POOL_NAMES)
-    assert (picked.model, picked.choice, picked.reason) == (
+    picked = choose(pool_selection(tiny_bundle, 0.05), asked(" "), POOL_NAMES)
+    assert (picked.model, picked.kind, picked.reason) == (
         "strong-1",
         "strong",
         "no text to score",
@@ -177,6 +190,6 @@ def test_a_pool_without_text_goes_by_on_error(tiny_bundle: Any) -> None:
 )
 def test_priorities(wish: Any, allowed: tuple[str, ...], model_: str, choice: str) -> None:
     seconds = {"mid": 0.2, "strong": 1.5}
-    picked = selection(fastest=seconds.get).priority(asked(), allowed, wish)
-    assert (picked.model, picked.choice) == (model_, choice)
+    picked = choose(selection(fastest=seconds.get), asked(priority=wish), allowed)
+    assert (picked.model, picked.kind) == (model_, choice)
     assert picked.reason.startswith(f"priority {wish}")

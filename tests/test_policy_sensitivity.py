@@ -6,7 +6,8 @@ from thriftroute.errors import ConfigError
 from thriftroute.providers.pii import passes_luhn, spans
 from thriftroute.serve.config.settings import KINDS, SensitivitySettings
 from thriftroute.serve.errors import RefusedError
-from thriftroute.serve.policy.sensitivity import RegexDetector, Sensitivity
+from thriftroute.serve.policy.detectors import RegexDetector
+from thriftroute.serve.policy.sensitivity import Sensitivity
 from thriftroute.tests.helpers.asking import asked, model
 
 MODELS = {

@@ -4,7 +4,7 @@ import pytest
 from thriftroute.errors import ConfigError, MissingExtraError
 from thriftroute.research.languages import load_multilingual
 from thriftroute.router.languages import Languages
-from thriftroute.serve.policy.signals import SIGNALS, has_signal
+from thriftroute.serve.policy.patterns import SIGNALS, has_signal
 
 
 @pytest.mark.parametrize(

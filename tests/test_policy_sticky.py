@@ -1,7 +1,7 @@
 from typing import Any
 
 import pytest
-from thriftroute.serve.policy.sticky import no_weaker, stay, weaker
+from thriftroute.serve.policy.selection import stay, weaker
 from thriftroute.tests.helpers.asking import asked, config, in_tool_calls, model
 
 POOL = (model("strong", 10.0), model("dear", 20.0), model("mid", 3.0), model("weak", 1.0))
@@ -19,7 +19,8 @@ NAMES = tuple(MODELS)
     ],
 )
 def test_no_model_that_is_a_step_down(held: str, left: list[str]) -> None:
-    assert no_weaker(NAMES, held, config(POOL), MODELS, asked()) == left
+    made = config(POOL)
+    assert [n for n in NAMES if not weaker(n, held, made, MODELS, asked())] == left
 
 
 def test_the_weak_model_is_a_step_down_even_where_it_is_dearer() -> None:
@@ -45,7 +46,7 @@ def test_who_stays(request_: Any, held: str, sticky_s: float, reason: str | None
     picked = stay(request_, NAMES, held, config(POOL, sticky_s=sticky_s))
     assert (picked and picked.reason) == reason
     if picked:
-        assert (picked.model, picked.choice) == (held, "session")
+        assert (picked.model, picked.kind) == (held, "session")
 
 
 def test_nobody_stays_on_a_model_that_cannot_take_the_request() -> None:

@@ -13,8 +13,8 @@ from thriftroute.errors import ConfigError
 from thriftroute.serve.config.settings import Config, RecordSettings
 from thriftroute.serve.live.experiment import Experiment
 from thriftroute.serve.records import Record, Recorder, hash_session
-from thriftroute.serve.request import Asked
-from thriftroute.serve.state import State
+from thriftroute.serve.request import ChatRequest
+from thriftroute.serve.state import ServerState
 from thriftroute.testing.stub import StubProvider
 from thriftroute.tests.helpers import asking
 from thriftroute.tests.helpers.serving import Serving, pool, serving
@@ -100,10 +100,10 @@ def test_the_treatment_may_be_another_router() -> None:
 def test_a_treatment_that_cannot_be_made_stops_the_start() -> None:
     trial = {"name": "t", "share": 0.1, "router": "random", "strong_share": 0.2}
     with pytest.raises(ConfigError, match=r"experiment: router\.strong_share: router 'random' has"):
-        State(Config.model_validate(pool("http://127.0.0.1:9/v1", experiment=trial)))
+        ServerState(Config.model_validate(pool("http://127.0.0.1:9/v1", experiment=trial)))
 
 
-def asked(number: int, session: str | None = None, tenant: str = "default") -> Asked:
+def asked(number: int, session: str | None = None, tenant: str = "default") -> ChatRequest:
     found = asking.asked("Hi", tenant=tenant, session=session)
     return replace(found, id=f"{number:032x}")
 
@@ -113,7 +113,7 @@ def experiment(**changes: Any) -> Experiment:
         pool("http://127.0.0.1:9/v1", router={"name": "random", "threshold": 0.5},
              experiment={**TRIAL, **changes})
     )  # fmt: skip
-    state = State(config)
+    state = ServerState(config)
     assert state.experiment is not None
     return state.experiment
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import httpx
 import pytest
-from thriftroute.serve import maxima
+from thriftroute.serve import request_parts
 from thriftroute.serve.errors import RefusedError
 from thriftroute.testing.stub import StubProvider
 from thriftroute.tests.helpers.serving import Serving, pool, serving
@@ -35,7 +35,7 @@ from thriftroute.tests.helpers.serving import Serving, pool, serving
     ],
 )
 def test_the_largest_maximum_counts(body: dict[str, Any], tokens: int) -> None:
-    assert maxima.output_tokens(body, 512) == tokens
+    assert request_parts.output_tokens(body, 512) == tokens
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_the_largest_maximum_counts(body: dict[str, Any], tokens: int) -> None:
     [{"n": 3}, {"best_of": 3}, {"n": 1, "candidateCount": 3}, {"options": {"num_beams": 3}}],
 )
 def test_the_largest_number_of_answers_counts(more: dict[str, Any]) -> None:
-    assert maxima.choices(more) == 3
+    assert request_parts.choices(more) == 3
 
 
 @pytest.mark.parametrize(
@@ -64,18 +64,18 @@ def test_the_largest_number_of_answers_counts(more: dict[str, Any]) -> None:
 )
 def test_a_maximum_that_cannot_be_counted_is_refused(body: dict[str, Any], param: str) -> None:
     with pytest.raises(RefusedError, match="expected a whole number from 1 to") as caught:
-        maxima.output_tokens(body, 512)
-        maxima.choices(body)
+        request_parts.output_tokens(body, 512)
+        request_parts.choices(body)
     assert (caught.value.status, caught.value.param) == (400, param)
 
 
 def test_a_maximum_of_minus_one_is_none_where_a_local_server_answers() -> None:
-    assert maxima.output_tokens({"max_tokens": -1}, 512, unlimited=True) == 512
+    assert request_parts.output_tokens({"max_tokens": -1}, 512, unlimited=True) == 512
     both = {"max_tokens": -1, "max_completion_tokens": 9}
-    assert maxima.output_tokens(both, 512, unlimited=True) == 9
+    assert request_parts.output_tokens(both, 512, unlimited=True) == 9
     for other in (0, -2, -1.0, True):
         with pytest.raises(RefusedError):
-            maxima.output_tokens({"max_tokens": other}, 512, unlimited=True)
+            request_parts.output_tokens({"max_tokens": other}, 512, unlimited=True)
 
 
 def ask(server: Serving, **more: Any) -> httpx.Response:

@@ -10,10 +10,11 @@ from typing import Any
 import httpx
 import pytest
 from thriftroute.serve.api.chat_request import DEEPEST, MOST_OBJECTS, MOST_PARTS, read_body
-from thriftroute.serve.api.openai_chat import Chat, Stream
+from thriftroute.serve.api.flow import RequestFlow
+from thriftroute.serve.api.openai_chat import parse
 from thriftroute.serve.config.settings import Config
 from thriftroute.serve.errors import RefusedError
-from thriftroute.serve.state import State
+from thriftroute.serve.state import ServerState
 from thriftroute.testing.stub import StubProvider
 from thriftroute.testing.stub_faults import Fault
 
@@ -149,7 +150,7 @@ def test_a_strong_model_that_fails_after_a_weak_answer_is_not_charged(
     assert row["cost"] == pytest.approx(weak)
 
 
-def _chat(provider: StubProvider, path: Path) -> tuple[Chat, State]:
+def _flow(provider: StubProvider, path: Path) -> tuple[RequestFlow, ServerState]:
     config = Config.model_validate(
         pool(
             provider.url,
@@ -158,12 +159,12 @@ def _chat(provider: StubProvider, path: Path) -> tuple[Chat, State]:
             default_tier="free",
         )
     )
-    state = State(config)
-    return Chat(state), state
+    state = ServerState(config)
+    return RequestFlow(state), state
 
 
-async def _settled(chat: Chat, state: State) -> tuple[dict[str, Any], dict[str, Any]]:
-    await chat.finish()
+async def _settled(flow: RequestFlow, state: ServerState) -> tuple[dict[str, Any], dict[str, Any]]:
+    await flow.finish()
     budgets = await state.ledger.state()
     await state.caller.close()
     await state.close()
@@ -174,7 +175,7 @@ def test_a_client_that_leaves_while_its_answer_is_settled_is_charged_and_recorde
     provider: StubProvider, tmp_path: Path
 ) -> None:
     async def leave() -> tuple[dict[str, Any], dict[str, Any]]:
-        chat, state = _chat(provider, tmp_path / "records.db")
+        flow, state = _flow(provider, tmp_path / "records.db")
         await state.start()
         settle, begun = state.ledger.settle, asyncio.Event()
 
@@ -184,14 +185,13 @@ def test_a_client_that_leaves_while_its_answer_is_settled_is_charged_and_recorde
             await settle(*args)
 
         state.ledger.settle = slow  # type: ignore[method-assign]
-        task = asyncio.create_task(
-            chat.answer(json.dumps({"model": "weak", "messages": USER}).encode(), {})
-        )
+        raw = json.dumps({"model": "weak", "messages": USER}).encode()
+        task = asyncio.create_task(flow.answer(await parse(state, raw, {})))
         await begun.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        return await _settled(chat, state)
+        return await _settled(flow, state)
 
     budget, row = asyncio.run(leave())
     assert budget["held"] == 0
@@ -204,13 +204,13 @@ def test_a_stream_that_nobody_begins_to_read_is_closed_and_settled(
     provider: StubProvider, tmp_path: Path
 ) -> None:
     async def leave() -> tuple[dict[str, Any], dict[str, Any]]:
-        chat, state = _chat(provider, tmp_path / "records.db")
+        flow, state = _flow(provider, tmp_path / "records.db")
         await state.start()
         body = {"model": "weak", "messages": USER, "stream": True}
-        answer = await chat.answer(json.dumps(body).encode(), {})
-        assert isinstance(answer, Stream)
-        await answer.chunks.aclose()  # type: ignore[attr-defined]
-        return await _settled(chat, state)
+        reply = await flow.answer(await parse(state, json.dumps(body).encode(), {}))
+        assert reply.chunks is not None
+        await reply.chunks.aclose()
+        return await _settled(flow, state)
 
     budget, row = asyncio.run(leave())
     assert budget["held"] == 0

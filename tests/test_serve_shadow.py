@@ -18,7 +18,7 @@ from thriftroute.router.threshold import threshold_for_share
 from thriftroute.serve.config.loader import load_config
 from thriftroute.serve.live.drift_monitor import LEAST, DriftMonitor, ThresholdHold
 from thriftroute.serve.records import Record
-from thriftroute.serve.state import State
+from thriftroute.serve.state import ServerState
 from thriftroute.testing.stub import StubProvider
 from thriftroute.testing.stub_faults import Fault
 from thriftroute.tests.helpers.serving import Serving, pool, serving
@@ -196,7 +196,7 @@ def test_a_baseline_that_cannot_be_read_stops_the_start(tmp_path: Path) -> None:
     file.write_text("{}", encoding="utf-8")
     settings = pool("http://127.0.0.1:9/v1", watch={"baseline": str(file)})
     with pytest.raises(ConfigError, match=r"watch\.baseline: .*b\.json: no baseline"):
-        State(Config.model_validate(settings))
+        ServerState(Config.model_validate(settings))
 
 
 def test_familiarity_is_recorded_where_it_is_asked_for(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from ...errors import DataError
+from ...errors import ConfigError, DataError
 from ...files import private, whole_file
 from ...router.scorer import Scorer
 from ...router.text import Conversation, as_conversation
@@ -74,7 +74,8 @@ class RowScorer(Scorer):
         pair = {"strong": settings.strong, "weak": settings.weak}
         # One thread a run of the graph: whole chunks are what is spread over the cores.
         loaded = cls.load(settings.bundle, threads=1, context=settings.context, **pair)
-        loaded._require_models()
+        if not loaded.bundle.manifest.models:
+            raise ConfigError(f"{loaded.bundle} is an encoder: it embeds, but knows no models")
         return cast("RowScorer", loaded)
 
     @property

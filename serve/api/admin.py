@@ -4,10 +4,10 @@ import base64
 import hashlib
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
@@ -15,21 +15,21 @@ from starlette.routing import Route
 
 from ...eval.drift.arms import compare
 from ..config.time_spec import moment
-from ..errors import RefusedError
+from ..errors import RefusedError, wrong
 from ..records.stats import FILTERS
+from ..registry import Model
 from ..request import Principal
+from ..state import ServerState
 from .auth import admin, principal
-from .chat_request import read_body, read_options, read_request
-
-if TYPE_CHECKING:
-    from ..state import State
+from .chat_request import read_body, read_options
+from .openai_chat import request_of
 
 PAGE = Path(__file__).with_name("page.html")
 _SWITCHES = ("errors", "rated")
 _ROUTE_KEYS = ("prompt", "messages", "tier")
 
 
-def admin_routes(state: "State") -> list[Route]:
+def admin_routes(state: ServerState) -> list[Route]:
     """GET /, /stats, /decisions, /decisions/{id}, /metrics; POST /feedback, /route.
 
     All but the page itself (which holds no data) and /feedback are for admins, see `auth.admin`;
@@ -54,8 +54,13 @@ def content_security_policy(page: str) -> str:
     Both are named by hash, and text never becomes markup: a browser refuses anything else, even
     where the page itself should have a hole.
     """
-    parts = {tag: re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.S) for tag in ("script", "style")}
-    hashes = {tag: " ".join(map(_hash, found)) for tag, found in parts.items()}
+    hashes = {}
+    for tag in ("script", "style"):
+        digests = (
+            hashlib.sha256(text.encode()).digest()
+            for text in re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.S)
+        )
+        hashes[tag] = " ".join(f"'sha256-{base64.b64encode(d).decode()}'" for d in digests)
     return (
         f"default-src 'none'; script-src {hashes['script']}; style-src {hashes['style']}; "
         "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
@@ -66,7 +71,7 @@ def content_security_policy(page: str) -> str:
 class _Views:
     """The routes, over one state."""
 
-    def __init__(self, state: "State") -> None:
+    def __init__(self, state: ServerState) -> None:
         self._state = state
         self._page = PAGE.read_text(encoding="utf-8")
         self._policy = content_security_policy(self._page)
@@ -78,30 +83,35 @@ class _Views:
     async def stats(self, request: Request) -> Response:
         """`?since=24h&until=&by=model` and a value for any filter of the decisions."""
         self._admin(request)
-        query = dict(request.query_params)
-        since = _moment(query.pop("since", None), "since")
-        until = _moment(query.pop("until", None), "until")
+        state, query = self._state, dict(request.query_params)
+        since, until = (_moment(query.pop(name, None), name) for name in ("since", "until"))
         by = query.pop("by", None) or None
-        filters = _filters(query)
-        recorder = self._state.recorder
-        report = await self._state.in_reports(
+        filters, recorder = _filters(query), state.recorder
+        report = await state.in_reports(
             lambda: recorder.stats(since, by, until=until, filters=filters)
         )
-        more = await self._state.in_reports(lambda: self._watched(since, until))
-        records = {
-            "kept": recorder.engine is not None,
-            "pending": recorder.pending,
-            "dropped": recorder.dropped,
-        }
+        more = await state.in_reports(lambda: self._watched(since, until))
+        settings = state.config.router
         return JSONResponse(
             {
                 **report,
                 **more,
                 "now": time.time(),
-                "router": self._router(),
-                "models": self._models(),
-                "budgets": await self._state.ledger.state(),
-                "records": records,
+                "router": {
+                    "name": settings.name,
+                    "strategy": settings.strategy,
+                    "threshold": state.pipeline.threshold,
+                    "strong_share": settings.strong_share,
+                    "strong": state.config.strong,
+                    "weak": state.config.weak,
+                },
+                "models": [self._described(model) for model in state.registry.models.values()],
+                "budgets": await state.ledger.state(),
+                "records": {
+                    "kept": recorder.engine is not None,
+                    "pending": recorder.pending,
+                    "dropped": recorder.dropped,
+                },
             }
         )
 
@@ -111,7 +121,7 @@ class _Views:
         query = dict(request.query_params)
         limit = query.pop("limit", "50")
         if not re.fullmatch(r"[1-9][0-9]{0,8}", limit):
-            raise _wrong("limit", "expected a whole number from 1 on")
+            raise wrong("limit", "expected a whole number from 1 on")
         filters: dict[str, Any] = {
             name: _moment(query.pop(name, None), name) for name in ("since", "until")
         }
@@ -133,17 +143,21 @@ class _Views:
 
         An admin may rate any decision, a client those of its own tenant.
         """
-        tenant = self._tenant_of_feedback(request)
+        tenant: str | None = None
+        try:
+            self._admin(request)
+        except RefusedError:
+            tenant = principal(request.headers, self._state.config).tenant
         body = await self._read(request)
         id = body.get("id", body.get("decision_id"))
         value = body.get("value", body.get("score"))
         comment = body.get("comment")
         if not isinstance(id, str) or not id:
-            raise _wrong("id", "expected a decision's id, the header x-thriftroute-decision-id")
+            raise wrong("id", "expected a decision's id, the header x-thriftroute-decision-id")
         if isinstance(value, bool) or not isinstance(value, int | float | str):
-            raise _wrong("value", "expected 'good', 'bad' or a number from 0 to 1")
+            raise wrong("value", "expected 'good', 'bad' or a number from 0 to 1")
         if not isinstance(comment, str | None):
-            raise _wrong("comment", "expected text")
+            raise wrong("comment", "expected text")
         recorder = self._state.recorder
         found = await self._state.in_reports(
             lambda: recorder.feedback(id, value, comment, tenant=tenant)
@@ -158,44 +172,33 @@ class _Views:
         The body is a chat completion's; `prompt` stands for messages of one user's, `tier` for the
         tier of the user who asks.
         """
-        who = self._admin(request)
-        state = self._state
+        who, state = self._admin(request), self._state
         body = await self._read(request)
-        options, tenant = read_options(body.get("metadata"), request.headers)
-        who = replace(who, tenant=tenant or who.tenant, tier=self._tier(body, who))
-        asked_body = {key: value for key, value in body.items() if key not in _ROUTE_KEYS}
-        asked_body["messages"] = _messages(body)
+        options = read_options(body.get("metadata"), request.headers)
+        who = replace(who, tenant=options.tenant or who.tenant, tier=self._tier(body, who))
+        chat = {key: value for key, value in body.items() if key not in _ROUTE_KEYS}
+        chat["messages"] = _messages(body)
         started = time.perf_counter()
-        asked = await state.in_thread(
-            lambda: read_request(
-                asked_body,
-                options,
-                who,
-                id="dry-run",
-                expected_output=state.config.expected_output_tokens,
-                count=state.count_tokens,
-                unlimited=state.registry.is_local(asked_body.get("model")),
-            )
-        )
-        plan = await state.in_thread(lambda: state.pipeline.plan(asked))
-        output = asked.output_tokens * asked.choices
+        found = await state.in_thread(lambda: request_of(state, chat, options, who, id="dry-run"))
+        plan = await state.in_thread(lambda: state.pipeline.plan(found))
+        output = found.output_tokens * found.choices
         return JSONResponse(
             {
                 **plan.to_dict(),
                 "decision_ms": (time.perf_counter() - started) * 1000,
-                "prompt_tokens": asked.prompt_tokens,
+                "prompt_tokens": found.prompt_tokens,
                 "output_tokens": output,
                 "estimates": {
-                    name: model.estimate(asked.prompt_tokens, output)
+                    name: model.estimate(found.prompt_tokens, output)
                     for name, model in state.registry.models.items()
                 },
             }
         )
 
     async def metrics(self, request: Request) -> Response:
-        if not self._state.config.server.public_metrics:
-            self._admin(request)
         state = self._state
+        if not state.config.server.public_metrics:
+            self._admin(request)
         state.metrics.set_budgets(await state.ledger.state(), degraded=state.ledger.degraded)
         accept = request.headers.get("accept")
         content, kind = await state.in_reports(lambda: state.metrics.render(accept))
@@ -203,45 +206,25 @@ class _Views:
 
     async def _read(self, request: Request) -> dict[str, Any]:
         raw = await request.body()
-        return await self._state.in_thread(lambda: read_body(raw), size=len(raw))
+        found = await self._state.in_thread(lambda: read_body(raw), size=len(raw))
+        return found
 
     def _admin(self, request: Request) -> Principal:
         client = None if request.client is None else request.client.host
         return admin(request.headers, self._state.config, client=client)
 
-    def _tenant_of_feedback(self, request: Request) -> str | None:
-        """None: of any tenant."""
-        try:
-            self._admin(request)
-        except RefusedError:
-            return principal(request.headers, self._state.config).tenant
-        return None
-
     def _tier(self, body: Mapping[str, Any], who: Principal) -> str | None:
-        tier = body.get("tier")
+        tier, tiers = body.get("tier"), self._state.config.tiers
         if tier is None:
             return who.tier
-        tiers = self._state.config.tiers
         if not isinstance(tier, str) or tier not in tiers:
-            raise _wrong("tier", f"expected one of {', '.join(tiers) or 'none: no tiers are set'}")
+            raise wrong("tier", f"expected one of {', '.join(tiers) or 'none: no tiers are set'}")
         return tier
-
-    def _router(self) -> dict[str, Any]:
-        state = self._state
-        return {
-            "name": state.config.router.name,
-            "strategy": state.config.router.strategy,
-            "threshold": state.pipeline.threshold,
-            "strong_share": state.config.router.strong_share,
-            "strong": state.config.strong,
-            "weak": state.config.weak,
-        }
 
     def _watched(self, since: float | None, until: float | None) -> dict[str, Any]:
         """Drift, and what shadow mode and the experiment come to; None where they are off."""
-        state = self._state
+        state, shadow, experiment = self._state, None, None
         drift, settings = state.drift_monitor.report, state.config.experiment
-        shadow = experiment = None
         if state.config.shadow:
             shadow = state.recorder.shadow(since, until=until)
         if settings is not None:
@@ -253,35 +236,31 @@ class _Views:
             "experiment": experiment,
         }
 
-    def _models(self) -> list[dict[str, Any]]:
-        """The pool; prices in USD per million tokens."""
-        state = self._state
-        cooling = set(state.caller.cooling())
-        return [
-            {
-                "name": model.name,
-                "model": model.litellm_model,
-                "input_price": model.input_price * 1e6,
-                "output_price": model.output_price * 1e6,
-                "cached_input_price": model.cached_input_price * 1e6,
-                "context_window": model.context_window,
-                "capabilities": sorted(model.capabilities),
-                "tags": sorted(model.tags),
-                "cooling": model.name in cooling,
-                "latency_s": state.caller.latency(model.name),
-            }
-            for model in state.registry.models.values()
-        ]
+    def _described(self, model: Model) -> dict[str, Any]:
+        """A model of the pool; prices in USD per million tokens."""
+        caller = self._state.caller
+        return {
+            "name": model.name,
+            "model": model.litellm_model,
+            "input_price": model.input_price * 1e6,
+            "output_price": model.output_price * 1e6,
+            "cached_input_price": model.cached_input_price * 1e6,
+            "context_window": model.context_window,
+            "capabilities": sorted(model.capabilities),
+            "tags": sorted(model.tags),
+            "cooling": model.name in caller.cooling(),
+            "latency_s": caller.latency(model.name),
+        }
 
 
 def _messages(body: Mapping[str, Any]) -> Any:
     if ("prompt" in body) == ("messages" in body):
-        raise _wrong("prompt", "give either a prompt or messages")
+        raise wrong("prompt", "give either a prompt or messages")
     if "messages" in body:
         return body["messages"]
     prompt = body["prompt"]
     if not isinstance(prompt, str) or not prompt.strip():
-        raise _wrong("prompt", "expected text")
+        raise wrong("prompt", "expected text")
     return [{"role": "user", "content": prompt}]
 
 
@@ -293,39 +272,27 @@ def _moment(value: str | None, param: str) -> float | None:
     try:
         return moment(value)
     except ValueError as error:
-        raise _wrong(param, str(error)) from None
+        raise wrong(param, str(error)) from None
+
+
+def _status(value: str) -> int:
+    if not re.fullmatch(r"[0-9]{3}", value):
+        raise wrong("status", "expected an HTTP status such as 429")
+    return int(value)
 
 
 def _filters(query: Mapping[str, str]) -> dict[str, Any]:
     """Of a query's parameters; an empty one filters nothing."""
-    found: dict[str, Any] = {}
-    for name, value in query.items():
-        if name not in FILTERS and name not in _SWITCHES:
+    readers: dict[str, Callable[[str], Any]] = dict.fromkeys(FILTERS, str)
+    readers["status"] = _status
+    readers |= dict.fromkeys(_SWITCHES, lambda value: value not in {"0", "false", "no"})
+    for name in query:
+        if name not in readers:
             known = ", ".join([*FILTERS, *_SWITCHES, "since", "until"])
-            raise _wrong(name[:50], f"no such filter; there are {known}")
-        if not value:
-            continue
-        if name in _SWITCHES:
-            found[name] = value not in {"0", "false", "no"}
-        elif name == "status":
-            if not value.isascii() or not value.isdigit() or len(value) != 3:
-                raise _wrong("status", "expected an HTTP status such as 429")
-            found[name] = int(value)
-        else:
-            found[name] = value
-    return found
-
-
-def _hash(text: str) -> str:
-    digest = hashlib.sha256(text.encode()).digest()
-    return f"'sha256-{base64.b64encode(digest).decode()}'"
-
-
-def _wrong(param: str, problem: str) -> RefusedError:
-    return RefusedError(400, "invalid_request", f"{param}: {problem}", param=param)
+            raise wrong(name[:50], f"no such filter; there are {known}")
+    return {name: readers[name](value) for name, value in query.items() if value}
 
 
 def _no_decision(id: str) -> RefusedError:
-    return RefusedError(
-        404, "decision_not_found", f"there is no decision {id[:100]!r} here, or none of this tenant"
-    )
+    message = f"there is no decision {id[:100]!r} here, or none of this tenant"
+    return RefusedError(404, "decision_not_found", message)

@@ -9,12 +9,11 @@ import hmac
 import ipaddress
 from collections.abc import Mapping
 
-from ..config.settings import Config, KeySettings
+from ..config.settings import Config
 from ..errors import RefusedError
 from ..request import Principal
 
 TENANT_HEADER = "x-thriftroute-tenant"
-_CHALLENGE = {"www-authenticate": 'Bearer realm="thriftroute"'}
 _PROXIED = ("forwarded", "x-forwarded-for", "x-real-ip")
 _TENANT_CHARS = 200
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -40,9 +39,8 @@ def principal(
     no name.
     """
     asked = _tenant(headers.get(TENANT_HEADER, tenant))
-    sent = _bearer(headers)
-    if sent is not None:
-        hashed = digest(sent)
+    hashed = _digest_sent(headers)
+    if hashed is not None:
         if _is(hashed, config.server.admin_sha256):
             return Principal("admin", asked or "default", config.default_tier, admin=True)
         # No early exit: the time taken does not tell which key came close.
@@ -53,25 +51,26 @@ def principal(
             owned = {other.tenant for other in config.keys}
             free = key.tenant is None and (key.admin or tenant not in owned)
             if tenant != key.tenant and not free:
-                raise _not_its_own(key)
+                what = "leave out" if key.tenant is not None else "name another in"
+                message = f"the key {key.name!r} does not belong to the tenant of this request; "
+                message += f"{what} {TENANT_HEADER} or the metadata's tenant"
+                raise RefusedError(403, "wrong_tenant", message)
             return Principal(key.name, tenant, key.tier or config.default_tier, key.admin)
     if config.keys:
-        raise _unknown(sent)
+        raise _unknown(hashed)
     allowed = headers.get("origin", "") in config.server.cors_origins
     if not allowed and _from_another_site(headers, config):
-        raise RefusedError(
-            403,
-            "foreign_origin",
+        message = (
             "this server has no API keys and takes no requests from other sites' pages; "
-            "`thriftroute keys new` makes a key, server.cors_origins lets a site in",
+            "`thriftroute keys new` makes a key, server.cors_origins lets a site in"
         )
+        raise RefusedError(403, "foreign_origin", message)
     return Principal("anonymous", asked or "default", config.default_tier)
 
 
 def client_of(headers: Mapping[str, str], config: Config, address: str) -> str:
     """Whom a request counts for: its key's digest, or its address where it has no key of ours."""
-    sent = _bearer(headers)
-    hashed = None if sent is None else digest(sent)
+    hashed = _digest_sent(headers)
     known = [config.server.admin_sha256, *(key.sha256 for key in config.keys)]
     return hashed if hashed is not None and hashed in known else address
 
@@ -90,35 +89,36 @@ def admin(
     Raises RefusedError: 401 without a valid key, 403 with one that is no admin's, or where no
     admin key is configured and the above does not hold.
     """
-    sent = _bearer(headers)
-    if sent is not None and _is(digest(sent), config.server.admin_sha256):
+    hashed = _digest_sent(headers)
+    if hashed is not None and _is(hashed, config.server.admin_sha256):
         return principal(headers, config)
     if config.server.admin_sha256 is not None or any(key.admin for key in config.keys):
-        if config.keys:
-            who = principal(headers, config)
-            if who.admin:
-                return who
-            raise RefusedError(403, "not_admin", f"the key {who.key!r} is not an admin's")
-        raise _unknown(sent)
+        if not config.keys:
+            raise _unknown(hashed)
+        who = principal(headers, config)
+        if who.admin:
+            return who
+        raise RefusedError(403, "not_admin", f"the key {who.key!r} is not an admin's")
     if not config.keys and open_to_this_machine(headers, config, client):
         return Principal("local", "default", config.default_tier, admin=True)
-    raise RefusedError(
-        403,
-        "no_admin_key",
+    message = (
         "this route needs an admin key and none is configured; run `thriftroute keys new --admin` "
-        "and put what it prints in thriftroute.yaml",
+        "and put what it prints in thriftroute.yaml"
     )
+    raise RefusedError(403, "no_admin_key", message)
 
 
 def open_to_this_machine(
     headers: Mapping[str, str], config: Config, client: str | None = "127.0.0.1"
 ) -> bool:
     """True where a request without a key comes from this very machine, and from no other site."""
-    if not _is_loopback(config.server.host) or not _is_loopback(client or ""):
-        return False
-    if any(name in headers for name in _PROXIED):
-        return False
-    return _names_this_machine(headers) and not _from_another_site(headers, config)
+    return (
+        _is_loopback(config.server.host)
+        and _is_loopback(client or "")
+        and not any(name in headers for name in _PROXIED)
+        and _names_this_machine(headers)
+        and not _from_another_site(headers, config)
+    )
 
 
 def _from_another_site(headers: Mapping[str, str], config: Config) -> bool:
@@ -143,10 +143,11 @@ def _names_this_machine(headers: Mapping[str, str]) -> bool:
     return host[: end + 1] + host[end + 1 :].partition(":")[0] in _LOCAL_NAMES
 
 
-def _bearer(headers: Mapping[str, str]) -> str | None:
+def _digest_sent(headers: Mapping[str, str]) -> str | None:
+    """The digest of the key that was sent; None where there is none."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     token = token.strip()
-    return token if scheme.lower() == "bearer" and token else None
+    return digest(token) if scheme.lower() == "bearer" and token else None
 
 
 def _is(hashed: str, expected: str | None) -> bool:
@@ -154,39 +155,29 @@ def _is(hashed: str, expected: str | None) -> bool:
 
 
 def _unknown(sent: str | None) -> RefusedError:
+    code, problem = "invalid_api_key", "the API key is not known here; ask whoever runs this server"
+    problem += " for one"
     if sent is None:
+        code = "missing_api_key"
         problem = "no API key in the request; send the header 'Authorization: Bearer <key>'"
-        return RefusedError(401, "missing_api_key", problem, headers=_CHALLENGE)
-    problem = "the API key is not known here; ask whoever runs this server for one"
-    return RefusedError(401, "invalid_api_key", problem, headers=_CHALLENGE)
-
-
-def _not_its_own(key: KeySettings) -> RefusedError:
-    what = "leave out" if key.tenant is not None else "name another in"
-    return RefusedError(
-        403,
-        "wrong_tenant",
-        f"the key {key.name!r} does not belong to the tenant of this request; {what} "
-        f"{TENANT_HEADER} or the metadata's tenant",
-    )
+    challenge = {"www-authenticate": 'Bearer realm="thriftroute"'}
+    return RefusedError(401, code, problem, headers=challenge)
 
 
 def _tenant(value: str | None) -> str | None:
     if value is None:
         return None
+    problem = "of printable characters"
     if not isinstance(value, str) or not value.strip() or len(value) > _TENANT_CHARS:
-        problem = f"the tenant must be a name of 1 to {_TENANT_CHARS} characters"
-        raise RefusedError(400, "invalid_tenant", problem, param="metadata.tenant")
-    if not value.isprintable():
-        problem = "the tenant must be a name of printable characters"
-        raise RefusedError(400, "invalid_tenant", problem, param="metadata.tenant")
-    return value.strip()
+        problem = f"of 1 to {_TENANT_CHARS} characters"
+    elif value.isprintable():
+        return value.strip()
+    message = f"the tenant must be a name {problem}"
+    raise RefusedError(400, "invalid_tenant", message, param="metadata.tenant")
 
 
 def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False

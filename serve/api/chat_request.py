@@ -1,4 +1,4 @@
-"""From a client's JSON and headers to an `Asked`: what is wrong is said, the rest passes through.
+"""A `ChatRequest` of a client's JSON and headers: what is wrong is said, the rest passes through.
 
 Options come in the body's `metadata` (any of the names in `OPTIONS`, taken out of what the model
 gets) or in headers `x-thriftroute-<name>`, which win. Everything else in the body is the model's.
@@ -10,41 +10,25 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from pydantic import ValidationError
 from pydantic_core import from_json
 
 from ...errors import ThriftrouteError, require_extra
 from ...router.text import as_conversation
-from .. import maxima
+from .. import request_parts
 from ..config.settings import CAPABILITIES
-from ..errors import RefusedError
-from ..parts import check_parts
-from ..request import Asked, Options, Principal
-from ..texts import texts
+from ..errors import RefusedError, wrong
+from ..request import LENGTHS, ChatRequest, Options, Principal
+from ..request_parts import kind_of, parts_of, texts
 
 PREFIX = "x-thriftroute-"
-OPTIONS = (
-    "threshold",
-    "strong_share",
-    "quality",
-    "priority",
-    "max_cost",
-    "task",
-    "tenant",
-    "session",
-    "require",
-    "models",
-    "cache",
-)
+OPTIONS = tuple(name for name in Options.model_fields if name != "metadata")
 _ALIASES = {
     "maxCost": "max_cost",
     "strongShare": "strong_share",
     "taskType": "task",
     "task_type": "task",
 }
-_CHOICES = {"quality": ("low", "medium", "high"), "priority": ("cost", "quality", "speed")}
-_OFF = {"0", "false", "no", "off", "bypass", "no-cache", "no-store"}
-_ON = {"1", "true", "yes", "on", "use"}
-_LONGEST = 500  # characters of an option; a session's name is no place for a book
 # Both cost everybody's time: clients of providers take some 0.2 ms for each, and no loop turns.
 MOST_PARTS = 4096  # messages and parts of their contents
 MOST_OBJECTS = 20_000  # JSON objects and lists in a body
@@ -70,16 +54,12 @@ def read_body(raw: bytes) -> dict[str, Any]:
         _check_entries(raw)
     try:
         body = _loaded(raw) if len(raw) < LARGE_BYTES else _loaded_fast(raw)
-    except RefusedError:
-        raise
     # RecursionError: nested a thousand levels deep. ValueError covers bytes that are no UTF-8.
     except (ValueError, RecursionError) as error:
         place = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise RefusedError(
-            400, "invalid_json", f"the body is no JSON{place}; send a JSON object"
-        ) from None
+        raise _no_json(f"is no JSON{place}; send a JSON object") from None
     if not isinstance(body, dict):
-        raise RefusedError(400, "invalid_json", f"the body must be an object, got {_kind(body)}")
+        raise _no_json(f"must be an object, got {_kind(body)}")
     return body
 
 
@@ -113,18 +93,17 @@ def _check_entries(raw: bytes) -> None:
         plain = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
         strings = require_extra("regex", "serve").compile(rb'"[^"]*+"?')
         if entries(strings.sub(b"", plain, concurrent=True)) > MOST_VALUES:
-            problem = f"JSON of more than {MOST_VALUES} entries"
-            raise RefusedError(400, "invalid_request", problem)
+            raise _too_much(f"{MOST_VALUES} entries")
 
 
-def read_options(metadata: object, headers: Mapping[str, str]) -> tuple[Options, str | None]:
-    """(options, the tenant that the request names). `headers` have lower-case names.
+def read_options(metadata: object, headers: Mapping[str, str]) -> Options:
+    """`headers` have lower-case names.
 
     Raises RefusedError (400) for a value that is none of an option's, and for a header of ours that
     is no option. Other entries of `metadata` are the client's own.
     """
     if metadata is not None and not isinstance(metadata, Mapping):
-        raise _wrong("metadata", f"expected an object, got {_kind(metadata)}")
+        raise wrong("metadata", f"expected an object, got {_kind(metadata)}")
     given: dict[str, tuple[str, Any]] = {}
     rest: dict[str, str] = {}
     for key, value in (metadata or {}).items():
@@ -133,67 +112,15 @@ def read_options(metadata: object, headers: Mapping[str, str]) -> tuple[Options,
             given[name] = (f"metadata.{key}", value)
         else:
             rest[key] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    given.update(_in_headers(headers))
-
-    def text(name: str) -> str | None:
-        where, value = given.get(name, ("", None))
-        if value is None:
-            return None
-        if not isinstance(value, str) or not value.strip() or len(value) > _LONGEST:
-            raise _wrong(where, f"expected text of 1 to {_LONGEST} characters")
-        found = value.strip()
-        if name in _CHOICES and found not in _CHOICES[name]:
-            raise _wrong(where, f"expected {', '.join(_CHOICES[name])}, got {found!r}")
-        return found
-
-    def number(name: str, most: float) -> float | None:
-        where, value = given.get(name, ("", None))
-        if value is None:
-            return None
-        try:
-            found = math.nan if isinstance(value, bool) else float(value)
-        except (TypeError, ValueError, OverflowError):
-            found = math.nan
-        if not 0 <= found <= most:  # false for NaN too
-            upper = "0 or more" if most == math.inf else f"from 0 to {most:g}"
-            raise _wrong(where, f"expected a number {upper}, got {str(value)[:40]!r}")
-        return found
-
-    def names(name: str) -> frozenset[str] | None:
-        where, value = given.get(name, ("", None))
-        if value is None:
-            return None
-        parts = value.split(",") if isinstance(value, str) else value
-        if not isinstance(parts, Sequence) or not all(isinstance(part, str) for part in parts):
-            raise _wrong(where, "expected names, separated by commas")
-        found = frozenset(part.strip() for part in parts if part.strip())
-        if not found:
-            raise _wrong(where, "expected at least one name")
-        return found
-
-    where, switch = given.get("cache", ("", True))
-    if not isinstance(switch, bool):
-        word = str(switch).strip().lower()
-        if word not in _OFF | _ON:
-            raise _wrong(where, "expected 'bypass' or 'use'")
-        switch = word in _ON
-    max_cost = number("max_cost", math.inf)
-    if max_cost == math.inf:
-        raise _wrong(given["max_cost"][0], "expected a number of US dollars")
-    options = Options(
-        threshold=number("threshold", 1.0),
-        strong_share=number("strong_share", 1.0),
-        quality=text("quality"),  # type: ignore[arg-type]  # checked against _CHOICES
-        priority=text("priority"),  # type: ignore[arg-type]
-        max_cost=max_cost,
-        task=text("task"),
-        session=text("session"),
-        require=names("require") or frozenset(),
-        models=names("models"),
-        cache=switch,
-        metadata=rest,
-    )
-    return options, text("tenant")
+    given |= _in_headers(headers)
+    values = {name: value for name, (_, value) in given.items() if value is not None}
+    try:
+        return Options(**values, metadata=rest)
+    except ValidationError as error:
+        name = str(error.errors()[0]["loc"][0])
+        expected = Options.model_fields[name].description
+        where = given[name][0] if name in given else name
+        raise wrong(where, f"expected {expected}") from None
 
 
 def read_request(
@@ -205,59 +132,61 @@ def read_request(
     expected_output: int,
     count: TokenCounter,
     unlimited: bool = False,
-) -> Asked:
+) -> ChatRequest:
     """Checks what the router relies on and nothing else: models know their own parameters.
 
     `expected_output` is assumed where the request sets no maximum. `count` counts a prompt's
-    tokens. `unlimited`: whether a maximum of -1 is none (`maxima.UNLIMITED`); it is left out then,
-    since not every server that means it so takes it. Raises RefusedError (400), its `param` naming
-    the part of the body.
+    tokens. `unlimited`: whether a maximum of -1 is none (`request_parts.UNLIMITED`); it is left out
+    then, since not every server that means it so takes it. Raises RefusedError (400), its `param`
+    naming the part of the body.
     """
     model = body.get("model", "auto")
     if not isinstance(model, str) or not model.strip():
-        raise _wrong("model", "expected the name of a model or router, such as 'auto'")
-    messages = body.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise _wrong("messages", "expected a list of at least one message")
-    if len(messages) + sum(map(_parts, messages)) > MOST_PARTS:
-        raise _wrong("messages", f"more than {MOST_PARTS} messages and parts of their contents")
-    _check_shape(body)
-    for index, message in enumerate(messages):
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise _wrong(f"messages[{index}]", "expected an object with a role")
-        if not isinstance(message.get("content"), str | list | None):
-            raise _wrong(f"messages[{index}].content", "expected text, a list of parts, or null")
-    check_parts(messages)
-    stream = body.get("stream")
+        raise wrong("model", "expected the name of a model or router, such as 'auto'")
+    messages = _checked_messages(body)
+    tools, stream = body.get("tools"), body.get("stream")
     if not isinstance(stream, bool | None):
-        raise _wrong("stream", f"expected true or false, got {_kind(stream)}")
-    stream_options = body.get("stream_options")
-    if not isinstance(stream_options, dict | None):
-        raise _wrong("stream_options", f"expected an object, got {_kind(stream_options)}")
+        raise wrong("stream", f"expected true or false, got {_kind(stream)}")
+    if not isinstance(body.get("stream_options"), dict | None):
+        raise wrong("stream_options", f"expected an object, got {_kind(body['stream_options'])}")
+    if not isinstance(tools, list | None):
+        raise wrong("tools", f"expected a list, got {_kind(tools)}")
     try:
         text = as_conversation(messages).last
     except ThriftrouteError as error:
         raise RefusedError(400, "invalid_request", str(error), param="messages") from None
-    tools = body.get("tools")
-    if not isinstance(tools, list | None):
-        raise _wrong("tools", f"expected a list, got {_kind(tools)}")
-    output_tokens = maxima.output_tokens(body, expected_output, unlimited=unlimited)
-    left_out = {"metadata"}
-    left_out |= {name for name in maxima.LENGTHS if maxima.is_unlimited(body.get(name))}
-    return Asked(
+    output_tokens = request_parts.output_tokens(body, expected_output, unlimited=unlimited)
+    left_out = {name for name in LENGTHS if request_parts.is_unlimited(body.get(name))}
+    return ChatRequest(
         id=id,
         model=model.strip(),
-        body={key: value for key, value in body.items() if key not in left_out},
+        body={k: v for k, v in body.items() if k != "metadata" and k not in left_out},
         messages=messages,
         text=text,
         stream=bool(stream),
         needs=_needs(body, messages),
         prompt_tokens=count(messages, tools) + _further_tokens(body),
         output_tokens=output_tokens,
-        choices=maxima.choices(body),
+        choices=request_parts.choices(body),
         principal=principal,
         options=options,
     )
+
+
+def _checked_messages(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise wrong("messages", "expected a list of at least one message")
+    if len(messages) + sum(len(parts_of(message)) for message in messages) > MOST_PARTS:
+        raise wrong("messages", f"more than {MOST_PARTS} messages and parts of their contents")
+    _check_shape(body)
+    for index, message in enumerate(messages):
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise wrong(f"messages[{index}]", "expected an object with a role")
+        if not isinstance(message.get("content"), str | list | None):
+            raise wrong(f"messages[{index}].content", "expected text, a list of parts, or null")
+    request_parts.check_parts(messages)
+    return messages
 
 
 def _in_headers(headers: Mapping[str, str]) -> dict[str, tuple[str, str]]:
@@ -269,7 +198,7 @@ def _in_headers(headers: Mapping[str, str]) -> dict[str, tuple[str, str]]:
             name = _ALIASES.get(key, key)
             if name not in OPTIONS:  # most likely misspelled, and a limit that is not set costs
                 known = ", ".join(PREFIX + option.replace("_", "-") for option in OPTIONS)
-                raise _wrong(header, f"there is no such option; known are {known}")
+                raise wrong(header, f"there is no such option; known are {known}")
             found.setdefault(name, (header, value))
     return found
 
@@ -280,7 +209,7 @@ def _further_tokens(body: Mapping[str, Any]) -> int:
         len(text)
         for name, value in body.items()
         if name not in {"messages", "tools", "metadata"}
-        and (isinstance(value, dict | list) or (isinstance(value, str) and len(value) > _LONGEST))
+        and (isinstance(value, dict | list) or (isinstance(value, str) and len(value) > 500))
         for text in texts(value, data=True)
     )
     return size // CHARACTERS_A_TOKEN
@@ -289,27 +218,15 @@ def _further_tokens(body: Mapping[str, Any]) -> int:
 def _needs(body: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> frozenset[str]:
     """The capabilities that a model needs for this body."""
     vision, tools, json_schema, reasoning = CAPABILITIES
-    found = set()
-    for message in messages:
-        content = message.get("content")
-        parts = content if isinstance(content, list) else ()
-        if any(isinstance(part, Mapping) and part.get("type") == "image_url" for part in parts):
-            found.add(vision)
-        if message.get("tool_calls") or message.get("role") == "tool":
-            found.add(tools)
-    if body.get("tools") or body.get("functions"):
-        found.add(tools)
     form = body.get("response_format")
-    if isinstance(form, Mapping) and form.get("type") == "json_schema":
-        found.add(json_schema)
-    if body.get("reasoning_effort") not in (None, "none"):
-        found.add(reasoning)
-    return frozenset(found)
-
-
-def _parts(message: object) -> int:
-    content = message.get("content") if isinstance(message, dict) else None
-    return len(content) if isinstance(content, list) else 0
+    needed = {
+        vision: any(kind_of(part) == "image_url" for m in messages for part in parts_of(m)),
+        tools: bool(body.get("tools") or body.get("functions"))
+        or any(m.get("tool_calls") or m.get("role") == "tool" for m in messages),
+        json_schema: isinstance(form, Mapping) and form.get("type") == "json_schema",
+        reasoning: body.get("reasoning_effort") not in (None, "none"),
+    }
+    return frozenset(name for name, is_needed in needed.items() if is_needed)
 
 
 def _check_shape(body: Mapping[str, Any]) -> None:
@@ -319,10 +236,9 @@ def _check_shape(body: Mapping[str, Any]) -> None:
         count += len(level)
         depth += 1
         if depth > DEEPEST:
-            raise RefusedError(400, "invalid_request", f"JSON of more than {DEEPEST} levels")
+            raise _too_much(f"{DEEPEST} levels")
         if count > MOST_OBJECTS:
-            problem = f"JSON of more than {MOST_OBJECTS} objects and lists"
-            raise RefusedError(400, "invalid_request", problem)
+            raise _too_much(f"{MOST_OBJECTS} objects and lists")
         level = [
             part
             for each in level
@@ -337,13 +253,15 @@ def _finite(digits: str) -> float:
 
 
 def _no_number(word: str) -> float:
-    raise RefusedError(
-        400, "invalid_json", f"the body is no JSON: {word[:20]} is no number that JSON can hold"
-    )
+    raise _no_json(f"is no JSON: {word[:20]} is no number that JSON can hold")
 
 
-def _wrong(param: str, problem: str) -> RefusedError:
-    return RefusedError(400, "invalid_request", f"{param}: {problem}", param=param)
+def _no_json(problem: str) -> RefusedError:
+    return RefusedError(400, "invalid_json", f"the body {problem}")
+
+
+def _too_much(what: str) -> RefusedError:
+    return RefusedError(400, "invalid_request", f"JSON of more than {what}")
 
 
 def _kind(value: object) -> str:

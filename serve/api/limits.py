@@ -6,6 +6,7 @@ open a connection and send no request, endless headers, clients that stop readin
 """
 
 import asyncio
+import contextlib
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection
@@ -41,16 +42,13 @@ class Limits:
     """Middleware: bounds requests as `settings` says, and sets headers for browsers.
 
     A body is read no earlier than the application asks for it, and arrives unpacked. Past a limit
-    `receive` raises RefusedError: 413 (with or without a content-length), 408, 415 for an encoding
-    other than gzip. Where the application lets it pass, it is answered here.
+    `receive` raises RefusedError: 413, 408, 415 for an encoding other than gzip.
 
     A request is work from the last byte of its body to the last byte of its answer; `in_flight`
     counts those. More than `max_concurrency` of them, or more bytes in memory than so many bodies
-    may have: 429 with Retry-After. So too where one client has `max_concurrency_per_key` requests
-    open, in work or on their way here; `client_of` says whose a request is, by default its
-    address's. `on_refusal` is told the status of each refusal that is answered here.
-
-    Headers that the application sets itself are left as they are.
+    may have: 429. So too where one client (`client_of`, by default an address) has
+    `max_concurrency_per_key` requests open. `on_refusal` is told the status of each refusal that is
+    answered here. Headers that the application sets itself are left as they are.
     """
 
     def __init__(
@@ -106,26 +104,20 @@ class Limits:
 
     def _take(self, size: int, whole: bool) -> None:
         """Room for `size` bytes more of a body and, once it is `whole`, for the work of it."""
-        most = self.settings.max_concurrency
-        if self._bytes + size > most * self.settings.max_body_bytes or (
-            whole and self.in_flight >= most
-        ):
+        most, full = self.settings.max_concurrency, self.settings.max_body_bytes
+        if self._bytes + size > most * full or (whole and self.in_flight >= most):
             raise self._overloaded()
         self._bytes += size
         self.in_flight += whole
 
     def _overloaded(self) -> RefusedError:
-        return _busy(
-            "overloaded",
-            f"{self.in_flight} requests are in work, as many as this server takes at once",
-        )
+        problem = f"{self.in_flight} requests are in work, as many as this server takes at once"
+        return _busy("overloaded", problem)
 
     def _too_many(self) -> RefusedError:
-        return _busy(
-            "too_many_at_once",
-            f"this key (without keys, this address) has {self.settings.max_concurrency_per_key} "
-            "requests open, as many as one may have at once",
-        )
+        most = self.settings.max_concurrency_per_key
+        problem = f"this key (without keys, this address) has {most} requests open, as many as one "
+        return _busy("too_many_at_once", f"{problem}may have at once")
 
 
 class _Body:
@@ -168,12 +160,11 @@ class _Body:
             self._deadline = asyncio.get_running_loop().time() + self._timeout_s
         elif self.complete:  # what is left to hear is that the client went away
             return await self._receive()
-        if self._declared > self._max:
-            raise self._too_large()
         if self._encoding not in {"", "identity", "gzip", "x-gzip"}:
             problem = "the request's Content-Encoding is not one of gzip and identity"
             told = {"accept-encoding": "gzip"}
             raise RefusedError(415, "unsupported_encoding", problem, headers=told)
+        self._check_size(self._declared)
         try:
             async with asyncio.timeout_at(self._deadline):
                 message = await self._receive()
@@ -184,8 +175,7 @@ class _Body:
         if message["type"] == "http.request":
             body = message.get("body", b"")
             self._bytes += len(body)
-            if self._bytes > self._max:
-                raise self._too_large()
+            self._check_size(self._bytes)
             was_complete, self.complete = self.complete, not message.get("more_body", False)
             if self._encoding in {"gzip", "x-gzip"} and not was_complete:
                 body = self._unpacked(body)
@@ -198,14 +188,13 @@ class _Body:
 
     def _unpacked(self, body: bytes) -> bytes:
         """More of a gzip body; never more than fits, whatever it would unpack to."""
+        broken, found = False, b""
         try:
             found = self._unzip.decompress(body, self._max - self.size + 1)
         except zlib.error:
-            found, self._encoding = b"", "broken"
-        if self.size + len(found) > self._max:
-            raise self._too_large()
-        whole = self._unzip.eof and not self._unzip.unused_data
-        if self._encoding == "broken" or (self.complete and not whole) or self._unzip.unused_data:
+            broken = True
+        self._check_size(self.size + len(found))
+        if broken or self._unzip.unused_data or (self.complete and not self._unzip.eof):
             raise RefusedError(400, "invalid_gzip", "the request's body is not whole gzip")
         return found
 
@@ -217,17 +206,16 @@ class _Body:
         """
         if self._late:
             return
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LINGER_S):
                 while not self.complete:
                     message = await self._receive()
                     self.complete = not message.get("more_body", False)
-        except TimeoutError:
-            pass
 
-    def _too_large(self) -> RefusedError:
-        problem = f"the request's body is larger than {self._max} bytes, this server's limit"
-        return RefusedError(413, "request_too_large", problem)
+    def _check_size(self, size: int) -> None:
+        if size > self._max:
+            problem = f"the request's body is larger than {self._max} bytes, this server's limit"
+            raise RefusedError(413, "request_too_large", problem)
 
 
 class _Sender:
@@ -294,21 +282,15 @@ async def _nothing() -> Message:
 class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 with bounds on what comes before and after the application.
 
-    For `uvicorn.Config(http=BoundedProtocol)`. A connection is dropped where no whole header of a
-    request arrives within `read_timeout_s`, where a header is larger than `HEADER_BYTES`, and
-    where a client takes nothing of its answer for `read_timeout_s`: the application then hears of
-    a disconnect. The time is the `read_timeout_s` that the application's lifespan put in its state
-    (30 where there is none), so that worker processes know it.
+    A connection is dropped where no whole header of a request arrives within `read_timeout_s`,
+    where a header is larger than `HEADER_BYTES`, and where a client takes nothing of its answer for
+    `read_timeout_s`, which the application's lifespan puts in its state (30 where it does not).
     """
 
     def __init__(
-        self,
-        config: Any,
-        server_state: Any,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
+        self, config: Any, server_state: Any, app_state: dict[str, Any], **more: Any
     ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
+        super().__init__(config, server_state, app_state, **more)
         self.ws_protocol_class = None  # no route is one, and its connections would have no bounds
         self._timeout_s = float(app_state.get("read_timeout_s", 30.0))
         self._header_bytes = 0
@@ -338,7 +320,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A further request on a connection has as long for its header."""
         super().on_message_begin()
-        if self._header_timer is None:  # a further request on the same connection
+        if self._header_timer is None:
             self._await_header()
 
     def on_headers_complete(self) -> None:

@@ -1,149 +1,174 @@
-"""What is known of a request in work, and what is told of it: headers, and one record."""
+"""A request in work, stage by stage, and what is told of it: headers, and one record.
+
+    Parsed -> Planned -> Reserved -> Answered -> Settled
+
+Each stage is frozen, holds all of the one before and adds its own; `grown` makes it. A request that
+ends early (a refusal, a client that leaves) goes from where it is to Answered.
+"""
 
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
 
-from ..policy.plan import Plan
+from ..policy.plan import RoutingPlan
 from ..records.record import CacheState, Record, hash_prompt, hash_session
-from ..request import Asked
+from ..request import ChatRequest
 from ..spend.cost import Usage
 from ..spend.counters import Reservation
-from ..state import State
-from ..upstream.caller import Answer
+from ..state import ServerState
 from ..upstream.failures import Attempt
 from .chat_request import PREFIX
 
 
-@dataclass(slots=True)
-class Exchange:
-    """What is known so far of a request in work."""
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """What a door has read. `size`: bytes of the body; `arm`: of the experiment."""
 
+    request: ChatRequest
+    headers: Mapping[str, str] = field(repr=False)
+    size: int
     started: float
-    asked: Asked
-    headers: Mapping[str, str]
-    size: int = 0  # bytes of its body
-    plan: Plan | None = None
-    reservation: Reservation | None = None
-    answer: Answer | None = None
-    failed: tuple[Attempt, ...] = ()  # where no model answered
+    arm: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Planned(Parsed):
+    """`key` and `bucket` are the cache's, made for the model `meant`. No plan: refused before."""
+
+    plan: RoutingPlan | None = None
     cache: CacheState = "off"
     key: str | None = None
     bucket: str | None = None
-    meant: str | None = None  # the model that `key` was made for
-    cost: float = 0.0
-    strong_cost: float = 0.0
-    usage: Usage = field(default_factory=lambda: Usage(0, 0))
-    used_tokens: int = 0  # of all attempts
-    completion: dict[str, Any] | None = None
-    upstream_s: float = 0.0
-    ttft_s: float | None = None
-    overhead_s: float | None = None  # of a stream: before its first piece
-    latency_s: float = 0.0
-    model: str | None = None
-    arm: str | None = None  # of the experiment
-    routed_cost: float | None = None  # in shadow mode
+    meant: str | None = None
+
+    @property
+    def decided(self) -> RoutingPlan:
+        """The plan, where there is one."""
+        assert self.plan is not None
+        return self.plan
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved(Planned):
+    """`called`: when the plan's models began to be asked."""
+
+    reservation: Reservation | None = None
+    called: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answered(Reserved):
+    """How it ended: `model` and `completion` are None where none answered."""
+
     status: int = 200
     error: str | None = None
-    closed: bool = False
+    model: str | None = None
+    completion: dict[str, Any] | None = field(default=None, repr=False)
+    said: str = field(default="", repr=False)
+    attempts: tuple[Attempt, ...] = ()
+    cascade: bool = False
+    upstream_s: float = 0.0
+    ttft_s: float | None = None  # of a stream
+    overhead_s: float | None = None  # of a stream: before its first piece
 
 
-def record_of(exchange: Exchange, state: State) -> Record:
-    """The record of a closed exchange. Masking its text takes patterns their time."""
-    asked, plan, answer = exchange.asked, exchange.plan, exchange.answer
-    who, usage = asked.principal, exchange.usage
-    latency = exchange.latency_s
+@dataclass(frozen=True, slots=True)
+class Settled(Answered):
+    """What it came to, in USD and tokens. `used_tokens` is of all attempts, `usage` of the last."""
+
+    usage: Usage = field(default_factory=lambda: Usage(0, 0))
+    used_tokens: int = 0
+    cost: float = 0.0
+    strong_cost: float = 0.0
+    routed_cost: float | None = None  # in shadow mode
+    latency_s: float = 0.0
+
+
+S = TypeVar("S", bound=Parsed)
+# What a record has under the same names.
+_OUTCOME = ("model", "status", "error", "cache", "cost", "strong_cost", "latency_s", "ttft_s")
+_TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
+_DECISION = ("choice", "router", "score", "threshold", "routed")
+
+
+def grown(kind: type[S], stage: Parsed, **more: Any) -> S:
+    """The stage of that `kind` with all that `stage` has, and more."""
+    return kind(**{f.name: getattr(stage, f.name) for f in fields(stage)} | more)
+
+
+def record_of(settled: Settled, state: ServerState) -> Record:
+    """The record of a settled request. Masking its text takes patterns their time."""
+    request, plan, usage = settled.request, settled.plan, settled.usage
+    who, session, experiment = request.principal, request.options.session, state.experiment
+    overhead_s = settled.overhead_s
+    if overhead_s is None and not request.stream:
+        overhead_s = max(0.0, settled.latency_s - settled.upstream_s)
     record = Record(
-        id=asked.id,
-        time=time.time() - (time.perf_counter() - exchange.started),
+        id=request.id,
+        time=time.time() - (time.perf_counter() - settled.started),
         tenant=who.tenant,
         key=who.key,
         tier=who.tier,
-        requested=asked.model,
-        model=exchange.model,
-        strong=None if exchange.model is None else exchange.model == state.config.strong,
-        task=asked.options.task,
-        stream=asked.stream,
-        status=exchange.status,
-        error=exchange.error,
-        cache=exchange.cache,
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=usage.completion_tokens,
-        cached_tokens=usage.cached_tokens,
-        reasoning_tokens=usage.reasoning_tokens,
-        cost=exchange.cost,
-        strong_cost=exchange.strong_cost,
-        latency_s=latency,
-        ttft_s=exchange.ttft_s,
-        prompt_hash=hash_prompt(asked.messages),
+        requested=request.model,
+        strong=None if settled.model is None else settled.model == state.config.strong,
+        attempts=tuple(attempt.to_dict() for attempt in settled.attempts),
+        task=request.options.task,
+        session_hash=None if session is None else hash_session(who.tenant, session),
+        stream=request.stream,
+        overhead_s=overhead_s,
+        prompt_hash=hash_prompt(request.messages),
+        arm=None if experiment is None else experiment.recorded(settled.arm),
+        **{name: getattr(settled, name) for name in _OUTCOME},
+        **{name: getattr(usage, name) for name in _TOKENS},
+        **({} if plan is None else {name: getattr(plan, name) for name in _DECISION}),
     )
-    if exchange.overhead_s is not None:
-        record.overhead_s = exchange.overhead_s
-    elif not asked.stream:
-        record.overhead_s = max(0.0, latency - exchange.upstream_s)
-    if asked.options.session is not None:
-        record.session_hash = hash_session(who.tenant, asked.options.session)
     if plan is not None:
-        record.choice, record.router = plan.choice, plan.router
-        record.reason = reason_of(exchange, plan)
-        record.score, record.threshold = plan.score, plan.threshold
+        record.reason = reason_of(settled)
         record.steps = tuple((step.name, step.outcome) for step in plan.steps)
-        if plan.routed is not None:
-            record.routed, record.routed_cost = plan.routed, exchange.routed_cost
-    if state.experiment is not None:
-        record.arm = state.experiment.recorded(exchange.arm)
-    attempts = exchange.failed if answer is None else answer.attempts
-    record.attempts = tuple(attempt.to_dict() for attempt in attempts)
+        record.routed_cost = None if plan.routed is None else settled.routed_cost
     if state.config.records.text:
-        _add_text(record, exchange, state)
+        choices = (settled.completion or {}).get("choices") or ()
+        messages: Any = request.messages
+        said: Any = [choice["message"] for choice in choices if choice.get("message")]
+        sensitivity = state.pipeline.sensitivity
+        # An answer may hold what its prompt did not: masked wherever anything is to be masked.
+        if sensitivity.active:
+            messages, said = sensitivity.masked(list(messages)), sensitivity.masked(said)
+        record.prompt = json.dumps(messages, ensure_ascii=False)
+        record.answer = json.dumps(said, ensure_ascii=False) if said else None
     return record
 
 
-def _add_text(record: Record, exchange: Exchange, state: State) -> None:
-    messages: Any = exchange.asked.messages
-    completion = exchange.completion or {}
-    choices = completion.get("choices") or ()
-    said: Any = [choice["message"] for choice in choices if choice.get("message")]
-    # An answer may hold what its prompt did not: masked wherever anything is to be masked.
-    if state.config.sensitivity.actions:
-        messages = state.pipeline.masked(messages)
-        said = state.pipeline.masked(said)
-    record.prompt = json.dumps(messages, ensure_ascii=False)
-    record.answer = json.dumps(said, ensure_ascii=False) if said else None
-
-
-def reason_of(exchange: Exchange, plan: Plan) -> str:
+def reason_of(stage: Answered) -> str:
     """Why this model answered: the plan's reason, and what came between."""
-    if exchange.model is None or exchange.model == plan.models[0]:
-        return plan.reason
-    if exchange.answer is not None and exchange.answer.cascade:
-        return f"{plan.reason}; {plan.models[0]}'s answer would not do (cascade)"
-    return f"{plan.reason}; {plan.models[0]} did not answer (fallback)"
+    first, reason = stage.decided.models[0], stage.decided.reason
+    if stage.model in {None, first}:
+        return reason
+    if stage.cascade:
+        return f"{reason}; {first}'s answer would not do (cascade)"
+    return f"{reason}; {first} did not answer (fallback)"
 
 
-def headers_of(exchange: Exchange) -> dict[str, str]:
+def headers_of(stage: Answered) -> dict[str, str]:
     """Which model answered and why. The cost only where it is known before the answer goes."""
-    plan = exchange.plan
-    values: dict[str, object] = {"decision-id": exchange.asked.id, "cache": exchange.cache}
+    plan = stage.plan
+    values: dict[str, object] = {"decision-id": stage.request.id, "cache": stage.cache}
     if plan is not None:
-        if exchange.model is not None:
-            values["model"] = exchange.model
-        values["choice"], values["reason"] = plan.choice, reason_of(exchange, plan)
+        if stage.model is not None:
+            values["model"] = stage.model
+        values["choice"], values["reason"] = plan.choice, reason_of(stage)
         if plan.score is not None:
             values["score"] = f"{plan.score:.6g}"
         if plan.threshold is not None:
             values["threshold"] = f"{plan.threshold:.6g}"
-    if exchange.closed:
-        values["cost"] = f"{exchange.cost:.10f}".rstrip("0").rstrip(".")
+    if isinstance(stage, Settled):
+        values["cost"] = f"{stage.cost:.10f}".rstrip("0").rstrip(".")
     return {f"{PREFIX}{name}": header_value(value) for name, value in values.items()}
 
 
 def header_value(value: object) -> str:
     """`value` on one line of printable ASCII, as HTTP headers carry it."""
-    text = " ".join(str(value).split())
-    if text.isascii() and text.isprintable():
-        return text[:500]
-    text = text.encode("ascii", "replace").decode()
+    text = " ".join(str(value).split()).encode("ascii", "replace").decode()
     return "".join(char if char.isprintable() else "?" for char in text)[:500]

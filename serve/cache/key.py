@@ -20,9 +20,9 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..policy.plan import Plan
+from ..policy.plan import RoutingPlan
 from ..registry import Model
-from ..request import Asked
+from ..request import ChatRequest
 
 _VERSION = 1  # raise it where the same request must no longer find what was kept before
 _IGNORED = {  # messages are hashed by themselves
@@ -31,7 +31,7 @@ _IGNORED = {  # messages are hashed by themselves
 }  # fmt: skip
 
 
-def cache_key(asked: Asked, pool: Sequence[str], plan: Plan) -> str:
+def cache_key(asked: ChatRequest, pool: Sequence[str], plan: RoutingPlan) -> str:
     """SHA-256, 64 hex digits, of what the answer to `asked` depends on.
 
     pool: the names of all models, or better `model_id` of each: then nothing that was kept is found
@@ -40,7 +40,7 @@ def cache_key(asked: Asked, pool: Sequence[str], plan: Plan) -> str:
     return _digest(asked, asked.messages, pool, plan, "exact")
 
 
-def semantic_bucket(asked: Asked, pool: Sequence[str], plan: Plan) -> str | None:
+def semantic_bucket(asked: ChatRequest, pool: Sequence[str], plan: RoutingPlan) -> str | None:
     """SHA-256 of the same but for `asked.text`: requests of one bucket differ at most in what the
     user wrote last.
 
@@ -63,7 +63,11 @@ def model_id(model: Model) -> str:
 
 
 def _digest(
-    asked: Asked, messages: Sequence[Mapping[str, Any]], pool: Sequence[str], plan: Plan, kind: str
+    asked: ChatRequest,
+    messages: Sequence[Mapping[str, Any]],
+    pool: Sequence[str],
+    plan: RoutingPlan,
+    kind: str,
 ) -> str:
     who = [_VERSION, kind, asked.principal.tenant, list(pool), list(plan.models)]
     rest = [

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..config.settings import Config
-from ..request import Asked
+from ..request import ChatRequest
 from .store import Store
 
 TOOLS_S = 3600.0  # how long a tool may take, and its conversation still finds its model
@@ -25,7 +25,7 @@ class Sessions:
         self._stores = stores
         self._sticky_s = config.sticky_s
 
-    async def held(self, asked: Asked) -> str | None:
+    async def held(self, asked: ChatRequest) -> str | None:
         """The pool's name of the model that the conversation is on; None where it is on none.
 
         In the middle of tool calls it is the model that made them, else the session's. Whether that
@@ -46,7 +46,7 @@ class Sessions:
         return None
 
     async def remember(
-        self, asked: Asked, model: str, completion: Mapping[str, Any] | None = None
+        self, asked: ChatRequest, model: str, completion: Mapping[str, Any] | None = None
     ) -> None:
         """Note that `model` answered `asked`, and which tool calls its answer made."""
         value = model.encode(errors="replace")
@@ -65,7 +65,7 @@ class Sessions:
         """Close the stores."""
         await asyncio.gather(*(store.close() for store in self._stores))
 
-    def _session_keys(self, asked: Asked) -> list[str]:
+    def _session_keys(self, asked: ChatRequest) -> list[str]:
         session = asked.options.session
         if session is None or self._sticky_s <= 0:
             return []
@@ -98,7 +98,9 @@ def _function(function: object) -> tuple[str, str]:
         return name, str(arguments)
 
 
-def _loop_key(asked: Asked, before: Sequence[Mapping[str, Any]], answer: Mapping[str, Any]) -> str:
+def _loop_key(
+    asked: ChatRequest, before: Sequence[Mapping[str, Any]], answer: Mapping[str, Any]
+) -> str:
     """Of whom and of the whole conversation, as far as clients send it back as it was."""
     who, options = asked.principal, asked.options
     parts = ["loop", who.tenant, who.key, options.session or "", _plain(asked.body.get("user"))]

@@ -1,15 +1,17 @@
 """An experiment on live traffic: which arm a request is in, and the pipeline that plans it."""
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 from ...errors import ConfigError
 from ...eval.drift.arms import CONTROL, TREATMENT
 from ...router.routers import Router, load_router
 from ..config.settings import Config
-from ..policy.pipeline import AUTO, Pipeline, Pool
+from ..policy.pipeline import AUTO, Pipeline
 from ..policy.selection import Fastest
-from ..request import Asked
+from ..registry import Model
+from ..request import ChatRequest
 
 _HOW = ("threshold", "strong_share", "quality", "priority")
 
@@ -21,7 +23,11 @@ class Experiment:
     """
 
     def __init__(
-        self, config: Config, registry: Pool, router: Router, fastest: Fastest | None = None
+        self,
+        config: Config,
+        registry: Mapping[str, Model],
+        router: Router,
+        fastest: Fastest | None = None,
     ) -> None:
         """router: the control's, used again where the experiment names no other."""
         assert config.experiment is not None
@@ -44,7 +50,7 @@ class Experiment:
         except ConfigError as error:
             raise ConfigError(f"experiment: {error}", loc=("experiment",)) from error
 
-    def arm(self, asked: Asked) -> str | None:
+    def arm(self, asked: ChatRequest) -> str | None:
         """ "control" or "treatment"; None where the request says itself how it is to be routed.
 
         A session (or a tenant) stays in its arm, whichever worker answers and whenever.

@@ -6,14 +6,14 @@ tier of weak models only, where `is_weak` does not hold for it. What nobody know
 window, the longest answer) keeps it from nothing.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from ..config.settings import TierSettings
 from ..errors import RefusedError
 from ..registry import Model, short_names
-from ..request import Asked
+from ..request import ChatRequest
 
 Kind = Literal["tier", "request", "tag", "capability", "length"]
 _SHOWN = 8  # models that an error names
@@ -42,29 +42,29 @@ class Candidates:
         return f"{len(self.names)} of {total} models can take it; not {_listed(self.barred)}"
 
 
-def cost(model: Model, asked: Asked) -> float:
+def cost(model: Model, request: ChatRequest) -> float:
     """USD that the request costs at most on that model: all choices as long as they may be."""
-    return model.estimate(asked.prompt_tokens, asked.output_tokens * asked.choices)
+    return model.estimate(request.prompt_tokens, request.output_tokens * request.choices)
 
 
-def by_price(names: Iterable[str], models: Mapping[str, Model], asked: Asked) -> list[str]:
+def by_price(names: Iterable[str], models: Mapping[str, Model], request: ChatRequest) -> list[str]:
     """`names`, the cheapest for this request first; equal ones stay in order."""
-    return sorted(names, key=lambda name: cost(models[name], asked))
+    return sorted(names, key=lambda name: cost(models[name], request))
 
 
-def is_weak(model: Model, asked: Asked, *, weak: Model, strong: str) -> bool:
+def is_weak(model: Model, request: ChatRequest, *, weak: Model, strong: str) -> bool:
     """Whether `model` counts as weak for this request: the weak model itself, and each that costs
     no more, but never the strong one. Where the weak model costs nothing, prices tell nothing of
     the others: it is the only one then."""
     if model.name in {weak.name, strong}:
         return model.name == weak.name
-    least = cost(weak, asked)
-    return least > 0 and cost(model, asked) <= least
+    least = cost(weak, request)
+    return least > 0 and cost(model, request) <= least
 
 
 def candidates(
     models: Mapping[str, Model],
-    asked: Asked,
+    request: ChatRequest,
     *,
     weak: str,
     strong: str,
@@ -74,24 +74,26 @@ def candidates(
 
     Raises RefusedError (400) where the request allows a model that the pool does not have.
     """
-    if asked.options.models is not None:
+    named = request.options.models
+    if named is not None:
         short = short_names(models)
-        named = frozenset(short.get(name, name) for name in asked.options.models)
-        asked = replace(asked, options=replace(asked.options, models=named))
-    unknown = sorted((asked.options.models or frozenset()) - set(models))
-    if unknown:
-        raise RefusedError(
-            400,
-            "model_not_found",
-            f"models: {', '.join(map(repr, unknown))} not in the pool, which has: "
-            + ", ".join(models),
-            param="models",
-        )
+        named = frozenset(short.get(name, name) for name in named)
+        unknown = sorted(named - set(models))
+        if unknown:
+            missing = ", ".join(map(repr, unknown))
+            message = f"models: {missing} not in the pool, which has: {', '.join(models)}"
+            raise RefusedError(400, "model_not_found", message, param="models")
     barred: dict[str, Obstacle] = {}
     for name, model in models.items():
-        obstacle = _obstacle(model, asked, models[weak], strong, tier)
-        if obstacle is not None:
-            barred[name] = obstacle
+        barring: Obstacle | None = None
+        if tier is not None:
+            weak_enough = is_weak(model, request, weak=models[weak], strong=strong)
+            barring = _barred_by_tier(name, tier, request.principal.tier, weak_enough)
+        if barring is None and named is not None and name not in named:
+            barring = Obstacle("request", "not among the models that the request allows")
+        barring = barring or _lacking(model, request) or _too_long(model, request)
+        if barring is not None:
+            barred[name] = barring
     return Candidates(tuple(name for name in models if name not in barred), barred)
 
 
@@ -108,57 +110,43 @@ def refusal(found: Candidates, *, only: str | None = None) -> RefusedError:
     return RefusedError(400, "no_eligible_model", message, param="model")
 
 
-def _obstacle(
-    model: Model, asked: Asked, weak: Model, strong: str, tier: TierSettings | None
+def _barred_by_tier(
+    name: str, tier: TierSettings, tier_name: str | None, weak_enough: bool
 ) -> Obstacle | None:
-    options = asked.options
-    if tier is not None:
-        named = f"tier {asked.principal.tier!r}"
-        if tier.models is not None and model.name not in tier.models:
-            return Obstacle("tier", f"not in {named}")
-        if tier.weak_only and not is_weak(model, asked, weak=weak, strong=strong):
-            return Obstacle("tier", f"no weak model, and {named} has weak models only")
-    if options.models is not None and model.name not in options.models:
-        return Obstacle("request", "not among the models that the request allows")
-    missing = asked.needs - model.capabilities
-    if missing:
-        return Obstacle("capability", f"has no {_words(missing)}")
-    missing = options.require - model.capabilities - model.tags
-    if missing:
-        return Obstacle("tag", f"is not {_words(missing)}, which the request requires")
-    return _too_long(model, asked)
+    if tier.models is not None and name not in tier.models:
+        return Obstacle("tier", f"not in tier {tier_name!r}")
+    if tier.weak_only and not weak_enough:
+        problem = f"no weak model, and tier {tier_name!r} has weak models only"
+        return Obstacle("tier", problem)
+    return None
 
 
-def _too_long(model: Model, asked: Asked) -> Obstacle | None:
-    needed = asked.prompt_tokens + asked.output_tokens
+def _lacking(model: Model, request: ChatRequest) -> Obstacle | None:
+    missing = request.needs - model.capabilities
+    if missing:
+        return Obstacle("capability", f"has no {', '.join(sorted(missing))}")
+    missing = request.options.require - model.capabilities - model.tags
+    if missing:
+        words = ", ".join(sorted(missing))
+        return Obstacle("tag", f"is not {words}, which the request requires")
+    return None
+
+
+def _too_long(model: Model, request: ChatRequest) -> Obstacle | None:
+    needed = request.prompt_tokens + request.output_tokens
     if model.context_window is not None and needed > model.context_window:
-        return Obstacle(
-            "length",
-            f"has a window of {model.context_window} tokens, and {asked.prompt_tokens} of prompt "
-            f"and up to {asked.output_tokens} of answer need {needed}",
-        )
+        problem = f"has a window of {model.context_window} tokens, and {request.prompt_tokens} of "
+        problem += f"prompt and up to {request.output_tokens} of answer need {needed}"
+        return Obstacle("length", problem)
     # The expectation for a request that sets no maximum is no demand.
-    demanded = any(
-        asked.body.get(key) is not None for key in ("max_tokens", "max_completion_tokens")
-    )
-    if (
-        demanded
-        and model.max_output_tokens is not None
-        and asked.output_tokens > model.max_output_tokens
-    ):
-        return Obstacle(
-            "length",
-            f"answers with at most {model.max_output_tokens} tokens, and the request allows "
-            f"{asked.output_tokens}",
-        )
+    longest = model.max_output_tokens
+    if request.sets_maximum and longest is not None and request.output_tokens > longest:
+        problem = f"answers with at most {longest} tokens, and the request allows "
+        return Obstacle("length", f"{problem}{request.output_tokens}")
     return None
 
 
 def _listed(barred: Mapping[str, Obstacle]) -> str:
-    parts: Sequence[str] = [f"{name} ({obstacle.text})" for name, obstacle in barred.items()]
+    parts = [f"{name} ({obstacle.text})" for name, obstacle in barred.items()]
     more = f" and {len(parts) - _SHOWN} more" if len(parts) > _SHOWN else ""
     return ", ".join(parts[:_SHOWN]) + more
-
-
-def _words(names: frozenset[str]) -> str:
-    return ", ".join(sorted(names))

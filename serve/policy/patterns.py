@@ -1,21 +1,70 @@
-"""Regular expressions over a whole request, run so that none can hold up the server.
+"""Regular expressions over a request: signals in its text, and patterns that cannot hold it up.
 
-Python's own `re` lets no other thread run while it searches, which of a request of 10 MB takes
-seconds; and it has no time limit, though one pattern such as `(a+)+$` takes longer than anybody
-waits on a text made for it. These go through the `regex` package, which LiteLLM's tokenizer brings
-along: it lets other threads run meanwhile, and takes a limit.
+Python's own `re` lets no other thread run while it searches, and has no time limit, though one
+pattern such as `(a+)+$` takes longer than anybody waits on a text made for it. `BuiltInPattern` and
+`OwnPattern` go through the `regex` package, which lets other threads run and takes a limit.
 """
 
 import logging
 import re
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
 
 from ...errors import ConfigError, require_extra
 
 LIMIT_S = 0.25  # for one pattern on one text
+LOOKED_AT = 4000  # characters at either end: some 10 ms, in which no other thread runs
 
 logger = logging.getLogger(__name__)
+
+# English words, and notation that is the same everywhere. They err on the side of silence (a single
+# brace is no code, a single number no maths) and take time in proportion to the text: nothing in
+# them repeats without a bound and something fixed before.
+Signal = Literal["code", "maths", "comparison"]
+_PATTERNS: Mapping[Signal, re.Pattern[str]] = {
+    "code": re.compile(
+        r"```|\bdef \w{1,80}\(|\bclass \w{1,80}[:({]|\bfunction \w{0,80}\(|#include\s?[<\"]"
+        r"|\bimport \w{1,80}(?:;|$)|\bfrom [\w.]{1,80} import\b|\bpublic (?:static|class|void)\b"
+        r"|\bconsole\.log\(|\bprint\(|\bSELECT\b.{1,200}\bFROM\b|</(?:div|p|html|body|span)>"
+        r"|Traceback \(most recent|(?<!\w)O\((?:1|n|log|m)|(?<!\w)(?:c\+\+|c#|html|css)(?![\w+#])"
+        r"|\b(?:python|javascript|typescript|java|rust|golang|sql|bash|php|ruby)\b.{0,40}\b(?:code"
+        r"|functions?|scripts?|quer(?:y|ies)|class(?:es)?|programs?|methods?|errors?|snippets?)\b"
+        r"|\b(?:code|function|script|query|class|program|method|snippet)\b.{0,40}\b(?:in|with|using)"
+        r" (?:python|javascript|typescript|java|rust|golang|go|c|sql|bash|php|ruby)\b"
+        r"|\b(?:implement|write|code|develop|build|fix|optimi[sz]e)\b.{0,40}\b(?:function|algorithm"
+        r"|(?:computer )?program|script that|source code|api|regular expression|regex|sql)\b"
+        r"|\b(?:debug|refactor|compile|unit tests?|stack trace|source code|pull request"
+        r"|data structures?|time complexity|space complexity)\b",
+        re.IGNORECASE | re.MULTILINE,
+    ),
+    "maths": re.compile(
+        r"\\(?:frac|sum|int|sqrt|lim|prod|begin\{(?:equation|align|matrix))|\$[^$\n]{1,200}[\\^_=]"
+        r"|\d\s{0,3}[+*/^×÷=]\s{0,3}\d|\b[a-z]\s{0,3}[\^=]\s{0,3}[-+]?\d|\d\s{0,3}[a-z]\s{0,3}[-+=]"
+        r"\s{0,3}\d|[∫∑√∂≤≥≠∞π]|\b(?:integrals?|derivatives?|differentiate|equations?|theorem|lemma"
+        r"|polynomials?|inequalit(?:y|ies)|remainder when"
+        r"|area of (?:a|the)|eigenvalues?|matri(?:x|ces)|logarithm|algebra|calculus|geometry|modulo"
+        r"|probability (?:of|that)|prime numbers?|square root|standard deviation|solve for"
+        r"|prove that|least common multiple|greatest common divisor)\b",
+        re.IGNORECASE,
+    ),
+    "comparison": re.compile(
+        r"\bcompar(?:e|es|ed|ing|isons?)\b|\bversus\b|\bvs\b|\bdifferences? between\b"
+        r"|\bpros and cons\b|\badvantages and disadvantages\b|\bsimilarities\b|\btrade-?offs?\b"
+        r"|\bcontrast(?:s|ing)?\b|\bbetter than\b"
+        r"|\bwhich (?:one |of (?:them|these|the two) )?is (?:better|best|more)\b"
+        r"|\bhow do(?:es)? .{1,80} differ\b",
+        re.IGNORECASE,
+    ),
+}
+
+SIGNALS: tuple[Signal, ...] = tuple(_PATTERNS)
+
+
+def has_signal(signal: Signal, text: str) -> bool:
+    """Whether the first or the last `LOOKED_AT` characters of the text show that signal."""
+    if len(text) > 2 * LOOKED_AT:
+        text = f"{text[:LOOKED_AT]}\n{text[-LOOKED_AT:]}"
+    return _PATTERNS[signal].search(text) is not None
 
 
 class BuiltInPattern:
@@ -32,7 +81,7 @@ class BuiltInPattern:
 
     def found(self, text: str) -> bool:
         """Whether it matches anywhere in `text`."""
-        return next(iter(self.spans(text)), None) is not None
+        return any(True for _ in self.spans(text))
 
     def spans(self, text: str) -> Iterator[tuple[int, int]]:
         """Where it matches."""
@@ -60,25 +109,18 @@ class OwnPattern:
         try:
             return self._pattern.search(text, timeout=LIMIT_S, concurrent=True) is not None
         except TimeoutError:
-            self._late(text)
+            self._warn(text)
             return None
 
-    def spans(self, text: str) -> Iterator[tuple[int, int]]:
+    def spans(self, text: str) -> list[tuple[int, int]]:
         """Where it matches, empty matches left out; all of `text` where it takes too long."""
         try:
-            places = [
-                match.span()
-                for match in self._pattern.finditer(text, timeout=LIMIT_S, concurrent=True)
-            ]
+            matches = self._pattern.finditer(text, timeout=LIMIT_S, concurrent=True)
+            return [match.span() for match in matches if match.group()]
         except TimeoutError:
-            self._late(text)
-            places = [(0, len(text))]
-        yield from (place for place in places if place[0] < place[1])
+            self._warn(text)
+            return [(0, len(text))] if text else []
 
-    def _late(self, text: str) -> None:
-        logger.warning(
-            "%s: the pattern took more than %s s on %d characters; simplify it",
-            self.name,
-            LIMIT_S,
-            len(text),
-        )
+    def _warn(self, text: str) -> None:
+        what = "%s: the pattern took more than %s s on %d characters; simplify it"
+        logger.warning(what, self.name, LIMIT_S, len(text))

@@ -1,6 +1,6 @@
 """From a request to a plan: which models are to answer it, in which order, and why.
 
-    eligibility -> rules -> sensitivity -> session -> score, pool or band -> max cost
+    eligible -> ruled -> screened -> chosen (direct, tool calls, rule, session, score) -> affordable
 
 What a request says beats what the config says, and a rule beats both, since rules are where an
 operator decides for all:
@@ -17,326 +17,277 @@ operator decides for all:
 In shadow mode the strong model takes the place of whatever was decided, where it can take the
 request; a plain model of the pool is still called itself.
 
-A plan is made of what the request says and of what is known before it is sent: what has been spent
-is the ledger's, and `narrowed` follows from that.
+Each step is a function from a frozen `Draft` to the next one: it narrows the models that are left,
+makes the choice, or raises a RefusedError. What has been spent is the ledger's business, and
+`narrowed` follows from that.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import replace
 
 from ...errors import ConfigError, RoutingError, ThresholdError
 from ...router.controller import PREFIX, parse_model_name
 from ...router.routers import Router
 from ...router.threshold import validate_threshold
-from ..config.settings import Config, Rule, TierSettings
+from ..config.settings import Config
 from ..errors import RefusedError
 from ..registry import Model, short_names
-from ..request import Asked
-from .eligibility import Candidates, by_price, candidates, cost, is_weak, refusal
-from .plan import Plan, Step
+from ..request import ChatRequest
+from .eligibility import by_price, candidates, cost, is_weak, refusal
+from .plan import Choice, Draft, RoutingPlan, Step
 from .rules import Rules
-from .scoring import Scoring
-from .selection import Fastest, Picked, Selection
-from .sensitivity import Sensitivity, Verdict
-from .sticky import no_weaker, stay
-from .thresholds import Thresholds
+from .selection import Fastest, Selection, stay, weaker
+from .sensitivity import Sensitivity
 
 AUTO = "auto"
-
-
-class Pool(Protocol):
-    """What the pipeline needs of a registry."""
-
-    @property
-    def models(self) -> Mapping[str, Model]:
-        """The pool by name, in the config's order."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What a request's `model` means: a model of the pool, or the router with a threshold."""
-
-    direct: str | None = None
-    threshold: float | None = None
 
 
 class Pipeline:
     """Plans requests over one config, pool and router. Safe to share between threads.
 
-    fastest: model -> seconds that its answers take of late, or None; for `priority: speed`.
-
-    Raises ConfigError where config, pool and router do not fit each other, MissingExtraError where
-    a rule or the sensitivity's detector needs an extra.
+    fastest: model -> seconds that its answers take of late, or None. Raises ConfigError where
+    config, pool and router do not fit each other, MissingExtraError where an extra is needed.
     """
 
     def __init__(
-        self, config: Config, registry: Pool, router: Router, *, fastest: Fastest | None = None
+        self,
+        config: Config,
+        models: Mapping[str, Model],
+        router: Router,
+        *,
+        fastest: Fastest | None = None,
     ) -> None:
         self._config = config
-        self._models = registry.models
-        self._short = short_names(registry.models)
-        _check(config, self._models)
+        self._models = models
+        self._short = short_names(models)
+        _check(config, models)
         self._rules = Rules(config)
-        self._sensitivity = Sensitivity(config.sensitivity)
-        self._scoring = Scoring(config, self._models, router)
-        self._selection = Selection(config, self._models, self._scoring, fastest)
-        self._thresholds = Thresholds(config.router, self._scoring)
+        self.sensitivity = Sensitivity(config.sensitivity)
+        self._selection = Selection(config, models, router, fastest)
+        self._thresholds = self._selection.thresholds
+        self.familiarity = self._selection.qualities.familiarity
 
     @property
     def threshold(self) -> float | None:
-        """The pair's threshold where neither request nor tier nor rule says one; None: there is
-        none."""
+        """The pair's threshold where neither request nor tier nor rule says one; None: none."""
         return self._thresholds.standing
 
     def hold(self, threshold: float, source: str) -> None:
-        """From now on this is the pair's threshold instead of the config's; source: said in
-        reasons."""
+        """From now on this is the pair's threshold instead of the config's; source: in reasons."""
         self._thresholds.hold(threshold, source)
 
-    def familiarity(self, asked: Asked) -> float | None:
-        """How like the router's training the prompt is, in [0, 1]; None where the bundle does not
-        tell. Takes milliseconds of CPU; never raises."""
-        return self._scoring.familiarity(asked)
-
-    def is_quick(self, asked: Asked) -> bool:
+    def is_quick(self, request: ChatRequest) -> bool:
         """Whether `plan` takes a few microseconds: a model is named, and no text is looked at."""
-        return asked.model in self._models and not len(self._rules) and not self._sensitivity.active
+        reads = len(self._rules) or self.sensitivity.active
+        return request.model in self._models and not reads
 
-    def plan(self, asked: Asked, *, held: str | None = None) -> Plan:
+    def plan(self, request: ChatRequest, *, held: str | None = None) -> RoutingPlan:
         """The models to call for a request. Takes milliseconds of CPU; call it in a thread, but
-        where it `is_quick`.
-
-        held: the model that this session or these tool calls are on.
+        where it `is_quick`. held: the model that this session or these tool calls are on.
 
         Raises RefusedError (4xx) where no model may answer: unknown names, nothing eligible,
         blocked by a rule or for its data, dearer than `max_cost`.
         """
-        steps: list[Step] = []
-        target = self._target(asked.model)
-        found = self._candidates(asked)
-        steps.append(Step("eligibility", found.describe()))
-        if target.direct is not None and target.direct not in found.names:
-            raise refusal(found, only=target.direct)
-        if not found.names:
-            raise refusal(found)
-        rule, outcome = self._rule(asked, found)
-        if len(self._rules):
-            steps.append(Step("rules", outcome))
-        verdict = self._judge(asked, found.names, target)
-        if self._sensitivity.active:
-            steps.append(Step("sensitivity", verdict.outcome))
-        picked, allowed = self._pick(asked, target, rule, verdict.allowed, held, steps)
-        steps.append(Step("choice", f"{picked.model}: {picked.reason}"))
-        plan = self._finish(asked, picked, allowed, steps, mask=verdict.mask)
-        return self._shadowed(plan, asked, allowed) if self._config.shadow else plan
+        direct, threshold = self._target(request.model)
+        by_score = self._selection.choose
+        held = held if held in self._models else None
+        draft = Draft(request, direct, threshold, held, tuple(self._models))
+        for narrow in (self._eligible, self._ruled, self._screened):
+            draft = narrow(draft)
+        for choose in (self._direct, self._tool_calls, self._by_rule, self._session, by_score):
+            draft = draft if draft.choice is not None else choose(draft)
+        for settle in (self._chosen, self._affordable):
+            draft = settle(draft)
+        return self._shadowed(draft) if self._config.shadow else self._planned(draft)
 
-    def narrowed(self, plan: Plan, asked: Asked) -> Plan:
+    def narrowed(self, plan: RoutingPlan, request: ChatRequest) -> RoutingPlan:
         """The plan with weak models alone (`eligibility.is_weak`), for a budget that runs out.
 
         Tool calls that stay on their model go on there: a soft limit does not break them. Raises
         RefusedError (429) where nothing is left, or the request names another model itself.
         """
-        if plan.choice in {"session", "shadow"} and asked.in_tool_calls:
+        if plan.choice in {"session", "shadow"} and request.in_tool_calls:
             step = Step("budget", "weak models only, but for these tool calls")
             return replace(plan, steps=(*plan.steps, step))
         weak, strong = self._models[self._config.weak], self._config.strong
-        most = asked.options.max_cost
+        most = request.options.max_cost
         outcome = f"only models no dearer than {weak.name!r}, and not {strong!r}"
         names = plan.models
         if plan.choice != "direct":
             # The plan may hold one model alone; what else would do is to be found again.
-            found = self._candidates(asked)
-            others = self._judge(asked, found.names, Target()).allowed
-            names = (*plan.models, *self._in_order(asked, others, plan.models))
-        left = [
+            draft = Draft(request, None, None, None, tuple(self._models))
+            others = self._screened(self._eligible(draft)).allowed
+            names = (*plan.models, *self._in_order(request, others, plan.models))
+        left = tuple(
             name
             for name in names
-            if is_weak(self._models[name], asked, weak=weak, strong=strong)
-            and (most is None or cost(self._models[name], asked) <= most)
-        ]
+            if is_weak(self._models[name], request, weak=weak, strong=strong)
+            and (most is None or cost(self._models[name], request) <= most)
+        )
         if not left:
+            message = f"the budget allows {outcome} now, and this request can go to: "
             raise RefusedError(
                 429,
                 "weak_models_only",
-                f"the budget allows {outcome} now, and this request can go to: {', '.join(names)}",
+                message + ", ".join(names),
                 param="model",
                 headers={"x-should-retry": "false"},  # OpenAI's clients would, within seconds
             )
-        if left[0] == plan.models[0]:
-            picked = Picked(left[0], plan.choice, plan.reason)
-        else:
-            picked = self._selection.named(left[0], f"budget: {outcome}")
-        models = tuple(left) if self._config.calls.fallbacks else (left[0],)
+        choice = Choice(left[0], plan.choice, plan.reason)
+        if left[0] != plan.models[0]:
+            choice = self._selection.named(left[0], f"budget: {outcome}")
         return replace(
             plan,
-            models=models,
-            choice=picked.choice,
-            reason=picked.reason,
+            models=left if self._config.calls.fallbacks else left[:1],
+            choice=choice.kind,
+            reason=choice.reason,
             steps=(*plan.steps, Step("budget", outcome)),
         )
 
-    def mask(self, text: str) -> str:
-        """A text as records and logs may hold it where the plan says `mask`; of JSON, its parts."""
-        return self._sensitivity.mask(text)
+    def _target(self, model: str) -> tuple[str | None, float | None]:
+        """What a request's `model` means: (a model of the pool, a threshold for the router).
 
-    def masked(self, messages: Sequence[Any]) -> list[Any]:
-        """Messages, or any other JSON list, as records and logs may hold them; see `mask`."""
-        found: list[Any] = self._sensitivity.masked(list(messages))
-        return found
-
-    def _target(self, model: str) -> Target:
-        """Raises RefusedError: 404 for a name that means nothing here, 400 for a bad threshold."""
-        if model == AUTO:
-            return Target()
-        if model in self._models:
-            return Target(direct=model)
-        name = self._scoring.name
+        Raises RefusedError: 404 for a name that means nothing here, 400 for a bad threshold."""
+        direct = model if model in self._models else self._short.get(model)
+        if model == AUTO or direct is not None:
+            return direct, None
+        name = self._config.router.name
         if model.startswith(PREFIX):
             try:
                 _, threshold = parse_model_name(model, (name,))
-                return Target(
-                    threshold=None if threshold is None else validate_threshold(threshold)
-                )
+                return None, None if threshold is None else validate_threshold(threshold)
             except ThresholdError as error:
                 raise RefusedError(400, "invalid_threshold", str(error), param="model") from None
             except RoutingError as error:
                 raise RefusedError(404, "model_not_found", str(error), param="model") from None
-        if model in self._short:
-            return Target(direct=self._short[model])
-        raise RefusedError(
-            404,
-            "model_not_found",
-            f"there is no model {model!r}; ask for {AUTO!r}, 'router-{name}-<threshold>' or one of "
-            + ", ".join(self._models),
-            param="model",
-        )
+        message = f"there is no model {model!r}; ask for {AUTO!r}, 'router-{name}-<threshold>' or "
+        message += f"one of {', '.join(self._models)}"
+        raise RefusedError(404, "model_not_found", message, param="model")
 
-    def _tier(self, asked: Asked) -> TierSettings | None:
-        return self._config.tiers.get(asked.principal.tier or "")
+    def _eligible(self, draft: Draft) -> Draft:
+        """The models that can take the request at all."""
+        request, direct, config = draft.request, draft.direct, self._config
+        tier = config.tiers.get(request.principal.tier or "")
+        found = candidates(self._models, request, weak=config.weak, strong=config.strong, tier=tier)
+        if not found.names or (direct is not None and direct not in found.names):
+            raise refusal(found, only=direct)
+        return draft.told("eligibility", found.describe(), allowed=found.names, barred=found.barred)
 
-    def _candidates(self, asked: Asked) -> Candidates:
-        weak, strong = self._config.weak, self._config.strong
-        tier = self._tier(asked)
-        return candidates(self._models, asked, weak=weak, strong=strong, tier=tier)
-
-    def _rule(self, asked: Asked, found: Candidates) -> tuple[Rule | None, str]:
-        """The first rule that holds and can be followed, and a line on it."""
+    def _ruled(self, draft: Draft) -> Draft:
+        """The first rule that holds and can be followed."""
+        if not len(self._rules):
+            return draft
         passed: list[str] = []
-        for rule in self._rules.matching(asked):
-            said = "; ".join((*passed, f"rule {rule.name!r} holds"))
+        for rule in self._rules.matching(draft.request):
             if rule.block is not None:
                 raise RefusedError(403, "blocked_by_rule", rule.block)
-            if rule.model is not None and rule.model not in found.names:
-                passed.append(
-                    f"rule {rule.name!r} holds, but {rule.model!r} {found.barred[rule.model].text}"
-                )
-                continue
-            return rule, said
-        return None, "; ".join(passed) or "none holds"
+            obstacle = draft.barred.get(rule.model or "")
+            if obstacle is None:
+                said = "; ".join((*passed, f"rule {rule.name!r} holds"))
+                return draft.told("rules", said, rule=rule)
+            passed.append(f"rule {rule.name!r} holds, but {rule.model!r} {obstacle.text}")
+        return draft.told("rules", "; ".join(passed) or "none holds")
 
-    def _judge(self, asked: Asked, names: Sequence[str], target: Target) -> Verdict:
-        allowed = names if target.direct is None else (target.direct,)
-        return self._sensitivity.judge(asked, allowed, self._models)
+    def _screened(self, draft: Draft) -> Draft:
+        """The models that may see what the request holds."""
+        allowed = draft.allowed if draft.direct is None else (draft.direct,)
+        if not self.sensitivity.active:
+            return replace(draft, allowed=allowed)
+        found = self.sensitivity.judge(draft.request, allowed, self._models)
+        return draft.told("sensitivity", found.outcome, allowed=found.allowed, mask=found.mask)
 
-    def _pick(
-        self,
-        asked: Asked,
-        target: Target,
-        rule: Rule | None,
-        allowed: Sequence[str],
-        held: str | None,
-        steps: list[Step],
-    ) -> tuple[Picked, Sequence[str]]:
-        """The model to answer, and those that may stand in for it."""
-        if target.direct is not None:
-            return Picked(target.direct, "direct", "the request names the model"), (target.direct,)
-        kept = None
-        if held is not None and held in self._models:
-            kept = stay(asked, allowed, held, self._config)
-            if asked.in_tool_calls:
-                above = no_weaker(allowed, held, self._config, self._models, asked)
-                if above:
-                    allowed = above
-                else:
-                    steps.append(Step("session", f"{held!r} and better ones cannot go on with it"))
-                if kept is not None:
-                    return kept, allowed
-        if rule is not None and rule.model is not None:
-            if rule.model in allowed:
-                return Picked(rule.model, "rule", f"rule {rule.name!r}"), allowed
-            steps.append(Step("rules", f"{rule.model!r} may not take it after all"))
-            rule = None
-        if kept is not None:
-            return kept, allowed
-        return self._selected(asked, target, rule, allowed), allowed
+    def _direct(self, draft: Draft) -> Draft:
+        if draft.direct is None:
+            return draft
+        return draft.settled(Choice(draft.direct, "direct", "the request names the model"))
 
-    def _selected(
-        self, asked: Asked, target: Target, rule: Rule | None, allowed: Sequence[str]
-    ) -> Picked:
-        wanted = self._thresholds.wanted(asked, target.threshold, rule)
-        if wanted is not None:
-            return self._selection.pair(asked, allowed, *wanted)
-        if asked.options.priority is not None:
-            return self._selection.priority(asked, allowed, asked.options.priority)
-        tier = self._tier(asked)
-        if tier is not None and tier.threshold is not None:
-            source = f"of tier {asked.principal.tier!r}"
-            return self._selection.pair(asked, allowed, tier.threshold, source)
-        strategy = self._config.router.strategy
-        if strategy == "pool":
-            return self._selection.pool(asked, allowed)
-        if strategy == "bands":
-            return self._selection.bands(asked, allowed)
-        return self._selection.pair(asked, allowed, *self._thresholds.default())
+    def _tool_calls(self, draft: Draft) -> Draft:
+        """Tool calls go on at their model, or at one that is no step down from it."""
+        request, held = draft.request, draft.held
+        if held is None or not request.in_tool_calls:
+            return draft
+        above = tuple(
+            name
+            for name in draft.allowed
+            if not weaker(name, held, self._config, self._models, request)
+        )
+        choice = stay(request, draft.allowed, held, self._config)
+        if above:
+            return replace(draft, allowed=above, choice=choice)
+        return draft.told("session", f"{held!r} and better ones cannot go on with it")
 
-    def _finish(
-        self,
-        asked: Asked,
-        picked: Picked,
-        allowed: Sequence[str],
-        steps: list[Step],
-        *,
-        mask: bool,
-    ) -> Plan:
-        model, choice, reason = picked.model, picked.choice, picked.reason
-        most = asked.options.max_cost
-        if most is not None:
-            fits = [name for name in allowed if cost(self._models[name], asked) <= most]
-            if model not in fits:
-                model = self._within(asked, picked, fits, allowed, most)
-                replaced = self._selection.named(
-                    model, f"{picked.model!r} costs more than ${most:.6g}: the cheapest"
-                )
-                choice, reason = replaced.choice, replaced.reason
-                steps.append(Step("max_cost", f"{model}: {reason}"))
-            allowed = fits
-        calls, strong = self._config.calls, self._config.strong
-        others = self._in_order(asked, allowed, (model,)) if calls.fallbacks else []
-        if calls.cascade.enabled and not others and model == self._config.weak:
-            others = [strong] if strong in allowed and strong != model else []  # its second step
-        if calls.cascade.enabled and most is not None and model == self._config.weak:
+    def _by_rule(self, draft: Draft) -> Draft:
+        rule = draft.rule
+        if rule is None or rule.model is None:
+            return draft
+        if rule.model in draft.allowed:
+            return draft.settled(Choice(rule.model, "rule", f"rule {rule.name!r}"))
+        return draft.told("rules", f"{rule.model!r} may not take it after all", rule=None)
+
+    def _session(self, draft: Draft) -> Draft:
+        if draft.held is None:
+            return draft
+        return draft.settled(stay(draft.request, draft.allowed, draft.held, self._config))
+
+    def _chosen(self, draft: Draft) -> Draft:
+        return draft.told("choice", f"{draft.chosen.model}: {draft.chosen.reason}")
+
+    def _affordable(self, draft: Draft) -> Draft:
+        """The models within the request's `max_cost`. Raises RefusedError (400)."""
+        request, choice, most = draft.request, draft.chosen, draft.request.options.max_cost
+        if most is None:
+            return draft
+        prices = {name: cost(self._models[name], request) for name in draft.allowed}
+        fits = tuple(name for name in draft.allowed if prices[name] <= most)
+        if choice.model in fits:
+            return replace(draft, allowed=fits)
+        cheapest = by_price(draft.allowed, self._models, request)[0]
+        if fits and self._config.max_cost_action == "cheapest" and choice.kind != "direct":
+            reason = f"{choice.model!r} costs more than ${most:.6g}: the cheapest"
+            named = self._selection.named(cheapest, reason)
+            choice = replace(choice, model=cheapest, kind=named.kind, reason=reason)
+            outcome = f"{cheapest}: {reason}"
+            return draft.told("max_cost", outcome, allowed=fits, choice=choice)
+        other = f"; the cheapest that can take it, {cheapest!r}, may cost ${prices[cheapest]:.6g}"
+        message = (
+            f"{choice.model!r} may cost ${prices[choice.model]:.6g} for {request.prompt_tokens} "
+            f"tokens of prompt and up to {request.output_tokens * request.choices} of answer, "
+            f"max_cost is ${most:.6g}{other if cheapest != choice.model else ''}: raise max_cost "
+            "or lower max_tokens"
+        )
+        raise RefusedError(400, "max_cost", message, param="max_cost")
+
+    def _planned(self, draft: Draft) -> RoutingPlan:
+        """The choice, and those that stand in for it."""
+        request, choice, allowed = draft.request, draft.chosen, draft.allowed
+        calls, strong, most = self._config.calls, self._config.strong, request.options.max_cost
+        model = choice.model
+        others = self._in_order(request, allowed, (model,)) if calls.fallbacks else []
+        if calls.cascade.enabled and model == self._config.weak:
+            if not others and strong in allowed and strong != model:
+                others = [strong]  # its second step
             # Both would be charged: where that is too much, weak answers alone.
-            both = sum(cost(self._models[name], asked) for name in (model, strong))
-            others = [name for name in others if name != strong or both <= most]
-        return Plan(
+            both = sum(cost(self._models[name], request) for name in (model, strong))
+            if most is not None and both > most:
+                others = [name for name in others if name != strong]
+        return RoutingPlan(
             (model, *others),
-            choice,
-            reason,
-            tuple(steps),
-            score=picked.score,
-            threshold=picked.threshold,
-            router=picked.router,
-            mask=mask,
+            choice.kind,
+            choice.reason,
+            draft.steps,
+            score=choice.score,
+            threshold=choice.threshold,
+            router=choice.router,
+            mask=draft.mask,
         )
 
-    def _shadowed(self, plan: Plan, asked: Asked, allowed: Sequence[str]) -> Plan:
+    def _shadowed(self, draft: Draft) -> RoutingPlan:
         """The strong model in front of the plan, which says what would have been."""
+        plan, strong = self._planned(draft), self._config.strong
+        routed = plan.models[0]
         if plan.choice == "direct":
             return plan
-        strong, most = self._config.strong, asked.options.max_cost
-        routed = plan.models[0]
-        if strong not in allowed or (most is not None and cost(self._models[strong], asked) > most):
+        if strong not in draft.allowed:
             step = Step("shadow", f"{strong!r} cannot take it")
             return replace(plan, routed=routed, steps=(*plan.steps, step))
         others = [name for name in plan.models if name != strong]
@@ -349,36 +300,14 @@ class Pipeline:
             routed=routed,
         )
 
-    def _within(
-        self,
-        asked: Asked,
-        picked: Picked,
-        fits: Sequence[str],
-        allowed: Sequence[str],
-        most: float,
-    ) -> str:
-        """The cheapest model within the request's `max_cost`. Raises RefusedError (400)."""
-        cheapest = by_price(allowed, self._models, asked)[0]
-        if fits and self._config.max_cost_action == "cheapest" and picked.choice != "direct":
-            return cheapest
-        dear, least = (cost(self._models[name], asked) for name in (picked.model, cheapest))
-        other = f"; the cheapest that can take it, {cheapest!r}, may cost ${least:.6g}"
-        raise RefusedError(
-            400,
-            "max_cost",
-            f"{picked.model!r} may cost ${dear:.6g} for {asked.prompt_tokens} tokens of prompt and "
-            f"up to {asked.output_tokens * asked.choices} of answer, max_cost is ${most:.6g}"
-            f"{other if cheapest != picked.model else ''}: raise max_cost or lower max_tokens",
-            param="max_cost",
-        )
-
-    def _in_order(self, asked: Asked, allowed: Sequence[str], without: Sequence[str]) -> list[str]:
+    def _in_order(
+        self, request: ChatRequest, allowed: Sequence[str], without: Sequence[str]
+    ) -> list[str]:
         """Stand-ins: the weak model, the strong one, the others by price."""
         pair = (self._config.weak, self._config.strong)
-        others = [name for name in allowed if name not in pair]
-        ordered = [name for name in pair if name in allowed]
-        ordered += by_price(others, self._models, asked)
-        return [name for name in dict.fromkeys(ordered) if name not in without]
+        others = by_price([n for n in allowed if n not in pair], self._models, request)
+        ordered = dict.fromkeys((*(name for name in pair if name in allowed), *others))
+        return [name for name in ordered if name not in without]
 
 
 def _check(config: Config, models: Mapping[str, Model]) -> None:

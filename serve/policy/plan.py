@@ -1,9 +1,14 @@
 """What was decided for a request, step by step."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-Choice = Literal["strong", "weak", "direct", "rule", "pool", "band", "session", "shadow"]
+from ..config.settings import Rule
+from ..request import ChatRequest
+from .eligibility import Obstacle
+
+ChoiceKind = Literal["strong", "weak", "direct", "rule", "pool", "band", "session", "shadow"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +20,54 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Choice:
+    """The model that is to answer, and what settled it; the rest is None where nothing was
+    scored."""
+
+    model: str
+    kind: ChoiceKind
+    reason: str
+    score: float | None = None
+    threshold: float | None = None
+    router: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A request on its way through the steps.
+
+    `direct` and `threshold` are what its `model` means, `held` the model that its conversation is
+    on; `allowed` and `barred` sort the pool so far.
+    """
+
+    request: ChatRequest
+    direct: str | None
+    threshold: float | None
+    held: str | None
+    allowed: tuple[str, ...]
+    barred: Mapping[str, Obstacle] = field(default_factory=dict)
+    rule: Rule | None = None
+    choice: Choice | None = None
+    mask: bool = False
+    steps: tuple[Step, ...] = ()
+
+    @property
+    def chosen(self) -> Choice:
+        """The choice, once it is made."""
+        assert self.choice is not None
+        return self.choice
+
+    def told(self, name: str, outcome: str, **changed: Any) -> "Draft":
+        """The next draft, with a line on it for the record."""
+        return replace(self, steps=(*self.steps, Step(name, outcome)), **changed)
+
+    def settled(self, choice: Choice | None) -> "Draft":
+        """The next draft, with that choice."""
+        return replace(self, choice=choice)
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingPlan:
     """`models` in the order of trial: the first is meant to answer, the others if it cannot.
 
     `reason` is the step that settled it, in a line. `score`, `threshold` and `router` are None
@@ -24,7 +76,7 @@ class Plan:
     """
 
     models: tuple[str, ...]
-    choice: Choice
+    choice: ChoiceKind
     reason: str
     steps: tuple[Step, ...]
     score: float | None = None
@@ -35,14 +87,10 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON, for the record and for `/route`."""
+        told = ("choice", "reason", "score", "threshold", "router", "routed")
         return {
             "model": self.models[0],
             "fallbacks": list(self.models[1:]),
-            "choice": self.choice,
-            "reason": self.reason,
-            "score": self.score,
-            "threshold": self.threshold,
-            "router": self.router,
-            "routed": self.routed,
+            **{name: getattr(self, name) for name in told},
             "steps": [[step.name, step.outcome] for step in self.steps],
         }

@@ -1,30 +1,13 @@
 """The config's rules: the first whose conditions all hold decides."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 
 from ...router.languages import Languages
 from ..config.settings import Config, Rule, When
-from ..request import Asked
-from .patterns import BuiltInPattern, OwnPattern
-from .signals import has_signal
-
-
-class Facts:
-    """What rules may ask of one request, each found out only when it is asked for."""
-
-    def __init__(self, asked: Asked, languages: Languages | None) -> None:
-        self.asked = asked
-        self._languages = languages
-        self._language: tuple[str | None] | None = None
-
-    @property
-    def language(self) -> str | None:
-        """The language of what the user wrote last, or None."""
-        if self._language is None:
-            found = self._languages.of(self.asked.text) if self._languages else None
-            self._language = (found,)
-        return self._language[0]
+from ..request import ChatRequest
+from .patterns import BuiltInPattern, OwnPattern, has_signal
 
 
 class Rules:
@@ -35,51 +18,51 @@ class Rules:
     """
 
     def __init__(self, config: Config) -> None:
-        self._rules = tuple(_Compiled(rule) for rule in config.rules)
+        self._rules = tuple(_CompiledRule(rule) for rule in config.rules)
         named = {code for rule in config.rules for code in rule.when.languages}
         self._languages = Languages(named) if named else None
 
     def __len__(self) -> int:
         return len(self._rules)
 
-    def matching(self, asked: Asked) -> Iterator[Rule]:
+    def matching(self, request: ChatRequest) -> Iterator[Rule]:
         """The rules that hold for a request, in order, each tried only when it is asked for."""
-        facts = Facts(asked, self._languages)
-        return (compiled.rule for compiled in self._rules if compiled.holds(facts))
+
+        @cache
+        def language() -> str | None:  # of what the user wrote last
+            return self._languages.of(request.text) if self._languages else None
+
+        return (each.rule for each in self._rules if each.holds(request, language))
 
 
-class _Compiled:
+class _CompiledRule:
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
-        when = rule.when
-        self._keywords = _keywords(when.keywords)
-        self._regex = (
-            OwnPattern(f"rule {rule.name!r}: regex", when.regex) if when.regex is not None else None
+        regex = rule.when.regex
+        self._keywords = _keywords(rule.when.keywords)
+        self._regex = None if regex is None else OwnPattern(f"rule {rule.name!r}: regex", regex)
+
+    def holds(self, request: ChatRequest, language: Callable[[], str | None]) -> bool:
+        """Whether all conditions hold, the cheap ones tried first."""
+        when, text = self.rule.when, request.text
+        return (
+            _holds_by_fields(when, request)
+            and (self._keywords is None or self._keywords.found(text))
+            and (not when.signals or any(has_signal(signal, text) for signal in when.signals))
+            and (not when.languages or language() in when.languages)
+            # A pattern that takes too long does not hold: no request waits for it.
+            and (self._regex is None or self._regex.found(text) is True)
         )
 
-    def holds(self, facts: Facts) -> bool:
-        """Whether all conditions hold, the cheap ones tried first."""
-        when, asked = self.rule.when, facts.asked
-        if not _holds_by_fields(when, asked):
-            return False
-        if self._keywords is not None and not self._keywords.found(asked.text):
-            return False
-        if when.signals and not any(has_signal(signal, asked.text) for signal in when.signals):
-            return False
-        if when.languages and facts.language not in when.languages:
-            return False
-        # A pattern that takes too long does not hold: no request waits for it.
-        return self._regex is None or self._regex.found(asked.text) is True
 
-
-def _holds_by_fields(when: When, asked: Asked) -> bool:
-    options, principal = asked.options, asked.principal
+def _holds_by_fields(when: When, request: ChatRequest) -> bool:
+    options, principal = request.options, request.principal
     return (
         (not when.task or options.task in when.task)
         and (not when.tiers or principal.tier in when.tiers)
         and (not when.tenants or principal.tenant in when.tenants)
-        and (when.min_tokens is None or asked.prompt_tokens >= when.min_tokens)
-        and (when.max_tokens is None or asked.prompt_tokens <= when.max_tokens)
+        and (when.min_tokens is None or request.prompt_tokens >= when.min_tokens)
+        and (when.max_tokens is None or request.prompt_tokens <= when.max_tokens)
         and all(options.metadata.get(key) == value for key, value in when.metadata.items())
     )
 

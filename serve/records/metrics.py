@@ -126,7 +126,7 @@ class Metrics:
         self._look()
 
     def set_budgets(self, state: Sequence[Mapping[str, Any]], *, degraded: bool = False) -> None:
-        """Show budgets as `BudgetLedger.state` lists them; of more than 200 those nearest their limit."""
+        """Show budgets as `BudgetLedger.state` lists them; of more than 200 the fullest."""
         self.degraded.set(int(degraded))
         near = sorted(state, key=lambda b: b["spent"] / max(b["limit"], 1e-12), reverse=True)
         if self.folder is None:  # names of windows past; in a shared folder they cannot be cleared

@@ -40,7 +40,7 @@ class Record:
     score: float | None = None
     threshold: float | None = None
     reason: str | None = None
-    steps: Sequence[Sequence[str]] = ()  # [name, outcome] each, as in `Plan.to_dict`
+    steps: Sequence[Sequence[str]] = ()  # [name, outcome] each, as in `RoutingPlan.to_dict`
     attempts: Sequence[Mapping[str, Any]] = ()  # JSON objects with at least "model"
     task: str | None = None
     session_hash: str | None = None

@@ -19,7 +19,7 @@ from ...providers.completion import acomplete, close_connections, quiet, warm_up
 from ...providers.error_meaning import CallError, FailureKind
 from ...providers.http_answer import BadAnswerError, HttpAnswer
 from ...providers.redaction import secrets_of
-from .. import parts
+from .. import request_parts as parts
 from ..config.settings import CallSettings, Config
 from ..errors import RefusedError
 from ..registry import Model

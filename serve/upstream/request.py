@@ -17,7 +17,7 @@ from ...providers import completion
 from ...providers.completion import OPENAI_API
 from ...providers.error_meaning import ShapeError
 from ...providers.prices import is_listed
-from .. import parts
+from .. import request_parts as parts
 from ..config.settings import CallSettings
 from ..registry import Model
 

@@ -11,7 +11,7 @@ from thriftroute.router.text import Conversation
 from thriftroute.serve.config.settings import Config
 from thriftroute.serve.policy.pipeline import Pipeline
 from thriftroute.serve.registry import Model
-from thriftroute.serve.request import Asked, Options, Principal
+from thriftroute.serve.request import ChatRequest, Options, Principal
 
 
 def model(
@@ -55,14 +55,14 @@ def asked(
     tier: str | None = None,
     tenant: str = "default",
     **options: Any,
-) -> Asked:
+) -> ChatRequest:
     """A request; `options` are those of `Options`."""
     if messages is None:
         messages = [{"role": "user", "content": text}]
     for name in ("require", "models"):
         if name in options:
             options[name] = frozenset(options[name])
-    return Asked(
+    return ChatRequest(
         id="1",
         model=model,
         body=body or {},
@@ -74,11 +74,11 @@ def asked(
         output_tokens=output_tokens,
         choices=choices,
         principal=Principal(tenant=tenant, tier=tier),
-        options=Options(**options),
+        options=Options.model_construct(**options),
     )
 
 
-def in_tool_calls(text: str = "What is the weather in Rome?", **more: Any) -> Asked:
+def in_tool_calls(text: str = "What is the weather in Rome?", **more: Any) -> ChatRequest:
     """A request whose last message is a tool's result."""
     call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
     messages = [
@@ -114,11 +114,6 @@ class Failing:
         raise ValueError(f"cannot score {conversations[0].last}")
 
 
-@dataclass(frozen=True)
-class Pool:
-    models: Mapping[str, Model]
-
-
 def config(models: Sequence[Model], **more: Any) -> Config:
     """A config over those models: the first is the strong one, the last the weak one."""
     base: dict[str, Any] = {
@@ -141,5 +136,5 @@ def pipeline(
     **more: Any,
 ) -> Pipeline:
     """A pipeline over `models`, scored `by` a router that by default says 0 to everything."""
-    pool = Pool({m.name: m for m in models})
-    return Pipeline(config(models, **more), pool, by or Scores(), fastest=fastest)
+    named = {m.name: m for m in models}
+    return Pipeline(config(models, **more), named, by or Scores(), fastest=fastest)

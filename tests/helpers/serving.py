@@ -17,7 +17,7 @@ from starlette.applications import Starlette
 from thriftroute.serve.api.app import create_app
 from thriftroute.serve.api.limits import BoundedProtocol
 from thriftroute.serve.config.settings import Config
-from thriftroute.serve.state import State
+from thriftroute.serve.state import ServerState
 
 
 class Serving:
@@ -26,7 +26,7 @@ class Serving:
     def __init__(self, url: str, app: Starlette) -> None:
         self.url = url
         self.app = app
-        self.state: State = app.state.thriftroute
+        self.state: ServerState = app.state.thriftroute
 
 
 def pool(api_base: str, **more: Any) -> dict[str, Any]:

@@ -1,23 +1,19 @@
 import logging
 from typing import Any
 
-import numpy as np
 import pytest
 from thriftroute.errors import ConfigError
 from thriftroute.router.routers import BundleRouter, Router, load_router
 from thriftroute.router.threshold import ThresholdTable
 from thriftroute.serve.errors import RefusedError
-from thriftroute.serve.policy.scoring import Scoring
+from thriftroute.serve.policy.qualities import Qualities
 from thriftroute.serve.registry import Model
 from thriftroute.tests.conftest import BundleMaker
 from thriftroute.tests.helpers.asking import (
     STRONG,
     WEAK,
-    Failing,
     Scores,
-    asked,
     config,
-    in_tool_calls,
     model,
 )
 
@@ -29,8 +25,10 @@ POOL = (
 )
 
 
-def scoring(router: Router, models: tuple[Model, ...] = (STRONG, WEAK), **settings: Any) -> Scoring:
-    return Scoring(config(models, router=settings), {m.name: m for m in models}, router)
+def qualities(
+    router: Router, models: tuple[Model, ...] = (STRONG, WEAK), **settings: Any
+) -> Qualities:
+    return Qualities(config(models, router=settings), {m.name: m for m in models}, router)
 
 
 def tables(*shares: float) -> dict[str, Any]:
@@ -39,58 +37,9 @@ def tables(*shares: float) -> dict[str, Any]:
     return {f"t{i}": ThresholdTable(f"t{i}", 10, r).to_dict() for i, r in enumerate(rows)}
 
 
-def test_a_score() -> None:
-    assert scoring(Scores(0.25)).score(asked()) == (0.25, "")
-
-
-@pytest.mark.parametrize(
-    ("context", "system", "history"),
-    [("full", "Be brief.", "hello"), ("conversation", "", "hello"), ("last", "", "")],
-)
-def test_what_of_the_conversation_is_scored(context: str, system: str, history: str) -> None:
-    router = Scores()
-    messages = [
-        {"role": "system", "content": "Be brief."},
-        {"role": "assistant", "content": "hello"},
-        {"role": "user", "content": "What is 2 + 2?"},
-    ]
-    scoring(router, context=context).score(asked(messages=messages))
-    (seen,) = router.seen
-    assert (seen.system, seen.history, seen.last) == (system, history, "What is 2 + 2?")
-
-
-def test_results_of_tools_are_history() -> None:
-    router = Scores()
-    scoring(router).score(in_tool_calls())
-    assert "sunny" in router.seen[0].history
-
-
-@pytest.mark.parametrize("text", ["", "  \n", None])
-def test_no_text_has_no_score(text: str | None) -> None:
-    router = Scores()
-    assert scoring(router).score(asked(text)) == (None, "no text to score")
-    assert router.seen == []
-
-
-def test_a_failure_is_told_without_the_prompt(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        score, problem = scoring(Failing()).score(asked("my secret"))
-    assert score is None
-    assert problem.startswith("scoring failed: ValueError in asking.py:")
-    assert "secret" not in problem + caplog.text
-    assert "ValueError" in caplog.text
-
-
-@pytest.mark.parametrize("value", [np.nan, 1.5, -0.1])
-def test_a_score_that_is_none_is_told(value: float) -> None:
-    score, problem = scoring(Scores(value)).score(asked())
-    assert score is None
-    assert problem.startswith("scoring failed: the router returned")
-
-
 def test_shares_go_through_the_bundles_last_table(make_bundle: BundleMaker) -> None:
     router = BundleRouter(make_bundle(thresholds=tables(0.3, 0.7)))
-    found = scoring(router, strong_share=0.7, threshold=None)
+    found = qualities(router, strong_share=0.7, threshold=None)
     assert found.threshold_for(0.69) == (0.5, "strong share 0.7 by table 't1'")
     assert found.threshold_for(0.0) == (1.0, "strong share 0 by table 't1'")
 
@@ -98,24 +47,24 @@ def test_shares_go_through_the_bundles_last_table(make_bundle: BundleMaker) -> N
 def test_a_share_without_a_table_is_refused(tiny_bundle: Any) -> None:
     for router in (Scores(), BundleRouter(tiny_bundle)):
         with pytest.raises(RefusedError, match="no table from strong shares") as e:
-            scoring(router).threshold_for(0.5)
+            qualities(router).threshold_for(0.5)
         assert (e.value.status, e.value.code) == (400, "no_threshold_table")
 
 
 def test_a_configured_share_without_a_table_is_an_error_at_the_start() -> None:
     with pytest.raises(ConfigError, match=r"router\.strong_share: router 'mf' has no table"):
-        scoring(Scores(), strong_share=0.5, threshold=None)
+        qualities(Scores(), strong_share=0.5, threshold=None)
 
 
 def test_places_of_the_models_that_the_bundle_knows(tiny_bundle: Any) -> None:
     """In the tiny graph only the first quality moves: all others stand with the weak one."""
-    found = scoring(BundleRouter(tiny_bundle), POOL, strategy="pool")
+    found = qualities(BundleRouter(tiny_bundle), POOL, strategy="pool")
     assert found.places == pytest.approx({"strong-1": 0.0, "mine": 1.0, "weak-1": 1.0})
     assert found.losses(0.4) == pytest.approx({"strong-1": 0.0, "mine": 0.4, "weak-1": 0.4})
 
 
 def test_the_pair_is_the_bundles_own_where_its_names_are_others(tiny_bundle: Any) -> None:
-    found = scoring(BundleRouter(tiny_bundle), strategy="pool")
+    found = qualities(BundleRouter(tiny_bundle), strategy="pool")
     assert found.places == pytest.approx({"strong": 0.0, "weak": 1.0})
 
 
@@ -128,14 +77,14 @@ def test_places_are_along_the_bundles_own_pair() -> None:
         model("gpt-3.5-turbo-0125"),
         model("weak"),
     )
-    places = scoring(load_router("mf"), pool, strategy="pool").places
+    places = qualities(load_router("mf"), pool, strategy="pool").places
     assert places["strong"] == pytest.approx(0.0)
     assert places["weak"] == pytest.approx(1.0)
     assert places["gpt-4o"] < places["gemma-2-9b-it"] < places["gpt-3.5-turbo-0125"]
 
 
 def test_only_a_pool_has_places(tiny_bundle: Any) -> None:
-    found = scoring(BundleRouter(tiny_bundle))
+    found = qualities(BundleRouter(tiny_bundle))
     assert (found.places, found.losses(0.5)) == ({}, {})
 
 
@@ -144,25 +93,25 @@ def test_a_pool_whose_weak_model_is_rated_above_the_strong_one_is_told(
 ) -> None:
     pool = (model("a", bundle_model="weak-1"), model("b", bundle_model="strong-1"))
     with caplog.at_level(logging.WARNING):
-        scoring(BundleRouter(tiny_bundle), pool[::-1], strategy="pool")
+        qualities(BundleRouter(tiny_bundle), pool[::-1], strategy="pool")
     assert caplog.text == ""
     with caplog.at_level(logging.WARNING):
-        scoring(BundleRouter(tiny_bundle), pool, strategy="pool")
+        qualities(BundleRouter(tiny_bundle), pool, strategy="pool")
     assert "rates the weak model 'b' no worse than the strong one 'a'" in caplog.text
 
 
 def test_a_bundle_that_does_not_tell_its_own_pair_apart(make_bundle: BundleMaker) -> None:
     bundle = make_bundle(strong="other-1", weak="weak-1")
     with pytest.raises(ConfigError, match="does not tell its own strong and weak model apart"):
-        scoring(BundleRouter(bundle), strategy="pool")
+        qualities(BundleRouter(bundle), strategy="pool")
 
 
 def test_a_pool_needs_a_bundle_that_knows_its_models(tiny_bundle: Any) -> None:
     with pytest.raises(ConfigError, match="'pool' needs a bundle"):
-        scoring(Scores(), strategy="pool")
+        qualities(Scores(), strategy="pool")
     wrong = (STRONG, model("weak", bundle_model="gpt-9"))
     with pytest.raises(ConfigError, match=r"bundle_model 'gpt-9' is not in the bundle.*strong-1"):
-        scoring(BundleRouter(tiny_bundle), wrong, strategy="pool")
+        qualities(BundleRouter(tiny_bundle), wrong, strategy="pool")
     same = (model("a", bundle_model="weak-1"), model("b", bundle_model="weak-1"))
     with pytest.raises(ConfigError, match="at least two models that the bundle knows"):
-        scoring(BundleRouter(tiny_bundle), same, strategy="pool")
+        qualities(BundleRouter(tiny_bundle), same, strategy="pool")

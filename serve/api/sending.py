@@ -1,0 +1,149 @@
+"""How a door hears from its client and answers it: as JSON or as server-sent events."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse
+from starlette.types import Message, Receive, Scope, Send
+
+from ..errors import RefusedError
+from .flow import Reply, RequestFlow, shutting_down
+
+T = TypeVar("T")
+
+FAREWELL_S = 1.0  # for a client to take in that the server shuts down
+_EVENTS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class Client:
+    """Who sent one request. `started`: whether an answer to it has begun."""
+
+    def __init__(self, request: Request, send: Send, stop: Callable[[], None]) -> None:
+        """stop: called where the server shuts down, before what works on an answer is cancelled."""
+        self.headers = request.headers
+        self.started = False
+        self._request = request
+        self._send = send
+        self._stop = stop
+        self._takes_events = False
+
+    async def body(self) -> bytes | None:
+        """The whole body; None where the client left meanwhile."""
+        try:
+            return await self._request.body()
+        except ClientDisconnect:
+            return None
+
+    async def reply(self, work: Awaitable[Reply]) -> None:
+        """Send what `work` gives, unless the client leaves first: then it is cancelled."""
+        reply = await self._unless_left(work)
+        if reply is None:
+            return
+        if reply.chunks is None:
+            response = _Json(reply.body, headers=reply.headers)
+            await response(self._request.scope, self._request.receive, self._put)
+            return
+        try:
+            await self._unless_left(self._send_events(reply))
+        finally:
+            await reply.chunks.aclose()
+
+    async def farewell(self, error: RefusedError) -> None:
+        """End the events with this one, unless the client takes in no more."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL_S):
+                if self._takes_events:
+                    await self._event(error.to_dict())
+                    await self._end()
+
+    async def _send_events(self, reply: Reply) -> None:
+        """The chunks, then [DONE]."""
+        assert reply.chunks is not None
+        own = [(name.encode(), value.encode()) for name, value in reply.headers.items()]
+        self._takes_events = True
+        head = {"type": "http.response.start", "status": 200, "headers": [*_EVENTS, *own]}
+        await self._put(head)
+        broken = False
+        async for chunk in reply.chunks:
+            broken = broken or "error" in chunk
+            await self._event(chunk)
+            # Neither waits where a provider is fast: a full buffer would be sent in one turn of
+            # the loop, and a few such streams hold up everybody for a second.
+            await asyncio.sleep(0)
+        # [DONE] would tell clients that do not look at errors that they have it all.
+        await self._end(b"" if broken else b"data: [DONE]\n\n")
+
+    async def _event(self, chunk: Mapping[str, Any]) -> None:
+        body = b"data: " + _written(chunk) + b"\n\n"
+        await self._put({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def _end(self, last: bytes = b"") -> None:
+        await self._put({"type": "http.response.body", "body": last, "more_body": False})
+
+    async def _put(self, message: Message) -> None:
+        self.started = True
+        await self._send(message)
+
+    async def _left(self) -> None:
+        while (await self._request.receive())["type"] != "http.disconnect":
+            pass
+
+    async def _unless_left(self, work: Awaitable[T]) -> T | None:
+        """What `work` gives or raises; None where the client left first."""
+        task, watch = asyncio.ensure_future(work), asyncio.ensure_future(self._left())
+        try:
+            await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+            return task.result() if task.done() else None
+        except asyncio.CancelledError:
+            self._stop()
+            raise
+        finally:
+            task.cancel()
+            watch.cancel()
+            await asyncio.gather(task, watch, return_exceptions=True)
+
+
+class Endpoint:
+    """A door as an ASGI application: its clients are told where the server shuts down."""
+
+    def __init__(
+        self, flow: RequestFlow, door: Callable[[RequestFlow, Client], Awaitable[None]]
+    ) -> None:
+        self._flow = flow
+        self._door = door
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        with self._flow.serving():
+            client = Client(Request(scope, receive), send, self._flow.stop)
+            try:
+                await self._door(self._flow, client)
+            except asyncio.CancelledError:  # uvicorn does so where `server.shutdown_s` is over
+                asyncio.current_task().uncancel()  # type: ignore[union-attr]
+                if not client.started:
+                    raise shutting_down() from None
+                await client.farewell(shutting_down())
+
+
+class _Json(JSONResponse):
+    def render(self, content: Any) -> bytes:
+        return _written(content)
+
+
+def _written(value: Any) -> bytes:
+    """JSON, whatever a provider sent: it has no NaN, and UTF-8 no half of a surrogate pair."""
+    how: dict[str, Any] = {"ensure_ascii": False, "separators": (",", ":")}
+    try:
+        text = json.dumps(value, allow_nan=False, **how)
+    except ValueError:
+        plain = json.loads(json.dumps(value), parse_constant=lambda _: None)
+        text = json.dumps(plain, **how)
+    return text.encode("utf-8", "replace")
