@@ -88,6 +88,7 @@ def import_(
     options = Options(
         format=format,
         sample=sample,
+        report=report,
         at_least=at_least,
         clusters=clusters,
         mask=mask,
@@ -101,7 +102,6 @@ def import_(
             out,
             options,
             embedder=_embedder(router) if report or sample is not None else None,
-            report=report,
             language=_language() if report else None,
             workers=workers,
             progress=progress,

@@ -12,7 +12,7 @@ ignored where they are not.
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import DataError
 from .schema import (
@@ -30,20 +30,16 @@ from .schema import (
 
 Record = Mapping[str, Any]
 
-_REQUEST = ("prompt", "messages")
 _WINNERS = ("winner_model_a", "winner_model_b", "winner_tie")
-# For each layout, groups of columns of which one must be there.
-_NEEDED: dict[str, tuple[tuple[str, ...], ...]] = {
-    "scores": (_REQUEST, ("model",), ("score",)),
-    "comparisons": (_REQUEST, ("model_a",), ("model_b",), ("outcome", "score_a")),
-    "arena": (
-        ("prompt", "conversation_a", "conversation", "full_conversation"),
-        ("model_a",),
-        ("model_b",),
-        ("winner_model_a", "winner"),
-    ),
-}
-LAYOUTS = tuple(_NEEDED)
+_TURNS = ("conversation_a", "conversation", "full_conversation")
+
+
+class Layout(NamedTuple):
+    """Groups of columns of which one must be there, and what turns a record into a row, raising
+    DataError(field)."""
+
+    needed: tuple[tuple[str, ...], ...]
+    make: Callable[[Record], Row]
 
 
 def detect_layout(columns: Iterable[str]) -> str:
@@ -52,32 +48,25 @@ def detect_layout(columns: Iterable[str]) -> str:
     Raises DataError, its `field` the first column missing from the layout that comes closest.
     """
     found = set(columns)
-    missing: dict[str, list[tuple[str, ...]]] = {
-        layout: [group for group in groups if not found.intersection(group)]
-        for layout, groups in _NEEDED.items()
+    missing = {
+        name: [group for group in layout.needed if not found.intersection(group)]
+        for name, layout in LAYOUTS.items()
     }
-    for layout in ("comparisons", "scores", "arena"):
-        if not missing[layout]:
-            return layout
+    for name in ("comparisons", "scores", "arena"):
+        if not missing[name]:
+            return name
     # Naming model_a or model_b says that comparisons are meant, however little else is there.
-    pairwise = bool(found & {"model_a", "model_b"})
-    order = ("arena", "comparisons") if pairwise and found & set(_WINNERS) else (
-        ("comparisons",) if pairwise else ("scores", "comparisons"))  # fmt: skip
-    layout = min(order, key=lambda name: len(missing[name]))
-    names = " or ".join(missing[layout][0])
-    every = ", ".join(" | ".join(group) for group in _NEEDED[layout])
+    order = ["scores", "comparisons"]
+    if found & {"model_a", "model_b"}:
+        order = ["arena", "comparisons"] if found & set(_WINNERS) else ["comparisons"]
+    closest = min(order, key=lambda name: len(missing[name]))
+    names = " or ".join(missing[closest][0])
+    every = ", ".join(" | ".join(group) for group in LAYOUTS[closest].needed)
     raise DataError(
         f"column {names} is missing; found {', '.join(sorted(map(str, found))) or 'no columns'}; "
-        f"a file of {layout} has {every}",
-        field=missing[layout][0][0],
+        f"a file of {closest} has {every}",
+        field=missing[closest][0][0],
     )
-
-
-def row_maker(layout: str) -> Callable[[Record], Row]:
-    """The function that turns a record of `layout` into a row, raising DataError(field)."""
-    if layout not in _MAKERS:
-        raise DataError(f"unknown layout {layout!r}; expected one of {', '.join(LAYOUTS)}")
-    return _MAKERS[layout]
 
 
 def request(record: Record) -> tuple[str, Messages | None]:
@@ -107,48 +96,39 @@ def _conversation(messages: Messages, field: str) -> tuple[str, Messages | None]
 
 def _score(record: Record) -> PromptScore:
     prompt, messages = request(record)
-    item = record.get("item_id")
-    if _absent(item):
-        item = record.get("row")
+    model = _text(record, "model")
+    if record.get("score") is None:
+        raise DataError("missing; expected a number in [0, 1]", field="score")
     return PromptScore(
         prompt=prompt,
-        model=_text(record, "model"),
-        score=_number(record, "score", "a number in [0, 1]"),
+        model=model,
+        score=parse_number(record["score"], "score", "a number in [0, 1]"),
         messages=messages,
-        weight=_weight(record),
+        weight=_weight(record, "weight"),
         source=_optional_text(record, "source"),
         category=_optional_text(record, "task", "category"),
-        item="" if _absent(item) else str(item),
-        input_tokens=_amount(record, "input_tokens"),
-        output_tokens=_amount(record, "output_tokens"),
-        cost_usd=_amount(record, "cost_usd"),
+        item=_optional_text(record, "item_id", "row"),
+        **_amounts(record, "input_tokens", "output_tokens", "cost_usd"),
     )
 
 
 def _comparison(record: Record) -> Comparison:
     prompt, messages = request(record)
-    name = "outcome" if not _absent(record.get("outcome")) else "score_a"
-    outcome = record.get(name)
-    if _absent(outcome):
+    name = "score_a" if _absent(record.get("outcome")) else "outcome"
+    if _absent(record.get(name)):
         raise DataError("missing; expected a, b, tie or a number in [0, 1]", field="outcome")
-    return _compared(record, prompt, messages, parse_outcome(outcome, name))
+    return _compared(record, prompt, messages, parse_outcome(record[name], name))
 
 
 def _arena(record: Record) -> Comparison:
-    for name in ("conversation_a", "conversation", "full_conversation"):
-        if not _absent(record.get(name)):
-            prompt, messages = _user_turns(_turns(record[name], name), name)
-            break
-    else:
-        value = record.get("prompt")
-        if _absent(value):
-            raise DataError("missing; expected a JSON list of the user's turns", field="prompt")
-        prompt, messages = _user_turns(_turns(value, "prompt"), "prompt")
+    field = next((name for name in _TURNS if not _absent(record.get(name))), "prompt")
+    if _absent(record.get(field)):
+        raise DataError("missing; expected a JSON list of the user's turns", field="prompt")
+    prompt, messages = _user_turns(_turns(record[field], field), field)
     return _compared(record, prompt, messages, _winner(record))
 
 
 def _compared(record: Record, prompt: str, messages: Messages | None, score_a: float) -> Comparison:
-    time = record.get("time", record.get("tstamp"))
     return Comparison(
         prompt=prompt,
         model_a=_text(record, "model_a"),
@@ -158,11 +138,8 @@ def _compared(record: Record, prompt: str, messages: Messages | None, score_a: f
         weight=_weight(record, "weight", "n_votes"),
         source=_optional_text(record, "source"),
         category=_optional_text(record, "category", "task"),
-        tokens_a=_amount(record, "tokens_a"),
-        tokens_b=_amount(record, "tokens_b"),
-        cost_a=_amount(record, "cost_a"),
-        cost_b=_amount(record, "cost_b"),
-        time=None if _absent(time) else str(time),
+        time=_optional_text(record, "time", "tstamp") or None,
+        **_amounts(record, "tokens_a", "tokens_b", "cost_a", "cost_b"),
     )
 
 
@@ -207,21 +184,22 @@ def _winner(record: Record) -> float:
     for name in _WINNERS:
         value = record.get(name)
         # Releases without ties leave the last column out; an empty cell in it is no vote either.
-        if _absent(value) and name == "winner_tie":
-            flags.append(0.0)
-            continue
-        flags.append(parse_number(value, name, "0 or 1"))
+        absent = _absent(value) and name == "winner_tie"
+        flags.append(0.0 if absent else parse_number(value, name, "0 or 1"))
         if flags[-1] not in (0.0, 1.0):
             raise DataError(f"{shown(value)} is not 0 or 1", field=name)
     if sum(flags) != 1.0:
-        raise DataError(
-            f"{', '.join(_WINNERS)} are {flags}; expected exactly one 1", field=_WINNERS[0]
-        )
+        problem = f"{', '.join(_WINNERS)} are {flags}; expected exactly one 1"
+        raise DataError(problem, field=_WINNERS[0])
     return flags[0] + 0.5 * flags[2]
 
 
 def _absent(value: object) -> bool:
     return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
+def _first(record: Record, *fields: str) -> Any:
+    return next((record[f] for f in fields if not _absent(record.get(f))), None)
 
 
 def _text(record: Record, field: str) -> str:
@@ -234,36 +212,26 @@ def _text(record: Record, field: str) -> str:
 
 
 def _optional_text(record: Record, *fields: str) -> str:
-    for field in fields:
-        value = record.get(field)
-        if not _absent(value):
-            return value if isinstance(value, str) else str(value)
-    return ""
-
-
-def _number(record: Record, field: str, what: str) -> float:
-    value = record.get(field)
-    if value is None:
-        raise DataError(f"missing; expected {what}", field=field)
-    return parse_number(value, field, what)
+    value = _first(record, *fields)
+    return "" if value is None else str(value)
 
 
 def _weight(record: Record, *fields: str) -> float:
-    for field in fields or ("weight",):
+    for field in fields:
         if not _absent(record.get(field)):
             return parse_number(record[field], field, "a finite number above 0")
     return 1.0
 
 
-def _amount(record: Record, field: str) -> float | None:
-    value = record.get(field)
-    if _absent(value):
-        return None
-    return parse_number(value, field, "a finite number that is 0 or more, or left out")
+def _amounts(record: Record, *fields: str) -> dict[str, float | None]:
+    what = "a finite number that is 0 or more, or left out"
+    values = ((field, record.get(field)) for field in fields)
+    return {f: None if _absent(value) else parse_number(value, f, what) for f, value in values}
 
 
-_MAKERS: dict[str, Callable[[Record], Row]] = {
-    "scores": _score,
-    "comparisons": _comparison,
-    "arena": _arena,
+_REQUEST, _MODELS = ("prompt", "messages"), (("model_a",), ("model_b",))
+LAYOUTS = {
+    "scores": Layout((_REQUEST, ("model",), ("score",)), _score),
+    "comparisons": Layout((_REQUEST, *_MODELS, ("outcome", "score_a")), _comparison),
+    "arena": Layout((("prompt", *_TURNS), *_MODELS, ("winner_model_a", "winner")), _arena),
 }

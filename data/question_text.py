@@ -171,19 +171,12 @@ def _last_run(labels: list[re.Match[str]], at_least: int) -> list[re.Match[str]]
     best: list[re.Match[str]] = []
     run: list[re.Match[str]] = []
     for match in labels:
-        letter = match[1]
-        if letter == "A":
+        if match[1] == "A":
             run = [match]
             # A question with a single option ends in it.
-            if (
-                at_least == 2
-                and match is labels[-1]
-                and match.start()
-                and "\n" not in match.string[match.end() :]
-            ):
-                best = run
-        elif run and ord(letter) == ord(run[-1][1]) + 1:
+            last = match is labels[-1] and match.start() and "\n" not in match.string[match.end() :]
+            best = run if at_least == 2 and last else best
+        elif run and ord(match[1]) == ord(run[-1][1]) + 1:
             run.append(match)
-        if len(run) >= at_least:
-            best = run
+        best = run if len(run) >= at_least else best
     return best

@@ -9,6 +9,7 @@ written to the rejects file and reported in the log at the end. What makes a who
 (no such file, no rows, a missing column, truncation) always stops.
 """
 
+import contextlib
 import csv
 import json
 import logging
@@ -19,7 +20,7 @@ from typing import IO, Any, Literal
 
 from ..errors import DataError, require_extra
 from ..files import private
-from .layouts import LAYOUTS, Record, detect_layout, request, row_maker
+from .layouts import LAYOUTS, Record, detect_layout, request
 from .lines import MAX_LINE, check_unpacked, json_object, lines, open_bytes, too_long
 from .schema import Row, check_text
 
@@ -64,6 +65,7 @@ class RowReader(Iterator[Row]):
         self.problems: list[DataError] = []
         self._on_bad = on_bad
         self._rejects = None if rejects is None else Path(rejects)
+        self._sink: IO[str] | None = None
         self._rows = self._read(records)
 
     def __next__(self) -> Row:
@@ -78,42 +80,44 @@ class RowReader(Iterator[Row]):
         return text
 
     def _read(self, records: Iterator[Raw]) -> Generator[Row]:
-        make = None if self.layout is None else row_maker(self.layout)
-        sink: IO[str] | None = None
-        try:
+        make = None if self.layout is None else LAYOUTS[self.layout].make
+        with contextlib.ExitStack() as sinks:
             for line, record, raw in records:
                 try:
                     if isinstance(record, DataError):
                         raise record
                     if make is None:
                         self.layout = detect_layout(record)
-                        make = row_maker(self.layout)
+                        make = LAYOUTS[self.layout].make
                     row = make(record)
                 except DataError as error:
-                    located = DataError(error.problem, path=self.name, line=line, field=error.field)
-                    if self._on_bad == "stop":
-                        raise located from error
-                    self.skipped += 1
-                    if len(self.problems) < _KEPT_PROBLEMS:
-                        self.problems.append(located)
-                    if self._rejects is not None:
-                        sink = sink or _open_rejects(self._rejects)
-                        _write_reject(sink, located, raw)
+                    self._skip(error, line, raw, sinks)
                     continue
                 self.rows += 1
                 yield row
-        finally:
-            if sink is not None:
-                sink.close()
+        if not self.rows and self.skipped:
+            problem = f"no usable row: all {self.skipped:,} are bad, the first: {self.problems[0]}"
+            raise DataError(problem, path=self.name)
         if not self.rows:
-            if self.skipped:
-                raise DataError(
-                    f"no usable row: all {self.skipped:,} are bad, the first: {self.problems[0]}",
-                    path=self.name,
-                )
             raise DataError("is empty; expected at least one row", path=self.name)
         if self.skipped:
             logger.warning("%s", self.report())
+
+    def _skip(self, error: DataError, line: int, raw: object, sinks: contextlib.ExitStack) -> None:
+        located = DataError(error.problem, path=self.name, line=line, field=error.field)
+        if self._on_bad == "stop":
+            raise located from error
+        self.skipped += 1
+        if len(self.problems) < _KEPT_PROBLEMS:
+            self.problems.append(located)
+        if self._rejects is None:
+            return
+        self._sink = self._sink or sinks.enter_context(_open_rejects(self._rejects))
+        if isinstance(raw, bytes):
+            raw = raw.decode(errors="backslashreplace").rstrip("\r\n")
+        entry = {"path": self.name, "line": line, "field": error.field, "problem": error.problem}
+        # ASCII, so that lone surrogates in the row can be written at all.
+        self._sink.write(json.dumps({**entry, "row": raw}, default=repr) + "\n")
 
 
 def read_rows(
@@ -169,9 +173,8 @@ def _prompts(name: str, records: Iterator[Raw]) -> Generator[str]:
 
 def _open(path_or_name: str | Path, format: str | None) -> tuple[str, Iterator[Raw]]:
     if format is not None and format not in (*CONTAINERS, *LAYOUTS):
-        raise DataError(
-            f"unknown format {format!r}; expected one of {', '.join((*CONTAINERS, *LAYOUTS))}"
-        )
+        known = ", ".join((*CONTAINERS, *LAYOUTS))
+        raise DataError(f"unknown format {format!r}; expected one of {known}")
     name = str(path_or_name)
     if name.startswith("hf:"):
         from .hub import hub_records
@@ -186,8 +189,7 @@ def _open(path_or_name: str | Path, format: str | None) -> tuple[str, Iterator[R
 
         return name, folder_records(path, split)
     path = _existing(path_or_name)
-    container = format if format in CONTAINERS else _container(path)
-    return name, _CONTAINERS[container](path)
+    return name, _CONTAINERS[format if format in CONTAINERS else _container(path)](path)
 
 
 def _existing(path_or_name: str | Path) -> Path:
@@ -241,14 +243,17 @@ def _jsonl_records(path: Path) -> Generator[Raw]:
             yield line, value, data
 
 
+def _text(line: int, data: bytes) -> str:
+    # What is not UTF-8 becomes lone surrogates, which check_text refuses.
+    return data.decode("utf-8-sig" if line == 1 else "utf-8", "surrogateescape")
+
+
 def _text_records(path: Path) -> Generator[Raw]:
     for line, data in _lines(path):
         if isinstance(data, DataError):
             yield line, data, None
         elif data.strip():
-            # What is not UTF-8 becomes lone surrogates, which check_text refuses.
-            text = data.decode("utf-8-sig" if line == 1 else "utf-8", "surrogateescape")
-            yield line, {"prompt": text.rstrip("\r\n")}, data
+            yield line, {"prompt": _text(line, data).rstrip("\r\n")}, data
 
 
 def _csv_records(path: Path) -> Generator[Raw]:
@@ -262,21 +267,13 @@ def _csv_records(path: Path) -> Generator[Raw]:
             size += 0 if isinstance(data, DataError) else len(data)
             if isinstance(data, DataError) or size > MAX_LINE:
                 raise DataError(too_long("the row").problem, path=path, line=line)
-            yield data.decode("utf-8-sig" if line == 1 else "utf-8", "surrogateescape")
+            yield _text(line, data)
 
     tab = ".tsv" in (suffix.lower() for suffix in path.suffixes)
     reader = csv.reader(texts(), strict=True, delimiter="\t" if tab else ",")
-    try:
-        header = next(reader)
-    except StopIteration:
-        return
-    except csv.Error as error:
-        raise DataError(f"not valid CSV ({error})", path=path, line=1) from error
-    if twice := sorted({name for name in header if header.count(name) > 1 and name}):
-        raise DataError(f"column {twice[0]!r} occurs twice", path=path, line=1, field=twice[0])
-    while True:
-        line = reader.line_num + 1
-        size = 0
+    header = _header(path, reader)
+    while header is not None:
+        line, size = reader.line_num + 1, 0
         try:
             cells = next(reader)
         except StopIteration:
@@ -285,14 +282,23 @@ def _csv_records(path: Path) -> Generator[Raw]:
             problem = f"not valid CSV ({error}), from line {line} to {reader.line_num}"
             yield line, DataError(problem), None
             continue
-        if not cells:
-            continue
-        if len(cells) != len(header):
+        if len(cells) == len(header):
+            record = dict(zip(header, cells, strict=True))
+            yield line, record, record
+        elif cells:
             problem = f"{len(cells)} cells; expected {len(header)} as in the header"
             yield line, DataError(problem), cells
-            continue
-        record = dict(zip(header, cells, strict=True))
-        yield line, record, record
+
+
+def _header(path: Path, reader: Iterator[list[str]]) -> list[str] | None:
+    """The names of columns; None where the file is empty."""
+    try:
+        names = next(reader, None)
+    except csv.Error as error:
+        raise DataError(f"not valid CSV ({error})", path=path, line=1) from error
+    if twice := sorted({n for n in names or () if n and (names or []).count(n) > 1}):
+        raise DataError(f"column {twice[0]!r} occurs twice", path=path, line=1, field=twice[0])
+    return names
 
 
 def _parquet_records(path: Path) -> Generator[Raw]:
@@ -303,11 +309,8 @@ def _parquet_records(path: Path) -> Generator[Raw]:
         with parquet.ParquetFile(path) as file:
             check_unpacked(path, file.metadata)
             for batch in file.iter_batches(batch_size=_BATCH):
-                names = batch.schema.names
-                columns: list[list[Any]] = [column.to_pylist() for column in batch.columns]
-                for values in zip(*columns, strict=True):
+                for record in batch.to_pylist():
                     row += 1
-                    record = dict(zip(names, values, strict=True))
                     yield row, record, record
     except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(
@@ -331,17 +334,3 @@ def _open_rejects(path: Path) -> IO[str]:
         return open(path, "a", encoding="utf-8", opener=private)
     except OSError as error:
         raise DataError(f"the rejects file cannot be written ({error})", path=path) from error
-
-
-def _write_reject(sink: IO[str], error: DataError, raw: object) -> None:
-    if isinstance(raw, bytes):
-        raw = raw.decode(errors="backslashreplace").rstrip("\r\n")
-    entry = {
-        "path": error.path,
-        "line": error.line,
-        "field": error.field,
-        "problem": error.problem,
-        "row": raw,
-    }
-    # ASCII, so that lone surrogates in the row can be written at all.
-    sink.write(json.dumps(entry, default=repr) + "\n")

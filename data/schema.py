@@ -6,6 +6,7 @@ field and what was expected; readers add the file and the line.
 """
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,14 +18,9 @@ Message = Mapping[str, Any]
 Messages = tuple[Message, ...]
 
 _OUTCOMES = {
-    "a": 1.0,
-    "model_a": 1.0,
-    "b": 0.0,
-    "model_b": 0.0,
-    "tie": 0.5,
-    "tie (bothbad)": 0.5,
-    "both_bad": 0.5,
-    "bothbad": 0.5,
+    **dict.fromkeys(("a", "model_a"), 1.0),
+    **dict.fromkeys(("b", "model_b"), 0.0),
+    **dict.fromkeys(("tie", "tie (bothbad)", "both_bad", "bothbad"), 0.5),
 }
 
 
@@ -57,14 +53,9 @@ class Comparison:
         check_text(self.model_a, "model_a")
         check_text(self.model_b, "model_b")
         if self.model_a == self.model_b:
-            raise DataError(
-                f"both models are {self.model_a!r}; expected two different models",
-                field="model_b",
-            )
-        _check_unit(self.score_a, "score_a")
-        _check_weight(self.weight)
-        for name in ("tokens_a", "tokens_b", "cost_a", "cost_b"):
-            _check_amount(getattr(self, name), name)
+            problem = f"both models are {self.model_a!r}; expected two different models"
+            raise DataError(problem, field="model_b")
+        _check_numbers(self, "score_a", ("tokens_a", "tokens_b", "cost_a", "cost_b"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +82,7 @@ class PromptScore:
     def __post_init__(self) -> None:
         check_text(self.prompt, "prompt")
         check_text(self.model, "model")
-        _check_unit(self.score, "score")
-        _check_weight(self.weight)
-        if self.input_tokens is not None:
-            _check_amount(self.input_tokens, "input_tokens")
-        if self.output_tokens is not None:
-            _check_amount(self.output_tokens, "output_tokens")
-        if self.cost_usd is not None:
-            _check_amount(self.cost_usd, "cost_usd")
+        _check_numbers(self, "score", ("input_tokens", "output_tokens", "cost_usd"))
 
 
 Row = Comparison | PromptScore
@@ -122,13 +106,10 @@ def parse_outcome(value: object, field: str = "outcome") -> float:
     Raises DataError with `field`.
     """
     what = "one of a, b, tie, model_a, model_b, tie (bothbad), or a number in [0, 1]"
-    if isinstance(value, str):
-        named = _OUTCOMES.get(value.strip().lower())
-        if named is not None:
-            return named
-    if isinstance(value, bool):
-        raise DataError(f"{value!r} is not {what}", field=field)
-    number = parse_number(value, field, what)
+    named = _OUTCOMES.get(value.strip().lower()) if isinstance(value, str) else None
+    if named is not None:
+        return named
+    number = math.nan if isinstance(value, bool) else parse_number(value, field, what)
     if not 0.0 <= number <= 1.0:
         raise DataError(f"{shown(value)} is not {what}", field=field)
     return number
@@ -146,22 +127,19 @@ def parse_messages(value: object, field: str = "messages") -> Messages:
         try:
             value = json.loads(value)
         except (ValueError, RecursionError) as error:
-            raise DataError(
-                f"not valid JSON ({error}); expected {what}, or its JSON", field=field
-            ) from error
+            problem = f"not valid JSON ({error}); expected {what}, or its JSON"
+            raise DataError(problem, field=field) from error
     if not isinstance(value, Sequence) or isinstance(value, (str, bytes)) or not value:
         raise DataError(f"{shown(value)} is not {what}", field=field)
     messages: list[Message] = []
     for i, message in enumerate(value):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            raise DataError(f"message {i}: {shown(message)} has no role; expected {what}",
-                            field=field)  # fmt: skip
+            problem = f"message {i}: {shown(message)} has no role; expected {what}"
+            raise DataError(problem, field=field)
         content = message.get("content")
         if content is not None and not isinstance(content, (str, Sequence)):
-            raise DataError(
-                f"message {i}: content is {shown(content)}; expected text, a list of parts or null",
-                field=field,
-            )
+            problem = f"message {i}: content is {shown(content)}; expected text, a list of parts"
+            raise DataError(f"{problem} or null", field=field)
         messages.append(dict(message))
     while messages and messages[-1]["role"] not in ("user", "tool", "function"):
         messages.pop()
@@ -221,22 +199,15 @@ def shown(value: object, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-def _check_unit(value: object, field: str) -> None:
+def _check_numbers(row: Row, score: str, amounts: Sequence[str]) -> None:
+    value = getattr(row, score)
     # The comparison is false for NaN, so that NaN is refused here too.
     if not isinstance(value, (int, float)) or not 0.0 <= value <= 1.0:
-        raise DataError(f"{shown(value)} is not a number in [0, 1]", field=field)
-
-
-def _check_weight(value: object) -> None:
-    if not is_finite(value) or not value > 0.0:  # type: ignore[operator]
-        raise DataError(f"{shown(value)} is not a finite number above 0", field="weight")
-
-
-def _check_amount(value: object, field: str) -> None:
-    if value is None:
-        return
-    if not is_finite(value) or not value >= 0.0:  # type: ignore[operator]
-        raise DataError(
-            f"{shown(value)} is not a finite number that is 0 or more, or left out",
-            field=field,
-        )
+        raise DataError(f"{shown(value)} is not a number in [0, 1]", field=score)
+    if not is_finite(row.weight) or not row.weight > 0.0:
+        raise DataError(f"{shown(row.weight)} is not a finite number above 0", field="weight")
+    for name in amounts:
+        value = getattr(row, name)
+        if value is not None and not (is_finite(value) and value >= 0.0):
+            what = "a finite number that is 0 or more, or left out"
+            raise DataError(f"{shown(value)} is not {what}", field=name)

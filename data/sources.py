@@ -8,8 +8,8 @@ logs and that the rest of it alone is evaluated on.
 """
 
 import os
-from collections.abc import Generator, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,54 +18,44 @@ from .readers import read_rows
 from .schema import PromptScore, Row
 
 ENVIRONMENT = "THRIFTROUTE_DATA"
-UNKNOWN_LICENCE = "unknown"
-
-Role = Literal["train", "eval"]
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One file: what it holds, under which licence, for what, and what to beware of.
+    """One file: what it holds, under which licence, and for what.
 
     `publishable` is False where a checkpoint that is given to others must not be trained on it
     (a licence that is unknown or unclear). `weight` multiplies the weight of its rows.
-    `leave_out` names models whose scores show format failures, not answers. `decontaminate` says
-    that its prompts are known to overlap with evaluation files.
+    `leave_out` names models whose scores show format failures, not answers.
     """
 
     name: str
     what: str
-    role: Role
+    role: Literal["train", "eval"]
     licence: str
     publishable: bool = True
     weight: float = 1.0
-    decontaminate: bool = False
     leave_out: frozenset[str] = frozenset()
-    beware: str = ""
-
-    @property
-    def file(self) -> str:
-        """The file's name in the data folder."""
-        return f"{self.name}.parquet"
 
     def path(self) -> Path:
         """Where the file is. Raises DataError where the folder is not set, or it is not there."""
+        file = f"{self.name}.parquet"
         folder = os.environ.get(ENVIRONMENT, "")
         if not folder:
             raise DataError(
-                f"{ENVIRONMENT} is not set; set it to the folder that holds {self.file}, or give "
+                f"{ENVIRONMENT} is not set; set it to the folder that holds {file}, or give "
                 "the path of a file of your own"
             )
-        path = Path(folder) / self.file
+        path = Path(folder) / file
         if not path.is_file():
             raise DataError(
-                f"is missing; put {self.file} ({self.what}) there, or set {ENVIRONMENT} to the "
+                f"is missing; put {file} ({self.what}) there, or set {ENVIRONMENT} to the "
                 "folder that holds it",
                 path=path,
             )
         return path
 
-    def rows(self, *, for_training: bool = False, own_logs: bool = False) -> Generator[Row]:
+    def rows(self, *, for_training: bool = False, own_logs: bool = False) -> Iterator[Row]:
         """Stream the rows; scores without the models in `leave_out`, weights times `weight`.
 
         Raises DataError where the file is missing, or where an evaluation file is asked for
@@ -73,7 +63,11 @@ class Source:
         """
         if for_training:
             self.check_training(own_logs=own_logs)
-        return self._rows(self.path())
+        rows = read_rows(self.path(), format="parquet")
+        kept = (r for r in rows if not isinstance(r, PromptScore) or r.model not in self.leave_out)
+        if self.weight == 1.0:
+            return kept
+        return (replace(row, weight=row.weight * self.weight) for row in kept)
 
     def check_training(self, *, own_logs: bool = False) -> None:
         """Raises DataError unless the source may be trained on (see the module's docstring)."""
@@ -85,111 +79,67 @@ class Source:
                 "own logs and only the rest is evaluated on, say own_logs=True"
             )
 
-    def _rows(self, path: Path) -> Generator[Row]:
-        # Rows are checked when they are made; copying one with dataclasses.replace checks it again.
-        for row in read_rows(path, format="parquet"):
-            if isinstance(row, PromptScore) and row.model in self.leave_out:
-                continue
-            if self.weight != 1.0:
-                yield _weighed(row, self.weight)
-            else:
-                yield row
 
-
-def _weighed(row: Row, factor: float) -> Row:
-    values = {name: getattr(row, name) for name in row.__slots__}
-    values["weight"] *= factor
-    return type(row)(**values)
-
-
-SOURCES: dict[str, Source] = {
-    source.name: source
-    for source in (
-        Source("routellm_mmlu", "MMLU, 14,042 questions, 2 models", "eval", "Apache-2.0"),
-        Source("routellm_gsm8k", "GSM8K test, 1,319 questions, 2 models", "eval", "Apache-2.0"),
-        Source(
-            "routellm_mtbench",
-            "MT-Bench, 80 questions of 2 turns, 2 models",
-            "eval",
-            "Apache-2.0",
-            beware="score is the judge's grade scaled; raw_score has 1 to 10",
-        ),
-        Source("zeroeval_gsm8k", "GSM8K test, 44 models", "eval", "Apache-2.0"),
-        Source("mtbench_pairs", "MT-Bench, pairwise votes, 6 models", "eval", "CC-BY-4.0"),
-        Source(
-            "mmlu_pro",
-            "MMLU-Pro, 11,279 questions, 32 models",
-            "train",
-            "Apache-2.0",
-            decontaminate=True,
-            beware="more than half of its questions are MMLU test questions with more options",
-        ),
-        Source("zeroeval_math_l5", "MATH level 5, 662 problems, 43 models", "train", "Apache-2.0"),
-        Source("zeroeval_crux", "code output prediction, 730, 51 models", "train", "Apache-2.0"),
-        Source(
-            "zeroeval_numersense_v2",
-            "which number is bigger, 512, 9 models",
-            "train",
-            "Apache-2.0",
-            weight=0.25,
-            beware="tiny synthetic prompts of one skill",
-        ),
-        Source(
-            "routerbench_arc_mbpp_winogrande",
-            "ARC, MBPP, Winogrande, 2,830 prompts, 11 models, with costs",
-            "train",
-            UNKNOWN_LICENCE,
-            publishable=False,
-            beware="the repository states no licence",
-        ),
-        Source(
-            "bfcl_v1",
-            "tool calls, 1,419 prompts, 71 models",
-            "train",
-            "results unknown, questions Apache-2.0",
-            publishable=False,
-            leave_out=frozenset(
-                (
-                    "gpt-4o-2024-08-06",
-                    "mistral-large-2407",
-                    "NousResearch_Hermes-2-Theta-Llama-3-70B",
-                )
-            ),
-            beware="prompts repeat with other tools: an item is its item_id",
-        ),
-        Source(
-            "kor_bench",
-            "rule-following logic, 1,129 prompts, 37 models",
-            "train",
-            "Apache-2.0",
-            beware="long synthetic prompts",
-        ),
-        Source(
-            "livecodebench",
-            "contest problems, 400, 72 models",
-            "train",
-            "results MIT and CC-BY-SA, statements unclear",
-            publishable=False,
-            beware="rights in the problem statements are unclear",
-        ),
-        Source(
-            "planbench",
-            "planning, 1,201 prompts, 13 models",
-            "train",
-            "MIT",
-            beware="four templates: prompts embed close together",
-        ),
-        Source(
-            "llmrouter_fusionbench",
-            "mixed benchmarks, 5,989 prompts, 9 models",
-            "train",
-            "MIT",
-            weight=0.25,
-            decontaminate=True,
-            beware="noisy, reworded items of GSM8K, MMLU, ARC and MBPP; no model of frontier class",
-        ),
-    )
-}
+_BFCL_FAILED = (
+    *("gpt-4o-2024-08-06", "mistral-large-2407", "NousResearch_Hermes-2-Theta-Llama-3-70B"),
+)
+_ALL = (
+    Source("routellm_mmlu", "MMLU, 14,042 questions, 2 models", "eval", "Apache-2.0"),
+    Source("routellm_gsm8k", "GSM8K test, 1,319 questions, 2 models", "eval", "Apache-2.0"),
+    # The score is the judge's grade scaled; raw_score has 1 to 10.
+    Source("routellm_mtbench", "MT-Bench, 80 questions, 2 turns, 2 models", "eval", "Apache-2.0"),
+    Source("zeroeval_gsm8k", "GSM8K test, 44 models", "eval", "Apache-2.0"),
+    Source("mtbench_pairs", "MT-Bench, pairwise votes, 6 models", "eval", "CC-BY-4.0"),
+    # More than half of its questions are MMLU test questions with more options.
+    Source("mmlu_pro", "MMLU-Pro, 11,279 questions, 32 models", "train", "Apache-2.0"),
+    Source("zeroeval_math_l5", "MATH level 5, 662 problems, 43 models", "train", "Apache-2.0"),
+    Source("zeroeval_crux", "code output prediction, 730, 51 models", "train", "Apache-2.0"),
+    # Tiny synthetic prompts of one skill.
+    Source(
+        "zeroeval_numersense_v2",
+        "which number is bigger, 512, 9 models",
+        "train",
+        "Apache-2.0",
+        weight=0.25,
+    ),
+    # The repository states no licence.
+    Source(
+        "routerbench_arc_mbpp_winogrande",
+        "ARC, MBPP, Winogrande, 2,830 prompts, 11 models, with costs",
+        "train",
+        "unknown",
+        publishable=False,
+    ),
+    # Prompts repeat with other tools: an item is its item_id.
+    Source(
+        "bfcl_v1",
+        "tool calls, 1,419 prompts, 71 models",
+        "train",
+        "results unknown, questions Apache-2.0",
+        publishable=False,
+        leave_out=frozenset(_BFCL_FAILED),
+    ),
+    # Long synthetic prompts.
+    Source("kor_bench", "rule-following logic, 1,129 prompts, 37 models", "train", "Apache-2.0"),
+    Source(
+        "livecodebench",
+        "contest problems, 400, 72 models",
+        "train",
+        "results MIT and CC-BY-SA, statements unclear",
+        publishable=False,
+    ),
+    # Four templates: prompts embed close together.
+    Source("planbench", "planning, 1,201 prompts, 13 models", "train", "MIT"),
+    # Noisy, reworded items of GSM8K, MMLU, ARC and MBPP; no model of frontier class.
+    Source(
+        "llmrouter_fusionbench",
+        "mixed benchmarks, 5,989 prompts, 9 models",
+        "train",
+        "MIT",
+        weight=0.25,
+    ),
+)
+SOURCES: dict[str, Source] = {source.name: source for source in _ALL}
 
 
 def source(name: str) -> Source:
@@ -202,20 +152,17 @@ def source(name: str) -> Source:
 
 def train_sources(*, publishable: bool = False) -> tuple[str, ...]:
     """Names of the sources that may be trained on; only those for a published checkpoint if so."""
-    return tuple(
-        s.name for s in SOURCES.values() if s.role == "train" and (s.publishable or not publishable)
-    )
+    return tuple(s.name for s in _ALL if s.role == "train" and (s.publishable or not publishable))
 
 
 def eval_sources() -> tuple[str, ...]:
     """Names of the sources that are for evaluation only."""
-    return tuple(s.name for s in SOURCES.values() if s.role == "eval")
+    return tuple(s.name for s in _ALL if s.role == "eval")
 
 
 def is_evaluation_file(path: str | Path) -> bool:
     """Whether a path, wherever it lies, has the name of an evaluation source's file."""
-    known = SOURCES.get(Path(path).stem)
-    return known is not None and known.role == "eval"
+    return Path(path).stem in eval_sources()
 
 
 def read_source(name: str) -> Iterable[Row]:

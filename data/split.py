@@ -13,24 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError
-from .question_text import Question, is_content, normalise, parse, prompt_key, stem
+from .question_text import Question, is_content, parse, prompt_key
 
-__all__ = [
-    "RULES",
-    "Decontamination",
-    "Dedupe",
-    "decontaminate",
-    "dedupe",
-    "normalise",
-    "prompt_key",
-    "split_by_hash",
-    "stem",
-]
+__all__ = ["Decontamination", "Dedupe", "decontaminate", "dedupe", "prompt_key", "split_by_hash"]
 
 Embed = Callable[[list[str]], npt.NDArray[np.float32]]
 Mask = npt.NDArray[np.bool_]
 
-RULES = ("exact", "stem", "containment", "embedding")
 _GRAM = 5  # words in a word n-gram
 _GRAM_CONTENT = 2  # of which these many must not be words that any question has
 _MIN_GRAMS = 8  # below this many n-grams, sharing most of them says little
@@ -111,27 +100,22 @@ def dedupe(
         if not by_stem:
             continue
         same = by_question.setdefault(question.stem, [])
-        match = next((j for j in same if _same_question(question, questions[j])), None)
-        if match is None:
+        first[i] = next((j for j in same if _same_question(question, questions[j])), i)
+        if first[i] == i:
             same.append(i)
         else:
-            first[i] = match
             dropped["stem"] += 1
     if embeddings is not None:
         unit = _unit(embeddings, n)
         numbers = [Counter(w for w in q.stem.split() if w.isdigit()) for q in questions]
         for start in range(0, n, _BLOCK):
             close = unit[start : start + _BLOCK] @ unit[: start + _BLOCK].T >= threshold
-            for row, i in enumerate(range(start, min(start + _BLOCK, n))):
+            for i in range(start, min(start + _BLOCK, n)):
                 if first[i] != i:
                     continue
-                earlier = np.flatnonzero(close[row, :i])
-                match = next(
-                    (int(j) for j in earlier if first[j] == j and numbers[j] == numbers[i]), None
-                )
-                if match is not None:
-                    first[i] = match
-                    dropped["embedding"] += 1
+                near = (int(j) for j in np.flatnonzero(close[i - start, :i]) if first[j] == j)
+                first[i] = next((j for j in near if numbers[j] == numbers[i]), i)
+                dropped["embedding"] += int(first[i] != i)
     return Dedupe(keep=first == np.arange(n), first=first, dropped=dropped)
 
 
@@ -152,7 +136,7 @@ class Decontamination:
     """`keep` bool[n] marks prompts that no evaluation set contains.
 
     `counts[source, evaluation set, rule]` counts dropped prompts; a prompt counts under every
-    evaluation set that contains it, by the first rule of RULES that finds it there. `totals` and
+    evaluation set that contains it, by the first rule that finds it there. `totals` and
     `dropped` count prompts of each source, before and out. `examples` are the first few matches
     of each count, to be read by a person.
     """
@@ -167,14 +151,10 @@ class Decontamination:
         """A line for each source, and one for each evaluation set and rule below it."""
         lines = []
         for source, total in self.totals.items():
-            lines.append(
-                f"{source or '(no source)'}: {self.dropped[source]:,} of {total:,} dropped"
-            )
-            lines += [
-                f"  {against}, {rule}: {count:,}"
-                for (of, against, rule), count in self.counts.items()
-                if of == source
-            ]
+            name = source or "(no source)"
+            lines.append(f"{name}: {self.dropped[source]:,} of {total:,} dropped")
+            for (of, against, rule), count in self.counts.items():
+                lines += [f"  {against}, {rule}: {count:,}"] if of == source else []
         return "\n".join(lines)
 
 
@@ -201,27 +181,23 @@ def decontaminate(
         raise DataError(f"{len(sources)} sources for {len(prompts)} prompts; expected one for each")
     questions = [parse(prompt) for prompt in prompts]
     keys = [prompt_key(prompt) for prompt in prompts]
-    embedded = _Embedded(questions, embed, threshold)
+    embedded = None if embed is None else _Embedded(questions, embed, threshold)
     keep = np.ones(len(prompts), np.bool_)
     counts: Counter[tuple[str, str, str]] = Counter()
     examples: list[Match] = []
     for name, evaluation in against.items():
         known = _EvaluationSet(evaluation)
-        found: dict[int, tuple[str, int]] = {}
-        for i, question in enumerate(questions):
-            hit = known.find(keys[i], question)
-            if hit is not None:
-                found[i] = hit
-        left = np.array([i for i in range(len(prompts)) if i not in found], np.int64)
-        for i, j in embedded.matches(left, known.questions):
-            found[i] = ("embedding", j)
-        for i in sorted(found):
-            rule, j = found[i]
+        hits = ((i, known.find(keys[i], question)) for i, question in enumerate(questions))
+        found = {i: hit for i, hit in hits if hit is not None}
+        if embedded is not None:
+            left = [i for i in range(len(prompts)) if i not in found]
+            near = embedded.matches(left, known.questions)
+            found |= {i: ("embedding", j) for i, j in near.items()}
+        for i, (rule, j) in sorted(found.items()):
             keep[i] = False
             counts[sources[i], name, rule] += 1
             if counts[sources[i], name, rule] <= _EXAMPLES:
-                match = Match(i, sources[i], name, rule, prompts[i], evaluation[j])
-                examples.append(match)
+                examples.append(Match(i, sources[i], name, rule, prompts[i], evaluation[j]))
     totals = Counter(sources)
     out = Counter(source for source, kept in zip(sources, keep, strict=True) if not kept)
     return Decontamination(
@@ -298,37 +274,31 @@ class _EvaluationSet:
 class _Embedded:
     """Cosine matches between questions; each question is embedded once, when it is first needed."""
 
-    def __init__(self, questions: list[Question], embed: Embed | None, threshold: float) -> None:
+    def __init__(self, questions: list[Question], embed: Embed, threshold: float) -> None:
         self._questions, self._embed, self._threshold = questions, embed, threshold
         self._known: dict[int, npt.NDArray[np.float32]] = {}
 
-    def matches(
-        self, index: npt.NDArray[np.int64], others: list[Question]
-    ) -> list[tuple[int, int]]:
-        if self._embed is None or not len(index) or not others:
-            return []
-        matrix = _unit(self._embed([_embedded_text(q) for q in others]), len(others))
-        new = [int(i) for i in index if int(i) not in self._known]
-        if new:
-            texts = [_embedded_text(self._questions[i]) for i in new]
-            self._known.update(zip(new, _unit(self._embed(texts), len(new)), strict=True))
-        found = []
+    def matches(self, index: list[int], others: list[Question]) -> dict[int, int]:
+        """The nearest of the others for each of these questions that is near enough."""
+        if not index or not others:
+            return {}
+        matrix = self._unit(others)
+        if new := [i for i in index if i not in self._known]:
+            vectors = self._unit([self._questions[i] for i in new])
+            self._known.update(zip(new, vectors, strict=True))
+        found: dict[int, int] = {}
         for start in range(0, len(index), _BLOCK):
-            block = index[start : start + _BLOCK].tolist()
+            block = index[start : start + _BLOCK]
             similar = np.stack([self._known[i] for i in block]) @ matrix.T
-            best = similar.argmax(axis=1)
-            top = similar[np.arange(len(block)), best]
-            found += [
-                (i, int(j))
-                for i, j, s in zip(block, best, top, strict=True)
-                if s >= self._threshold
-            ]
+            best = similar.argmax(axis=1).tolist()
+            near = similar.max(axis=1) >= self._threshold
+            found |= {i: j for i, j, is_near in zip(block, best, near, strict=True) if is_near}
         return found
 
-
-def _embedded_text(question: Question) -> str:
-    # Generic questions all embed alike; with their options they do not.
-    return question.full_text if question.generic else question.text
+    def _unit(self, questions: list[Question]) -> npt.NDArray[np.float32]:
+        # Generic questions all embed alike; with their options they do not.
+        texts = [q.full_text if q.generic else q.text for q in questions]
+        return _unit(self._embed(texts), len(texts))
 
 
 def _same_question(a: Question, b: Question) -> bool:

@@ -4,10 +4,9 @@ Both builders read their rows once and hold numbers, one string per distinct pro
 object: a million rows fit in well under 2 GB (benchmarks/memory.py).
 """
 
-from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +15,7 @@ from ..errors import DataError
 from .collect import STRONG, WEAK, Collected, Floats, Ints, Usage
 from .schema import Message, Messages, Row
 
-T = TypeVar("T")
-_AMOUNTS = ("input_tokens", "strong_tokens", "weak_tokens", "strong_cost", "weak_cost")
+Keep = npt.NDArray[np.bool_] | npt.NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,69 +59,11 @@ class PairTable:
         """What a router scores, n entries: the prompt, or the messages where there are any."""
         return _inputs(self.prompts, self.messages)
 
-    def subset(self, keep: npt.NDArray[np.bool_] | npt.NDArray[np.integer[Any]]) -> "PairTable":
+    def subset(self, keep: Keep) -> "PairTable":
         """The prompts of a mask bool[n], or of indices in their order. `usage` stays as it was."""
         index = _indices(keep, self.n)
-        columns: dict[str, Any] = {
-            name: getattr(self, name)[index]
-            for name in ("strong", "weak", "win", "weight", *_AMOUNTS)
-        }
-        for name in ("prompts", "source", "category"):
-            columns[name] = _take(getattr(self, name), index)
-        messages = None if self.messages is None else _take(self.messages, index)
-        return PairTable(
-            **columns,
-            strong_models=self.strong_models,
-            weak_models=self.weak_models,
-            messages=messages,
-            usage=self.usage,
-        )
-
-    @classmethod
-    def concat(cls, tables: Sequence["PairTable"]) -> "PairTable":
-        """All rows of `tables`; a prompt that is in several is merged, weighted by `weight`.
-
-        The first table's source, category and messages stand for a merged prompt. Raises DataError
-        where `tables` is empty.
-        """
-        if not tables:
-            raise DataError("no tables to concatenate")
-        index: dict[str, int] = {}
-        first: list[tuple[int, int]] = []
-        at = array("q")
-        for t, table in enumerate(tables):
-            for i, prompt in enumerate(table.prompts):
-                j = index.setdefault(prompt, len(index))
-                if j == len(first):
-                    first.append((t, i))
-                at.append(j)
-        where, n = np.asarray(at, np.int64), len(index)
-        weight = np.concatenate([table.weight for table in tables])
-        total = np.bincount(where, weight, n).astype(np.float64)
-        columns: dict[str, Any] = {
-            name: np.bincount(where, weight * _joined(tables, name), n) / total
-            for name in ("strong", "weak", "win")
-        }
-        for name in _AMOUNTS:
-            columns[name] = _known_mean(where, _joined(tables, name), n, weight)
-        messages: list[Messages | None] | None = None
-        if any(table.messages is not None for table in tables):
-            columns_of = [table.messages for table in tables]
-            messages = [None if (m := columns_of[t]) is None else m[i] for t, i in first]
-        usage = Usage()
-        for table in tables:
-            usage = usage + table.usage
-        return cls(
-            **columns,
-            prompts=list(index),
-            weight=total,
-            source=[tables[t].source[i] for t, i in first],
-            category=[tables[t].category[i] for t, i in first],
-            strong_models=tuple(dict.fromkeys(m for t in tables for m in t.strong_models)),
-            weak_models=tuple(dict.fromkeys(m for t in tables for m in t.weak_models)),
-            messages=messages,
-            usage=usage,
-        )
+        names = {f.name for f in fields(self)} - {"strong_models", "weak_models", "usage"}
+        return replace(self, **{name: _take(getattr(self, name), index) for name in names})
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,29 +105,17 @@ class ComparisonTable:
         """What a router scores, n entries: the prompt, or the messages where there are any."""
         return _inputs(self.prompts, self.messages)
 
-    def subset(
-        self, keep: npt.NDArray[np.bool_] | npt.NDArray[np.integer[Any]]
-    ) -> "ComparisonTable":
+    def subset(self, keep: Keep) -> "ComparisonTable":
         """The prompts of a mask bool[n], or of indices, with all of their comparisons."""
         index = _indices(keep, self.n)
         new = np.full(self.n, -1, np.int32)
         new[index] = np.arange(len(index), dtype=np.int32)
-        rows = new[self.prompt_index] >= 0
-        return ComparisonTable(
-            prompts=_take(self.prompts, index),
-            models=self.models,
-            prompt_index=new[self.prompt_index[rows]],
-            a=self.a[rows],
-            b=self.b[rows],
-            win=self.win[rows],
-            strong_score=self.strong_score[rows],
-            weak_score=self.weak_score[rows],
-            weight=self.weight[rows],
-            source=_take(self.source, index),
-            category=_take(self.category, index),
-            messages=None if self.messages is None else _take(self.messages, index),
-            usage=self.usage,
-        )
+        rows = np.flatnonzero(new[self.prompt_index] >= 0)
+        of_prompts = ("prompts", "source", "category", "messages")
+        of_rows = ("a", "b", "win", "strong_score", "weak_score", "weight")
+        taken = {name: _take(getattr(self, name), index) for name in of_prompts}
+        taken |= {name: getattr(self, name)[rows] for name in of_rows}
+        return replace(self, **taken, prompt_index=new[self.prompt_index[rows]])
 
 
 def pair_table(
@@ -207,52 +135,35 @@ def pair_table(
     return _pairs(Collected(rows, strong, weak))
 
 
-def comparison_table(
+def both_tables(
     rows: Iterable[Row], strong: Sequence[str] | str, weak: Sequence[str] | str
-) -> ComparisonTable:
-    """The ComparisonTable of all strong x weak comparisons, from either kind of row.
+) -> tuple[PairTable, ComparisonTable]:
+    """`pair_table`, and the ComparisonTable of all strong x weak comparisons: the same prompts.
 
     Scores: within each item (see `pair_table`), every strong row against every weak row, weighing
     the mean of their weights. Comparisons: those between the tiers, in either order. Nothing is
     merged: a prompt with ten votes has ten comparisons. Raises DataError as `pair_table` does.
     """
-    return _comparisons(Collected(rows, strong, weak))
-
-
-def both_tables(
-    rows: Iterable[Row], strong: Sequence[str] | str, weak: Sequence[str] | str
-) -> tuple[PairTable, ComparisonTable]:
-    """`pair_table` and `comparison_table` of one reading: the same prompts, in the same order."""
     got = Collected(rows, strong, weak)
-    pairs, comparisons = _pairs(got), _comparisons(got)
-    if pairs.n != comparisons.n:  # prompts without weight are in no pair
-        known = set(pairs.prompts)
-        comparisons = comparisons.subset(np.array([p in known for p in comparisons.prompts]))
-    return pairs, comparisons
+    return _pairs(got), _comparisons(got)
 
 
 def _pairs(got: Collected) -> PairTable:
     n = len(got.prompts)
-    s, usage = got.scores()
+    s, group_prompt, usage = got.scores()
     v = got.votes()
     is_strong, is_weak = s.tier == STRONG, s.tier == WEAK
-    g = len(s.group_prompt)
+    g = len(group_prompt)
 
     # Rows of a group are sorted by score, strong before weak at equal scores: a running sum of the
     # weak weights gives, for each strong row, the weak weight strictly below it.
-    strong_w, weak_w = (
-        np.where(is_strong, s.weight, 0.0),
-        np.where(is_weak, s.weight, 0.0),
-    )
-    total_s, total_w = (
-        np.bincount(s.group, strong_w, g),
-        np.bincount(s.group, weak_w, g),
-    )
+    strong_w, weak_w = np.where(is_strong, s.weight, 0.0), np.where(is_weak, s.weight, 0.0)
+    total_s, total_w = np.bincount(s.group, strong_w, g), np.bincount(s.group, weak_w, g)
     below = np.cumsum(weak_w) - weak_w - (np.cumsum(total_w) - total_w)[s.group]
     won = np.bincount(s.group, strong_w * below, g) / (total_s * total_w)
     item_weight = (total_s + total_w) / np.bincount(s.group, minlength=g)
 
-    where = np.concatenate((s.group_prompt, v.prompt))
+    where = np.concatenate((group_prompt, v.prompt))
     row_weight = np.concatenate((item_weight, v.weight))
     weight = np.bincount(where, row_weight, n).astype(np.float64)
     index = np.flatnonzero(weight > 0)
@@ -269,10 +180,14 @@ def _pairs(got: Collected) -> PairTable:
         return np.clip(total[index] / weight[index], 0.0, 1.0)
 
     def amount(tier: npt.NDArray[np.bool_], scores: Floats, votes: Floats) -> Floats:
+        """Mean of the known values at each prompt, NaN where none is known."""
         at = np.concatenate((s.prompt[tier], v.prompt))
-        return _known_mean(at, np.concatenate((scores[tier], votes)), n)[index]
+        value = np.concatenate((scores[tier], votes))
+        known = ~np.isnan(value)
+        count, total = np.bincount(at[known], None, n), np.bincount(at[known], value[known], n)
+        found: Floats = np.divide(total, count, out=np.full(n, np.nan), where=count > 0)
+        return found[index]
 
-    unknown = np.full(len(v.prompt), np.nan)
     return PairTable(
         prompts=_take(got.prompts, index),
         strong=mean(np.bincount(s.group, strong_w * s.score, g) / total_s, v.score),
@@ -281,7 +196,7 @@ def _pairs(got: Collected) -> PairTable:
         weight=weight[index],
         source=_take(got.source, index),
         category=_take(got.category, index),
-        input_tokens=amount(is_strong | is_weak, s.input_tokens, unknown),
+        input_tokens=amount(is_strong | is_weak, s.input_tokens, np.full(len(v), np.nan)),
         strong_tokens=amount(is_strong, s.output_tokens, v.strong_tokens),
         weak_tokens=amount(is_weak, s.output_tokens, v.weak_tokens),
         strong_cost=amount(is_strong, s.cost, v.strong_cost),
@@ -294,41 +209,37 @@ def _pairs(got: Collected) -> PairTable:
 
 
 def _comparisons(got: Collected) -> ComparisonTable:
-    s, usage = got.scores()
+    s, group_prompt, usage = got.scores()
     v = got.votes()
     weak_rows = np.flatnonzero(s.tier == WEAK)
     strong_rows = np.flatnonzero(s.tier == STRONG)
     # Each strong row meets the weak rows of its group, which lie together in `weak_rows`.
-    per_group = np.bincount(s.group[weak_rows], minlength=len(s.group_prompt))
+    per_group = np.bincount(s.group[weak_rows], minlength=len(group_prompt))
     start = np.cumsum(per_group) - per_group
     meets = per_group[s.group[strong_rows]]
-    left = np.repeat(strong_rows, meets)
+    left = s[np.repeat(strong_rows, meets)]
     within = np.arange(len(left)) - np.repeat(np.cumsum(meets) - meets, meets)
-    right = weak_rows[start[s.group[left]] + within]
+    right = s[weak_rows[start[left.group] + within]]
 
-    prompt = np.concatenate((s.prompt[left], v.prompt))
-    if not len(prompt):
-        raise DataError(
-            f"no comparison: none of {usage.rows:,} rows sets strong {', '.join(got.strong)} "
-            f"against weak {', '.join(got.weak)} on the same prompt"
-        )
-    index, new = np.unique(prompt, return_inverse=True)
+    index, new = np.unique(np.concatenate((left.prompt, v.prompt)), return_inverse=True)
+    columns: dict[str, npt.NDArray[Any]] = {
+        "prompt_index": new,
+        "a": np.concatenate((left.model, v.strong_model)),
+        "b": np.concatenate((right.model, v.weak_model)),
+        "win": np.concatenate((left.score > right.score, v.score > 0.5)),
+        "strong_score": np.concatenate((left.score, v.score)),
+        "weak_score": np.concatenate((right.score, 1.0 - v.score)),
+        "weight": np.concatenate(((left.weight + right.weight) / 2, v.weight)),
+    }
+    kinds: dict[str, Any] = dict.fromkeys(("prompt_index", "a", "b"), np.int32)
     return ComparisonTable(
         prompts=_take(got.prompts, index),
         models=got.models,
-        prompt_index=new.astype(np.int32),
-        a=np.concatenate((s.model[left], v.strong_model)).astype(np.int32),
-        b=np.concatenate((s.model[right], v.weak_model)).astype(np.int32),
-        win=np.concatenate((s.score[left] > s.score[right], v.score > 0.5)).astype(np.float32),
-        strong_score=np.concatenate((s.score[left], v.score)).astype(np.float32),
-        weak_score=np.concatenate((s.score[right], 1.0 - v.score)).astype(np.float32),
-        weight=np.concatenate(((s.weight[left] + s.weight[right]) / 2, v.weight)).astype(
-            np.float32
-        ),
         source=_take(got.source, index),
         category=_take(got.category, index),
         messages=got.messages(index),
         usage=usage,
+        **{name: values.astype(kinds.get(name, np.float32)) for name, values in columns.items()},
     )
 
 
@@ -340,28 +251,17 @@ def _inputs(
     return [p if m is None else list(m) for p, m in zip(prompts, messages, strict=True)]
 
 
-def _indices(keep: npt.NDArray[Any], n: int) -> Ints:
+def _indices(keep: Keep, n: int) -> Ints:
     given = np.asarray(keep)
-    if given.dtype == np.bool_:
-        if given.shape != (n,):
-            raise DataError(f"a mask of shape {given.shape} for a table of {n} prompts")
-        return np.flatnonzero(given)
-    return given.astype(np.int64)
+    if given.dtype != np.bool_:
+        return given.astype(np.int64)
+    if given.shape != (n,):
+        raise DataError(f"a mask of shape {given.shape} for a table of {n} prompts")
+    return np.flatnonzero(given)
 
 
-def _take(values: list[T], index: Ints) -> list[T]:
+def _take(values: Any, index: Ints) -> Any:
+    """The values at these places, of an array, a list or None."""
+    if values is None or isinstance(values, np.ndarray):
+        return None if values is None else values[index]
     return [values[i] for i in index.tolist()]
-
-
-def _known_mean(where: Ints, value: Floats, n: int, weight: Floats | None = None) -> Floats:
-    """Mean of the known values at each of n places, NaN where none is known."""
-    known = ~np.isnan(value)
-    w = np.ones(int(known.sum())) if weight is None else weight[known]
-    count = np.bincount(where[known], w, n)
-    total = np.bincount(where[known], w * value[known], n)
-    mean: Floats = np.divide(total, count, out=np.full(n, np.nan), where=count > 0)
-    return mean
-
-
-def _joined(tables: Sequence[PairTable], name: str) -> Floats:
-    return np.concatenate([getattr(table, name) for table in tables])

@@ -16,24 +16,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..files import private
+from ..files import locked, private
 
 KEY_BYTES = 16
 
 
-def cache_dir() -> Path:
-    """`$THRIFTROUTE_CACHE`, or `thriftroute` in the user's cache folder. Not created here."""
-    if folder := os.environ.get("THRIFTROUTE_CACHE"):
-        return Path(folder)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "thriftroute"
-
-
 def content_key(prompt: str | Sequence[Mapping[str, Any]]) -> bytes:
     """The key of a prompt or of a list of messages."""
-    text = prompt if isinstance(prompt, str) else "m" + json.dumps(list(prompt), sort_keys=True)
-    prefix = b"s" if isinstance(prompt, str) else b""
-    return hashlib.sha256(prefix + text.encode("utf-8", "surrogatepass")).digest()[:KEY_BYTES]
+    is_text = isinstance(prompt, str)
+    text = f"s{prompt}" if is_text else "m" + json.dumps(list(prompt), sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:KEY_BYTES]
 
 
 class VectorCache:
@@ -50,7 +42,10 @@ class VectorCache:
         self._vectors = np.empty((0, dim), np.float32)
         self._count = 0
         if self.path.is_file():
-            self._load()
+            self._cut()
+            records = np.fromfile(self.path, self._record)
+            self._vectors = np.ascontiguousarray(records["vector"])
+            self._index(map(bytes, records["key"]), len(records))
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -73,15 +68,12 @@ class VectorCache:
         records["key"] = [np.void(key) for key in keys]
         records["vector"] = vectors
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle = private(str(self.path), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        try:
-            _lock(handle)
-            # Another writer may have died in the middle of a record.
-            size = os.fstat(handle).st_size
-            os.ftruncate(handle, size - size % self._record.itemsize)
-            _write_all(handle, records.tobytes())
-        finally:
-            os.close(handle)
+        with (
+            locked(self.path.with_suffix(".lock"), wait_s=-1),
+            open(self.path, "ab", opener=private) as file,
+        ):
+            self._cut()  # another writer may have died in the middle of a record
+            file.write(records.tobytes())
         end = self._count + len(keys)
         if end > len(self._vectors):
             # Room for twice as many: adding a million in blocks must not copy all for each block.
@@ -89,34 +81,14 @@ class VectorCache:
             grown[: self._count] = self._vectors[: self._count]
             self._vectors = grown
         self._vectors[self._count : end] = vectors
-        self._index(keys, self._count)
-        self._count = end
+        self._index(keys, len(keys))
 
-    def _load(self) -> None:
+    def _cut(self) -> None:
+        """Take a torn record off the file's end."""
         size = self.path.stat().st_size
-        whole = size - size % self._record.itemsize
-        if whole != size:
-            os.truncate(self.path, whole)
-        records = np.fromfile(self.path, self._record)
-        self._vectors = np.ascontiguousarray(records["vector"])
-        self._count = len(records)
-        self._index((bytes(key) for key in records["key"]), 0)
+        if torn := size % self._record.itemsize:
+            os.truncate(self.path, size - torn)
 
-    def _index(self, keys: Iterable[bytes], start: int) -> None:
-        for row, key in enumerate(keys, start):
-            self._rows[key] = row
-
-
-def _lock(handle: int) -> None:
-    """Keep other writers out until the file is closed, where the system has such locks."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: one writer at a time is the user's to see to
-        return
-    fcntl.flock(handle, fcntl.LOCK_EX)
-
-
-def _write_all(handle: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(handle, view) :]
+    def _index(self, keys: Iterable[bytes], count: int) -> None:
+        self._rows.update(zip(keys, range(self._count, self._count + count), strict=True))
+        self._count += count

@@ -18,7 +18,6 @@ import numpy.typing as npt
 import torch
 from rich.console import Console
 
-from ..data.difficulty import DifficultyTable, difficulty_table
 from ..data.sources import SOURCES, eval_sources, train_sources
 from ..data.split import split_by_hash
 from ..errors import ThriftrouteError
@@ -32,6 +31,7 @@ from ..training.prepare import Start, prepare, read_data, split_tables, start_of
 from ..training.progress import Progress
 from ..training.settings import KINDS, MFSettings, TrainSettings, evaluation_prompts
 from ..training.write_bundle import Trained, TrainResult, write_trained
+from .difficulty import DifficultyTable, difficulty_table
 from .difficulty_head import (
     GeneralSettings,
     fit_gate,

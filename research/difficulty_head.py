@@ -19,12 +19,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..data.difficulty import DifficultyTable
 from ..data.tables import PairTable
 from ..router.features import FEATURES
 from ..training.models.head import LOOKED_UP, Gate, Head, nearest_mean, unit_rows
 from ..training.models.mf import representation_blocks
 from ..training.models.ridge import estimate_variances, fit_blocks
+from .difficulty import DifficultyTable
 
 Floats = npt.NDArray[np.float64]
 

@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..data.difficulty import BANDS, DifficultyTable
 from ..training.encoder import EncoderModule, LoadedEncoder, resolve_encoder
 from ..training.models.bert import (
     Batch,
@@ -30,6 +29,7 @@ from ..training.models.bert import (
     pad,
     validation_loss,
 )
+from .difficulty import BANDS, DifficultyTable
 
 Floats = npt.NDArray[np.float64]
 

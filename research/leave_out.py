@@ -25,7 +25,6 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
-from ..data.difficulty import DifficultyTable, difficulty_table
 from ..data.schema import PromptScore, Row
 from ..data.tables import PairTable
 from ..errors import EvaluationError, ThriftrouteError
@@ -37,6 +36,7 @@ from ..training.encoder import encoder_bundle
 from ..training.prepare import prepare, read_data, split_tables
 from ..training.progress import Progress
 from .built_in import DIFFICULTY_WEIGHTS, POOLED, settings_of
+from .difficulty import DifficultyTable, difficulty_table
 from .difficulty_head import (
     GeneralSettings,
     fit_gate,

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from thriftroute.data.tables import comparison_table
 from thriftroute.errors import DataError, EvaluationError, TrainingError
 from thriftroute.eval.metrics import apgr
 from thriftroute.router.features import FEATURES
@@ -25,6 +24,7 @@ from thriftroute.research.difficulty_head import GeneralSettings
 from thriftroute.research.finetune_encoder import TuneSettings
 from thriftroute.research.protocols import HELD_OUT, read_source, run_protocol
 from thriftroute.research.routellm_mf import fit_routellm
+from thriftroute.tests.helpers.tables import comparison_table
 from thriftroute.training.encoder import encoder_bundle
 from thriftroute.training.export import read_head
 from thriftroute.training.prepare import prepare, read_data, split_tables

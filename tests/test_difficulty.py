@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from thriftroute.data.difficulty import (
+from thriftroute.data.schema import Comparison, PromptScore, Row
+from thriftroute.errors import DataError
+from thriftroute.research.difficulty import (
     BANDS,
     MIN_MODELS,
     MIN_PROMPTS,
@@ -14,8 +16,6 @@ from thriftroute.data.difficulty import (
     cronbach_alpha,
     difficulty_table,
 )
-from thriftroute.data.schema import Comparison, PromptScore, Row
-from thriftroute.errors import DataError
 
 Floats = npt.NDArray[np.float64]
 

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from thriftroute.data.difficulty import DifficultyTable
 from thriftroute.data.schema import PromptScore
 from thriftroute.data.tables import PairTable, pair_table
 from thriftroute.errors import TrainingError
+from thriftroute.research.difficulty import DifficultyTable
 from thriftroute.router.features import FEATURES
 
 pytest.importorskip("scipy")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from thriftroute.data.difficulty import BANDS, DifficultyTable
+from thriftroute.research.difficulty import BANDS, DifficultyTable
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("sentence_transformers")

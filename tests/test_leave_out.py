@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from thriftroute.data.difficulty import DifficultyTable, difficulty_table
 from thriftroute.data.schema import PromptScore
 from thriftroute.data.tables import pair_table
 from thriftroute.eval.metrics import apgr
+from thriftroute.research.difficulty import DifficultyTable, difficulty_table
 from thriftroute.router.features import FEATURES
 
 pytest.importorskip("torch")

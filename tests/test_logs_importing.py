@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from thriftroute.data.logs.hashes import Seen, digest, key_of
-from thriftroute.data.logs.import_rows import Options, read_entries
+from thriftroute.data.logs.import_rows import Options
 from thriftroute.data.logs.importing import DESCRIBED, describe_logs, import_logs
+from thriftroute.data.logs.normalize import digest
 from thriftroute.data.logs.schema import LogRow, read_logs
 from thriftroute.data.schema import Message
 from thriftroute.errors import ConfigError, DataError
@@ -133,13 +131,6 @@ def test_a_bad_entry_stops_or_is_skipped_and_kept(tmp_path: Path) -> None:
     assert kept[0]["row"]["cost"] == "much"
 
 
-def test_a_rejects_file_that_cannot_be_written(tmp_path: Path) -> None:
-    source = tmp_path / "in.jsonl"
-    source.write_text("{oops\n{oops")
-    with pytest.raises(DataError, match="rejects file"):
-        list(read_entries([source], Options(on_bad="skip", rejects=tmp_path / "no" / "bad")))
-
-
 @pytest.mark.parametrize(
     ("record", "told"),
     [
@@ -209,7 +200,7 @@ def test_no_more_is_embedded_than_is_needed(tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", [entry(f"alpha {i}") for i in range(n)])
     embedder = FirstWords()
     result = import_logs(
-        [source], tmp_path / "out.jsonl", Options(sample=10), embedder=embedder, report=True
+        [source], tmp_path / "out.jsonl", Options(sample=10, report=True), embedder=embedder
     )
     assert embedder.embedded == DESCRIBED
     rows = list(read_logs(tmp_path / "out.jsonl"))
@@ -221,7 +212,9 @@ def test_no_more_is_embedded_than_is_needed(tmp_path: Path) -> None:
 def test_a_report_changes_nothing_of_what_is_written(tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", traffic(20))
     import_logs([source], tmp_path / "a.jsonl")
-    result = import_logs([source], tmp_path / "b.jsonl", embedder=FirstWords(), report=True)
+    result = import_logs(
+        [source], tmp_path / "b.jsonl", Options(report=True), embedder=FirstWords()
+    )
     assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
     assert result.traffic is not None and result.traffic.requests == 40
     json.dumps(result.to_dict(), allow_nan=False)
@@ -246,25 +239,6 @@ def test_settings_that_do_not_fit(tmp_path: Path) -> None:
         Options(at_least=3)
     with pytest.raises(ConfigError, match="--router"):
         import_logs([tmp_path / "x"], tmp_path / "y", Options(sample=3))
-
-
-@given(st.lists(st.integers(0, 2000)))
-def test_the_table_numbers_as_a_dictionary_does(keys: list[int]) -> None:
-    seen = Seen()
-    wanted: dict[int, int] = {}
-    for key in keys:
-        # Keys whose ends agree fall onto the same slots.
-        assert seen.number(key * 2**40) == wanted.setdefault(key, len(wanted))
-    assert len(seen) == len(wanted)
-    again = Seen([key * 2**40 for key in wanted])
-    assert [again.number(key * 2**40) for key in wanted] == list(wanted.values())
-
-
-def test_the_table_grows() -> None:
-    keys = [key_of(digest([{"n": n}])) for n in range(5000)]
-    seen = Seen(keys[:1500])
-    for _ in range(2):
-        assert [seen.number(key) for key in keys] == list(range(5000))
 
 
 def test_the_digest_of_messages_is_of_what_they_say() -> None:

@@ -9,16 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 from thriftroute.data.logs.importing import Imported, Options, read_entries
 from thriftroute.labels.judge import RUBRIC, JudgeVerdict, parse, question
-from thriftroute.testing.practice import LOG, RULES, PracticeProvider, load_rules
+from thriftroute.research import sample_log
+from thriftroute.testing import practice
+from thriftroute.testing.practice import DIFFICULTIES, LOG, PracticeProvider
 from thriftroute.testing.stub_faults import Fault
-
-
-@pytest.fixture(scope="module")
-def rules() -> Any:
-    return load_rules()
 
 
 def ask(provider: PracticeProvider, model: str, messages: Any) -> httpx.Response:
@@ -27,9 +23,9 @@ def ask(provider: PracticeProvider, model: str, messages: Any) -> httpx.Response
 
 
 def test_the_log_is_what_its_rules_make(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-I", RULES, tmp_path], check=True)
-    (made,) = tmp_path.iterdir()
-    assert made.read_bytes() == LOG.read_bytes()
+    sample_log.make(tmp_path)
+    for path in (LOG, DIFFICULTIES):
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes()
 
 
 def test_the_log_has_what_logs_have() -> None:
@@ -45,47 +41,50 @@ def test_the_log_has_what_logs_have() -> None:
     assert "VERDICT" not in LOG.read_text() and "weak-sim" not in LOG.read_text()
 
 
-def test_wins_are_as_often_as_the_comparisons_have_them(rules: Any) -> None:
+def test_wins_are_as_often_as_the_comparisons_have_them() -> None:
     wins = Counter(
         (gap > 2.55) - (gap < -2.55)
-        for _, _, messages in rules.requests(1500)
-        for gap in [rules.quality("strong-sim", messages) - rules.quality("weak-sim", messages)]
+        for _, _, messages in sample_log.requests(1500)
+        for strong in [practice.quality("strong-sim", messages)]
+        for gap in [strong - practice.quality("weak-sim", messages)]
     )
     assert 0.30 < wins[1] / 1500 < 0.42
     assert 0.08 < wins[-1] / 1500 < 0.18
 
 
-def test_what_is_masked_is_as_hard_as_before(rules: Any) -> None:
-    _, difficulty, messages = next(r for r in rules.requests(500) if "@" in r[2][-1]["content"])
+def test_what_is_masked_is_as_hard_as_before() -> None:
+    requests = sample_log.requests(500)
+    _, difficulty, messages = next(r for r in requests if "@" in r[2][-1]["content"])
     masked = [dict(m) for m in messages]
-    masked[-1]["content"] = masked[-1]["content"].split(rules.CONTACT)[0] + " Reach me at [email]"
-    assert rules.difficulty_of(masked) == difficulty
-    assert rules.answer("weak-sim", masked) == rules.answer("weak-sim", messages)
+    words = masked[-1]["content"].split(practice.CONTACT)[0]
+    masked[-1]["content"] = f"{words} Reach me at [email]"
+    assert practice.difficulty_of(masked) == difficulty
+    assert practice.answer("weak-sim", masked) == practice.answer("weak-sim", messages)
 
 
-def test_the_judge_goes_by_quality_and_not_by_place(rules: Any) -> None:
+def test_the_judge_goes_by_quality_and_not_by_place() -> None:
     verdicts = []
-    for _, _, messages in rules.requests(400):
-        texts = [rules.answer(m, messages) for m in ("strong-sim", "weak-sim")]
+    for _, _, messages in sample_log.requests(400):
+        texts = [practice.answer(m, messages) for m in ("strong-sim", "weak-sim")]
         said = [
-            parse(rules.verdict(str(question(RUBRIC, messages, *pair)[-1]["content"])))
+            parse(practice.verdict(str(question(RUBRIC, messages, *pair)[-1]["content"])))
             for pair in (texts, texts[::-1])
         ]
         assert None not in said
         verdicts.append(JudgeVerdict(*said))  # type: ignore[arg-type]
     assert 0.85 < sum(v.agree for v in verdicts) / 400 < 0.97
     assert 0.25 < sum(v.strong == 1.0 for v in verdicts) / 400 < 0.45
-    assert parse(rules.verdict("nothing to compare")) == "tie"
+    assert parse(practice.verdict("nothing to compare")) == "tie"
 
 
-def test_the_provider_says_what_the_rules_say(rules: Any) -> None:
-    messages = next(rules.requests(1))[2]
+def test_the_provider_says_what_the_rules_say() -> None:
+    messages = next(sample_log.requests(1))[2]
     with PracticeProvider() as provider:
         for model in ("strong-sim", "weak-sim"):
             body = ask(provider, model, messages).json()
-            assert body["choices"][0]["message"]["content"] == rules.answer(model, messages)
+            assert body["choices"][0]["message"]["content"] == practice.answer(model, messages)
             usage = body["usage"]
-            assert (usage["prompt_tokens"], usage["completion_tokens"]) == rules.tokens(
+            assert (usage["prompt_tokens"], usage["completion_tokens"]) == practice.tokens(
                 model, messages
             )
         shown = question(RUBRIC, messages, "quality 9.0", "quality 1.0")

@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -186,31 +187,28 @@ def test_a_process_that_is_killed(
     assert psutil.wait_procs(children, timeout=300)[1] == []
     out = tmp_path / "out.jsonl"
     assert not out.exists()
-    work = tmp_path / "out.jsonl.work"
-    # What a process writes when the power goes.
-    with (work / "rows.jsonl").open("ab") as rows, (work / "index.bin").open("ab") as index:
-        rows.write(b'{"id": "half of a row')
-        index.write(b"\x01" * 77)
-    with (work / "journal.jsonl").open("ab") as file:
-        file.write(b'{"places": {"0": {"layout": "li')
     result = import_logs([log], out)
     assert out.read_bytes() == expected
     assert result.resumed == 2000
     assert beside(out) == []
 
 
-def test_what_the_disk_lost_is_read_again(log: Path, tmp_path: Path) -> None:
-    expected = whole([log], tmp_path / "whole.jsonl")
-    out = tmp_path / "out.jsonl"
-    for lost, resumed in (("index.bin", 1000), ("rows.jsonl", 0)):
-        stopped([log], out, at=2000, keep=1000)
-        work = tmp_path / "out.jsonl.work"
-        journal = [json.loads(line) for line in (work / "journal.jsonl").read_text().splitlines()]
-        assert [line["entries"] for line in journal] == [1000, 2000]
-        os.truncate(work / lost, journal[0]["sizes"][lost] if resumed else 5)
-        result = import_logs([log], out)
-        assert (out.read_bytes(), result.resumed) == (expected, resumed)
-        out.unlink()
+def test_what_was_read_is_the_owner_s_alone(log: Path, tmp_path: Path) -> None:
+    old = os.umask(0)
+    try:
+        stopped([log], tmp_path / "out.jsonl")
+    finally:
+        os.umask(old)
+    work = tmp_path / "out.jsonl.work"
+    assert work.stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in work.iterdir()} == {0o600}
+
+
+def test_a_store_that_is_broken_says_what_to_do(log: Path, tmp_path: Path) -> None:
+    stopped([log], tmp_path / "out.jsonl")
+    (tmp_path / "out.jsonl.work" / "import.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(OSError, match=r"not a database.*or delete"):
+        import_logs([log], tmp_path / "out.jsonl")
 
 
 def test_a_worker_that_is_killed_ends_the_import_and_loses_nothing(tmp_path: Path) -> None:
@@ -313,13 +311,6 @@ class TestAnImportThatWasBegun:
     def test_is_not_one_of_scores(self, log: Path, tmp_path: Path) -> None:
         work = tmp_path / "scores.jsonl.work"
         work.mkdir()
-        (work / "manifest.json").write_text('{"bundle": "b"}')
-        with pytest.raises(ConfigError, match="another bundle"):
-            import_logs([log], tmp_path / "scores.jsonl")
-        (work / "manifest.json").write_text("no json")
-        with pytest.raises(ConfigError, match="not what a run writes"):
-            import_logs([log], tmp_path / "scores.jsonl")
-        (work / "manifest.json").unlink()
         (work / "mine").write_text("mine")
         with pytest.raises(ConfigError, match="no folder of an import"):
             import_logs([log], tmp_path / "scores.jsonl")
@@ -393,12 +384,13 @@ def test_a_file_of_rejects_that_cannot_be_written_is_told_first(
 def test_an_import_that_wrote_nothing_down_leaves_nothing_behind(log: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     stopped([log], out)
-    (tmp_path / "out.jsonl.work" / "journal.jsonl").unlink()
-    # So is one that was killed before it wrote anything down: other settings may follow.
-    assert import_logs([log], out, Options(mask=True)).resumed == 0
-    # And one that was killed while it deleted its folder.
-    (tmp_path / "out.jsonl.work").mkdir()
-    (tmp_path / "out.jsonl.work" / "rows.jsonl").write_text("rest")
+    work = tmp_path / "out.jsonl.work"
+    shutil.rmtree(work)
+    work.mkdir()
+    # So is one that was killed before it wrote anything down, or while it deleted its folder:
+    # other settings may follow.
+    (work / "import.db").touch()
+    (work / "lock").touch()
     assert import_logs([log], out, Options(mask=True)).resumed == 0
     assert beside(out) == []
 

@@ -1,6 +1,5 @@
 """Rows of a log: what makes one valid, and their file."""
 
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -36,9 +35,8 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert write_logs([PLAIN, FULL], out) == 2
     assert list(read_logs(out)) == [PLAIN, FULL]
     assert out.read_text().splitlines()[0] == '{"id": "1", "prompt": "What is 2+2?"}'
-    text = io.StringIO()
-    assert write_logs(iter([FULL]), text) == 1
-    assert json.loads(text.getvalue())["messages"] == list(FULL.messages)
+    assert write_logs(iter([FULL]), out) == 1
+    assert json.loads(out.read_text())["messages"] == list(FULL.messages)
 
 
 def test_a_log_is_read_wherever_prompts_are(tmp_path: Path) -> None:

@@ -7,13 +7,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from thriftroute.data.schema import Comparison, PromptScore
-from thriftroute.data.tables import ComparisonTable, comparison_table
+from thriftroute.data.tables import ComparisonTable
 from thriftroute.errors import TrainingError
 from thriftroute.router.features import FEATURES
 
 pytest.importorskip("scipy")
 pytest.importorskip("torch")
 
+from thriftroute.tests.helpers.tables import comparison_table
 from thriftroute.training.models.head import Base, Gate, Head
 from thriftroute.training.models.mf import (
     PairFit,

@@ -32,7 +32,7 @@ ALLOWED = {
     "serve": {"eval", "router", "providers"},
     "integrations": {"router", "providers"},
     "testing": {"serve", "training", "eval", "data", "router"},
-    "research": {"training", "eval", "data", "router", "providers"},
+    "research": {"training", "eval", "data", "router", "providers", "testing"},
     "cli": {
         *("training", "eval", "labels", "data", "router", "providers"),
         *("serve", "integrations", "testing"),

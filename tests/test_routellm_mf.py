@@ -7,9 +7,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from thriftroute.data.schema import Comparison, PromptScore, Row
-from thriftroute.data.tables import ComparisonTable, comparison_table
+from thriftroute.data.tables import ComparisonTable
 from thriftroute.errors import TrainingError
 from thriftroute.eval import metrics
+from thriftroute.tests.helpers.tables import comparison_table
 
 torch = pytest.importorskip("torch")
 

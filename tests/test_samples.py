@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pytest
 import thriftroute
 from thriftroute.data.readers import read_prompts, read_rows
 from thriftroute.data.schema import Comparison
+from thriftroute.research import samples
 
 SAMPLES = Path(thriftroute.__file__).parent / "data" / "samples"
 
@@ -23,7 +22,7 @@ def comparisons() -> list[Comparison]:
 
 
 def test_generator_gives_identical_bytes(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-I", SAMPLES / "make.py", tmp_path], check=True)
+    samples.make(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["comparisons.jsonl", "prompts.jsonl"]
     for made in tmp_path.iterdir():
         assert made.read_bytes() == (SAMPLES / made.name).read_bytes(), made.name

@@ -11,8 +11,9 @@ from thriftroute.data.schema import (
     parse_outcome,
     render,
 )
-from thriftroute.data.tables import ComparisonTable, PairTable, comparison_table, pair_table
+from thriftroute.data.tables import ComparisonTable, pair_table
 from thriftroute.errors import DataError
+from thriftroute.tests.helpers.tables import comparison_table
 
 NAN = float("nan")
 
@@ -227,7 +228,6 @@ def test_messages_come_back_as_inputs() -> None:
     assert table.subset(np.array([False, True])).inputs() == ["c"]
     plain = pair_table(rows[2:], "S", "W")
     assert plain.messages is None
-    assert PairTable.concat([plain, table]).inputs() == ["c", list(turns)]
 
 
 def test_subset_by_mask_and_by_index() -> None:
@@ -238,21 +238,6 @@ def test_subset_by_mask_and_by_index() -> None:
     assert (part.prompts, part.strong.tolist()) == (["q3", "q0"], [0.75, 0.0])
     with pytest.raises(DataError, match="mask of shape"):
         table.subset(np.array([True]))
-
-
-def test_concat_merges_equal_prompts_by_weight() -> None:
-    one = pair_table([Comparison("q", "S", "W", 1.0, weight=3.0, cost_a=1.0)], "S", "W")
-    two = pair_table(
-        [Comparison("q", "S", "X", 0.0), Comparison("r", "S", "X", 1.0, cost_a=2.0)], "S", "X"
-    )
-    table = PairTable.concat([one, two])
-    assert table.prompts == ["q", "r"]
-    assert (table.win.tolist(), table.weight.tolist()) == ([0.75, 1.0], [4.0, 1.0])
-    assert table.strong_cost.tolist() == [1.0, 2.0]
-    assert (table.strong_models, table.weak_models) == (("S",), ("W", "X"))
-    assert table.usage.rows == 3
-    with pytest.raises(DataError, match="no tables"):
-        PairTable.concat([])
 
 
 def test_comparison_table_holds_all_pairs() -> None:

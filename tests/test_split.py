@@ -3,17 +3,10 @@ import os
 import numpy as np
 import numpy.typing as npt
 import pytest
-from thriftroute.data.question_text import parse
+from thriftroute.data.question_text import normalise, parse, prompt_key, stem
 from thriftroute.data.readers import read_prompts
 from thriftroute.data.sources import source
-from thriftroute.data.split import (
-    decontaminate,
-    dedupe,
-    normalise,
-    prompt_key,
-    split_by_hash,
-    stem,
-)
+from thriftroute.data.split import decontaminate, dedupe, split_by_hash
 from thriftroute.errors import DataError
 
 needs_data = pytest.mark.skipif(

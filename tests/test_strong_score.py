@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 from thriftroute.data.schema import Comparison, PromptScore, Row
-from thriftroute.data.tables import ComparisonTable, both_tables, comparison_table
+from thriftroute.data.tables import ComparisonTable, both_tables
+from thriftroute.tests.helpers.tables import comparison_table
 
 STRONG, WEAK = ("s1", "s2"), ("w1", "w2")
 SCORES = {

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from thriftroute.data.vectors import KEY_BYTES, VectorCache, cache_dir, content_key
+from thriftroute.data.vectors import KEY_BYTES, VectorCache, content_key
+from thriftroute.files import cache_folder
 
 DIM = 3
 RECORD = KEY_BYTES + 4 * DIM
@@ -65,12 +66,12 @@ class TestContentKey:
 class TestFolder:
     def test_environment_decides(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv("THRIFTROUTE_CACHE", str(tmp_path / "own"))
-        assert cache_dir() == tmp_path / "own"
+        assert cache_folder() == tmp_path / "own"
         monkeypatch.delenv("THRIFTROUTE_CACHE")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-        assert cache_dir() == tmp_path / "thriftroute"
+        assert cache_folder() == tmp_path / "thriftroute"
         monkeypatch.delenv("XDG_CACHE_HOME")
-        assert cache_dir() == Path.home() / ".cache" / "thriftroute"
+        assert cache_folder() == Path.home() / ".cache" / "thriftroute"
 
     def test_nothing_is_written_before_the_first_vector(self, tmp_path: Path) -> None:
         cache = VectorCache(tmp_path / "deep" / "cache", "model", DIM)

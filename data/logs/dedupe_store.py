@@ -1,162 +1,227 @@
-"""Distinct requests in files, while it is not yet known how often each came: `Spool`.
+"""What an import has read so far, in a SQLite file beside its output, so that it can go on.
 
-    rows.jsonl     a line for each distinct request, in the order in which they came
-    index.bin      for each of them what tells it from others, its time, where its line ends
-    repeats.bin    for each request that came again its number and weight
+    logs.jsonl.work/import.db    distinct requests, bad entries, and how far each file was read
 
-The files only grow, so that their sizes at one moment are all that it takes to go back to it. In
-memory there are the keys and the weights: some 45 bytes for each distinct request.
+What was read after the last commit SQLite takes back where a process is killed. The folder goes
+when the output is whole.
 """
 
-import hashlib
+import contextlib
 import json
 import os
-from array import array
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+import shutil
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .hashes import Seen, key_of
+from ...errors import ConfigError
+from ...files import locked, private, tighten, whole_file
+from .import_rows import Imported, Options, Read
+from .reader import Block, ChangedError, Place, blocks, check_whole
 from .sampling import Sample
 from .schema import LogRow, row_of
 
-ROWS, INDEX, REPEATS = "rows.jsonl", "index.bin", "repeats.bin"
-_OF_ROW = np.dtype(
-    [("key", "<u8"), ("name", "<u8"), ("time", "<f8"), ("weight", "<f8"), ("end", "<u8")]
-)
-_OF_REPEAT = np.dtype([("number", "<u8"), ("weight", "<f8")])
-_JSON = json.JSONEncoder(ensure_ascii=False).encode
-_PIECE = 1 << 18  # rows of the index that are read at once
+_DB = "import.db"
+_COUNTED = ("entries", "bad", "problem")
+_CACHE_KB = 32 << 10  # of pages that are held in memory
+_TABLES = f"""
+    PRAGMA cache_size = -{_CACHE_KB};
+    CREATE TABLE IF NOT EXISTS row (
+        number INTEGER PRIMARY KEY, key BLOB UNIQUE, name BLOB, time REAL, weight REAL,
+        masked INTEGER, line BLOB
+    );
+    CREATE TABLE IF NOT EXISTS reject (line TEXT);
+    CREATE TABLE IF NOT EXISTS state (value TEXT);
+"""
+# A request that came before counts again; its first line stays.
+_ADD = """
+    INSERT INTO row (key, name, time, weight, masked, line) VALUES (?, ?, ?, ?, ?, ?)
+    ON CONFLICT (key) DO UPDATE SET weight = weight + excluded.weight
+"""
+# Another request may have had the same id before: a row is known by its id.
+_ROWS = """
+    SELECT line, weight, key,
+        number > (SELECT min(number) FROM row AS other WHERE other.name = row.name)
+    FROM row
+"""
 
 
-class Spool:
-    """Distinct requests in a folder. Use as a context manager."""
+class ImportStore:
+    """The distinct requests so far (`rows`), what was counted (`result`), and the `places` behind
+    the last block of each file, by its number. Made by `open_store`."""
 
-    def __init__(self, folder: Path, sizes: Mapping[str, int] | None = None) -> None:
-        """sizes: of the files at the moment to go back to, as `flush` told; None begins anew."""
-        self.weights = array("d")
-        self._stack = ExitStack()
-        self._files: dict[str, IO[bytes]] = {}
-        # Of the rows since the last flush, and repeats since then.
-        self._new: list[tuple[int, int, float, float, int]] = []
-        self._repeats: list[tuple[int, float]] = []
-        with ExitStack() as stack:
-            for name in (ROWS, INDEX, REPEATS):
-                mode = "w+b" if sizes is None else "r+b"
-                file = stack.enter_context((folder / name).open(mode))
-                file.truncate(0 if sizes is None else sizes[name])
-                file.seek(0, os.SEEK_END)
-                self._files[name] = file
-            self._end = self._files[ROWS].tell()
-            self._requests, self._names = self._load()
-            self._stack = stack.pop_all()
+    def __init__(self, folder: Path, files: Sequence[str], settings: Mapping[str, Any]) -> None:
+        self.result = Imported()
+        self.places: dict[int, Place] = {}
+        self.kept = True  # whether anything was committed that is to be gone on from
+        self.way_out = f"finish it as it was begun, or delete {folder} to begin anew"
+        self._folder, self._files, self._settings = folder, files, settings
+        self._since = [0, 0]  # entries and bytes since the last commit
+        os.close(private(str(folder / _DB), os.O_RDWR | os.O_CREAT))
+        self._db = sqlite3.connect(folder / _DB)
 
-    def __enter__(self) -> "Spool":
-        return self
+    def load(self) -> None:
+        """Go back to what was committed last. Raises ConfigError where the settings differ."""
+        self._db.executescript(_TABLES)
+        found = self._db.execute("SELECT value FROM state").fetchone()
+        self.kept = found is not None
+        if found is None:
+            return
+        state = json.loads(found[0])
+        for name, now in self._settings.items():
+            if (was := state["settings"].get(name)) != now:
+                raise ConfigError(
+                    f"{self._folder} is of a run with another {name}: {was!r}, now {now!r}; "
+                    f"{self.way_out}"
+                )
+        for name in _COUNTED:
+            setattr(self.result, name, state[name])
+        self.result.resumed = self.result.entries
+        self.result.left_out = Counter(state["left_out"])
+        self.result.formats = state["formats"]
+        for number, place in state["places"].items():
+            names = place["names"]
+            place["names"] = None if names is None else tuple(names)
+            self.places[int(number)] = Place(**place)
 
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+    def blocks(self) -> Iterator[tuple[int, Block]]:
+        """(number of the file, block) of all that was not read yet.
 
-    def __len__(self) -> int:
-        return len(self.weights)
-
-    def add(self, key: int, id: str, time: float, weight: float, line: bytes) -> bool:
-        """Count a request, `weight` times, and keep its line where it is new; whether it is.
-
-        key: of its messages. line: its JSON with its id, a line's end behind it. A row is known by
-        its id: of another request with the same one, the id gets the key's beginning.
+        Raises ConfigError where a file is not the one that was read, DataError as `reader.blocks`.
         """
-        number = self._requests.number(key)
-        if number < len(self.weights):
-            self.weights[number] += weight
-            self._repeats.append((number, weight))
-            return False
-        self.weights.append(weight)
-        name = _name(id)
-        names = len(self._names)
-        if self._names.number(name) < names:
-            # No name that is new. (One that is 0 would be forgotten: one in 2^64.)
-            name = 0
-            line = _line({**json.loads(line), "id": f"{id}-{key >> 16:012x}"})
-        self._end += self._files[ROWS].write(line)
-        self._new.append((key, name, time, weight, self._end))
-        return True
+        first = max(self.places, default=0)
+        try:
+            for i, path in enumerate(self._files):
+                place = self.places.get(i)
+                if i < first and place is not None:
+                    check_whole(path, place)
+                elif i >= first:
+                    for block in blocks(path, place):
+                        yield i, block
+        except ChangedError as error:
+            raise ConfigError(f"{error} by the run in {self._folder}; {self.way_out}") from error
 
-    def flush(self, *, sync: bool) -> dict[str, int]:
-        """Write down what is in memory only; the files' sizes. sync: onto the disk, too."""
-        self._files[INDEX].write(np.array(self._new, _OF_ROW).tobytes())
-        self._files[REPEATS].write(np.array(self._repeats, _OF_REPEAT).tobytes())
-        self._new, self._repeats = [], []
-        for file in self._files.values():
-            file.flush()
-            if sync:
-                os.fsync(file.fileno())
-        return {name: os.fstat(file.fileno()).st_size for name, file in self._files.items()}
+    def add(self, file: int, end: Place, read: Read, *, entries: int, size: int) -> None:
+        """Take over what was read of a block that ends there; commit it where so many entries, or
+        bytes, were read since the last time."""
+        result, counts = self.result, read.counts
+        result.entries += counts.entries
+        result.left_out.update(counts.left_out)
+        result.bad += counts.bad
+        result.problem = result.problem or counts.problem
+        result.formats.update(counts.formats)
+        self._db.executemany(_ADD, read.rows)
+        self._db.executemany("INSERT INTO reject VALUES (?)", ((line,) for line in read.rejects))
+        before = self.places.get(file)
+        self.places[file] = end
+        self._since[0] += counts.entries
+        self._since[1] += end.offset - (before.offset if before else 0)
+        if self._since[0] >= entries or self._since[1] >= size:
+            self.commit()
 
-    def by_time(self) -> npt.NDArray[np.int64]:
-        """The rows by time, those without one last: int64[n]. What was added must be flushed."""
-        times = [piece["time"] for piece in self._pieces(INDEX, _OF_ROW)]
-        return np.argsort(np.concatenate(times), kind="stable")
+    def commit(self) -> None:
+        """Write down what was read, and where."""
+        state = {
+            "settings": self._settings,
+            "places": {str(i): asdict(place) for i, place in self.places.items()},
+            "formats": self.result.formats,
+            "left_out": self.result.left_out,
+            **{name: getattr(self.result, name) for name in _COUNTED},
+        }
+        self._db.execute("DELETE FROM state")
+        self._db.execute("INSERT INTO state VALUES (?)", (json.dumps(state),))
+        self._db.commit()
+        self._since, self.kept = [0, 0], True
 
-    def all(self) -> Iterator[bytes]:
-        """The line of every row, with its weight. What was added must be flushed."""
-        self._files[ROWS].seek(0)
-        for line, weight in zip(self._files[ROWS], self.weights, strict=True):
-            yield line if weight == 1.0 else _weighed(line, weight)
+    def count(self) -> None:
+        """All is read: fill in the counts of rows."""
+        # What was begun on is written down; what is quickly read again is not.
+        if self.kept:
+            self.commit()
+        self._db.execute("CREATE INDEX IF NOT EXISTS by_name ON row (name)")
+        counted = "SELECT count(*), total(weight), coalesce(sum(masked), 0) FROM row"
+        result = self.result
+        result.distinct, result.requests, result.masked = self._db.execute(counted).fetchone()
+
+    def weights(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+        """The weight of each row, float64[n], and the rows by time, without one last: int64[n]."""
+        kind = np.dtype([("weight", np.float64), ("time", np.float64)])
+        found = self._db.execute("SELECT weight, coalesce(time, 9e999) FROM row ORDER BY number")
+        columns = np.fromiter(found, kind, self.result.distinct)
+        return columns["weight"], np.argsort(columns["time"], kind="stable")
+
+    def rows(self) -> Iterator[bytes]:
+        """The line of every row, with its weight."""
+        for found in self._db.execute(f"{_ROWS} ORDER BY number"):
+            yield _line(*found)
 
     def some(self, sample: Sample) -> Iterator[LogRow]:
-        """The rows of a sample, with its weights. What was added must be flushed."""
+        """The rows of a sample, with its weights."""
         for i, weight in zip(sample.rows.tolist(), sample.weights.tolist(), strict=True):
-            self._files[ROWS].seek(self._start(i))
-            line = self._files[ROWS].readline()
-            yield row_of(json.loads(line if weight == 1.0 else _weighed(line, weight)))
+            found = self._db.execute(f"{_ROWS} WHERE number = ?", (i + 1,)).fetchone()
+            yield row_of(json.loads(_line(found[0], weight, *found[2:])))
 
-    def _start(self, row: int) -> int:
-        if not row:
-            return 0
-        self._files[INDEX].seek((row - 1) * _OF_ROW.itemsize)
-        return int(np.frombuffer(self._files[INDEX].read(_OF_ROW.itemsize), _OF_ROW)["end"][0])
+    def write_rejects(self, out: Path) -> None:
+        """Write the entries that were skipped to their file."""
+        with whole_file(out, opener=private) as file:
+            for (line,) in self._db.execute("SELECT line FROM reject ORDER BY rowid"):
+                file.write(line.encode())
 
-    def _load(self) -> tuple[Seen, Seen]:
-        """The keys of requests and of names, from the files; weights are filled in."""
-        requests, names = array("Q"), array("Q")
-        for piece in self._pieces(INDEX, _OF_ROW):
-            requests.frombytes(piece["key"].tobytes())
-            names.frombytes(piece["name"][piece["name"] != 0].tobytes())
-            self.weights.frombytes(piece["weight"].tobytes())
-        for piece in self._pieces(REPEATS, _OF_REPEAT):
-            for number, weight in zip(
-                piece["number"].tolist(), piece["weight"].tolist(), strict=True
-            ):
-                self.weights[number] += weight
-        return Seen(requests), Seen(names)
+    def close(self) -> None:
+        """Take back what was not committed."""
+        self._db.close()
 
-    def _pieces(self, name: str, kind: np.dtype[np.void]) -> Iterator[npt.NDArray[np.void]]:
-        file = self._files[name]
-        file.seek(0)
-        while data := file.read(_PIECE * kind.itemsize):
-            yield np.frombuffer(data, kind)
+    def remove(self) -> None:
+        """Close it and delete the folder."""
+        self.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def packed(row: LogRow) -> bytes:
-    """A row as the line that waits for its weight."""
-    record = row.to_dict()
-    record.pop("weight", None)
-    return _line(record)
+@contextlib.contextmanager
+def open_store(out: Path, files: Sequence[str], options: Options) -> Iterator[ImportStore]:
+    """The store of an import to `out`, new or as an earlier run left it.
+
+    Where nothing was committed when it ends, nothing is left behind. Raises ConfigError where it
+    is of other files or settings, or another run has it open; OSError where it cannot be written.
+    """
+    folder = out.with_name(f"{out.name}.work")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    tighten(folder)
+    if any(each.name not in ("lock", _DB, f"{_DB}-journal") for each in folder.iterdir()):
+        raise ConfigError(f"{folder} is no folder of an import; move it out of the way")
+    settings = {
+        "inputs": [str(Path(name).absolute()) for name in files],
+        "format": options.format,
+        "mask": options.mask,
+        "skip_bad": options.on_bad == "skip",
+        "rejects": options.rejects is not None,
+    }
+    with locked(folder / "lock", busy=f"another run works in {folder}; wait for it, or stop it"):
+        store = ImportStore(folder, files, settings)
+        try:
+            store.load()
+            yield store
+        except sqlite3.Error as error:
+            problem = f"{folder} cannot be read or written ({error}); {store.way_out}"
+            raise OSError(problem) from error
+        finally:
+            if store.kept:
+                store.close()
+            else:
+                store.remove()
 
 
-def _line(record: Mapping[str, Any]) -> bytes:
-    # Halves of surrogate pairs, which JSON may hold and no file, become question marks.
-    return _JSON(record).encode("utf-8", "replace") + b"\n"
-
-
-def _weighed(line: bytes, weight: float) -> bytes:
-    return b'%b, "weight": %b}\n' % (line[:-2], json.dumps(weight).encode())
-
-
-def _name(id: str) -> int:
-    return key_of(hashlib.sha256(id.encode("utf-8", "surrogatepass")).digest())
+def _line(line: bytes, weight: float, key: bytes, named_before: bool) -> bytes:
+    if named_before:
+        record = json.loads(line)
+        record["id"] += f"-{key.hex()[:12]}"
+        line = json.dumps(record, ensure_ascii=False).encode()
+    if weight == 1.0:
+        return line + b"\n"
+    return b'%b, "weight": %b}\n' % (line[:-1], json.dumps(weight).encode())

@@ -19,7 +19,6 @@ from typing import Any
 from ...errors import DataError
 from ..schema import Messages, render
 from . import otel
-from .hashes import digest
 from .normalize import (
     CUT,
     FAILED,
@@ -28,6 +27,7 @@ from .normalize import (
     Object,
     body,
     count,
+    digest,
     first,
     iso_time,
     number,
@@ -54,6 +54,66 @@ _OTHERS = re.compile(
     re.IGNORECASE,
 )
 _FEEDBACK = ("feedback", "thumb", "rating", "like")
+_USAGE = {
+    "input_tokens": (
+        *("prompt_tokens", "input_tokens", "input", "promptTokens", "inputTokens"),
+        *("promptTokenCount", "prompt_eval_count"),
+    ),
+    "output_tokens": (
+        *("completion_tokens", "output_tokens", "output", "completionTokens", "outputTokens"),
+        *("candidatesTokenCount", "eval_count"),
+    ),
+}
+# Where each format has the fields of a row, the first that has a value.
+_FIELDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "openai": {
+        "id": ("id", "request_id", "custom_id", "response.id", "response.body.id"),
+        "time": (
+            *("time", "timestamp", "created_at", "created", "start_time", "date"),
+            *("response.created", "response.created_at", "response.body.created"),
+        ),
+        "cost_usd": ("cost_usd", "cost", "spend", "response_cost", "total_cost"),
+        "task": ("task", "metadata.task", "request.metadata.task"),
+        "session": (
+            *("session_id", "session", "conversation_id", "thread_id", "metadata.session_id"),
+            "request.metadata.session_id",
+        ),
+        "tenant": ("tenant", "team", "user", "user_id", "request.user"),
+    },
+    "litellm": {
+        "id": ("request_id", "id", "litellm_call_id"),
+        "time": ("startTime",),
+        # What clients ask for; behind it may be several deployments.
+        "model": ("model_group", "model"),
+        "input_tokens": ("prompt_tokens",),
+        "output_tokens": ("completion_tokens",),
+        "cost_usd": ("spend", "response_cost"),
+        "session": ("session_id", "trace_id"),
+        "tenant": (
+            *("team_id", "organization_id", "metadata.user_api_key_team_id", "end_user", "user"),
+        ),
+    },
+    "langfuse": {
+        "id": ("id",),
+        "time": ("startTime", "start_time", "timestamp"),
+        "model": ("providedModelName", "provided_model_name", "model"),
+        "cost_usd": (
+            *("costDetails.total", "cost_details.total", "totalCost", "total_cost"),
+            "calculatedTotalCost",
+        ),
+        "task": ("name", "traceName", "trace_name"),
+        "session": ("sessionId", "session_id"),
+        "tenant": ("userId", "user_id"),
+    },
+    "otel": {name: (name,) for name in otel.FIELDS},
+    "records": {
+        **{name: (name,) for name in ("id", "time", "model", "task", "feedback")},
+        "input_tokens": ("prompt_tokens",),
+        "output_tokens": ("completion_tokens",),
+        "cost_usd": ("cost",),
+        "session": ("session_hash",),
+    },
+}
 
 
 def detect(record: Object) -> str:
@@ -121,34 +181,22 @@ def _openai(record: Object) -> LogRow:
     listed = inner.get("object") == "list" or {"data", "results", "embeddings"} & set(inner)
     if listed and not {"choices", "output", "content", "candidates"} & set(inner):
         raise LeftOutError(NO_CHAT)
+    model = first(request, "model") or first(record, "model")
     if not {"messages", "contents"} & set(request):
-        kinds.append(first(request, "model") or first(record, "model"))
+        kinds.append(model)
     _check_chat(*kinds)
     messages, after = conversation(dict(request))
     said = answer_text(inner if inner and inner is not outer else response)
-    if said is None and set(record) & {"choices"}:
+    if said is None and "choices" in record:
         said, inner = answer_text(record), record
-    usage = body(first(inner, "usage", "usageMetadata") or record.get("usage"))
     return _row(
+        "openai",
         record,
         messages,
-        answer=said or after,
-        id=first(record, "id", "request_id", "custom_id", "response.id", "response.body.id"),
-        time=first(
-            *(record, "time", "timestamp", "created_at", "created", "start_time", "date"),
-            *("response.created", "response.created_at", "response.body.created"),
-        ),
-        model=first(request, "model") or first(record, "model") or first(inner, "model"),
-        tokens_in=_usage(usage, record, _IN),
-        tokens_out=_usage(usage, record, _OUT),
-        cost=first(record, "cost_usd", "cost", "spend", "response_cost", "total_cost"),
-        task=first(record, "task", "metadata.task", "request.metadata.task"),
-        session=first(
-            *(record, "session_id", "session", "conversation_id", "thread_id"),
-            *("metadata.session_id", "request.metadata.session_id"),
-        ),
-        tenant=first(record, "tenant", "team", "user", "user_id", "request.user"),
+        said or after,
+        model=model or first(inner, "model"),
         feedback=rating(first(record, "feedback", "metadata.feedback")),
+        **_usage(first(inner, "usage", "usageMetadata") or record.get("usage"), record),
     )
 
 
@@ -164,23 +212,7 @@ def _litellm(record: Object) -> LogRow:
         _check_chat(first(record, "model_group", "model"))
     asked = first(record, "messages") or body(first(record, "proxy_server_request"))
     messages, after = conversation(asked)
-    return _row(
-        record,
-        messages,
-        answer=answer_text(first(record, "response")) or after,
-        id=first(record, "request_id", "id", "litellm_call_id"),
-        time=record.get("startTime"),
-        # What clients ask for; behind it may be several deployments.
-        model=first(record, "model_group", "model"),
-        tokens_in=record.get("prompt_tokens"),
-        tokens_out=record.get("completion_tokens"),
-        cost=first(record, "spend", "response_cost"),
-        session=first(record, "session_id", "trace_id"),
-        tenant=first(
-            *(record, "team_id", "organization_id", "metadata.user_api_key_team_id"),
-            *("end_user", "user"),
-        ),
-    )
+    return _row("litellm", record, messages, answer_text(first(record, "response")) or after)
 
 
 def _langfuse(record: Object) -> LogRow:
@@ -190,29 +222,17 @@ def _langfuse(record: Object) -> LogRow:
     if text(record.get("level")).upper() == "ERROR":
         raise LeftOutError(FAILED)
     asked = first(record, "input")
-    model = first(record, "providedModelName", "provided_model_name", "model")
     found = parsed(asked) if isinstance(asked, str) else asked
     if not any(isinstance(each, dict) for each in (found if isinstance(found, list) else (found,))):
-        _check_chat(model)  # which is asked about text
+        _check_chat(first(record, *_FIELDS["langfuse"]["model"]))  # which is asked about text
     messages, after = conversation(asked)
-    usage = body(first(record, "usageDetails", "usage_details", "usage"))
     return _row(
+        "langfuse",
         record,
         messages,
-        answer=answer_text(first(record, "output")) or after,
-        id=record.get("id"),
-        time=first(record, "startTime", "start_time", "timestamp"),
-        model=model,
-        tokens_in=_usage(usage, record, _IN),
-        tokens_out=_usage(usage, record, _OUT),
-        cost=first(
-            *(record, "costDetails.total", "cost_details.total", "totalCost", "total_cost"),
-            "calculatedTotalCost",
-        ),
-        task=first(record, "name", "traceName", "trace_name"),
-        session=first(record, "sessionId", "session_id"),
-        tenant=first(record, "userId", "user_id"),
+        answer_text(first(record, "output")) or after,
         feedback=_scored(record.get("scores")),
+        **_usage(first(record, "usageDetails", "usage_details", "usage"), record),
     )
 
 
@@ -239,9 +259,7 @@ def _otel(record: Object) -> LogRow:
         raise LeftOutError(FAILED)
     _check_chat(*record["kinds"], record["model"])
     messages, after = conversation(record["input"], record["system"])
-    answer = answer_text(record["output"]) or after
-    names = ("id", "time", "model", "tokens_in", "tokens_out", "cost", "task", "session", "tenant")
-    return _row(record, messages, answer=answer, **{name: record[name] for name in names})
+    return _row("otel", record, messages, answer_text(record["output"]) or after)
 
 
 def _records(record: Object) -> LogRow:
@@ -253,19 +271,11 @@ def _records(record: Object) -> LogRow:
     messages, _ = conversation(asked)
     tenant = record.get("tenant")
     return _row(
+        "records",
         record,
         messages,
-        answer=None if _is_torn(said) else answer_text(said),
-        id=record.get("id"),
-        time=record.get("time"),
-        model=record.get("model"),
-        tokens_in=record.get("prompt_tokens"),
-        tokens_out=record.get("completion_tokens"),
-        cost=record.get("cost"),
-        task=record.get("task"),
-        session=record.get("session_hash"),
+        None if _is_torn(said) else answer_text(said),
         tenant=None if tenant == "default" else tenant,
-        feedback=record.get("feedback"),
     )
 
 
@@ -275,53 +285,36 @@ def _is_torn(said: object) -> bool:
 
 
 def _row(
-    record: Object,
-    messages: Messages,
-    *,
-    id: object,
-    answer: str | None,
-    time: object,
-    model: object,
-    tokens_in: object,
-    tokens_out: object,
-    cost: object,
-    task: object = None,
-    session: object = None,
-    tenant: object = None,
-    feedback: float | None = None,
+    format: str, record: Object, messages: Messages, answer: str | None, **given: Any
 ) -> LogRow:
+    """A row; `given` are its fields that `_FIELDS` does not have of this format."""
     messages = tuple(map(sound, messages))
+    of = {name: first(record, *names) for name, names in _FIELDS[format].items()} | given
     return LogRow(
-        id=text(id) or f"log-{digest(messages).hex()[:16]}",
+        id=text(of["id"]) or f"log-{digest(messages).hex()[:16]}",
         messages=messages,
         prompt=render(messages),
-        time=iso_time(time),
+        time=iso_time(of["time"]),
         answer=sound(answer),
-        model=text(model) or None,
-        input_tokens=count(tokens_in, "input_tokens"),
-        output_tokens=count(tokens_out, "output_tokens"),
-        cost_usd=number(cost, "cost_usd"),
-        task=text(task),
-        session=text(session),
-        tenant=text(tenant),
-        feedback=feedback,
+        model=text(of["model"]) or None,
+        input_tokens=count(of["input_tokens"], "input_tokens"),
+        output_tokens=count(of["output_tokens"], "output_tokens"),
+        cost_usd=number(of["cost_usd"], "cost_usd"),
+        task=text(of.get("task")),
+        session=text(of["session"]),
+        tenant=text(of["tenant"]),
+        feedback=of.get("feedback"),
     )
 
 
-_IN = (
-    *("prompt_tokens", "input_tokens", "input", "promptTokens", "inputTokens", "promptTokenCount"),
-    "prompt_eval_count",
-)
-_OUT = (
-    *("completion_tokens", "output_tokens", "output", "completionTokens", "outputTokens"),
-    *("candidatesTokenCount", "eval_count"),
-)
-
-
-def _usage(usage: Object, record: Object, names: tuple[str, ...]) -> Any:
+def _usage(found: object, record: Object) -> dict[str, Any]:
+    usage = body(found)
+    counts = {name: first(usage, *names) for name, names in _USAGE.items()}
     # Beside its usage a record has an input and an output that are no counts.
-    found = first(usage, *names)
-    return first(record, *(n for n in names if "okens" in n)) if found is None else found
+    return {
+        name: first(record, *(n for n in _USAGE[name] if "okens" in n)) if known is None else known
+        for name, known in counts.items()
+    }
 
 
 def _check_chat(*names: object) -> None:

@@ -1,5 +1,6 @@
 """What stands in log files, as rows: one at a time, or a block at a time, ready to be put away."""
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -8,26 +9,26 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...errors import ConfigError, DataError
-from ...files import private
 from ...providers import pii as personal
 from ..schema import render
-from .dedupe_store import packed
 from .formats import FORMATS, detect, rows_of
-from .hashes import digest, key_of
-from .normalize import LeftOutError
+from .normalize import LeftOutError, digest
 from .reader import Block, Found, objects
 from .schema import LogRow, moment
 from .traffic_profile import Traffic
 
 OnBad = Literal["stop", "skip"]
+_KEY = 12  # bytes of a SHA-256 by which a request, or an id, is known
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What to do. `sample` rows (None: all); of each cluster `at_least` so many of them."""
+    """What to do. `sample` rows (None: all); of each cluster `at_least` so many of them; `report`:
+    describe the traffic, too."""
 
     format: str = "auto"
     sample: int | None = None
+    report: bool = False
     at_least: int = 0
     clusters: int | None = None
     mask: bool = False
@@ -69,16 +70,9 @@ class Imported:
         return {**asdict(self), "left_out": dict(self.left_out)}
 
 
-@dataclass(frozen=True, slots=True)
-class Packed:
-    """A row that is ready to be put away (see `spool.Spool.add`), and whether it was masked."""
-
-    key: int
-    id: str
-    time: float
-    weight: float
-    line: bytes
-    masked: bool
+# A row as the store takes it: key of its messages and of its id, time, weight, whether it was
+# masked, and its line of JSON without the weight.
+Packed = tuple[bytes, bytes, float | None, float, bool, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +89,12 @@ def read_entries(
 ) -> Iterator[LogRow]:
     """The rows of log files, in their order, repeats and all; counted into `result`.
 
-    Raises DataError with file, line and field for what cannot be read, unless it is to be skipped.
+    Raises DataError with file, line and field for what cannot be read, unless it is to be skipped;
+    what is skipped is not kept.
     """
     result = Imported() if result is None else result
     for path in files:
-        yield from _rows(objects(path), path, options, result, _keeper(options.rejects))
+        yield from _rows(objects(path), path, options, result, lambda line: None)
 
 
 def read_block(block: Block, path: str, options: Options, format: str) -> Read:
@@ -109,14 +104,17 @@ def read_block(block: Block, path: str, options: Options, format: str) -> Read:
     """
     read = Read([], [], Imported(formats={} if format == "auto" else {path: format}))
     for found in _rows(block.found(), path, options, read.counts, read.rejects.append):
-        row, changed = masked(found) if options.mask else (found, False)
-        key = key_of(digest(row.messages))
-        read.rows.append(Packed(key, row.id, seconds(row), row.weight, packed(row), changed))
+        row = masked(found) if options.mask else found
+        record = {name: value for name, value in row.to_dict().items() if name != "weight"}
+        line = json.dumps(record, ensure_ascii=False).encode("utf-8", "replace")
+        name = hashlib.sha256(row.id.encode("utf-8", "surrogatepass")).digest()
+        key = digest(row.messages)[:_KEY]
+        read.rows.append((key, name[:_KEY], seconds(row), row.weight, row != found, line))
     return read
 
 
-def masked(row: LogRow) -> tuple[LogRow, bool]:
-    """A row without personal data and keys, and whether there were any.
+def masked(row: LogRow) -> LogRow:
+    """A row without personal data and keys.
 
     Names of sessions and tenants become hashes where they hold some: they still tell who is who.
     """
@@ -128,13 +126,12 @@ def masked(row: LogRow) -> tuple[LogRow, bool]:
         for name, value in names.items()
         if personal.mask(value) != value
     }
-    found = replace(row, messages=messages, prompt=render(messages), answer=answer, **hidden)
-    return found, found != row
+    return replace(row, messages=messages, prompt=render(messages), answer=answer, **hidden)
 
 
-def seconds(row: LogRow) -> float:
-    """Its time in seconds; NaN, which sorts last, where it has none."""
-    return float("nan") if row.time is None else moment(row.time).timestamp()
+def seconds(row: LogRow) -> float | None:
+    """Its time in seconds since 1970; None where it has none."""
+    return None if row.time is None else moment(row.time).timestamp()
 
 
 def _rows(
@@ -177,19 +174,3 @@ def _reject(error: DataError, entry: object) -> str:
         return json.dumps({**told, "row": row}, default=repr) + "\n"
     except RecursionError:
         return json.dumps({**told, "row": None}) + "\n"
-
-
-def _keeper(rejects: Path | None) -> Callable[[str], None]:
-    """What appends lines to a file of rejects."""
-
-    def keep(line: str) -> None:
-        assert rejects is not None
-        try:
-            with open(rejects, "a", encoding="utf-8", opener=private) as file:
-                file.write(line)
-        except OSError as problem:
-            raise DataError(
-                f"the rejects file cannot be written ({problem})", path=rejects
-            ) from problem
-
-    return keep

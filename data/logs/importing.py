@@ -1,14 +1,13 @@
 """Import: files of logs in, one JSONL of distinct requests out, all of them or a sample.
 
-Entries are read a block at a time. Distinct requests wait in files beside the output until it is
-known how often each came; per request some 45 bytes stay in memory, however long it is. An import
-that was stopped goes on from those files (see `resume`).
+Entries are read a block at a time, and put away in a store beside the output until it is known how
+often each came. An import that was stopped goes on from there (see `dedupe_store`).
 """
 
 import contextlib
 import json
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import ConfigError, DataError
+from ...files import private, whole_file
 from ..clusters import assign, default_k, fit
 from ..schema import Message
-from .folder import whole_file
+from .dedupe_store import ImportStore, open_store
 from .import_rows import Imported, Options, masked, read_block, read_entries, seconds
 from .normalize import NO_TEXT
 from .pool import in_order
 from .reader import Place
-from .resume import Work, open_work
 from .sampling import draw
 from .schema import LogRow, row_of, write_logs
 from .traffic_profile import Language, Tally, Traffic, describe
@@ -59,11 +58,10 @@ def import_logs(
     options: Options | None = None,
     *,
     embedder: Embedder | None = None,
-    report: bool = False,
     language: Language | None = None,
     workers: int = 1,
     keep_entries: int = KEEP_ENTRIES,
-    progress: Progress | None = None,
+    progress: Progress = lambda stage, done, total: None,
 ) -> Imported:
     """Write the distinct requests of log files to `out`, or a sample of them.
 
@@ -81,98 +79,88 @@ def import_logs(
     cannot be written).
     """
     options = options or Options()
-    if embedder is None and (report or options.sample is not None):
+    if embedder is None and (options.report or options.sample is not None):
         raise ConfigError("a sample or a report needs a bundle to embed with: give --router mf")
     for name, value in (("workers", workers), ("keep_entries", keep_entries)):
         if value < 1:
             raise ConfigError(f"{name}: expected a whole number >= 1, got {value!r}")
-    if options.rejects is not None:
-        _check_rejects(options.rejects)
-    progress = progress or (lambda stage, done, total: None)
+    rejects = options.rejects
+    if rejects is not None and (not rejects.absolute().parent.is_dir() or rejects.is_dir()):
+        problem = "the rejects file cannot be written; expected a file's name in a folder"
+        raise DataError(f"{problem} that is there", path=rejects)
     out = Path(out).absolute()
     names = [str(path) for path in files]
-    with open_work(out, names, options) as work:
-        result, spool = work.result, work.spool
-        _read(names, options, work, workers, keep_entries, progress)
-        if options.rejects is not None:
-            work.write_rejects(options.rejects)
-        if not len(spool):
-            work.remove()
+    with open_store(out, names, options) as store:
+        result = store.result
+        _read(names, options, store, workers, keep_entries, progress)
+        if rejects is not None:
+            store.write_rejects(rejects)
+        if not result.distinct:
+            store.remove()
             raise DataError(_nothing(result, files))
-        result.distinct, result.requests = len(spool), float(sum(spool.weights))
-        if embedder is None:
-            result.written = _write(spool.all(), out)
+        sample = _look(store, options, embedder, language, progress) if embedder else None
+        if sample is None:
+            with whole_file(out, opener=private) as file:
+                result.written = sum(bool(file.write(line)) for line in store.rows())
         else:
-            _look(work, out, options, embedder, report, language, progress)
-        work.remove()
+            result.written = write_logs(sample, out)
+        store.remove()
         return result
-
-
-def _check_rejects(path: Path) -> None:
-    """Now, and not when all is read."""
-    if not path.absolute().parent.is_dir() or path.is_dir():
-        problem = "the rejects file cannot be written; expected a file's name in a folder"
-        raise DataError(f"{problem} that is there", path=path)
 
 
 def _read(
     names: Sequence[str],
     options: Options,
-    work: Work,
+    store: ImportStore,
     workers: int,
     keep_entries: int,
     progress: Progress,
 ) -> None:
-    """Read all that was not read yet into the work folder."""
-    result = work.result
+    """Read all that was not read yet into the store."""
+    result = store.result
     if result.resumed:
         progress("resumed", result.resumed, None)
 
     def jobs() -> Iterator[tuple[tuple[int, Place], tuple[Any, ...], bool]]:
-        for i, block in work.blocks(names):
+        for i, block in store.blocks():
             format = result.formats.get(names[i], options.format)
             # The format of a file follows from its beginning. What is parsed already stays here.
-            can_be_sent = bool(block.lines) and format != "auto"
+            can_be_sent = block.end.layout == "lines" and format != "auto"
             yield (i, block.end), (block, names[i], options, format), can_be_sent
 
     with contextlib.closing(in_order(read_block, jobs(), workers)) as found:
         for (i, end), read in found:
-            work.add(i, end, read)
-            work.keep(names, entries=keep_entries, bytes=KEEP_BYTES)
+            store.add(i, end, read, entries=keep_entries, size=KEEP_BYTES)
             progress("reading", result.entries, None)
-    work.end(names)
+    store.count()
 
 
 def _look(
-    work: Work,
-    out: Path,
+    store: ImportStore,
     options: Options,
     embedder: Embedder,
-    report: bool,
     language: Language | None,
     progress: Progress,
-) -> None:
-    """Embed some of the rows, for a report or a sample, and write the output."""
-    result, spool = work.result, work.spool
+) -> Iterator[LogRow] | None:
+    """Embed some of the rows, for the report and the sample; the rows of the sample."""
+    result = store.result
+    weights, order = store.weights()
     most = max(DESCRIBED, PER_SAMPLED * (options.sample or 0))
-    chosen = draw(spool.weights, most, seed=options.seed, order=spool.by_time())
-    rows = list(spool.some(chosen))
-    embeddings = embed(rows, embedder, progress)
+    rows = list(store.some(draw(weights, most, seed=options.seed, order=order)))
+    embeddings = _embed(rows, embedder, progress)
     weights = np.array([row.weight for row in rows], np.float64)
     k = options.clusters or default_k(len(rows))
     centers = fit(embeddings, k, seed=options.seed, weights=weights)
-    if report:
+    if options.report:
         tally = Tally()
-        for line in spool.all():
+        for line in store.rows():
             tally.add(row_of(json.loads(line)))
         result.traffic = describe(
             tally, rows, embeddings, language=language, centers=centers, seed=options.seed
         )
     if options.sample is None:
-        result.written = _write(spool.all(), out)
-    else:
-        sampled = _sampled(rows, assign(embeddings, centers), weights, options)
-        result.written = write_logs(sampled, out)
+        return None
+    return _sampled(rows, assign(embeddings, centers), weights, options)
 
 
 def describe_logs(
@@ -181,38 +169,34 @@ def describe_logs(
     *,
     embedder: Embedder,
     language: Language | None = None,
-    progress: Progress | None = None,
+    progress: Progress = lambda stage, done, total: None,
 ) -> Traffic:
     """The report of log files, imported or not; they are read twice, and nothing is written.
 
     Raises DataError as `read_entries`, and where there is no row.
     """
-    progress = progress or (lambda stage, done, total: None)
     tally, result = Tally(), Imported()
-    weights = array("d")
-    times = array("d")
+    found = array("d")  # weights and times by turns: 16 bytes a row
     for row in read_entries(files, options, result):
         tally.add(row)
-        weights.append(row.weight)
-        times.append(seconds(row))
-    if not tally.rows:
+        found.extend((row.weight, _sorts_as(row)))
+    if not found:
         raise DataError(_nothing(result, files))
-    order = np.argsort(np.frombuffer(times), kind="stable")
+    weights, times = np.array(found).reshape(-1, 2).T
+    order = np.argsort(times, kind="stable")
     chosen = draw(weights, DESCRIBED, seed=options.seed, order=order)
     wanted = dict(zip(chosen.rows.tolist(), chosen.weights.tolist(), strict=True))
-    again = replace(options, rejects=None)
-    rows = [
-        masked(replace(row, weight=wanted[i]))[0] if options.mask else
-        replace(row, weight=wanted[i])
-        for i, row in enumerate(read_entries(files, again)) if i in wanted
-    ]  # fmt: skip
-    embeddings = embed(rows, embedder, progress)
+    again = enumerate(read_entries(files, options))
+    rows = [replace(row, weight=wanted[i]) for i, row in again if i in wanted]
+    if options.mask:
+        rows = list(map(masked, rows))
+    embeddings = _embed(rows, embedder, progress)
     return describe(
         tally, rows, embeddings, language=language, k=options.clusters, seed=options.seed
     )
 
 
-def embed(rows: Sequence[LogRow], embedder: Embedder, progress: Progress) -> Vectors:
+def _embed(rows: Sequence[LogRow], embedder: Embedder, progress: Progress) -> Vectors:
     """Embeddings of n rows, float32[n, dim]."""
     blocks = []
     for start in range(0, len(rows), _BLOCK):
@@ -223,10 +207,10 @@ def embed(rows: Sequence[LogRow], embedder: Embedder, progress: Progress) -> Vec
     return np.concatenate(blocks)
 
 
-def _write(lines: Iterable[bytes], out: Path) -> int:
-    """Write lines to a file, whole or not at all; how many."""
-    with whole_file(out) as file:
-        return sum(bool(file.write(line)) for line in lines)
+def _sorts_as(row: LogRow) -> float:
+    """Its time; the last of all where it has none."""
+    time = seconds(row)
+    return float("inf") if time is None else time
 
 
 def _sampled(
@@ -235,7 +219,7 @@ def _sampled(
     weights: npt.NDArray[np.float64],
     options: Options,
 ) -> Iterator[LogRow]:
-    times = np.array([seconds(row) for row in rows])
+    times = np.array(list(map(_sorts_as, rows)))
     sample = draw(
         weights,
         options.sample or len(rows),

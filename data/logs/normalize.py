@@ -4,9 +4,10 @@ Objects are dicts, as JSON gives them: to ask whether one is any Mapping takes m
 Messages and answers are `turns`'.
 """
 
+import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,6 +24,14 @@ CUT = "cut short by the log"
 Object = Mapping[str, Any]
 
 _NANOSECONDS, _MILLISECONDS = 1e16, 1e11  # larger numbers are no seconds of our time
+
+
+_SORTED = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
+
+
+def digest(messages: Sequence[Mapping[str, Any]]) -> bytes:
+    """SHA-256 of the messages as canonical JSON: the same request, the same digest."""
+    return hashlib.sha256(_SORTED(messages).encode("utf-8", "surrogatepass")).digest()
 
 
 class LeftOutError(Exception):
@@ -64,6 +73,12 @@ def body(value: object) -> Object:
     if isinstance(value, str):
         value = parsed(value)
     return value if isinstance(value, dict) else {}
+
+
+def listed(value: object) -> list[Object]:
+    """The objects of a list, or of the JSON text of one."""
+    found = parsed(value) if isinstance(value, str) else value
+    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
 
 
 def text(value: object) -> str:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .normalize import Object, body, count, first, is_value, parsed, text
+from .normalize import Object, body, count, first, is_value, listed, text
 from .parts import kind_of, type_of
 
 _OTHER = ("execute_tool", "create_agent", "invoke_agent", "invoke_workflow", "retrieval")
@@ -25,6 +25,29 @@ _NUMBERED = re.compile(
 )
 _TURN = re.compile(r"gen_ai\.(system|user|assistant|tool)\.message")
 _ERROR = (2, "2", "STATUS_CODE_ERROR", "ERROR")
+
+
+# Attributes that hold the fields of a row, the first that has a value.
+_ATTRIBUTES = {
+    "model": (
+        *("gen_ai.request.model", "gen_ai.response.model", "llm.request.model"),
+        *("llm.model_name", "ai.model.id"),
+    ),
+    "input_tokens": (
+        *("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "llm.token_count.prompt"),
+        *("ai.usage.inputTokens", "ai.usage.promptTokens"),
+    ),
+    "output_tokens": (
+        *("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens"),
+        *("llm.token_count.completion", "ai.usage.outputTokens", "ai.usage.completionTokens"),
+    ),
+    "cost_usd": ("gen_ai.usage.cost", "llm.cost.total"),
+    "task": ("gen_ai.agent.name", "gen_ai.prompt.name", "ai.telemetry.functionId"),
+    "session": ("gen_ai.conversation.id", "session.id", "ai.telemetry.metadata.sessionId"),
+    "tenant": ("tenant.id", "user.id", "enduser.id", "ai.telemetry.metadata.userId"),
+}
+FIELDS = ("id", "time", *_ATTRIBUTES)
+_IDS = (("traceId", "trace_id"), ("spanId", "span_id"))
 
 
 def is_otel(record: Object) -> bool:
@@ -45,8 +68,8 @@ def calls(record: Object) -> Iterator[dict[str, Any]]:
         found = _attributes(each.get("attributes"))
         turns: list[dict[str, Any]] = []
         # pydantic-ai has the events as an attribute, too.
-        own = [{"attributes": said} for said in _listed(found.get("events"))]
-        for event in (*_listed(each.get("events")), *own):
+        own = [{"attributes": said} for said in listed(found.get("events"))]
+        for event in (*listed(each.get("events")), *own):
             said = _attributes(event.get("attributes"))
             name = text(event.get("name") or said.get("event.name"))
             if turn := _TURN.fullmatch(name):
@@ -78,20 +101,15 @@ def _call(entry: Object, found: Mapping[str, Any], turns: list[Any]) -> dict[str
         return next((found[name] for name in names if is_value(found.get(name))), None)
 
     numbered = _numbered(found)
-    context = body(entry.get("context"))
-    ids = [
-        text(first(entry, *names) or first(context, *names))
-        for names in (("traceId", "trace_id"), ("spanId", "span_id"))
-    ]
-    status = body(entry.get("status"))
+    context, status = body(entry.get("context")), body(entry.get("status"))
+    ids = (text(first(entry, *names) or first(context, *names)) for names in _IDS)
     return {
+        **{name: of(*names) for name, names in _ATTRIBUTES.items()},
         "id": "-".join(filter(None, ids)),
         "failed": first(status, "code", "status_code") in _ERROR or of("error.type") is not None,
         "time": _moment(first(entry, "startTimeUnixNano", "start_time", "timeUnixNano")),
         "system": of("gen_ai.system_instructions"),
-        "kinds": (
-            *(kind, of("gen_ai.operation.name"), of("llm.request.type"), of("ai.operationId")),
-        ),
+        "kinds": [kind, *map(of, ("gen_ai.operation.name", "llm.request.type", "ai.operationId"))],
         "input": of("gen_ai.input.messages", "gen_ai.prompt", "ai.prompt.messages")
         or turns
         or numbered["input"]
@@ -100,24 +118,6 @@ def _call(entry: Object, found: Mapping[str, Any], turns: list[Any]) -> dict[str
         or numbered["output"]
         or _of_ai_sdk(of("ai.response.text", "ai.result.text"), of("ai.response.toolCalls"))
         or of("ai.response.object", "output.value"),
-        "model": of(
-            *("gen_ai.request.model", "gen_ai.response.model", "llm.request.model"),
-            *("llm.model_name", "ai.model.id"),
-        ),
-        "tokens_in": of(
-            *("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "llm.token_count.prompt"),
-            *("ai.usage.inputTokens", "ai.usage.promptTokens"),
-        ),
-        "tokens_out": of(
-            *("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens"),
-            *("llm.token_count.completion", "ai.usage.outputTokens", "ai.usage.completionTokens"),
-        ),
-        "cost": of("gen_ai.usage.cost", "llm.cost.total"),
-        "task": of("gen_ai.agent.name", "gen_ai.prompt.name", "ai.telemetry.functionId"),
-        "session": of(
-            *("gen_ai.conversation.id", "session.id", "ai.telemetry.metadata.sessionId"),
-        ),
-        "tenant": of("tenant.id", "user.id", "enduser.id", "ai.telemetry.metadata.userId"),
     }
 
 
@@ -165,54 +165,42 @@ def _value(typed: object) -> Any:
 
 def _numbered(found: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """Messages from attributes such as `gen_ai.prompt.0.content`, in their order."""
-    turns: dict[str, dict[int, _Turn]] = {"input": {}, "output": {}}
+    sides: dict[str, dict[int, dict[str, Any]]] = {"input": {}, "output": {}}
     for name, value in found.items():
-        if match := _NUMBERED.fullmatch(name):
-            side = "input" if match["old"] == "prompt" or match["new"] == "input" else "output"
-            turns[side].setdefault(int(match["at"]), _Turn()).take(match, value)
-    default = {"input": "user", "output": "assistant"}
-    return {
-        side: [said[at].message(default[side]) for at in sorted(said)]
-        for side, said in turns.items()
-    }
-
-
-class _Turn:
-    """One message whose fields, parts and calls of tools are attributes of their own."""
-
-    def __init__(self) -> None:
-        self._fields: dict[str, Any] = {}
-        self._parts: dict[int, dict[str, Any]] = {}
-        self._calls: dict[int, dict[str, Any]] = {}
-
-    def take(self, match: re.Match[str], value: Any) -> None:
-        """Keep the value of an attribute whose name is a match of `_NUMBERED`."""
+        if not (match := _NUMBERED.fullmatch(name)):
+            continue
+        side = "input" if match["old"] == "prompt" or match["new"] == "input" else "output"
+        turn = sides[side].setdefault(int(match["at"]), {"parts": {}, "calls": {}})
         if match["part"] is not None:
             text_part, image = {"type": "text", "text": value}, {"url": value}
-            self._parts[int(match["part"])] = (
+            turn["parts"][int(match["part"])] = (
                 text_part if match["kind"] == "text" else {"type": "image_url", "image_url": image}
             )
         elif match["call"] is not None:
-            self._calls.setdefault(int(match["call"]), {})[match["of"]] = value
+            turn["calls"].setdefault(int(match["call"]), {})[match["of"]] = value
         else:
-            self._fields[match["what"]] = value
+            turn[match["what"]] = value
+    default = {"input": "user", "output": "assistant"}
+    return {
+        side: [_as_message(turn, default[side]) for _, turn in sorted(turns.items())]
+        for side, turns in sides.items()
+    }
 
-    def message(self, role: str) -> dict[str, Any]:
-        """As OpenAI's; `role` where the attributes name none."""
-        content = self._fields.get("content")
-        if self._parts:
-            content = [self._parts[at] for at in sorted(self._parts)]
-        found = {"role": role, **self._fields, "content": _from_json(content)}
-        if self._calls:
-            found["tool_calls"] = [
-                {
-                    "id": call.get("id", ""),
-                    "type": "function",
-                    "function": {n: text(call.get(n)) for n in ("name", "arguments")},
-                }
-                for call in (self._calls[at] for at in sorted(self._calls))
-            ]
-        return found
+
+def _as_message(turn: dict[str, Any], role: str) -> dict[str, Any]:
+    """A numbered message as OpenAI's; `role` where the attributes name none."""
+    parts, calls = ([part for _, part in sorted(turn.pop(n).items())] for n in ("parts", "calls"))
+    found = {"role": role, **turn, "content": parts or _from_json(turn.get("content"))}
+    if calls:
+        found["tool_calls"] = [
+            {
+                "id": call.get("id", ""),
+                "type": "function",
+                "function": {n: text(call.get(n)) for n in ("name", "arguments")},
+            }
+            for call in calls
+        ]
+    return found
 
 
 def _from_json(content: Any) -> Any:
@@ -225,12 +213,6 @@ def _from_json(content: Any) -> Any:
         return content
     known = bool(parts) and all(type_of(body(part)) and kind_of(part) for part in parts)
     return parts if known else content
-
-
-def _listed(value: object) -> list[dict[str, Any]]:
-    """The objects of a list, or of the JSON text of one."""
-    found = parsed(value) if isinstance(value, str) else value
-    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
 
 
 def _moment(value: object) -> object:

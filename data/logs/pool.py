@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
@@ -53,26 +53,29 @@ def in_order(
     Results come in the order of the jobs. What cannot be sent is done here, when all before it is
     taken: it may depend on that. With one worker all is. Raises what `do` raises, ScalingError.
     """
+    if workers == 1:
+        yield from ((kept, do(*arguments)) for kept, arguments, _ in jobs)
+        return
     waiting: deque[tuple[Kept, Future[Result]]] = deque()
-    pool: ProcessPoolExecutor | None = None
-    if workers > 1:
-        # Not forked: threads and locks of this process would not survive it.
-        spawn = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=begin)
+
+    def taken(most: int) -> Iterator[tuple[Kept, Result]]:
+        while len(waiting) > most:
+            kept, future = waiting.popleft()
+            yield kept, future.result()
+
+    # Not forked: threads and locks of this process would not survive it.
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=begin)
     try:
         for kept, arguments, can_be_sent in jobs:
-            if sent := pool is not None and can_be_sent:
+            if can_be_sent:
                 waiting.append((kept, pool.submit(do, *arguments)))
-            while len(waiting) > (workers * AHEAD if sent else 0):
-                earlier, future = waiting.popleft()
-                yield earlier, future.result()
-            if not sent:
+                yield from taken(workers * AHEAD)
+            else:
+                yield from taken(0)
                 yield kept, do(*arguments)
-        while waiting:
-            earlier, future = waiting.popleft()
-            yield earlier, future.result()
+        yield from taken(0)
     except BrokenProcessPool as error:
         raise ScalingError from error
     finally:
-        if pool is not None:
-            pool.shutdown(cancel_futures=True)
+        pool.shutdown(cancel_futures=True)

@@ -9,13 +9,11 @@ import contextlib
 import csv
 import hashlib
 import io
-import itertools
 import json
 import re
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -25,6 +23,7 @@ from ..lines import MAX_LINE, is_doubled, json_object, lines, object_of, open_by
 Object = Mapping[str, Any]
 # Where it begins, and what it is or, where it cannot be read, what is wrong with it.
 Found = tuple[int, Object | DataError]
+Piece = tuple[int, bytes | Object | DataError]  # bytes: a line that is still to be parsed
 Layout = Literal["lines", "json", "csv"]
 
 BLOCK_ENTRIES = 1000
@@ -37,6 +36,7 @@ _OTHERS = {
     **{b"PAR1": "Parquet", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"PK": "a ZIP archive"},
     **{b"\x28\xb5\x2f\xfd": "packed with zstd", b"BZh": "packed with bzip2", b"\xfd7zX": "xz"},
 }
+_FAULTS = (DataError, UnicodeDecodeError, OSError, EOFError, zlib.error)
 
 
 class ChangedError(ConfigError):
@@ -58,30 +58,23 @@ class Place:
     depth: int = 0
     names: tuple[str, ...] | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON; `place_of` reads it back."""
-        return asdict(self)
-
-
-def place_of(values: Mapping[str, Any]) -> Place:
-    """The place that was written down. Raises TypeError or KeyError where it is none."""
-    names = values["names"]
-    return Place(**{**values, "names": None if names is None else tuple(names)})
-
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A piece of a file, and the place where it ends: lines from number `line` on that are still to
-    be parsed, or, of another layout than lines, what was found."""
+    """A piece of a file, and the place where it ends."""
 
     end: Place
-    line: int
-    lines: tuple[bytes, ...] = ()
-    values: tuple[Found, ...] = ()
+    pieces: tuple[Piece, ...]
 
     def found(self) -> Iterator[Found]:
         """(line, object) of everything in it; what cannot be read alone comes as its DataError."""
-        for line, value in itertools.chain(_parsed(self.lines, self.line), self.values):
+        for line, piece in self.pieces:
+            if not isinstance(piece, bytes):
+                value: Object | DataError = piece
+            elif piece.isspace():
+                continue
+            else:
+                value = json_object(piece)
             for each in _unwrapped(value):
                 yield line, each
 
@@ -101,9 +94,9 @@ def blocks(path: str | Path, after: Place | None = None) -> Iterator[Block]:
             at = _Reading(_layout(file, path)) if after is None else _again(file, path, after)
             opened = True
             # Closed before the file is: what reads text lets go of it then.
-            with contextlib.closing(_BLOCKS[at.layout](file, path, at)) as found:
-                for block in found:
-                    line = block.values[-1][0] if block.values else block.end.line - 1
+            with contextlib.closing(_PIECES[at.layout](file, path, at)) as pieces:
+                for block in _blocks(pieces, at):
+                    line = block.pieces[-1][0]
                     yield block
     except UnicodeDecodeError as error:
         raise DataError(
@@ -186,89 +179,53 @@ def _changed(path: Path, how: str) -> ChangedError:
     return ChangedError(f"{path} {how} since it was read")
 
 
-def _line_blocks(file: IO[bytes], path: Path, at: _Reading) -> Generator[Block]:
-    held: list[bytes] = []
-    size = 0
-    ready: list[Block] = []
-
-    def block() -> Block:
-        line = at.line
-        at.line += len(held)
-        at.take(b"".join(held))
-        return Block(at.place(), line, lines=tuple(held))
-
-    def pass_over(data: bytes) -> None:
-        nonlocal held, size
-        if held:  # which stands before it
-            ready.append(block())
-            held, size = [], 0
-        at.take(data)
-
-    try:
-        for data in lines(file, pass_over):
-            yield from ready
-            ready.clear()
-            if isinstance(data, DataError):
-                line, at.line = at.line, at.line + 1
-                yield Block(at.place(), line, values=((line, data),))
-                continue
-            held.append(data)
-            size += len(data)
-            if size >= BLOCK_BYTES or len(held) == BLOCK_ENTRIES:
-                yield block()
-                held, size = [], 0
-    except (OSError, EOFError, zlib.error):
-        # What stands before the fault is told of first.
-        yield from ready
-        if held:
-            yield block()
-        raise
-    if held:
-        yield block()
-
-
-def _parsed(lines: Iterable[bytes], first: int) -> Iterator[Found]:
-    for line, data in enumerate(lines, first):
-        if not data.isspace():
-            yield line, json_object(data)
-
-
-def _value_blocks(
-    read: Callable[[io.TextIOWrapper, Path, _Reading], Iterator[Found]],
-    file: IO[bytes],
-    path: Path,
-    at: _Reading,
-) -> Generator[Block]:
-    held: list[Found] = []
+def _blocks(pieces: Iterator[Piece], at: _Reading) -> Iterator[Block]:
+    held: list[Piece] = []
     start = at.offset
+    fault: Exception | None = None
     try:
-        for each in read(_text(file, at), path, at):
-            held.append(each)
+        for piece in pieces:
+            held.append(piece)
             if at.offset - start >= BLOCK_BYTES or len(held) == BLOCK_ENTRIES:
-                yield Block(at.place(), held[0][0], values=tuple(held))
+                yield Block(at.place(), tuple(held))
                 held, start = [], at.offset
-    except (DataError, UnicodeDecodeError, OSError, EOFError, zlib.error):
-        if held:
-            yield Block(at.place(), held[0][0], values=tuple(held))
-        raise
+    except _FAULTS as error:
+        fault = error
+    # What stands before the fault is told of first.
     if held:
-        yield Block(at.place(), held[0][0], values=tuple(held))
+        yield Block(at.place(), tuple(held))
+    if fault is not None:
+        raise fault
 
 
-def _text(file: IO[bytes], at: _Reading) -> io.TextIOWrapper:
+def _of_lines(file: IO[bytes], path: Path, at: _Reading) -> Generator[Piece]:
+    for data in lines(file, at.take):
+        line = at.line
+        at.line += 1
+        if isinstance(data, bytes):
+            at.take(data)
+        yield line, data
+
+
+@contextlib.contextmanager
+def _text(file: IO[bytes], at: _Reading) -> Iterator[io.TextIOWrapper]:
     """The rest of a file as text, with the ends of lines that it has: bytes are counted."""
     if not at.offset:
         if (head := file.read(len(_BOM))) == _BOM:
             at.take(head)
         else:
             file.seek(0)
-    return io.TextIOWrapper(file, encoding="utf-8", newline="")
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+    try:
+        yield text
+    finally:
+        text.detach()
 
 
-def _json_values(text: io.TextIOWrapper, path: Path, at: _Reading) -> Iterator[Found]:
+def _of_json(file: IO[bytes], path: Path, at: _Reading) -> Generator[Piece]:
     decoder = json.JSONDecoder()
     buffer, i, taken, ended = "", 0, 0, False
-    try:
+    with _text(file, at) as text:
         while True:
             i = next(_BETWEEN.finditer(buffer, i)).end()  # which may be empty
             at.line += buffer.count("\n", taken, i)
@@ -303,23 +260,21 @@ def _json_values(text: io.TextIOWrapper, path: Path, at: _Reading) -> Iterator[F
             buffer, i, taken = buffer[i:] + more, 0, 0
         if at.depth:
             raise DataError("the JSON list has no end; is the file truncated?", path=path)
-    finally:
-        text.detach()
 
 
-def _csv_rows(text: io.TextIOWrapper, path: Path, at: _Reading) -> Iterator[Found]:
+def _of_csv(file: IO[bytes], path: Path, at: _Reading) -> Generator[Piece]:
     csv.field_size_limit(MAX_LINE)
     first = at.line
     held: list[str] = []  # the lines of a row, which are done with when it is whole
     size = 0
 
-    def texts() -> Iterator[str]:
+    def texts(text: io.TextIOWrapper) -> Iterator[str]:
         nonlocal size
         while line := text.readline(MAX_LINE - size + 1):
+            held.append(line)
             size += len(line)
             if size > MAX_LINE:
                 raise DataError(too_long("the row").problem, path=path, line=at.line)
-            held.append(line)
             yield line
 
     def take(lines_read: int) -> int:
@@ -330,8 +285,8 @@ def _csv_rows(text: io.TextIOWrapper, path: Path, at: _Reading) -> Iterator[Foun
         line, at.line = at.line, first + lines_read
         return line
 
-    try:
-        reader = csv.DictReader(texts(), at.names, strict=True)
+    with _text(file, at) as text:
+        reader = csv.DictReader(texts(text), at.names, strict=True)
         try:
             at.names = tuple(reader.fieldnames or ())
             take(reader.line_num)
@@ -345,16 +300,10 @@ def _csv_rows(text: io.TextIOWrapper, path: Path, at: _Reading) -> Iterator[Foun
         except csv.Error as error:
             line = first + reader.line_num - 1
             raise DataError(f"not valid CSV ({error})", path=path, line=line) from error
-    finally:
-        text.detach()
 
 
-_BLOCKS: Mapping[Layout, Callable[[IO[bytes], Path, _Reading], Generator[Block]]]
-_BLOCKS = {
-    "lines": _line_blocks,
-    "json": partial(_value_blocks, _json_values),
-    "csv": partial(_value_blocks, _csv_rows),
-}
+_PIECES: Mapping[Layout, Callable[[IO[bytes], Path, _Reading], Generator[Piece]]]
+_PIECES = {"lines": _of_lines, "json": _of_json, "csv": _of_csv}
 
 
 def _is_lines(file: IO[bytes]) -> bool:

@@ -43,45 +43,38 @@ def draw(
     With size >= n every row is taken. Raises ConfigError for a size below 1, or groups that do
     not fit into it.
     """
-    heavy = np.asarray(weights, np.float64)
+    w = np.asarray(weights, np.float64)
     if size < 1:
         raise ConfigError(f"a sample of {size}: expected at least 1")
-    if size >= len(heavy):
-        return Sample(np.arange(len(heavy)), heavy)
+    if size >= len(w):
+        return Sample(np.arange(len(w)), w)
     if groups is None or not at_least:
-        chance = _chances(heavy, size)
+        chance = _chances(w, size)
     else:
-        chance = _grouped(heavy, size, np.asarray(groups, np.int64), at_least)
-    along = np.arange(len(heavy)) if order is None else np.asarray(order, np.int64)
-    steps = np.cumsum(chance[along])
+        chance = _grouped(w, size, np.asarray(groups, np.int64), at_least)
+    along = np.arange(len(w)) if order is None else np.asarray(order, np.int64)
     start = np.random.default_rng(seed).random()
     # A row is drawn where a whole number, moved by `start`, falls into its stretch. What rounding
     # adds to the sum must not draw one more.
-    marks = np.floor(np.round(steps, 9) + start)
+    marks = np.floor(np.round(np.cumsum(chance[along]), 9) + start)
     rows = np.sort(along[np.diff(marks, prepend=0.0) >= 1.0])
-    return Sample(rows, heavy[rows] / chance[rows])
+    return Sample(rows, w[rows] / chance[rows])
 
 
-def _chances(heavy: Floats, size: float) -> Floats:
+def _chances(weights: Floats, size: float) -> Floats:
     """Probabilities in proportion to the weights, 1 at most, that sum to `size`."""
-    chance = np.zeros(len(heavy))
-    sure = np.zeros(len(heavy), np.bool_)
-    size = min(size, float(len(heavy)))
-    while True:
-        rest = size - sure.sum()
-        open_ = ~sure
-        if not open_.any():
-            break
-        chance[open_] = rest * heavy[open_] / heavy[open_].sum()
-        over = open_ & (chance >= 1.0)
+    sure = np.zeros(len(weights), np.bool_)
+    while size < len(weights):
+        rest = np.where(sure, 0.0, weights)
+        chance = (size - sure.sum()) * rest / rest.sum()
+        over = chance >= 1.0
         if not over.any():
-            break
+            return np.where(sure, 1.0, chance)
         sure |= over
-    chance[sure] = 1.0
-    return chance
+    return np.ones(len(weights))
 
 
-def _grouped(heavy: Floats, size: int, groups: Numbers, at_least: int) -> Floats:
+def _grouped(weights: Floats, size: int, groups: Numbers, at_least: int) -> Floats:
     """`_chances` in each group, with sizes in proportion to its weight but `at_least` so many."""
     members = np.bincount(groups)
     floor = np.minimum(members, at_least).astype(np.float64)
@@ -90,22 +83,20 @@ def _grouped(heavy: Floats, size: int, groups: Numbers, at_least: int) -> Floats
             f"{at_least} of each of {np.count_nonzero(members)} clusters do not fit into a sample "
             f"of {size}: make it at least {int(floor.sum())}"
         )
-    total = np.bincount(groups, weights=heavy)
-    sizes = floor.copy()
-    small = members == 0
-    while (~small).any():
+    total = np.bincount(groups, weights=weights)
+    sizes, small = floor, members == 0
+    while not small.all():
         # What the groups at their floor leave is shared by the others.
         shares = np.where(small, 0.0, total)
-        wanted = (size - floor[small].sum()) * shares / shares.sum()
-        below = ~small & (wanted < floor)
+        sizes = np.where(small, floor, (size - floor[small].sum()) * shares / shares.sum())
+        below = sizes < floor
         if not below.any():
-            sizes[~small] = wanted[~small]
             break
         small |= below
+        sizes = floor
+    chance = np.zeros(len(weights))
     # More than a group has: it is taken whole, and the sample is smaller by the rest.
-    sizes = np.minimum(sizes, members)
-    chance = np.zeros(len(heavy))
     for group in np.flatnonzero(members):
         inside = groups == group
-        chance[inside] = _chances(heavy[inside], float(sizes[group]))
+        chance[inside] = _chances(weights[inside], min(float(sizes[group]), members[group]))
     return chance

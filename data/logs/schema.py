@@ -9,21 +9,21 @@ files that `data.readers` reads: whatever takes prompts without labels takes a l
 """
 
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ...errors import DataError
-from ...files import private
+from ...files import private, whole_file
 from ..layouts import request
 from ..schema import Messages, check_text, is_finite, shown
 from .reader import json_lines
 
 _TEXTS = ("model", "task", "session", "tenant")
 _COUNTS = ("input_tokens", "output_tokens", "cluster")
-_INFINITE = float("inf")
 _AMOUNTS = ("input_tokens", "output_tokens", "cost_usd")
 
 
@@ -62,17 +62,17 @@ class LogRow:
             raise DataError("is empty; expected at least one message", field="messages")
         if self.time is not None:
             moment(self.time)
-        for name in _AMOUNTS:
-            if (amount := getattr(self, name)) is not None:
-                _check_range(amount, name, _INFINITE)
-        if self.feedback is not None:
-            _check_range(self.feedback, "feedback", 1.0)
+        for name in (*_AMOUNTS, "feedback", "weight"):
+            value = getattr(self, name)
+            top = 1.0 if name == "feedback" else sys.float_info.max
+            numeric = is_finite(value) and not isinstance(value, bool)
+            if value is not None and not (numeric and 0.0 <= value <= top):
+                limit = "in [0, 1]" if top == 1.0 else "that is 0 or more"
+                problem = f"{shown(value)} is not a finite number {limit}, or left out"
+                raise DataError(problem, field=name)
         if self.cluster is not None and (type(self.cluster) is not int or self.cluster < 0):
-            raise DataError(
-                f"{shown(self.cluster)} is not a whole number that is 0 or more, or left out",
-                field="cluster",
-            )
-        _check_range(self.weight, "weight", _INFINITE)
+            problem = f"{shown(self.cluster)} is not a whole number that is 0 or more, or left out"
+            raise DataError(problem, field="cluster")
         if not self.weight:
             raise DataError("is 0; expected a finite number above 0", field="weight")
 
@@ -130,25 +130,11 @@ def read_logs(path: str | Path) -> Iterator[LogRow]:
         raise DataError("is empty; expected at least one row of a log", path=path)
 
 
-def write_logs(rows: Iterable[LogRow], out: str | Path | IO[str]) -> int:
-    """Write rows as JSONL, to a file (whole or not at all) or to an open one; how many.
-
-    Raises OSError where it cannot be written.
-    """
-    if not isinstance(out, str | Path):
-        count = 0
-        for row in rows:
-            out.write(json.dumps(row.to_dict(), ensure_ascii=False) + "\n")
-            count += 1
-        return count
-    part = Path(f"{out}.part")
-    try:
-        with open(part, "w", encoding="utf-8", opener=private) as file:
-            count = write_logs(rows, file)
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)
-    return count
+def write_logs(rows: Iterable[LogRow], out: str | Path) -> int:
+    """Write rows as JSONL, whole or not at all; how many. Raises OSError."""
+    with whole_file(Path(out), opener=private) as file:
+        lines = (json.dumps(row.to_dict(), ensure_ascii=False).encode() for row in rows)
+        return sum(bool(file.write(line + b"\n")) for line in lines)
 
 
 def moment(time: str) -> datetime:
@@ -159,10 +145,3 @@ def moment(time: str) -> datetime:
         raise DataError(
             f"{shown(time)} is not ISO 8601, such as 2026-01-31T09:30:00+00:00", field="time"
         ) from error
-
-
-def _check_range(value: object, field: str, top: float) -> None:
-    usable = is_finite(value) and not isinstance(value, bool)
-    if not usable or not 0.0 <= value <= top:  # type: ignore[operator]
-        limit = "in [0, 1]" if top == 1.0 else "that is 0 or more"
-        raise DataError(f"{shown(value)} is not a finite number {limit}, or left out", field=field)

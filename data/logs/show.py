@@ -10,7 +10,7 @@ from rich.table import Table
 
 from ...terminal import new_console, one_line
 from .import_rows import Imported
-from .traffic_profile import Cluster, Traffic
+from .traffic_profile import Traffic
 
 
 def show_import(result: Imported, out: Path, console: Console | None = None) -> None:
@@ -31,14 +31,9 @@ def show_import(result: Imported, out: Path, console: Console | None = None) -> 
         told += f"; {result.bad:,} bad, the first: {result.problem}"
     if result.masked:
         told += f"; something masked in {result.masked:,}"
-    console.print(told, highlight=False, markup=False, soft_wrap=True)
     whole = "" if result.written == result.distinct else f", which stand for {result.requests:,.0f}"
-    console.print(
-        f"wrote {result.written:,} rows to {out}{whole}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    for line in (told, f"wrote {result.written:,} rows to {out}{whole}"):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def show_traffic(traffic: Traffic, console: Console | None = None) -> None:
@@ -57,7 +52,11 @@ def show_traffic(traffic: Traffic, console: Console | None = None) -> None:
     for name in ("share", "of cost", "characters"):
         clusters.add_column(name, justify="right")
     for cluster in traffic.clusters:
-        clusters.add_row(_cluster(cluster), *_of_cluster(cluster), end_section=True)
+        lines = [f"[bold]{escape(one_line(', '.join(cluster.words)))}[/bold]"]
+        lines += [f"  {escape(one_line(example))}" for example in cluster.examples]
+        cost = "-" if cluster.cost_share is None else f"{cluster.cost_share:.0%}"
+        cells = (f"{cluster.share:.0%}", cost, f"{cluster.characters:,.0f}")
+        clusters.add_row("\n".join(lines), *cells, end_section=True)
     console.print(clusters)
     if traffic.described < traffic.rows:
         console.print(
@@ -96,24 +95,9 @@ def _model(use: Mapping[str, Any]) -> list[str]:
     if not priced:
         return [*cells, "-", "-"]
     # What was not logged is marked, and what nobody knows is not taken for nothing.
-    about = "~" if use["estimated"] else ""
-    more = ">" if use["unpriced"] else ""
-    return [
-        *cells,
-        f"{more}{about}{use['cost']:,.2f}",
-        f"{about}{1000 * use['cost'] / priced:,.2f}",
-    ]
-
-
-def _cluster(cluster: Cluster) -> str:
-    lines = [f"[bold]{escape(one_line(', '.join(cluster.words)))}[/bold]"]
-    lines += [f"  {escape(one_line(example))}" for example in cluster.examples]
-    return "\n".join(lines)
-
-
-def _of_cluster(cluster: Cluster) -> list[str]:
-    cost = "-" if cluster.cost_share is None else f"{cluster.cost_share:.0%}"
-    return [f"{cluster.share:.0%}", cost, f"{cluster.characters:,.0f}"]
+    about, more = "~" * bool(use["estimated"]), ">" * bool(use["unpriced"])
+    usd, per_1k = f"{use['cost']:,.2f}", f"{1000 * use['cost'] / priced:,.2f}"
+    return [*cells, f"{more}{about}{usd}", f"{about}{per_1k}"]
 
 
 def _shares(shares: Mapping[str, float], most: int = 8) -> str:

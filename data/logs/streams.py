@@ -5,9 +5,10 @@ Ollama, Bedrock and Cohere: as the text of server-sent events, as lines of JSON,
 """
 
 import json
+from collections.abc import Callable
 from typing import Any
 
-from .normalize import FAILED, LeftOutError, Object, body, first, text
+from .normalize import FAILED, LeftOutError, Object, body, first, listed, text
 
 _SSE = ("data:", "event:", "id:", "retry:", ":")
 _MARKS = {"choices", "candidates", "contentBlockDelta", "contentBlockStart"}
@@ -70,10 +71,6 @@ def _is_event(event: Object) -> bool:
     return bool(_MARKS & set(event) or ollama or _kind(event).startswith(_KINDS))
 
 
-def _listed(value: object) -> list[Object]:
-    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
-
-
 class _Parts:
     """The parts of an answer, to which events add."""
 
@@ -84,46 +81,58 @@ class _Parts:
     def take(self, event: Object) -> None:
         """Add what an event says."""
         kind = _kind(event)
-        if "choices" in event:
-            self._choices(event["choices"])
-        elif kind.startswith("response."):
-            self._responses(kind, event)
-        elif kind.startswith("content_block"):
-            self._block(text(event.get("index")), first(event, "content_block", "delta"))
-        elif "candidates" in event:
-            for candidate in _listed(event["candidates"])[:1]:
-                for part in _listed(first(candidate, "content.parts")):
-                    self._block("text", part)
-        elif {"contentBlockStart", "contentBlockDelta"} & set(event):  # Bedrock
-            block = body(first(event, "contentBlockStart", "contentBlockDelta"))
-            said = first(block, "start.toolUse", "delta.toolUse", "delta")
-            self._block(text(block.get("contentBlockIndex")), said)
-        elif "-" in kind:  # Cohere
-            said = body(first(event, "delta.message"))
-            if call := body(said.get("tool_calls")):
-                self._call(("call", text(event.get("index"))), call.get("id"), call.get("function"))
-            self._text("text", first(body(said.get("content")), "text") or event.get("text"))
-        elif "done" in event:  # Ollama
-            self._message({"content": event.get("response"), **body(event.get("message"))})
+        for fits, add in _DIALECTS:
+            if fits(kind, event):
+                add(self, kind, event)
+                return
 
-    def _choices(self, choices: object) -> None:
-        for choice in _listed(choices):
-            if not choice.get("index"):  # of several answers the first
+    def openai(self, kind: str, event: Object) -> None:
+        """Chat and text completions: of several answers the first."""
+        for choice in listed(event["choices"]):
+            if not choice.get("index"):
                 said = body(first(choice, "delta", "message"))
                 self._message(said or {"content": choice.get("text")})
+
+    def anthropic(self, kind: str, event: Object) -> None:
+        """Blocks of content, by index."""
+        self._block(text(event.get("index")), first(event, "content_block", "delta"))
+
+    def gemini(self, kind: str, event: Object) -> None:
+        """Parts of candidates, of which the first counts."""
+        for candidate in listed(event["candidates"])[:1]:
+            for part in listed(first(candidate, "content.parts")):
+                self._block("text", part)
+
+    def bedrock(self, kind: str, event: Object) -> None:
+        """Blocks of content as Bedrock's Converse has them."""
+        block = body(first(event, "contentBlockStart", "contentBlockDelta"))
+        said = first(block, "start.toolUse", "delta.toolUse", "delta")
+        self._block(text(block.get("contentBlockIndex")), said)
+
+    def cohere(self, kind: str, event: Object) -> None:
+        """Text and calls of a message."""
+        said = body(first(event, "delta.message"))
+        if call := body(said.get("tool_calls")):
+            self._call(("call", text(event.get("index"))), call.get("id"), call.get("function"))
+        self._text("text", first(body(said.get("content")), "text") or event.get("text"))
+
+    def ollama(self, kind: str, event: Object) -> None:
+        """Pieces of a message, or of plain text."""
+        self._message({"content": event.get("response"), **body(event.get("message"))})
 
     def _message(self, said: Object) -> None:
         for name in ("content", "refusal"):
             words = said.get(name)
             for part in words if isinstance(words, list) else (words,):
                 self._text("text", part if isinstance(part, str) else body(part).get("text"))
-        for at, call in enumerate(_listed(said.get("tool_calls"))):
+        for at, call in enumerate(listed(said.get("tool_calls"))):
             function = first(call, "function", "custom")
             self._call(("call", text(call.get("index", at))), call.get("id"), function)
         if said.get("function_call"):
             self._call("function_call", None, said["function_call"])
 
-    def _responses(self, kind: str, event: Object) -> None:
+    def responses(self, kind: str, event: Object) -> None:
+        """Items of the Responses API, by index."""
         at, delta = text(event.get("output_index")), event.get("delta")
         item = body(event.get("item"))
         if kind.endswith(("output_text.delta", "refusal.delta")):
@@ -131,7 +140,7 @@ class _Parts:
         elif kind.endswith(("_call_arguments.delta", "_tool_call_input.delta")):
             self._call(at, None, {"arguments": delta})
         elif item.get("type") == "message" and kind.endswith("done"):
-            said = _listed(item.get("content"))
+            said = listed(item.get("content"))
             words = "\n".join(text(part.get("text") or part.get("refusal")) for part in said)
             self._put(at, {"type": "text", "text": words})
         elif item and item.get("type") != "message":
@@ -177,3 +186,16 @@ class _Parts:
             known.clear()
             known.update(part)
         return known
+
+
+_DIALECTS: tuple[
+    tuple[Callable[[str, Object], bool], Callable[[_Parts, str, Object], None]], ...
+] = (
+    (lambda kind, event: "choices" in event, _Parts.openai),
+    (lambda kind, event: kind.startswith("response."), _Parts.responses),
+    (lambda kind, event: kind.startswith("content_block"), _Parts.anthropic),
+    (lambda kind, event: "candidates" in event, _Parts.gemini),
+    (lambda kind, event: not _MARKS.isdisjoint(event), _Parts.bedrock),
+    (lambda kind, event: "-" in kind, _Parts.cohere),
+    (lambda kind, event: "done" in event, _Parts.ollama),
+)

@@ -16,6 +16,7 @@ from .normalize import (
     Object,
     body,
     first,
+    listed,
     parsed,
     text,
 )
@@ -144,8 +145,10 @@ def _messages(value: object, role: str = "user") -> list[dict[str, Any]]:
         return _message(value, role) if kind_of(value) == "message" else _of_request(value)
     if not isinstance(value, list | tuple) or not value:
         raise LeftOutError(NO_TEXT)
-    if len(value) == 1 and isinstance(value[0], list):
-        value = value[0]
+    return _of_list(value[0] if len(value) == 1 and isinstance(value[0], list) else value, role)
+
+
+def _of_list(value: Sequence[Any], role: str) -> list[dict[str, Any]]:
     if all(isinstance(turn, str) for turn in value):
         return [{"role": role, "content": turn} for turn in value]
     if all(kind_of(turn) in ("text", "media") for turn in value):
@@ -176,35 +179,33 @@ def _is_typed(value: object) -> bool:
 
 def _message(value: object, role: str = "user") -> list[dict[str, Any]]:
     """One logged message or item as OpenAI's: several where it holds results of several tools."""
-    kind = kind_of(value)
     if not isinstance(value, dict):
         raise DataError(f"{shown(value)} is not a message", field="messages")
-    if kind is not None and kind != "message":
+    kind = kind_of(value)
+    if kind not in (None, "message"):
         return _from_parts(role if kind in ("text", "media") else "assistant", [value], {})
     said = value.get("role") or type_of(value) or (role if "parts" in value else None)
     if not isinstance(said, str):
         raise DataError(f"{shown(value)} has no role", field="messages")
-    if kind is None:
-        return []  # an item that nobody knows
-    role = ROLES.get(said.lower(), said)
+    # An item that nobody knows is left out.
+    return [] if kind is None else _of_message(value, ROLES.get(said.lower(), said))
+
+
+def _of_message(value: Object, role: str) -> list[dict[str, Any]]:
     kept = {name: value[name] for name in _KEPT if value.get(name)}
-    calls = value.get("tool_calls")
-    calls = parsed(calls) if isinstance(calls, str) else calls
-    if isinstance(calls, list) and (made := [call_of(each) for each in calls if body(each)]):
-        kept["tool_calls"] = made
+    if calls := [call_of(each) for each in listed(value.get("tool_calls")) if each]:
+        kept["tool_calls"] = calls
     content = value.get("content", value.get("parts"))
     if not content and isinstance(value.get("refusal"), str):
         content = value["refusal"]  # which is what was answered
     if role in ("tool", "function") and isinstance(content, dict | list):
         if "tool_call_id" not in kept and _is_definition(content):
             return []
-        if not _is_parts(content):
-            content = json.dumps(content, ensure_ascii=False)
-    if isinstance(content, dict):
-        content = [content]
-    if not isinstance(content, list | tuple):
+        content = content if _is_parts(content) else json.dumps(content, ensure_ascii=False)
+    parts = [content] if isinstance(content, dict) else content
+    if not isinstance(parts, list | tuple):
         return [{"role": role, "content": content, **kept}]
-    return _from_parts(role, content, kept)
+    return _from_parts(role, parts, kept)
 
 
 def _is_definition(content: object) -> bool:

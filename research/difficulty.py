@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ..data.schema import Messages, PromptScore, Row
 from ..errors import DataError
-from .schema import Messages, PromptScore, Row
 
 Floats = npt.NDArray[np.float64]
 

@@ -1,10 +1,10 @@
-"""Make comparisons.jsonl and prompts.jsonl, the sample data of this folder.
+"""Make comparisons.jsonl and prompts.jsonl of data/samples.
 
-    python data/samples/make.py             # writes both beside this file
-    python data/samples/make.py OTHER_DIR
+    python -m thriftroute.research.samples             # writes both there
+    python -m thriftroute.research.samples OTHER_DIR
 
-Standard library only, and the same bytes on every run. The prompts are filled-in templates of the
-project's own; the outcomes are simulated by the rule in `outcome`, never measured: see README.md.
+The same bytes on every run. The prompts are filled-in templates of the project's own; the outcomes
+are simulated by the rule in `outcome`, never measured: see data/samples/README.md.
 """
 
 # The tables of prose below read best with one phrase a line.
@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+FOLDER = Path(__file__).resolve().parent.parent / "data" / "samples"
 SEED = 20240
 N_COMPARISONS = 400
 N_PROMPTS = 100
@@ -407,4 +408,4 @@ def make(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent)
+    make(Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER)
