@@ -14,12 +14,14 @@ Times are those of the machine as it was, with all else that ran on it: see the 
 """
 
 import argparse
+import contextlib
 import json
 import math
 import os
 import platform
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -72,15 +74,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "raw_bytes": raw.stat().st_size,
     }
     command = ["import", str(raw), "--out", str(out), "--workers", str(given.workers), "--json"]
-    journal = given.folder / "imported.jsonl.work" / "journal.jsonl"
+    work = given.folder / "imported.jsonl.work"
 
     def entries() -> int:
-        return int(last_of(journal).get("entries", 0))
+        return committed(work / "import.db")
 
     killed = run(command, stop=lambda: entries() >= given.rows // 2, signal_=signal.SIGKILL)
     half = entries()
     report["killed"] = rates(killed, half)
-    report["work_bytes"] = sum(path.stat().st_size for path in journal.parent.iterdir())
+    report["work_bytes"] = sum(path.stat().st_size for path in work.iterdir())
     tell(report["killed"], "killed")
     resumed = run(command)
     summary = json.loads(resumed.pop("output"))
@@ -168,10 +170,16 @@ def high_water(pid: int) -> float:
     return sum(int(line.split()[1]) / 1000 for line in lines if line.startswith("VmHWM:"))
 
 
-def last_of(journal: Path) -> dict[str, Any]:
-    """The last line of a journal that is whole."""
-    lines = journal.read_bytes().split(b"\n")[:-1] if journal.exists() else []
-    return dict(json.loads(lines[-1])) if lines else {}
+def committed(store: Path) -> int:
+    """The entries that an import has written down; 0 while it cannot be asked."""
+    if not store.exists():
+        return 0
+    try:
+        with contextlib.closing(sqlite3.connect(store, timeout=1.0)) as database:
+            found = database.execute("SELECT value FROM state").fetchone()
+    except sqlite3.OperationalError:  # no table yet, or a commit that is under way
+        return 0
+    return int(json.loads(found[0])["entries"]) if found else 0
 
 
 def write(path: Path, count: int, seed: int) -> None:
