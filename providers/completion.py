@@ -104,9 +104,11 @@ async def acomplete(request: Mapping[str, Any], *, optional: Collection[str] = (
 
 
 async def close_connections() -> None:
-    """Close the connections that LiteLLM keeps, of all of this process. This event loop can make
-    no more calls then; another one makes connections of its own."""
-    await load_litellm().close_litellm_async_clients()
+    """Close the connections that LiteLLM keeps, of all of this process, and forget them: it finds
+    them again by the address of the event loop, which the next loop may have."""
+    litellm = load_litellm()
+    await litellm.close_litellm_async_clients()
+    litellm.in_memory_llm_clients_cache.flush_cache()
 
 
 def provider_of(model: str, params: Mapping[str, Any]) -> str:

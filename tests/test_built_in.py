@@ -22,7 +22,7 @@ pytest.importorskip("sentence_transformers")
 from thriftroute.research import built_in
 from thriftroute.research.difficulty_head import GeneralSettings
 from thriftroute.research.finetune_encoder import TuneSettings
-from thriftroute.research.protocols import HELD_OUT, read_source, run_protocol
+from thriftroute.research.protocols import HELD_OUT, ProtocolSettings, read_source, run_protocol
 from thriftroute.research.routellm_mf import fit_routellm
 from thriftroute.tests.helpers.tables import comparison_table
 from thriftroute.training.encoder import encoder_bundle
@@ -215,10 +215,11 @@ def test_mf_stands_on_the_encoder_that_it_names_and_bert_on_a_tuned_one(
     benchmarks.register(bench.name)(lambda files: bench)
     try:
         path = str(made["mf"].bundle.path)
-        (report,) = run_protocol("int8", path, benchmark_names=[bench.name])
+        settings = ProtocolSettings(benchmark_names=[bench.name])
+        (report,) = run_protocol("int8", path, settings)
         assert report.to_dict()["difference"] == pytest.approx(0, abs=0.05)
         with pytest.raises(EvaluationError, match="tuned encoder"):
-            run_protocol("int8", str(made["bert"].bundle.path), benchmark_names=[bench.name])
+            run_protocol("int8", str(made["bert"].bundle.path), settings)
     finally:
         del benchmarks.BENCHMARKS[bench.name]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from thriftroute.benchmarks.trials.__main__ import TRIALS
-from thriftroute.serve.config.loader import settings
+from thriftroute.serve.config import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")

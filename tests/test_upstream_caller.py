@@ -470,3 +470,12 @@ def test_a_plan_without_models_is_an_error(caller: Caller) -> None:
     with pytest.raises(RefusedError) as caught:
         run(caller, caller.call([], {"messages": HELLO}, stream=False))
     assert caught.value.status == 500
+
+
+def test_closed_connections_are_opened_again(caller: Caller) -> None:
+    async def use() -> tuple[Answer, Answer]:
+        before = await caller.call(POOL, {"messages": HELLO}, stream=False)
+        await caller.close()
+        return before, await caller.call(POOL, {"messages": HELLO}, stream=False)
+
+    assert [answer.model for answer in run(caller, use())] == ["weak", "weak"]

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator
 
 from ...serve.api.app import create_app
-from ...serve.settings import Config
+from ...serve.config.settings import Config
 from ...tests.helpers.fuzzing import cases, routes_of, storm
 from .harness import Row, leaks, serving, settings, watched
 from .provider import Provider
