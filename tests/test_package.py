@@ -132,6 +132,21 @@ def test_the_version_is_that_of_the_changelog() -> None:
     assert headings[0] == thriftroute.__version__
 
 
+def test_the_citation_is_of_this_version() -> None:
+    assert f"version: {thriftroute.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_the_modules_that_the_docs_name_are_there() -> None:
+    named = re.compile(r"(?<![\w./])[a-z_]+(?:/[a-z_]+)*/[a-z_]+\.py\b")
+    found = {
+        (page.name, name)
+        for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))
+        for name in named.findall(page.read_text(encoding="utf-8"))
+    }
+    assert len(found) > 20
+    assert [(page, name) for page, name in found if not (ROOT / name).is_file()] == []
+
+
 def test_importing_the_package_brings_nothing_heavy() -> None:
     code = "import json, sys, thriftroute; print(json.dumps(sorted(sys.modules)))"
     run = subprocess.run(
