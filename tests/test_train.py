@@ -708,7 +708,7 @@ class TestEmbed:
         found = embed(scorer, prompts, folder=tmp_path, representation=True)
         assert (vectors.shape, found.shape) == ((2, 32), (2, 32 + len(FEATURES)))
         assert np.abs(found - scorer.representations(prompts)).max() < 1e-6
-        assert len(list((tmp_path / "embeddings").iterdir())) == 2
+        assert len(list((tmp_path / "embeddings").glob("*.vec"))) == 2
         again = embed(scorer, prompts[::-1], folder=tmp_path, representation=True)
         assert (again == found[::-1]).all()
 
@@ -724,7 +724,7 @@ class TestEmbed:
         scorers = [Scorer.load(bundle), Scorer.load(bundle, context="last"), Scorer.load(short)]
         for scorer in scorers:
             embed(scorer, ["abc"], folder=tmp_path)
-        files = list((tmp_path / "embeddings").iterdir())
+        files = list((tmp_path / "embeddings").glob("*.vec"))
         assert len(files) == 3
         assert [len(VectorCache(f.parent, f.stem, 32)) for f in files] == [1, 1, 1]
 
