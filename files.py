@@ -4,6 +4,7 @@ import contextlib
 import os
 import platform
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -30,9 +31,10 @@ def whole_file(
     Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The process in the name: two of a cluster may write the same file at once after a failure.
+    # The writer in the name: two of a cluster, or two threads, may write the same file at once.
     # Not tempfile: its files are for their owner alone, and a report is there to be read.
-    part = path.with_name(f"{path.name}.{platform.node()}-{os.getpid()}.part")
+    writer = f"{platform.node()}-{os.getpid()}-{threading.get_ident()}"
+    part = path.with_name(f"{path.name}.{writer}.part")
     try:
         with open(part, "wb", opener=opener) as file:
             yield file

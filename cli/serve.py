@@ -1,5 +1,6 @@
 """Commands around the server: `serve`, `init`, `models`, `prices`, `keys`, `records`."""
 
+import io
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import ConfigError, require_extra
-from ..files import private
+from ..files import private, whole_file
 from .exits import database_errors, error_lines
 from .options import JsonOption
 from .output import print_json, say
@@ -303,17 +304,14 @@ def export_records(
     if found is None:
         raise ConfigError(f"{config}: records.url is not set: nothing is written down")
     start, end = (None if d is None else d.replace(tzinfo=UTC).timestamp() for d in (since, until))
-    target = Path(f"{out}.part")
     with database_errors():
-        try:
-            if str(out) == "-":
-                export_jsonl(found, sys.stdout, since=start, until=end, rated=rated)
-                return
-            with open(target, "w", encoding="utf-8", opener=private) as file:
-                count = export_jsonl(found, file, since=start, until=end, rated=rated)
-            target.replace(out)  # whole or not at all
-        finally:
-            target.unlink(missing_ok=True)
+        if str(out) == "-":
+            export_jsonl(found, sys.stdout, since=start, until=end, rated=rated)
+            return
+        with whole_file(out, opener=private) as file:
+            text = io.TextIOWrapper(file, encoding="utf-8")
+            count = export_jsonl(found, text, since=start, until=end, rated=rated)
+            text.detach()  # flushed; `whole_file` closes the file itself
     say(f"wrote {count:,} decisions to {out}", err=True)
 
 
