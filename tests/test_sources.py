@@ -1,9 +1,15 @@
+import json
 import os
 from pathlib import Path
 
 import pytest
+from thriftroute.data import sources
 from thriftroute.data.readers import read_rows
+from thriftroute.data.schema import PromptScore
 from thriftroute.data.sources import (
+    JUDGED_STRONG,
+    JUDGED_WEAK,
+    ORDINARY,
     SOURCES,
     eval_sources,
     is_evaluation_file,
@@ -86,8 +92,44 @@ def test_weights_and_models_left_out() -> None:
     assert [r.model for r in source("bfcl_v1").rows()] == ["S"]
 
 
+class TestOrdinary:
+    """The corpus comes with a clone, and needs no folder of data."""
+
+    @pytest.fixture(autouse=True)
+    def without_data(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("THRIFTROUTE_DATA", raising=False)
+
+    def test_two_tiers_by_the_means_of_both_ratings(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        said = {"weak_ok": 30, "strong_ok": 80, "weak_ok_blind": 40.0, "strong_ok_blind": 95.0}
+        row = {"prompt": "Größe?", "kind": "k", "area": "office", "lang": "de", **said}
+        path = tmp_path / "corpus.jsonl"
+        path.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+        monkeypatch.setattr(sources, "CORPUS", path)
+        assert source(ORDINARY).path() == path
+        strong, weak = source(ORDINARY).rows(for_training=True)
+        where = {"source": ORDINARY, "category": "office"}
+        assert strong == PromptScore("Größe?", JUDGED_STRONG, 0.875, **where)
+        assert weak == PromptScore("Größe?", JUDGED_WEAK, 0.35, **where)
+
+    def test_the_real_one(self) -> None:
+        rows = list(source(ORDINARY).rows(for_training=True))
+        assert {row.model for row in rows} == {JUDGED_STRONG, JUDGED_WEAK}
+        table = pair_table(rows, JUDGED_STRONG, JUDGED_WEAK)
+        assert 2 * table.n == len(rows)
+        assert (table.strong.min() >= 0) and (table.strong.max() <= 1)
+        assert table.strong.mean() > table.weak.mean() + 0.1
+        assert ORDINARY in train_sources(publishable=True)
+
+    def test_where_it_is_not(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sources, "CORPUS", tmp_path / "corpus.jsonl")
+        with pytest.raises(DataError, match="part of a clone, not of the installed package"):
+            source(ORDINARY).rows()
+
+
 @needs_data
-@pytest.mark.parametrize("name", list(SOURCES))
+@pytest.mark.parametrize("name", [name for name in SOURCES if name != ORDINARY])
 def test_every_real_file_reads_from_its_first_row(name: str) -> None:
     reader = read_rows(source(name).path())
     assert next(reader).prompt
