@@ -33,9 +33,8 @@ def fit(
     """Centres float32[k', dim] of unit length, the heaviest cluster first, for embeddings
     float32[n, dim] of unit length; k' < k where fewer than k of them differ.
 
-    Spherical k-means (Dhillon and Modha 2001, Machine Learning 42), started by k-means++ (Arthur
-    and Vassilvitskii 2007, SODA). weights: of the rows, float64[n], above 0.
-    Raises ConfigError where k < 1 or there is no embedding.
+    Spherical k-means (Dhillon and Modha 2001), started by k-means++ (Arthur and Vassilvitskii
+    2007). weights: of the rows, float64[n], above 0. Raises ConfigError for k < 1 or no embedding.
     """
     if k < 1 or not len(embeddings):
         raise ConfigError(f"{k} clusters of {len(embeddings)} requests: expected at least one each")
@@ -64,9 +63,8 @@ def telling_words(
 ) -> list[tuple[str, ...]]:
     """For each of k clusters the words, at most `most`, that say most about being in it.
 
-    texts: n prompts; labels int64[n]: the cluster of each; weights: float64[n], by default 1.
-    A word scores its share inside times the log-ratio of that share to the share everywhere; where
-    one cluster has all texts nothing tells, and its most frequent words are named.
+    labels int64[n]: the cluster of each text. A word scores its share inside times the log-ratio of
+    that share to the share everywhere; where one cluster has all texts, its frequency.
     """
     w: Floats = np.ones(len(texts)) if weights is None else np.asarray(weights, np.float64)
     inside: list[dict[str, float]] = [defaultdict(float) for _ in range(k)]

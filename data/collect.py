@@ -33,9 +33,8 @@ _VOTES = (
 class Usage:
     """What became of the rows given to a table builder; the counts add up to `rows`.
 
-    `used` went into the table; `other_model` name a model of neither tier; `same_tier` compare two
-    models of one tier; `unpaired` are scores on an item that the other tier was never scored on
-    (`unpaired_prompts` counts the prompts that are lost by it, outside the sum).
+    `same_tier` compare two models of one tier; `unpaired` are scores on an item that the other tier
+    was never scored on (`unpaired_prompts` are lost by it, outside the sum).
     """
 
     rows: int = 0
@@ -54,11 +53,8 @@ class Usage:
 
 
 class Collected:
-    """The columns of all rows that name a model of a tier; `models` is strong + weak.
-
-    Raises DataError where a tier is empty, shares a model with the other, or names a model that
-    does not occur.
-    """
+    """The columns of all rows that name a model of a tier; `models` is strong + weak. Raises
+    DataError where a tier is empty, shares a model, or names one that does not occur."""
 
     def __init__(
         self, rows: Iterable[Row], strong: Sequence[str] | str, weak: Sequence[str] | str

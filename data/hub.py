@@ -1,52 +1,41 @@
-"""Records from Hugging Face datasets: on the hub by name, or in a local folder.
-
-Needs the extra `train`, which brings `datasets`.
-"""
+"""Records from Hugging Face datasets (extra `train`): on the hub by name, or in a local folder."""
 
 from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, MissingExtraError, require_extra
-from .layouts import Record
+from .layouts import Raw
 
-Raw = tuple[int, Record | DataError, Any]
 _FORM = "hf:owner/name, hf:owner/name:split or hf:owner/name/config:split"
 
 
 def hub_records(name: str) -> Generator[Raw]:
     """Stream a dataset of the hub; `name` as in hf:owner/name[/config][:split], split train.
-
-    Raises DataError where the name has another form, or the dataset cannot be read.
-    """
+    Raises DataError where the name has another form, or the dataset cannot be read."""
     repository, _, split = name.removeprefix("hf:").partition(":")
-    parts = repository.split("/")
-    if len(parts) not in (2, 3) or not all(parts):
+    owner, *rest = repository.split("/")
+    if len(rest) not in (1, 2) or not all((owner, *rest)):
         raise DataError(f"is no dataset name; expected {_FORM}", path=name)
     datasets = require_extra("datasets", "train")
-    config = parts[2] if len(parts) == 3 else None
     what = f"expected a dataset of the hub as {_FORM}, and a network"
+    given = (f"{owner}/{rest[0]}", rest[1] if len(rest) == 2 else None)
 
-    def load() -> Iterable[Mapping[str, Any]]:
-        found: Iterable[Mapping[str, Any]] = datasets.load_dataset(
-            "/".join(parts[:2]), config, split=split or "train", streaming=True
-        )
-        return found
+    def load() -> Any:
+        return datasets.load_dataset(*given, split=split or "train", streaming=True)
 
     return _records(name, load, what)
 
 
 def folder_records(path: Path, split: str = "") -> Generator[Raw]:
-    """Stream a folder that `save_to_disk` wrote, or one that holds a dataset's data files.
-
-    `split` may be empty where there is one split, or one named train. Raises DataError where the
-    split does not exist or has to be named (lists those that do), or the folder cannot be read.
+    """Stream a folder that `save_to_disk` wrote, or one that holds a dataset's data files;
+    `split` may be empty where there is one, or one named train. Raises DataError, listing the
+    splits.
     """
     datasets = require_extra("datasets", "train")
 
-    def load() -> Iterable[Mapping[str, Any]]:
-        saved = (path / "state.json").exists() or (path / "dataset_dict.json").exists()
-        if saved:
+    def load() -> Any:
+        if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
             found = datasets.load_from_disk(str(path))
         else:
             found = datasets.load_dataset(str(path), streaming=True)
@@ -59,8 +48,7 @@ def folder_records(path: Path, split: str = "") -> Generator[Raw]:
                 f"{', '.join(map(str, splits)) or 'none'}",
                 path=path,
             )
-        chosen: Iterable[Mapping[str, Any]] = splits[wanted]
-        return chosen
+        return splits[wanted]
 
     return _records(str(path), load, "expected a folder with a dataset's Parquet, JSONL or CSV")
 
@@ -70,14 +58,12 @@ def _records(
 ) -> Generator[Raw]:
     row = 0
     try:
-        for record in load():
-            row += 1
+        for row, record in enumerate(load(), 1):
             yield row, record, record
     except (DataError, MissingExtraError):
         raise
     # The library passes on what its transports and decoders raise; no common root covers them.
     except Exception as error:
         where = f" past row {row}" if row else ""
-        raise DataError(
-            f"cannot be read{where} ({type(error).__name__}: {error}); {what}", path=name
-        ) from error
+        told = f"cannot be read{where} ({type(error).__name__}: {error}); {what}"
+        raise DataError(told, path=name) from error

@@ -9,10 +9,9 @@ The layout of a file follows from its columns. Optional columns are kept where t
 ignored where they are not.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from ..errors import DataError
 from .schema import (
@@ -21,6 +20,7 @@ from .schema import (
     PromptScore,
     Row,
     content_text,
+    parse_json,
     parse_messages,
     parse_number,
     parse_outcome,
@@ -29,6 +29,10 @@ from .schema import (
 )
 
 Record = Mapping[str, Any]
+# One record as a container yields it: its line or row number, and the record itself or, where it
+# could not even be parsed, the problem; and the raw row for the rejects file.
+Raw = tuple[int, Record | DataError, Any]
+OnBad = Literal["stop", "skip"]  # what is done at a bad one
 
 _WINNERS = ("winner_model_a", "winner_model_b", "winner_tie")
 _TURNS = ("conversation_a", "conversation", "full_conversation")
@@ -43,10 +47,8 @@ class Layout(NamedTuple):
 
 
 def detect_layout(columns: Iterable[str]) -> str:
-    """The layout whose columns are all there: scores, comparisons or arena.
-
-    Raises DataError, its `field` the first column missing from the layout that comes closest.
-    """
+    """The layout whose columns are all there: scores, comparisons or arena. Raises DataError,
+    its `field` the first column missing from the layout that comes closest."""
     found = set(columns)
     missing = {
         name: [group for group in layout.needed if not found.intersection(group)]
@@ -71,9 +73,7 @@ def detect_layout(columns: Iterable[str]) -> str:
 
 def request(record: Record) -> tuple[str, Messages | None]:
     """Prompt and messages of a record; messages are None where the prompt is the whole request.
-
-    Raises DataError(field) where there is neither, or the messages hold no text of a user.
-    """
+    Raises DataError(field) where there is neither, or the messages hold no text of a user."""
     messages = record.get("messages")
     if _absent(messages):
         prompt = record.get("prompt")
@@ -96,13 +96,10 @@ def _conversation(messages: Messages, field: str) -> tuple[str, Messages | None]
 
 def _score(record: Record) -> PromptScore:
     prompt, messages = request(record)
-    model = _text(record, "model")
-    if record.get("score") is None:
-        raise DataError("missing; expected a number in [0, 1]", field="score")
     return PromptScore(
         prompt=prompt,
-        model=model,
-        score=parse_number(record["score"], "score", "a number in [0, 1]"),
+        model=record.get("model"),  # type: ignore[arg-type]  # which is checked
+        score=parse_number(record.get("score"), "score", "a number in [0, 1]"),
         messages=messages,
         weight=_weight(record, "weight"),
         source=_optional_text(record, "source"),
@@ -113,28 +110,26 @@ def _score(record: Record) -> PromptScore:
 
 
 def _comparison(record: Record) -> Comparison:
-    prompt, messages = request(record)
     name = "score_a" if _absent(record.get("outcome")) else "outcome"
     if _absent(record.get(name)):
         raise DataError("missing; expected a, b, tie or a number in [0, 1]", field="outcome")
-    return _compared(record, prompt, messages, parse_outcome(record[name], name))
+    return _compared(record, request(record), parse_outcome(record[name], name))
 
 
 def _arena(record: Record) -> Comparison:
     field = next((name for name in _TURNS if not _absent(record.get(name))), "prompt")
     if _absent(record.get(field)):
         raise DataError("missing; expected a JSON list of the user's turns", field="prompt")
-    prompt, messages = _user_turns(_turns(record[field], field), field)
-    return _compared(record, prompt, messages, _winner(record))
+    return _compared(record, _user_turns(record[field], field), _winner(record))
 
 
-def _compared(record: Record, prompt: str, messages: Messages | None, score_a: float) -> Comparison:
+def _compared(record: Record, asked: tuple[str, Messages | None], score_a: float) -> Comparison:
     return Comparison(
-        prompt=prompt,
-        model_a=_text(record, "model_a"),
-        model_b=_text(record, "model_b"),
+        prompt=asked[0],
+        model_a=record.get("model_a"),  # type: ignore[arg-type]  # which is checked
+        model_b=record.get("model_b"),  # type: ignore[arg-type]
         score_a=score_a,
-        messages=messages,
+        messages=asked[1],
         weight=_weight(record, "weight", "n_votes"),
         source=_optional_text(record, "source"),
         category=_optional_text(record, "category", "task"),
@@ -143,37 +138,27 @@ def _compared(record: Record, prompt: str, messages: Messages | None, score_a: f
     )
 
 
-def _turns(value: object, field: str) -> Sequence[Any]:
-    """A conversation's turns: a list, or its JSON; any other text is one turn by itself."""
+def _user_turns(value: object, field: str) -> tuple[str, Messages | None]:
+    """The user's turns only: what was answered differs between the two sides of a comparison.
+
+    value: a list of turns, or its JSON; any other text is one turn by itself.
+    """
     if isinstance(value, str):
-        if not value.lstrip().startswith("["):
-            return [value]
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise DataError(
-                f"not valid JSON ({error}); expected a JSON list of turns", field=field
-            ) from error
+        text = value.lstrip()
+        value = parse_json(value, field, "a JSON list of turns") if text[:1] == "[" else [value]
     if not isinstance(value, Sequence) or not value:
         raise DataError(f"{shown(value)} is not a list of turns", field=field)
-    return value
-
-
-def _user_turns(turns: Sequence[Any], field: str) -> tuple[str, Messages | None]:
-    """The user's turns only: what was answered differs between the two sides of a comparison."""
     texts: list[str] = []
-    for i, turn in enumerate(turns):
+    for i, turn in enumerate(value):
         if isinstance(turn, str):
             texts.append(turn)
         elif isinstance(turn, Mapping) and "role" in turn:
-            if turn["role"] == "user":
-                texts.append(content_text(turn.get("content")))
+            texts += [content_text(turn.get("content"))] if turn["role"] == "user" else []
         elif isinstance(turn, Mapping) and isinstance(turn.get("user"), Mapping):
             texts.append(content_text(turn["user"].get("content")))
         else:
-            raise DataError(
-                f"turn {i} is {shown(turn)}; expected text or a message with a role", field=field
-            )
+            problem = f"turn {i} is {shown(turn)}; expected text or a message with a role"
+            raise DataError(problem, field=field)
     return _conversation(tuple({"role": "user", "content": text} for text in texts), field)
 
 
@@ -198,29 +183,19 @@ def _absent(value: object) -> bool:
     return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
 
 
-def _first(record: Record, *fields: str) -> Any:
-    return next((record[f] for f in fields if not _absent(record.get(f))), None)
-
-
-def _text(record: Record, field: str) -> str:
-    value = record.get(field)
-    if value is None:
-        raise DataError("missing; expected a model's name", field=field)
-    if not isinstance(value, str):
-        raise DataError(f"{shown(value)} is not text", field=field)
-    return value
+def _first(record: Record, *fields: str) -> tuple[str, Any]:
+    """The first field that has a value, and the value; None where none has."""
+    return next(((f, record[f]) for f in fields if not _absent(record.get(f))), ("", None))
 
 
 def _optional_text(record: Record, *fields: str) -> str:
-    value = _first(record, *fields)
+    value = _first(record, *fields)[1]
     return "" if value is None else str(value)
 
 
 def _weight(record: Record, *fields: str) -> float:
-    for field in fields:
-        if not _absent(record.get(field)):
-            return parse_number(record[field], field, "a finite number above 0")
-    return 1.0
+    field, value = _first(record, *fields)
+    return parse_number(value, field, "a finite number above 0") if field else 1.0
 
 
 def _amounts(record: Record, *fields: str) -> dict[str, float | None]:

@@ -61,9 +61,8 @@ _GENERIC = frozenset(_GENERIC_WORDS.split())
 class Question:
     """A prompt taken apart: `text` is the question as written, `options` the answers offered.
 
-    `stem` is `text` as lower-case words of letters and digits, one space between them; the options
-    are normalised likewise. `content` counts the distinct words of the stem that not every question
-    has: "Which of the following is true?" has none, and only with its options may match another.
+    `stem` is `text` as lower-case words, one space between them; so are the options. `content`
+    counts the distinct words of the stem that not every question has.
     """
 
     text: str
@@ -101,7 +100,10 @@ def stem(prompt: str) -> str:
 def parse(prompt: str) -> Question:
     """Take `prompt` apart into question and options (see the module's docstring)."""
     text = unicodedata.normalize("NFKC", prompt).replace("\r\n", "\n").strip()
-    text = _without_cues(_last_question(text))
+    # The last question: what stands after the last solved example that something stands after.
+    ends = [match.end() for match in _SOLVED.finditer(text)]
+    end = next((end for end in reversed(ends) if len(_words(text[end:])) >= 4), 0)
+    text = _without_cues(text[end:].strip())
     text, options = _split_options(text)
     text = _without_cues(text)
     bare = text
@@ -111,12 +113,11 @@ def parse(prompt: str) -> Question:
     # A prompt that is nothing but an instruction is its own question.
     kept = bare if _WORD.search(bare) else text
     words = _words(kept)
-    content = set(filter(is_content, words))
     return Question(
         text=_SPACE.sub(" ", kept).strip(),
         stem=" ".join(words),
         options=tuple(o for o in (" ".join(_words(option)) for option in options) if o),
-        content=len(content),
+        content=len(set(filter(is_content, words))),
     )
 
 
@@ -129,15 +130,6 @@ def _words(text: str) -> list[str]:
     return _WORD.findall(text.casefold())
 
 
-def _last_question(text: str) -> str:
-    end = 0
-    for match in _SOLVED.finditer(text):
-        rest = text[match.end() :]
-        if len(_words(rest)) >= 4:
-            end = match.end()
-    return text[end:].strip()
-
-
 def _without_cues(text: str) -> str:
     lines = text.rstrip().split("\n")
     while len(lines) > 1 and (not lines[-1].strip() or _CUE_LINE.match(lines[-1])):
@@ -146,11 +138,8 @@ def _without_cues(text: str) -> str:
 
 
 def _split_options(text: str) -> tuple[str, list[str]]:
-    """Text before the last run of labels A, B, ..., and the options of that run.
-
-    Labels start a line ("A. ", "(A) ", "A) "); else "(A) ... (B) ... (C) ..." within a line. Where
-    nothing stands before the options, the text after them is the question.
-    """
+    """Text before the last run of labels A, B, ... (at the start of lines; else "(A) ... (B)
+    ..." within one), and its options. Where nothing stands before them, the text after them."""
     for pattern, at_least in ((_LABEL, 2), (_INLINE_LABEL, 3)):
         run = _last_run(list(pattern.finditer(text)), at_least)
         if not run:
@@ -159,9 +148,8 @@ def _split_options(text: str) -> tuple[str, list[str]]:
         tail = text[run[-1].end() :]
         # The last option is a line; a paragraph after it is not part of it.
         last, _, after = tail.partition("\n\n")
-        options = [
-            text[match.end() : end].strip() for match, end in zip(run, ends, strict=False)
-        ] + [last.strip()]
+        options = [text[m.end() : end].strip() for m, end in zip(run, ends, strict=False)]
+        options.append(last.strip())
         before = text[: run[0].start()].strip()
         return (before, options) if _WORD.search(before) else (after.strip() or text, options)
     return text, []

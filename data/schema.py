@@ -1,8 +1,6 @@
 """The two kinds of row that preference data is made of, and what makes one valid.
 
-`Comparison` is one answer against another; `PromptScore` is one model's score on one prompt, from
-which comparisons of any pair follow. Both refuse a bad value with a DataError that carries the
-field and what was expected; readers add the file and the line.
+Both refuse a bad value with a DataError that carries the field; readers add file and line.
 """
 
 import json
@@ -10,7 +8,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from ..errors import DataError
 
@@ -29,9 +27,8 @@ class Comparison:
     """One comparison of two models on one prompt.
 
     `score_a` is 1 where a wins, 0.5 for a tie, 0 where b wins, or any share of votes between.
-    `messages` are OpenAI messages where the request is more than one user turn; `prompt` is then
-    their user turns (see `render`). Tokens are output tokens, costs are US dollars.
-    Raises DataError with `field` set where a value cannot be used.
+    `messages` are there where the request is more than one user turn; `prompt` is then their user
+    turns (see `render`). Tokens are output tokens, costs are US dollars.
     """
 
     prompt: str
@@ -49,9 +46,8 @@ class Comparison:
     time: str | None = None
 
     def __post_init__(self) -> None:
-        check_text(self.prompt, "prompt")
-        check_text(self.model_a, "model_a")
-        check_text(self.model_b, "model_b")
+        for name in ("prompt", "model_a", "model_b"):
+            check_text(getattr(self, name), name)
         if self.model_a == self.model_b:
             problem = f"both models are {self.model_a!r}; expected two different models"
             raise DataError(problem, field="model_b")
@@ -62,9 +58,8 @@ class Comparison:
 class PromptScore:
     """One model's score, in [0, 1], on one prompt; 1 is best.
 
-    `category` is the task. `item` tells apart two items that happen to share a prompt: strong and
-    weak are compared within one item. Tokens are counts, `cost_usd` is US dollars.
-    Raises DataError with `field` set where a value cannot be used.
+    `category` is the task. `item` tells apart two items that happen to share a prompt. Tokens are
+    counts, `cost_usd` is US dollars.
     """
 
     prompt: str
@@ -90,6 +85,8 @@ Row = Comparison | PromptScore
 
 def parse_number(value: object, field: str, what: str) -> float:
     """`value` as a float; a numeric string counts. Raises DataError(field) saying `what`."""
+    if value is None:
+        raise DataError(f"missing; expected {what}", field=field)
     if isinstance(value, str) or hasattr(value, "__float__"):
         try:
             return float(value)
@@ -99,12 +96,8 @@ def parse_number(value: object, field: str, what: str) -> float:
 
 
 def parse_outcome(value: object, field: str = "outcome") -> float:
-    """The score of model a, in [0, 1], from any common way of writing an outcome.
-
-    Accepts a, b, tie, model_a, model_b, tie (bothbad), both_bad (any case), or a number in [0, 1],
-    as a number or as text. A boolean says nothing about which side won and is refused.
-    Raises DataError with `field`.
-    """
+    """The score of model a, in [0, 1], from a name of `_OUTCOMES` in any case, or a number as such
+    or as text; a boolean says nothing about who won. Raises DataError with `field`."""
     what = "one of a, b, tie, model_a, model_b, tie (bothbad), or a number in [0, 1]"
     named = _OUTCOMES.get(value.strip().lower()) if isinstance(value, str) else None
     if named is not None:
@@ -118,34 +111,38 @@ def parse_outcome(value: object, field: str = "outcome") -> float:
 def parse_messages(value: object, field: str = "messages") -> Messages:
     """OpenAI messages from a list, or from the JSON text of one.
 
-    Assistant turns after the last user or tool turn are the logged answer, not part of the
-    request: they are left out, so that a router never sees what it could not know.
-    Raises DataError with `field` where it is no list of messages or holds no user turn.
+    Assistant turns after the last user or tool turn are the logged answer: they are left out, so
+    that a router never sees what it could not know. Raises DataError with `field`.
     """
     what = 'a list of {"role": ..., "content": ...} messages with at least one user turn'
     if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            problem = f"not valid JSON ({error}); expected {what}, or its JSON"
-            raise DataError(problem, field=field) from error
+        value = parse_json(value, field, what)
     if not isinstance(value, Sequence) or isinstance(value, (str, bytes)) or not value:
         raise DataError(f"{shown(value)} is not {what}", field=field)
     messages: list[Message] = []
     for i, message in enumerate(value):
+        problem = ""
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            problem = f"message {i}: {shown(message)} has no role; expected {what}"
-            raise DataError(problem, field=field)
-        content = message.get("content")
-        if content is not None and not isinstance(content, (str, Sequence)):
-            problem = f"message {i}: content is {shown(content)}; expected text, a list of parts"
-            raise DataError(f"{problem} or null", field=field)
+            problem = f"{shown(message)} has no role; expected {what}"
+        elif not isinstance(content := message.get("content"), (str, Sequence, type(None))):
+            problem = f"content is {shown(content)}; expected text, a list of parts or null"
+        if problem:
+            raise DataError(f"message {i}: {problem}", field=field)
         messages.append(dict(message))
     while messages and messages[-1]["role"] not in ("user", "tool", "function"):
         messages.pop()
     if not any(message["role"] == "user" for message in messages):
         raise DataError(f"no user turn; expected {what}", field=field)
     return tuple(messages)
+
+
+def parse_json(text: str, field: str, what: str) -> Any:
+    """What JSON text holds. Raises DataError(field) saying `what` was expected."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        problem = f"not valid JSON ({error}); expected {what}, or its JSON"
+        raise DataError(problem, field=field) from error
 
 
 def content_text(content: object) -> str:
@@ -159,17 +156,16 @@ def content_text(content: object) -> str:
 
 
 def render(messages: Sequence[Message]) -> str:
-    """The user turns of a conversation as one text, a blank line between turns.
-
-    This is the identity of a conversation in tables and splits; what a router scores is rendered
-    from the messages themselves.
-    """
+    """The user turns of a conversation as one text, a blank line between turns: its identity in
+    tables and splits. What a router scores is rendered from the messages themselves."""
     turns = (content_text(m.get("content")) for m in messages if m.get("role") == "user")
     return "\n\n".join(turn for turn in turns if turn.strip())
 
 
 def check_text(value: object, field: str) -> None:
     """Raises DataError(field) unless `value` is text that is not blank and is valid UTF-8."""
+    if value is None:
+        raise DataError("missing; expected text", field=field)
     if not isinstance(value, str):
         raise DataError(f"{shown(value)} is not text", field=field)
     if not value or value.isspace():
@@ -178,16 +174,21 @@ def check_text(value: object, field: str) -> None:
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            raise DataError(
-                f"character {error.start} is a lone surrogate or a byte that is not UTF-8; "
-                "expected UTF-8 text",
-                field=field,
-            ) from error
+            problem = f"character {error.start} is a lone surrogate or a byte that is not UTF-8"
+            raise DataError(problem, field=field) from error
 
 
-def is_finite(value: object) -> bool:
+def is_finite(value: object) -> TypeGuard[float]:
     """Whether it is a number that a float can hold: no NaN, no infinity, no 400 digits."""
     return isinstance(value, (int, float)) and abs(value) <= sys.float_info.max
+
+
+def check_amount(value: object, field: str, most: float = sys.float_info.max) -> None:
+    """Raises DataError(field) unless `value` is None or a finite number from 0 to `most`."""
+    if value is None or (not isinstance(value, bool) and is_finite(value) and 0.0 <= value <= most):
+        return
+    limit = "in [0, 1]" if most == 1.0 else "that is 0 or more"
+    raise DataError(f"{shown(value)} is not a finite number {limit}, or left out", field=field)
 
 
 def shown(value: object, limit: int = 60) -> str:
@@ -207,7 +208,4 @@ def _check_numbers(row: Row, score: str, amounts: Sequence[str]) -> None:
     if not is_finite(row.weight) or not row.weight > 0.0:
         raise DataError(f"{shown(row.weight)} is not a finite number above 0", field="weight")
     for name in amounts:
-        value = getattr(row, name)
-        if value is not None and not (is_finite(value) and value >= 0.0):
-            what = "a finite number that is 0 or more, or left out"
-            raise DataError(f"{shown(value)} is not {what}", field=name)
+        check_amount(getattr(row, name), name)

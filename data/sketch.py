@@ -1,11 +1,7 @@
-"""Which prompts were trained on, in a few kB: to tell later whether others are among them.
+"""Which prompts were trained on, in a few kB of the manifest: to tell whether others are known.
 
-    kept = sketch(prompts)              # goes into the bundle's manifest
-    seen(kept, others)                  # Overlap(known=40, looked_at=150, whole=False)
-
-The smallest hashes of a set are a random sample of it, and the same sample whichever other set is
-held against it (bottom-k sketch: Broder 1997; Cohen and Kaplan 2007). Of a set no larger than the
-sketch nothing is lost.
+The smallest hashes of a set are a random sample of it, the same one whichever other set is held
+against it (bottom-k sketch: Broder 1997; Cohen and Kaplan 2007).
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,13 +1,12 @@
 """Splits, duplicates and contamination: which prompts may train, and which may judge.
 
-Nothing here drops anything: each function returns masks or indices with counts, and a table's
-`subset` does the rest.
+Nothing here drops anything: each function returns masks or indices with counts.
 """
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +25,6 @@ _MIN_GRAMS = 8  # below this many n-grams, sharing most of them says little
 _CONTAINED = 0.7
 _TELLING_OPTION = 6  # words: two questions that share so long an option are one
 _BLOCK = 1024
-_EXAMPLES = 5
 
 
 def split_by_hash(
@@ -37,9 +35,9 @@ def split_by_hash(
 ) -> npt.NDArray[np.int64]:
     """The part, 0 to len(fractions)-1, that each prompt falls into: int64[n].
 
-    A prompt's part depends on its key and the seed alone: equal prompts never part, and adding
-    rows moves none. Fractions are met in expectation. `key=stem` also keeps together the same
-    question with other options. Raises DataError where the fractions do not sum to 1.
+    It depends on the prompt's key and the seed alone: equal prompts never part, and adding rows
+    moves none. `key=stem` also keeps together the same question with other options. Raises
+    DataError.
     """
     shares = np.asarray(fractions, np.float64)
     if shares.ndim != 1 or not len(shares) or not (shares >= 0).all():
@@ -58,10 +56,7 @@ def split_by_hash(
 @dataclass(frozen=True, eq=False)
 class Dedupe:
     """`keep` bool[n] marks the first of each group of duplicates; `first` int64[n] its index.
-
-    `dropped` counts what was dropped by rule: exact (same normalised prompt), stem (same question
-    with other options), embedding (near-duplicate).
-    """
+    `dropped` counts by rule: exact, stem (same question, other options), embedding."""
 
     keep: Mask
     first: npt.NDArray[np.int64]
@@ -78,12 +73,9 @@ def dedupe(
     """Find prompts that repeat an earlier one: exactly, by stem, or by cosine >= `threshold`.
 
     `embeddings` float32[n, d] are of the prompts; without them there is no third rule. A generic
-    stem matches only together with its options. Prompts made from one template embed close
-    together though they ask different things: near-duplicates must also share their numbers, and
-    for templates leave `embeddings` out.
-
-    Tables have already merged prompts that are equal as strings, labels weighted; what is dropped
-    here goes with its labels, since two wordings need not have one answer.
+    stem matches only together with its options. Prompts of one template embed close together though
+    they ask different things: near-duplicates must share their numbers too. What is dropped goes
+    with its labels, since two wordings need not have one answer.
     """
     n = len(prompts)
     first = np.arange(n)
@@ -119,43 +111,18 @@ def dedupe(
     return Dedupe(keep=first == np.arange(n), first=first, dropped=dropped)
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
-    """A prompt that an evaluation set contains: its index, its source, and the item it matches."""
-
-    index: int
-    source: str
-    against: str
-    rule: str
-    prompt: str
-    matched: str
-
-
 @dataclass(frozen=True, eq=False)
 class Decontamination:
     """`keep` bool[n] marks prompts that no evaluation set contains.
 
-    `counts[source, evaluation set, rule]` counts dropped prompts; a prompt counts under every
-    evaluation set that contains it, by the first rule that finds it there. `totals` and
-    `dropped` count prompts of each source, before and out. `examples` are the first few matches
-    of each count, to be read by a person.
+    `counts[source, evaluation set, rule]`: a prompt counts under every set that contains it, by the
+    first rule that finds it there. `totals`, `dropped`: prompts of each source, before and out.
     """
 
     keep: Mask
     counts: Mapping[tuple[str, str, str], int]
     totals: Mapping[str, int]
     dropped: Mapping[str, int]
-    examples: Sequence[Match] = field(default_factory=tuple)
-
-    def report(self) -> str:
-        """A line for each source, and one for each evaluation set and rule below it."""
-        lines = []
-        for source, total in self.totals.items():
-            name = source or "(no source)"
-            lines.append(f"{name}: {self.dropped[source]:,} of {total:,} dropped")
-            for (of, against, rule), count in self.counts.items():
-                lines += [f"  {against}, {rule}: {count:,}"] if of == source else []
-        return "\n".join(lines)
 
 
 def decontaminate(
@@ -170,34 +137,38 @@ def decontaminate(
     Rules: `exact`, the same normalised prompt; `stem`, the same question with other options,
     instructions or examples (a generic stem only with half of the options or a long one shared);
     `containment`, at least 70% of the telling word 5-grams of one stem inside the other, for stems
-    that have eight; `embedding`, cosine >= `threshold` between the questions' texts, as the
-    RouteLLM paper drops its training data (arXiv 2406.18665), run on what the others leave. `embed`
-    maps a list of k texts to float32[k, d]; without it the last rule is left out. Blocks of 1,024
-    keep memory at the embeddings plus 1,024 x the largest evaluation set.
-
-    `sources` has one name for each prompt. Raises DataError where lengths or shapes differ.
+    that have eight; `embedding`, cosine >= `threshold` between the questions' texts (as in the
+    RouteLLM paper, arXiv 2406.18665), run on what the others leave. `embed` maps k texts to
+    float32[k, d]. `sources` has one name for each prompt. Raises DataError (lengths, shapes).
     """
     if len(prompts) != len(sources):
         raise DataError(f"{len(sources)} sources for {len(prompts)} prompts; expected one for each")
     questions = [parse(prompt) for prompt in prompts]
-    keys = [prompt_key(prompt) for prompt in prompts]
-    embedded = None if embed is None else _Embedded(questions, embed, threshold)
+    asked = [(prompt_key(p), q, _grams(q)) for p, q in zip(prompts, questions, strict=True)]
+    found: dict[str, dict[int, str]] = {}  # prompt -> the first rule that finds it, by set
+    others: dict[str, list[Question]] = {}
+    for name, evaluation in against.items():
+        others[name] = [parse(prompt) for prompt in evaluation]
+        rule_of = _rules(evaluation, others[name])
+        rules = ((i, rule_of(*each)) for i, each in enumerate(asked))
+        found[name] = {i: rule for i, rule in rules if rule is not None}
+    if embed is not None:
+        left = {name: [i for i in range(len(prompts)) if i not in found[name]] for name in found}
+        needed = sorted({i for name in left if others[name] for i in left[name]})
+        vectors = _vectors([questions[i] for i in needed], embed)
+        row = {i: at for at, i in enumerate(needed)}
+        for name in (name for name in found if others[name]):
+            matrix = _vectors(others[name], embed)
+            for start in range(0, len(left[name]), _BLOCK):
+                block = np.array(left[name][start : start + _BLOCK])
+                similar = vectors[[row[i] for i in block.tolist()]] @ matrix.T
+                near = block[similar.max(axis=1) >= threshold]
+                found[name] |= dict.fromkeys(near.tolist(), "embedding")
     keep = np.ones(len(prompts), np.bool_)
     counts: Counter[tuple[str, str, str]] = Counter()
-    examples: list[Match] = []
-    for name, evaluation in against.items():
-        known = _EvaluationSet(evaluation)
-        hits = ((i, known.find(keys[i], question)) for i, question in enumerate(questions))
-        found = {i: hit for i, hit in hits if hit is not None}
-        if embedded is not None:
-            left = [i for i in range(len(prompts)) if i not in found]
-            near = embedded.matches(left, known.questions)
-            found |= {i: ("embedding", j) for i, j in near.items()}
-        for i, (rule, j) in sorted(found.items()):
-            keep[i] = False
-            counts[sources[i], name, rule] += 1
-            if counts[sources[i], name, rule] <= _EXAMPLES:
-                examples.append(Match(i, sources[i], name, rule, prompts[i], evaluation[j]))
+    for name, rules_found in found.items():
+        keep[list(rules_found)] = False
+        counts.update((sources[i], name, rule) for i, rule in rules_found.items())
     totals = Counter(sources)
     out = Counter(source for source, kept in zip(sources, keep, strict=True) if not kept)
     return Decontamination(
@@ -205,100 +176,51 @@ def decontaminate(
         counts=dict(sorted(counts.items())),
         totals=dict(totals),
         dropped={source: out[source] for source in totals},
-        examples=examples,
     )
 
 
-class _EvaluationSet:
-    def __init__(self, prompts: Sequence[str]) -> None:
-        self.questions = [parse(prompt) for prompt in prompts]
-        self._exact: dict[str, int] = {}
-        self._stems: dict[str, list[int]] = {}
-        self._vocabulary: dict[str, int] = {}
-        grams: list[npt.NDArray[np.uint64]] = []
-        for i, (prompt, question) in enumerate(zip(prompts, self.questions, strict=True)):
-            self._exact.setdefault(prompt_key(prompt), i)
-            self._stems.setdefault(question.stem, []).append(i)
-            grams.append(self._grams(question))
-        self._sizes = np.array([len(g) for g in grams], np.int64)
-        owner = np.repeat(np.arange(len(grams)), self._sizes)
-        every = np.concatenate(grams) if grams else np.empty(0, np.uint64)
-        order = np.argsort(every, kind="stable")
-        self._sorted, self._owner = every[order], owner[order]
+def _rules(
+    prompts: Sequence[str], questions: Sequence[Question]
+) -> Callable[[str, Question, set[int]], str | None]:
+    """The first rule that finds a key, question or n-grams among those of an evaluation set."""
+    exact = {prompt_key(prompt) for prompt in prompts}
+    stems: dict[str, list[Question]] = defaultdict(list)
+    owners: dict[int, list[int]] = defaultdict(list)  # those that have an n-gram
+    sizes = []
+    for i, question in enumerate(questions):
+        stems[question.stem].append(question)
+        sizes.append(len(grams := _grams(question)))
+        for gram in grams if len(grams) >= _MIN_GRAMS else ():
+            owners[gram].append(i)
 
-    def find(self, key: str, question: Question) -> tuple[str, int] | None:
-        """The first rule that finds the question here, and the index of what it matches."""
-        if (i := self._exact.get(key)) is not None:
-            return "exact", i
-        for i in self._stems.get(question.stem, ()):
-            if _same_question(question, self.questions[i]):
-                return "stem", i
-        grams = self._grams(question)
-        if len(grams) < _MIN_GRAMS or not len(self._sorted):
+    def rule_of(key: str, question: Question, grams: set[int]) -> str | None:
+        if key in exact:
+            return "exact"
+        if any(_same_question(question, other) for other in stems.get(question.stem, ())):
+            return "stem"
+        if len(grams) < _MIN_GRAMS:
             return None
-        low = np.searchsorted(self._sorted, grams, "left")
-        high = np.searchsorted(self._sorted, grams, "right")
-        hits = np.flatnonzero(high > low)
-        if not len(hits):
-            return None
-        owners = np.concatenate([self._owner[low[h] : high[h]] for h in hits])
-        items, shared = np.unique(owners, return_counts=True)
-        share = shared / np.minimum(self._sizes[items], len(grams))
-        share[self._sizes[items] < _MIN_GRAMS] = 0.0
-        best = int(np.argmax(share))
-        return ("containment", int(items[best])) if share[best] >= _CONTAINED else None
+        shared = Counter(i for gram in grams for i in owners.get(gram, ()))
+        inside = (n / min(sizes[i], len(grams)) for i, n in shared.items())
+        return "containment" if max(inside, default=0.0) >= _CONTAINED else None
 
-    def _grams(self, question: Question) -> npt.NDArray[np.uint64]:
-        """Hashes of the distinct word n-grams of a stem; a word has a number of its own.
-
-        Only n-grams with enough content: "which of the following is an example of" is in many.
-        """
-        vocabulary = self._vocabulary
-        words = question.stem.split()
-        ids = np.fromiter(
-            (vocabulary.setdefault(w, len(vocabulary) + 1) for w in words), np.uint64, len(words)
-        )
-        count = len(ids) - _GRAM + 1
-        if count <= 0:
-            return np.empty(0, np.uint64)
-        telling = np.fromiter(map(is_content, words), np.int64, len(words))
-        hashed, content = np.zeros(count, np.uint64), np.zeros(count, np.int64)
-        for offset in range(_GRAM):
-            # Multiplying by an odd constant wraps around modulo 2**64, which mixes well enough.
-            hashed = (hashed + ids[offset : offset + count]) * np.uint64(0x9E3779B97F4A7C15)
-            hashed ^= hashed >> np.uint64(29)
-            content += telling[offset : offset + count]
-        return np.unique(hashed[content >= _GRAM_CONTENT])
+    return rule_of
 
 
-class _Embedded:
-    """Cosine matches between questions; each question is embedded once, when it is first needed."""
+def _grams(question: Question) -> set[int]:
+    """Hashes of the word n-grams of a stem that tell something: "which of the following is an
+    example of" is in many."""
+    words = question.stem.split()
+    telling = [is_content(word) for word in words]
+    starts = range(len(words) - _GRAM + 1)
+    told = (i for i in starts if sum(telling[i : i + _GRAM]) >= _GRAM_CONTENT)
+    return {hash(tuple(words[i : i + _GRAM])) for i in told}
 
-    def __init__(self, questions: list[Question], embed: Embed, threshold: float) -> None:
-        self._questions, self._embed, self._threshold = questions, embed, threshold
-        self._known: dict[int, npt.NDArray[np.float32]] = {}
 
-    def matches(self, index: list[int], others: list[Question]) -> dict[int, int]:
-        """The nearest of the others for each of these questions that is near enough."""
-        if not index or not others:
-            return {}
-        matrix = self._unit(others)
-        if new := [i for i in index if i not in self._known]:
-            vectors = self._unit([self._questions[i] for i in new])
-            self._known.update(zip(new, vectors, strict=True))
-        found: dict[int, int] = {}
-        for start in range(0, len(index), _BLOCK):
-            block = index[start : start + _BLOCK]
-            similar = np.stack([self._known[i] for i in block]) @ matrix.T
-            best = similar.argmax(axis=1).tolist()
-            near = similar.max(axis=1) >= self._threshold
-            found |= {i: j for i, j, is_near in zip(block, best, near, strict=True) if is_near}
-        return found
-
-    def _unit(self, questions: list[Question]) -> npt.NDArray[np.float32]:
-        # Generic questions all embed alike; with their options they do not.
-        texts = [q.full_text if q.generic else q.text for q in questions]
-        return _unit(self._embed(texts), len(texts))
+def _vectors(questions: Sequence[Question], embed: Embed) -> npt.NDArray[np.float32]:
+    # Generic questions all embed alike; with their options they do not.
+    texts = [q.full_text if q.generic else q.text for q in questions]
+    return _unit(embed(texts), len(texts)) if texts else np.empty((0, 0), np.float32)
 
 
 def _same_question(a: Question, b: Question) -> bool:

@@ -1,7 +1,6 @@
 """Rows to columns: the tables that training and evaluation work on.
 
-Both builders read their rows once and hold numbers, one string per distinct prompt, and no row
-object: a million rows fit in well under 2 GB (benchmarks/memory.py).
+Rows are read once; held are numbers and one string a distinct prompt (benchmarks/memory.py).
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,8 +17,27 @@ from .schema import Message, Messages, Row
 Keep = npt.NDArray[np.bool_] | npt.NDArray[np.integer[Any]]
 
 
+class _Prompts:
+    """What both tables do with their n prompts."""
+
+    prompts: list[str]
+    messages: list[Messages | None] | None
+
+    @property
+    def n(self) -> int:
+        """Number of prompts."""
+        return len(self.prompts)
+
+    def inputs(self) -> list[str | list[Message]]:
+        """What a router scores, n entries: the prompt, or the messages where there are any."""
+        if self.messages is None:
+            return list(self.prompts)
+        both = zip(self.prompts, self.messages, strict=True)
+        return [prompt if found is None else list(found) for prompt, found in both]
+
+
 @dataclass(frozen=True, eq=False)
-class PairTable:
+class PairTable(_Prompts):
     """One ordered pair of models, or of tiers, as columns over n distinct prompts.
 
     `strong`, `weak` float64[n]: mean score of the tier on the prompt, never NaN.
@@ -47,17 +65,8 @@ class PairTable:
     messages: list[Messages | None] | None = None
     usage: Usage = field(default_factory=Usage)
 
-    @property
-    def n(self) -> int:
-        """Number of prompts."""
-        return len(self.prompts)
-
     def __len__(self) -> int:
         return len(self.prompts)
-
-    def inputs(self) -> list[str | list[Message]]:
-        """What a router scores, n entries: the prompt, or the messages where there are any."""
-        return _inputs(self.prompts, self.messages)
 
     def subset(self, keep: Keep) -> "PairTable":
         """The prompts of a mask bool[n], or of indices in their order. `usage` stays as it was."""
@@ -67,7 +76,7 @@ class PairTable:
 
 
 @dataclass(frozen=True, eq=False)
-class ComparisonTable:
+class ComparisonTable(_Prompts):
     """m comparisons of many models over n distinct prompts, the form that mf trains on.
 
     `prompt_index` int32[m] into `prompts`; `a`, `b` int32[m] into `models`, a of the strong tier
@@ -92,18 +101,9 @@ class ComparisonTable:
     usage: Usage = field(default_factory=Usage)
 
     @property
-    def n(self) -> int:
-        """Number of prompts."""
-        return len(self.prompts)
-
-    @property
     def m(self) -> int:
         """Number of comparisons."""
         return len(self.win)
-
-    def inputs(self) -> list[str | list[Message]]:
-        """What a router scores, n entries: the prompt, or the messages where there are any."""
-        return _inputs(self.prompts, self.messages)
 
     def subset(self, keep: Keep) -> "ComparisonTable":
         """The prompts of a mask bool[n], or of indices, with all of their comparisons."""
@@ -123,10 +123,9 @@ def pair_table(
 ) -> PairTable:
     """The PairTable of a strong and a weak model, or tiers of them, from either kind of row.
 
-    Scores: every prompt on which both tiers have at least one score. Strong and weak are compared
-    within an item (category and `item` of the rows), so that two items that share a prompt are not
-    mixed; where no item has both tiers, all scores of the prompt are. Comparisons: those between
-    the tiers, in either order; `strong` is then the mean score of the strong side and `weak` its
+    Scores: strong and weak are compared within an item (category and `item` of the rows); where no
+    item of a prompt has both tiers, all scores of the prompt are. Comparisons: those between the
+    tiers, in either order; `strong` is then the mean score of the strong side and `weak` its
     complement. Rows of the same prompt are merged: means weighted by the rows' `weight`.
 
     Raises DataError where a model does not occur (lists those that do, closest first), stands in
@@ -140,9 +139,8 @@ def both_tables(
 ) -> tuple[PairTable, ComparisonTable]:
     """`pair_table`, and the ComparisonTable of all strong x weak comparisons: the same prompts.
 
-    Scores: within each item (see `pair_table`), every strong row against every weak row, weighing
-    the mean of their weights. Comparisons: those between the tiers, in either order. Nothing is
-    merged: a prompt with ten votes has ten comparisons. Raises DataError as `pair_table` does.
+    Within each item every strong row meets every weak row, weighing the mean of their weights.
+    Nothing is merged: a prompt with ten votes has ten comparisons. Raises as `pair_table` does.
     """
     got = Collected(rows, strong, weak)
     return _pairs(got), _comparisons(got)
@@ -241,14 +239,6 @@ def _comparisons(got: Collected) -> ComparisonTable:
         usage=usage,
         **{name: values.astype(kinds.get(name, np.float32)) for name, values in columns.items()},
     )
-
-
-def _inputs(
-    prompts: list[str], messages: list[Messages | None] | None
-) -> list[str | list[Message]]:
-    if messages is None:
-        return list(prompts)
-    return [p if m is None else list(m) for p, m in zip(prompts, messages, strict=True)]
 
 
 def _indices(keep: Keep, n: int) -> Ints:

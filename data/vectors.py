@@ -1,15 +1,14 @@
 """A cache of vectors on disk, one file a model, keyed by content.
 
-One record a vector: 16 bytes of SHA-256 of the content, then float32[dim]. Records are only ever
-appended, under a lock, so an interrupted run leaves at most one torn record at the end, which the
-next one cuts off. The namespace must hash all that the vectors depend on (weights, tokenizer,
-truncation): then a new model never finds an old one's vectors.
+One record a vector: 16 bytes of SHA-256 of the content, then float32[dim]. Records are only
+appended, under a lock; a torn one at the end is cut off. The namespace must hash all that the
+vectors depend on (weights, tokenizer, truncation).
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,24 +37,22 @@ class VectorCache:
         self.path = folder / f"{namespace}.vec"
         self.dim = dim
         self._record = np.dtype([("key", f"V{KEY_BYTES}"), ("vector", np.float32, (dim,))])
-        self._rows: dict[bytes, int] = {}
-        self._vectors = np.empty((0, dim), np.float32)
-        self._count = 0
+        self._vectors: dict[bytes, npt.NDArray[np.float32]] = {}
         if self.path.is_file():
             self._cut()
             records = np.fromfile(self.path, self._record)
-            self._vectors = np.ascontiguousarray(records["vector"])
-            self._index(map(bytes, records["key"]), len(records))
+            self._vectors.update(zip(map(bytes, records["key"]), records["vector"], strict=True))
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._vectors)
 
     def __contains__(self, key: bytes) -> bool:
-        return key in self._rows
+        return key in self._vectors
 
     def get(self, keys: Sequence[bytes]) -> npt.NDArray[np.float32]:
         """Vectors of keys that are all in the cache, float32[n, dim]. Raises KeyError."""
-        return self._vectors[[self._rows[key] for key in keys]].reshape(len(keys), self.dim)
+        found = np.array([self._vectors[key] for key in keys], np.float32)
+        return found.reshape(len(keys), self.dim)
 
     def add(self, keys: Sequence[bytes], vectors: npt.NDArray[np.float32]) -> None:
         """Append vectors, float32[len(keys), dim], on disk first. Raises ValueError (shape)."""
@@ -74,21 +71,10 @@ class VectorCache:
         ):
             self._cut()  # another writer may have died in the middle of a record
             file.write(records.tobytes())
-        end = self._count + len(keys)
-        if end > len(self._vectors):
-            # Room for twice as many: adding a million in blocks must not copy all for each block.
-            grown = np.empty((max(end, 2 * len(self._vectors)), self.dim), np.float32)
-            grown[: self._count] = self._vectors[: self._count]
-            self._vectors = grown
-        self._vectors[self._count : end] = vectors
-        self._index(keys, len(keys))
+        self._vectors.update(zip(keys, records["vector"], strict=True))
 
     def _cut(self) -> None:
         """Take a torn record off the file's end."""
         size = self.path.stat().st_size
         if torn := size % self._record.itemsize:
             os.truncate(self.path, size - torn)
-
-    def _index(self, keys: Iterable[bytes], count: int) -> None:
-        self._rows.update(zip(keys, range(self._count, self._count + count), strict=True))
-        self._count += count

@@ -1,32 +1,47 @@
-"""From a row of the log to its label: both answers, then a check or a judge in both orders; and
-what is still to be asked about a row, and costs, as expected and at most."""
+"""From a row of the log to its label: both answers, then a check or a judge in both orders.
+
+A call is answered by the ledger where it was paid for before, else by `providers`.
+"""
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+import contextlib
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from itertools import chain
+from typing import Any, TypeVar
 
 from ..data.logs.schema import LogRow
-from .calls import MARGIN, Call, CallFailed, CapReached, PaidCaller, PricedModel, count_tokens
+from ..data.schema import Message, content_text
+from ..providers import completion
+from ..providers.calls import judged, pause_s
+from ..providers.error_meaning import NO_KEY, UNUSABLE, CallError, FailureKind, own_words
+from ..providers.http_answer import BadAnswerError, HttpAnswer
+from ..providers.redaction import environment_secrets, redact, secrets_of
 from .checks import check_of, passes
 from .judge import JudgeVerdict, parse, question
-from .ledger import LabelError, LabelLedger, Purse, Reply, RowMoney
-from .settings import SIDES, LabelSetup, Side
+from .ledger import LabelError, LabelLedger, Reply, RowMoney
+from .settings import MARGIN, SIDES, LabelSetup, PricedModel, count_tokens
 
 T = TypeVar("T")
 
 # A verdict is a sentence or two; an answer is as long as those of the log, or as --output-tokens.
 VERDICT_TOKENS = 80
-# Where a verdict cannot be read, the judge is asked once more.
-READINGS = 2
+READINGS = 2  # where a verdict cannot be read, the judge is asked once more
+_LONGEST_WAIT_S = 60.0
+_IN_A_ROW = 10  # calls of one model that fail, before it is left alone
+_MOST_BYTES = 8_000_000  # of an answer
+_NO_CHOICE = frozenset({"api_key", "api_base", "base_url", "extra_headers", "headers", "timeout"})
+
+PlannedCall = tuple[str, float, float]  # the model's name, USD expected, USD at most
 
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What was found about one row. `strong` is the strong model's score against the weak one's: 1,
-    0.5 or 0, None where there are answers and nobody to compare them yet. `checked`: whether
-    strong's and weak's answers are right."""
+    """What was found about one row. `strong`: the strong model's score, 1, 0.5 or 0; None where
+    nobody has compared the answers yet. `checked`: whether strong's and weak's are right."""
 
     strong_reply: Reply
     weak_reply: Reply
@@ -40,6 +55,14 @@ class Unlabelled(Exception):  # noqa: N818 - an outcome of one row, told in the 
     """A row cannot be labelled; its text is the reason."""
 
 
+class CallFailed(Unlabelled):
+    """One call failed for good: the row goes without a label."""
+
+
+class CapReached(Exception):  # noqa: N818 - as above
+    """The cap leaves no money for a further call."""
+
+
 @dataclass
 class Outcome:
     """What came of the rows: labels and reasons by row id. `stopped` is why not all were done:
@@ -51,187 +74,214 @@ class Outcome:
     error: LabelError | None = None
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What is asked of whom, for which row; `turn` tells further askings of the same apart."""
+
+    item: str
+    model: PricedModel
+    messages: Sequence[Message]
+    turn: int = 0
+
+    @property
+    def key(self) -> str:
+        """A hash of all that decides the answer: not of keys and addresses."""
+        params = {k: v for k, v in self.model.params.items() if k not in _NO_CHOICE}
+        what = [self.model.name, list(self.messages), self.model.max_tokens, params, self.turn]
+        return hashlib.sha256(json.dumps(what, sort_keys=True, default=repr).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
 class CostEstimate:
-    """Of `rows` rows that are not labelled yet: calls and expected USD by model.
+    """Of `rows` rows that are not labelled yet: calls and expected USD by model. `most_usd` is for
+    answers of the full length that is allowed; nothing passes the cap either way."""
 
-    `most_usd` is the sum of what each call costs at most, with answers of the full length that is
-    allowed; nothing passes the cap either way.
-    """
-
-    rows: int = 0
-    calls: Counter[str] = field(default_factory=Counter)
-    usd_by_model: dict[str, float] = field(default_factory=dict)
-    most_usd: float = 0.0
+    rows: int
+    calls: Counter[str]
+    usd_by_model: Mapping[str, float]
+    most_usd: float
 
     @property
     def usd(self) -> float:
         """Expected USD in all."""
         return sum(self.usd_by_model.values())
 
-    def add(self, model: PricedModel, tokens_in: float, most_in: float, tokens_out: float) -> None:
-        """One call; tokens as expected, and the most input that there can be."""
-        self.rows = max(self.rows, 1)
-        self.calls[model.name] += 1
-        usd = model.usd(tokens_in, min(tokens_out, model.max_tokens))
-        self.usd_by_model[model.name] = self.usd_by_model.get(model.name, 0.0) + usd
-        self.most_usd += model.most(most_in)
+
+def estimate(rows: Sequence[Sequence[PlannedCall]]) -> CostEstimate:
+    """What the planned calls of several rows cost."""
+    calls = list(chain.from_iterable(rows))
+    usd: dict[str, float] = defaultdict(float)
+    for name, expected, _ in calls:
+        usd[name] += expected
+    most = sum(most for _, _, most in calls)
+    return CostEstimate(sum(map(bool, rows)), Counter(name for name, *_ in calls), usd, most)
 
 
-def judge_calls(
-    setup: LabelSetup, row: LogRow, answers: tuple[str, str], *, strong_first: bool
-) -> Iterator[Call]:
-    """The calls that compare strong's and weak's answers in one order, until one is readable."""
+def judge_call(
+    setup: LabelSetup, row: LogRow, answers: Sequence[str], *, strong_first: bool, turn: int = 0
+) -> Call:
+    """The call that compares strong's and weak's answers in one order."""
     assert setup.judge is not None
     asked = question(setup.rubric, row.messages, *(answers if strong_first else answers[::-1]))
-    for turn in range(READINGS):
-        yield Call(row.id, setup.judge, asked, turn)
+    return Call(row.id, setup.judge, asked, turn)
 
 
-def needs_judge(setup: LabelSetup, row: LogRow, replies: Iterable[Reply | None]) -> bool:
-    """Whether a judge is to be asked, as far as one can tell: None is an answer not yet there."""
-    if setup.judge is None or (setup.checks is not None and check_of(setup.checks, row)):
-        return False
-    one, other = (None if reply is None else reply.text.strip() for reply in replies)
-    return one != "" and other != "" and (one is None or one != other)
+def plan_calls(setup: LabelSetup, ledger: LabelLedger, row: LogRow) -> list[PlannedCall]:
+    """What is still to be asked about a row, as far as one can tell before the answers."""
+    planned: list[PlannedCall] = []
 
+    def add(model: PricedModel, tokens_in: float, most_in: float, tokens_out: float) -> None:
+        expected = model.usd(tokens_in, min(tokens_out, model.max_tokens))
+        planned.append((model.name, expected, model.most(most_in)))
 
-def row_cost(setup: LabelSetup, ledger: LabelLedger, row: LogRow) -> CostEstimate:
-    """What is still to be asked about a row, and what that costs."""
-    cost = CostEstimate()
     size = count_tokens(row.messages)
-    replies: dict[Side, Reply | None] = {}
+    known, missing = [], []
     for side in SIDES:
-        paid = ledger.replies.get(Call(row.id, setup.model(side), row.messages).key)
-        replies[side] = reply = setup.logged(row, side) or paid
-        if reply is None:
-            cost.add(setup.model(side), size, size, setup.output_tokens)
-    if setup.judge is None or not needs_judge(setup, row, replies.values()):
-        return cost
-    known = [reply for reply in replies.values() if reply is not None]
-    missing = [setup.model(side) for side in SIDES if replies[side] is None]
-    for strong_first in (True, False):
+        model = setup.model(side)
+        paid = ledger.replies.get(Call(row.id, model, row.messages).key)
+        if (reply := setup.logged(row, side) or paid) is not None:
+            known.append(reply.text)
+        else:
+            missing.append(model)
+            add(model, size, size, setup.output_tokens)
+    texts = {text.strip() for text in known}
+    checked = setup.checks is not None and check_of(setup.checks, row)
+    if setup.judge is None or checked or "" in texts or (not missing and len(texts) == 1):
+        return planned
+    given = count_tokens(question(setup.rubric, row.messages, "", ""))
+    given += sum(count_tokens([{"role": "user", "content": text}]) for text in known)
+    # What comes as an answer's output tokens may be counted as more, as the judge's input.
+    most = given + sum(MARGIN * model.max_tokens for model in missing)
+    for first in (True, False):
         if not missing:
-            answers = (known[0].text, known[1].text)
-            if _is_judged(ledger, judge_calls(setup, row, answers, strong_first=strong_first)):
+            turns = range(READINGS)
+            calls = [judge_call(setup, row, known, strong_first=first, turn=turn) for turn in turns]
+            said = [ledger.replies.get(call.key) for call in calls]
+            if None not in said or any(reply and parse(reply.text) is not None for reply in said):
                 continue
-        empty = count_tokens(question(setup.rubric, row.messages, "", ""))
-        given = sum(count_tokens([{"role": "user", "content": r.text}]) for r in known)
-        expected = empty + given + setup.output_tokens * len(missing)
-        # What comes as an answer's output tokens may be counted as more, as the judge's input.
-        most = empty + given + sum(MARGIN * model.max_tokens for model in missing)
-        cost.add(setup.judge, expected, most, VERDICT_TOKENS)
-    return cost
+        add(setup.judge, given + setup.output_tokens * len(missing), most, VERDICT_TOKENS)
+    return planned
 
 
-def _is_judged(ledger: LabelLedger, calls: Iterable[Call]) -> bool:
-    """Whether the judge was asked in one order as often as it will be."""
-    for call in calls:
-        reply = ledger.replies.get(call.key)
-        if reply is None or parse(reply.text) is not None:
-            return reply is not None
-    return True
+class PaidCaller:
+    """Makes calls, `concurrency` at a time; for one event loop. `close` it in that loop."""
+
+    def __init__(
+        self,
+        ledger: LabelLedger,
+        *,
+        concurrency: int = 8,
+        retries: int = 3,
+        timeout_s: float = 120.0,
+        wait_s: float = 0.5,
+        stop: asyncio.Event | None = None,
+    ) -> None:
+        """`stop`: once it is set, nothing that failed is tried again."""
+        self._ledger = ledger
+        self._slots = asyncio.Semaphore(concurrency)
+        self._retries = retries
+        self._timeout_s = timeout_s
+        self._wait_s = wait_s
+        self._stop = stop or asyncio.Event()
+        self._failed: Counter[str] = Counter()
+        self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self.calls = 0  # that went out
+
+    async def ask(self, call: Call, hold: RowMoney) -> Reply:
+        """The answer, paid out of `hold`, or the one that was paid for before.
+
+        Raises CallFailed, CapReached, and LabelError where no further call makes sense.
+        """
+        key = call.key
+        # Rows that are alike ask the same: one call answers them all.
+        async with self._locks[key]:
+            if (known := self._ledger.replies.get(key)) is not None:
+                return known
+            for turn in range(self._retries + 1):
+                try:
+                    async with self._slots:
+                        reply = await self._send(call, key, hold)
+                    self._failed[call.model.name] = 0
+                    return reply
+                except CallError as error:
+                    failure = error
+                may_pass = failure.kind is FailureKind.RETRY or failure.name == "Timeout"
+                if turn == self._retries or not may_pass:
+                    break
+                with contextlib.suppress(TimeoutError):
+                    pause = min(pause_s(failure, turn, self._wait_s), _LONGEST_WAIT_S)
+                    await asyncio.wait_for(self._stop.wait(), pause)
+                if self._stop.is_set():
+                    break
+            raise self._failure(call.model, failure) from failure
+
+    def _failure(self, model: PricedModel, failure: CallError) -> CallFailed | LabelError:
+        words = told(failure, model.params)
+        if failure.status in UNUSABLE or failure.name == NO_KEY:  # the next call fails alike
+            return LabelError(
+                f"model {model.name!r} cannot be called: {words}; mend it (key, name, "
+                "--api-base, --params), and the same command goes on"
+            )
+        self._failed[model.name] += 1
+        if self._failed[model.name] >= _IN_A_ROW:
+            return LabelError(
+                f"{_IN_A_ROW} calls of model {model.name!r} in a row failed, the last: "
+                f"{words}; the same command goes on where this one stopped"
+            )
+        return CallFailed(f"call failed: {words}")
+
+    async def _send(self, call: Call, key: str, hold: RowMoney) -> Reply:
+        """One call, in the ledger and paid. Raises CallError, CapReached."""
+        model, most = call.model, call.model.most(count_tokens(call.messages))
+        if not hold.take(most):
+            raise CapReached
+        self._ledger.ask(key, item=call.item, model=model.name, most_usd=most)
+        self.calls += 1
+        request = {"max_tokens": model.max_tokens, "timeout": self._timeout_s, **model.params}
+        request |= {"model": model.name, "messages": [dict(message) for message in call.messages]}
+        request |= {"max_retries": 0, "num_retries": 0, "stream": False}
+        try:
+            async with judged(HttpAnswer(_MOST_BYTES), float(request["timeout"])):
+                reply = _reply(call, await completion.acomplete(request))
+        except (CallError, asyncio.CancelledError) as failure:
+            words, usd = "cancelled", most
+            if isinstance(failure, CallError):
+                words, usd = told(failure, model.params), most if failure.may_cost else 0.0
+            self._ledger.fail(key, words, usd)
+            hold.settle(most, usd)
+            raise
+        self._ledger.answer(key, reply)
+        hold.settle(most, reply.usd or 0.0)
+        return reply
+
+    async def close(self) -> None:
+        """Close the connections: this event loop makes no more calls."""
+        if self.calls:
+            await completion.close_connections()
 
 
-def sum_of(costs: Iterable[CostEstimate]) -> CostEstimate:
-    """What several rows cost."""
-    total = CostEstimate()
-    for cost in costs:
-        total.rows += cost.rows
-        total.calls += cost.calls
-        total.most_usd += cost.most_usd
-        for name, usd in cost.usd_by_model.items():
-            total.usd_by_model[name] = total.usd_by_model.get(name, 0.0) + usd
-    return total
+def _reply(call: Call, response: Any) -> Reply:
+    choices = getattr(response, "choices", None)
+    if not choices:
+        raise BadAnswerError("the answer has no choices")
+    text = content_text(choices[0].message.content)
+    usage = getattr(response, "usage", None)
+    names = ("prompt_tokens", "completion_tokens")
+    tokens_in, tokens_out = (int(getattr(usage, name, 0) or 0) for name in names)
+    counted = tokens_in + tokens_out > 0
+    if not counted:
+        tokens_in = count_tokens(call.messages)
+        tokens_out = count_tokens([{"role": "assistant", "content": text}])
+    usd = call.model.usd(tokens_in, tokens_out)
+    return Reply(text, choices[0].finish_reason, tokens_in, tokens_out, usd, counted)
 
 
-async def label_rows(
-    setup: LabelSetup,
-    rows: Sequence[tuple[LogRow, CostEstimate]],
-    caller: PaidCaller,
-    purse: Purse,
-    *,
-    concurrency: int,
-    stop: asyncio.Event,
-    report: Callable[[Outcome], None],
-) -> Outcome:
-    """Label rows, with what is still to be asked about each, in their order, several at a time.
-
-    Money for all that a row may need is set aside before it is begun, so that no row stops half
-    paid; the first row that the cap does not allow ends the run, and no cheaper one after it takes
-    its place: what is labelled stays a random part of what was drawn. When `stop` is set no row is
-    begun any more; those begun are finished. `report` is called after each row.
-    """
-    outcome = Outcome()
-    freed = asyncio.Event()
-    funded = _funded(rows, purse, outcome, stop, freed)
-    gate = asyncio.Lock()
-
-    async def worker() -> None:
-        while True:
-            async with gate:  # which keeps the rows' order while one waits for money to come back
-                found = await anext(funded, None)
-            if found is None:
-                return
-            row, money = found
-            await _label_one(setup, row, caller, money, outcome)
-            money.close()
-            freed.set()
-            report(outcome)
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(concurrency, len(rows))):
-            group.create_task(worker())
-    return outcome
-
-
-async def _funded(
-    rows: Sequence[tuple[LogRow, CostEstimate]],
-    purse: Purse,
-    outcome: Outcome,
-    stop: asyncio.Event,
-    freed: asyncio.Event,
-) -> AsyncIterator[tuple[LogRow, RowMoney]]:
-    """The rows, each with money for it, until there is none of either any more."""
-    # What was paid for comes first, and comes whatever stops the rest.
-    for row, cost in rows:
-        if not cost.calls:
-            yield row, RowMoney(purse)
-    for row, cost in rows:
-        if not cost.calls:
-            continue
-        while True:
-            if stop.is_set():
-                outcome.stopped = outcome.stopped or "interrupted"
-            if outcome.stopped:
-                return
-            freed.clear()
-            money = purse.hold(cost.most_usd)
-            if money is not None:
-                break
-            if not purse.held:
-                outcome.stopped = "cap"
-                return
-            await freed.wait()
-        yield row, money
-
-
-async def _label_one(
-    setup: LabelSetup, row: LogRow, caller: PaidCaller, money: RowMoney, outcome: Outcome
-) -> None:
-    """Write the row's label, or why it has none, into `outcome`."""
-    try:
-        outcome.labels[row.id] = await label_row(setup, row, caller, money)
-    except Unlabelled as reason:
-        outcome.reasons[row.id] = str(reason)
-    except CallFailed as failure:
-        outcome.reasons[row.id] = f"call failed: {failure}"
-    except CapReached:
-        outcome.stopped = "cap"
-    except LabelError as error:
-        outcome.stopped, outcome.error = "failures", error
-    except OSError as error:  # a full disk: what cannot be kept must not be asked for
-        outcome.stopped, outcome.error = "failures", LabelError(f"cannot go on: {error}")
+def told(failure: CallError, params: Mapping[str, Any]) -> str:
+    """The failure in one line, without the keys that a provider may quote."""
+    words = " ".join(own_words(failure.__cause__ or failure).split())
+    words = redact(words, environment_secrets() | secrets_of(params))[:300]
+    name = f"{failure.name} {failure.status}" if failure.status else failure.name
+    return f"{name}: {words}" if words else name
 
 
 async def label_row(setup: LabelSetup, row: LogRow, caller: PaidCaller, money: RowMoney) -> Label:
@@ -239,57 +289,50 @@ async def label_row(setup: LabelSetup, row: LogRow, caller: PaidCaller, money: R
 
     Raises Unlabelled, and what `PaidCaller.ask` raises.
     """
-
-    async def answer(side: Side) -> Reply:
-        call = Call(row.id, setup.model(side), row.messages)
-        return setup.logged(row, side) or await caller.ask(call, money)
-
-    async def verdict(strong_first: bool) -> str:
-        """The judge's words in one order, readable ones if it gives them."""
-        answers, said = (strong.text, weak.text), ""
-        for call in judge_calls(setup, row, answers, strong_first=strong_first):
-            said = (await caller.ask(call, money)).text
-            if parse(said) is not None:
-                break
-        return said
-
-    strong, weak = await _both(answer("strong"), answer("weak"))
-    label = await _without_judge(setup, row, strong, weak)
-    if label is not None or setup.judge is None:
-        return label or Label(strong, weak)
-    one, other = (parse(said) for said in await _both(verdict(True), verdict(False)))
-    if one is None or other is None:
-        raise Unlabelled("the judge's verdict cannot be read")
-    both = JudgeVerdict(one, other)
-    return Label(strong, weak, both.strong, f"judge:{setup.judge.name}", both)
-
-
-async def _without_judge(
-    setup: LabelSetup, row: LogRow, strong: Reply, weak: Reply
-) -> Label | None:
-    """The label for which no judge is needed, or None. Raises Unlabelled for an empty answer."""
+    replies = {side: setup.logged(row, side) for side in SIDES}
+    missing = [side for side in SIDES if replies[side] is None]
+    calls = [Call(row.id, setup.model(side), row.messages) for side in missing]
+    found = await _all([caller.ask(call, money) for call in calls])
+    replies |= dict(zip(missing, found, strict=True))
+    strong, weak = replies["strong"], replies["weak"]
+    assert strong is not None and weak is not None
     for side, reply in (("strong", strong), ("weak", weak)):
         if not reply.text.strip():
             cut = " within --max-tokens" if reply.finish == "length" else ""
             raise Unlabelled(f"no text in {side}'s answer{cut}")
-    check = None if setup.checks is None else check_of(setup.checks, row)
-    if check is not None:
+    if setup.checks is not None and (check := check_of(setup.checks, row)) is not None:
         limit = setup.check_timeout_s
-        right = [
+        one, other = [
             await asyncio.to_thread(passes, check, reply.text, timeout_s=limit)
             for reply in (strong, weak)
         ]
-        score = 0.5 + 0.5 * (right[0] - right[1])
-        return Label(strong, weak, score, f"check:{check.kind}", checked=(right[0], right[1]))
-    same = strong.text.strip() == weak.text.strip()
-    return Label(strong, weak, 0.5, "check:same") if same else None
+        score = 0.5 + 0.5 * (one - other)
+        return Label(strong, weak, score, f"check:{check.kind}", checked=(one, other))
+    if strong.text.strip() == weak.text.strip():
+        return Label(strong, weak, 0.5, "check:same")
+    if setup.judge is None:
+        return Label(strong, weak)
+    scores: dict[bool, float] = {}  # of the answer that stood first, by whether it was strong's
+    for turn in range(READINGS):
+        orders = [first for first in (True, False) if first not in scores]
+        calls = [
+            judge_call(setup, row, (strong.text, weak.text), strong_first=first, turn=turn)
+            for first in orders
+        ]
+        found = await _all([caller.ask(call, money) for call in calls])
+        said = {first: parse(reply.text) for first, reply in zip(orders, found, strict=True)}
+        scores |= {first: score for first, score in said.items() if score is not None}
+    if len(scores) < 2:
+        raise Unlabelled("the judge's verdict cannot be read")
+    verdict = JudgeVerdict(scores[True], 1.0 - scores[False])
+    return Label(strong, weak, verdict.strong, f"judge:{setup.judge.name}", verdict)
 
 
-async def _both(first: Awaitable[T], second: Awaitable[T]) -> tuple[T, T]:
-    """Both at once; the first failure is raised once both have ended, so that what is under way
-    is not thrown away after it was paid."""
-    one, other = await asyncio.gather(first, second, return_exceptions=True)
-    for found in (one, other):
-        if isinstance(found, BaseException):
-            raise found
-    return one, other  # type: ignore[return-value]
+async def _all(asked: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """All at once; the first failure is raised once all have ended, so that what is under way is
+    not thrown away after it was paid."""
+    found = await asyncio.gather(*asked, return_exceptions=True)
+    for each in found:
+        if isinstance(each, BaseException):
+            raise each
+    return found  # type: ignore[return-value]

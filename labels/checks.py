@@ -61,11 +61,8 @@ def check_of(checks: Checks, row: LogRow) -> Check | None:
 
 
 def read_checks(path: str | Path, *, run_code: bool = False) -> Checks:
-    """The checks of a JSONL file. `run_code` allows tests.
-
-    Raises DataError with file, line and field; ConfigError where a test stands in the file and
-    running code was not allowed; MissingExtraError where a schema needs what is not installed.
-    """
+    """The checks of a JSONL file. Raises DataError with file, line and field; ConfigError where a
+    test stands in the file and `run_code` does not allow it; MissingExtraError (a schema)."""
     checks: dict[tuple[str, str], Check] = {}
     for line, record in json_lines(path):
         try:
@@ -77,12 +74,10 @@ def read_checks(path: str | Path, *, run_code: bool = False) -> Checks:
             if (name, value) in checks:
                 raise DataError(f"{shown(value)} has a check already", field=name)
         except DataError as error:
-            raise DataError(error.problem, path=path, line=line, field=error.field) from error
+            raise error.at(path, line) from error
         if check.kind == "test" and not run_code:
-            raise ConfigError(
-                f"{path}:{line}: a test runs code that a model wrote, on this machine; "
-                "--run-code allows it"
-            )
+            told = "a test runs code that a model wrote, on this machine; --run-code allows it"
+            raise ConfigError(f"{path}:{line}: {told}")
         checks[name, value] = check
     if not checks:
         raise DataError("is empty; expected at least one check", path=path)
@@ -124,22 +119,24 @@ def _check(record: Mapping[str, Any]) -> Check:
     if len(kinds) != 1:
         found = f"found {', '.join(kinds)}" if kinds else "found none"
         raise DataError(f"{found}; expected exactly one of {', '.join(KINDS)}", field=KINDS[0])
-    kind, want = kinds[0], record[kinds[0]]
-    tolerance = record.get("tolerance")
+    kind, want, tolerance = kinds[0], record[kinds[0]], record.get("tolerance")
+    what = ""
     if kind == "exact":
         want = [want] if isinstance(want, str) else want
         if not isinstance(want, list) or not want or not all(isinstance(w, str) for w in want):
-            raise DataError(f"{shown(record[kind])} is not text, or a list of texts", field=kind)
+            what = "text, or a list of texts"
     elif kind == "number":
         want = number_in(want) if isinstance(want, str) else want
         if isinstance(want, bool) or not isinstance(want, int | float) or not math.isfinite(want):
-            raise DataError(f"{shown(record[kind])} is not a finite number", field=kind)
-        if tolerance is not None and (not isinstance(tolerance, int | float) or tolerance < 0):
+            what = "a finite number"
+        elif tolerance is not None and (not isinstance(tolerance, int | float) or tolerance < 0):
             raise DataError(f"{shown(tolerance)} is not a number >= 0", field="tolerance")
     elif kind == "schema":
         _validator(want)
     elif not isinstance(want, str) or not want.strip():
-        raise DataError(f"{shown(want)} is not Python code", field=kind)
+        what = "Python code"
+    if what:
+        raise DataError(f"{shown(record[kind])} is not {what}", field=kind)
     return Check(kind, want, tolerance)
 
 
@@ -167,9 +164,12 @@ def _runs(answer: str, test: str, timeout_s: float) -> bool:
             (Path(folder) / name).write_text(text, encoding="utf-8", errors="replace")
         # No key of this process is in its environment.
         known = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
-        seconds = str(math.ceil(timeout_s))
+        # A shell sets the limits: after a fork of a process with threads hardly anything is safe.
+        limits = {"t": math.ceil(timeout_s) + 1, "v": _MEMORY >> 10, "f": _FILE_SIZE >> 9, "c": 0}
+        script = "".join(f"ulimit -{name} {most} 2>/dev/null; " for name, most in limits.items())
+        shell = ["/bin/sh", "-c", f'{script}exec "$0" "$@"'] if os.name == "posix" else []
         with subprocess.Popen(
-            [sys.executable, "-I", "-c", _LIMITS, seconds, sys.executable, "test.py"],
+            [*shell, sys.executable, "test.py"],
             cwd=folder,
             env={**known, "HOME": folder, "TMPDIR": folder, "PYTHONDONTWRITEBYTECODE": "1"},
             stdin=subprocess.DEVNULL,
@@ -186,24 +186,3 @@ def _runs(answer: str, test: str, timeout_s: float) -> bool:
                     os.killpg(process.pid, signal.SIGKILL)  # Windows has none
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()
-
-
-# Set in a process of its own: after a fork of a process with threads hardly anything is safe.
-_LIMITS = f"""
-import os, sys
-try:
-    import resource
-except ImportError:
-    pass
-else:
-    seconds = int(sys.argv[1]) + 1
-    for name, most in (
-        ("RLIMIT_CPU", seconds), ("RLIMIT_AS", {_MEMORY}), ("RLIMIT_FSIZE", {_FILE_SIZE}),
-        ("RLIMIT_CORE", 0),
-    ):
-        try:
-            resource.setrlimit(getattr(resource, name), (most, most))
-        except (AttributeError, ValueError, OSError):
-            pass
-os.execv(sys.argv[2], sys.argv[2:])
-"""

@@ -8,14 +8,11 @@ name, and the answers stand between marks that their writers could not know.
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import NamedTuple
 
 from ..data.schema import Message, content_text
 from ..errors import ConfigError
-
-Said = Literal["1", "2", "tie"]
 
 RUBRIC = """\
 Compare two answers to one request, and say which serves the person who asked better.
@@ -45,14 +42,11 @@ def read_rubric(path: str | Path | None) -> str:
     if path is None:
         return RUBRIC
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        if (text := Path(path).read_text(encoding="utf-8")).strip():
+            return text
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--rubric {path}: not a readable text file: {error}") from error
-    if not text.strip():
-        raise ConfigError(
-            f"--rubric {path}: is empty; expected what makes an answer the better one"
-        )
-    return text
+    raise ConfigError(f"--rubric {path}: is empty; expected what makes an answer the better one")
 
 
 def question(
@@ -67,50 +61,33 @@ def question(
     def part(name: str, text: str) -> str:
         return f"[{name} {mark}]\n{text.strip() or '(nothing)'}\n[end of {name} {mark}]"
 
-    shown = [part("request", _conversation(messages)), part("answer 1", first)]
-    shown.append(part("answer 2", second))
+    said = [(str(m.get("role")), content_text(m.get("content"))) for m in messages]
+    alone = len(said) == 1
+    request = said[0][1] if alone else "\n\n".join(f"{role}: {text}" for role, text in said)
+    shown = part("request", request), part("answer 1", first), part("answer 2", second)
     return (
         {"role": "system", "content": rubric.rstrip() + "\n" + _PROTOCOL},
         {"role": "user", "content": "\n\n".join(shown)},
     )
 
 
-def parse(text: str) -> Said | None:
-    """The verdict: the last line that is not blank, and the only one of its kind; else None."""
+def parse(text: str) -> float | None:
+    """The first answer's score, 1, 0 or 0.5 for a tie, by the last line that is not blank, and the
+    only one of its kind; else None."""
     lines = [line for line in text.splitlines() if line.strip()]
     found = [match for line in lines if (match := _LINE.match(line))]
     if len(found) != 1 or not _LINE.match(lines[-1]):
         return None
-    said: dict[str, Said] = {"1": "1", "2": "2", "TIE": "tie"}
-    return said[found[0][1].upper()]
+    return {"1": 1.0, "2": 0.0, "TIE": 0.5}[found[0][1].upper()]
 
 
-@dataclass(frozen=True, slots=True)
-class JudgeVerdict:
-    """What the judge said with strong's answer first, and with weak's first."""
+class JudgeVerdict(NamedTuple):
+    """Strong's score, 1, 0.5 or 0, where its answer stood first, and where weak's did."""
 
-    strong_first: Said
-    weak_first: Said
-
-    @property
-    def each(self) -> tuple[float, float]:
-        """Strong's score by either order: 1, 0.5 or 0."""
-        one = {"1": 1.0, "2": 0.0, "tie": 0.5}
-        return one[self.strong_first], 1.0 - one[self.weak_first]
-
-    @property
-    def agree(self) -> bool:
-        """Whether both orders say the same."""
-        return self.each[0] == self.each[1]
+    strong_first: float
+    weak_first: float
 
     @property
     def strong(self) -> float:
         """Strong's score: that of both orders where they agree, else 0.5."""
-        return self.each[0] if self.agree else 0.5
-
-
-def _conversation(messages: Sequence[Message]) -> str:
-    texts = [(str(m.get("role")), content_text(m.get("content"))) for m in messages]
-    if len(texts) == 1:
-        return texts[0][1]
-    return "\n\n".join(f"{role}: {text}" for role, text in texts)
+        return self.strong_first if self.strong_first == self.weak_first else 0.5

@@ -33,8 +33,7 @@ class LabelError(ThriftrouteError):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A model's answer. `usd` is what it cost; `counted` is false where the provider did not say
-    how many tokens it used and they were counted here."""
+    """A model's answer, and what it cost; `counted` is false where the tokens were counted here."""
 
     text: str
     finish: str | None = None
@@ -46,10 +45,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """Rows drawn in one go: row id -> its probability to be drawn then, in (0, 1].
-
-    `population` is how many rows it was drawn from: those of no earlier round.
-    """
+    """Rows drawn in one go of `population`: row id -> its probability to be drawn, in (0, 1]."""
 
     population: int
     rows: Mapping[str, float]
@@ -94,12 +90,9 @@ class LabelLedger:
                 try:
                     self._take(record)
                 except (KeyError, TypeError, ValueError) as error:
-                    raise DataError(
-                        f"no line of a labelling state ({type(error).__name__}: {error}); give "
-                        "another --state",
-                        path=self.path,
-                        line=line,
-                    ) from error
+                    why = f"{type(error).__name__}: {error}"
+                    problem = f"no line of a labelling state ({why}); give another --state"
+                    raise DataError(problem, path=self.path, line=line) from error
             self._open = stack.pop_all()
         for key in list(self._pending):
             self._lose(key)
@@ -108,11 +101,9 @@ class LabelLedger:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Let go of the file; closing twice does nothing."""
         self._open.close()
+
+    close = __exit__
 
     @property
     def total(self) -> float:
@@ -126,8 +117,8 @@ class LabelLedger:
 
     def draw(self, drawn: Round) -> None:
         """Write a round down."""
-        self._write("round", round=len(self.rounds) + 1, population=drawn.population,
-                    rows=list(drawn.rows.items()))  # fmt: skip
+        rows = list(drawn.rows.items())
+        self._write("round", round=len(self.rounds) + 1, population=drawn.population, rows=rows)
 
     def ask(self, key: str, *, item: str, model: str, most_usd: float) -> None:
         """Write down that a call goes out now."""
@@ -194,9 +185,7 @@ class Purse:
     """
 
     def __init__(self, cap: float, spent: float = 0.0) -> None:
-        self.cap = cap
-        self.spent = spent
-        self._held = 0.0
+        self.cap, self.spent, self._held = cap, spent, 0.0
 
     @property
     def held(self) -> float:
@@ -205,13 +194,10 @@ class Purse:
 
     def hold(self, usd: float) -> "RowMoney | None":
         """Set `usd` aside; None where the cap does not allow it."""
-        return RowMoney(self, usd) if self.set_aside(usd) else None
-
-    def set_aside(self, usd: float) -> bool:
-        """Whether the cap allowed it."""
-        allowed = self.spent + self.held + usd <= self.cap + _ROUNDING
-        self._held += usd if allowed else 0.0
-        return allowed
+        if self.spent + self.held + usd > self.cap + _ROUNDING:
+            return None
+        self._held += usd
+        return RowMoney(self, usd)
 
     def free(self, usd: float, spent: float = 0.0) -> None:
         """What was set aside is needed no more; `spent` of it was paid."""
@@ -228,11 +214,11 @@ class RowMoney:
 
     def take(self, most: float) -> bool:
         """Whether a call of at most `most` USD may go out; from what is left, else from the cap."""
-        missing = max(0.0, most - self.left)
+        missing = most - self.left
         if missing > _ROUNDING:
-            if not self.purse.set_aside(missing):
+            if self.purse.hold(missing) is None:
                 return False
-            self.left += missing
+            self.left = most
         self.left -= most
         return True
 

@@ -1,13 +1,11 @@
 """What comes out: comparisons as JSONL, and what was found about them and about the judge."""
 
-import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..data.logs.schema import LogRow
-from ..files import private, whole_file
 from .agreement import agreement
 from .asking import CostEstimate, Label, Outcome
 from .ledger import LabelLedger
@@ -36,22 +34,15 @@ def comparisons(
     setup: LabelSetup, ledger: LabelLedger, rows: Sequence[LogRow], labels: Mapping[str, Label]
 ) -> list[dict[str, Any]]:
     """One object a label, as `data.readers` reads comparisons; model a is the strong one.
-
-    `weight` is how much of the log the row stands for, with a mean of 1 over the labels: its own
-    weight in the log times the inverse of its probability to be drawn.
-    """
+    `weight` is how much of the log the row stands for, with a mean of 1 over the labels."""
     scores = final_scores(labels, ledger)
     shares = weights(ledger.rounds, scores)
     weight = {row.id: row.weight * shares[row.id] for row in rows if row.id in scores}
     mean = sum(weight.values()) / max(1, len(weight))
-    found = []
-    for row in rows:
-        if row.id not in scores:
-            continue
+
+    def record(row: LogRow) -> dict[str, Any]:
         label, (strong, source) = labels[row.id], scores[row.id]
-        record = {
-            "id": row.id,
-            **_request(row),
+        return {
             "model_a": setup.strong.name,
             "model_b": setup.weak.name,
             "outcome": {1.0: "a", 0.5: "tie", 0.0: "b"}.get(strong, round(strong, 6)),
@@ -64,54 +55,35 @@ def comparisons(
             "cost_b": label.weak_reply.usd,
             "time": row.time,
         }
-        found.append(_known(record))
-    return found
+
+    return [_about(row, "id", record(row)) for row in rows if row.id in scores]
 
 
 def checked_scores(
     setup: LabelSetup, rows: Sequence[LogRow], labels: Mapping[str, Label]
 ) -> list[dict[str, Any]]:
-    """Of what was checked, two objects a row as `data.readers` reads scores: right or not.
-
-    A tie does not say whether both are right or both wrong; these do.
-    """
+    """Of what was checked, two objects a row as `data.readers` reads scores: right or not, which a
+    tie does not say."""
     found = []
     for row in rows:
         label = labels.get(row.id)
         if label is None or label.checked is None:
             continue
-        models, replies = (setup.strong, setup.weak), (label.strong_reply, label.weak_reply)
-        for model, reply, right in zip(models, replies, label.checked, strict=True):
-            record = {
-                "item_id": row.id,
-                **_request(row),
-                "model": model.name,
-                "score": float(right),
-                "source": label.source,
-                "task": row.task,
-                "input_tokens": reply.input_tokens,
-                "output_tokens": reply.output_tokens,
-                "cost_usd": reply.usd,
-            }
-            found.append(_known(record))
+        sides = (setup.strong, label.strong_reply), (setup.weak, label.weak_reply)
+        for (model, reply), right in zip(sides, label.checked, strict=True):
+            told = {"model": model.name, "score": float(right), "source": label.source}
+            tokens = {"input_tokens": reply.input_tokens, "output_tokens": reply.output_tokens}
+            about = {**told, "task": row.task, **tokens, "cost_usd": reply.usd}
+            found.append(_about(row, "item_id", about))
     return found
 
 
-def _request(row: LogRow) -> dict[str, Any]:
+def _about(row: LogRow, id_name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """The row's id and request with what was found; what is not known is left out."""
     plain = len(row.messages) == 1 and isinstance(row.messages[0].get("content"), str)
-    return {"prompt": row.prompt} if plain else {"messages": list(row.messages)}
-
-
-def _known(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in record.items() if value is not None and value != ""}
-
-
-def write_jsonl(records: Iterable[Mapping[str, Any]], out: Path) -> None:
-    """Write a file, whole or not at all. Raises OSError where it cannot be written."""
-    with whole_file(out, opener=private) as file:
-        for record in records:
-            # ASCII, so that half a surrogate pair in a message can be written at all.
-            file.write(json.dumps(record).encode() + b"\n")
+    request = {"prompt": row.prompt} if plain else {"messages": list(row.messages)}
+    told = {name: value for name, value in found.items() if value is not None and value != ""}
+    return {id_name: row.id, **request, **told}
 
 
 def summary(
@@ -163,9 +135,9 @@ def _judge(
     verdicts = {item: label.verdict for item, label in labels.items() if label.verdict is not None}
     if setup.judge is None or not verdicts:
         return None
-    ones, others = zip(*(verdict.each for verdict in verdicts.values()), strict=True)
-    said = [said for v in verdicts.values() for said in (v.strong_first, v.weak_first)]
-    decided = [place for place in said if place != "tie"]
+    ones, others = zip(*verdicts.values(), strict=True)
+    # Whether the answer that stood first was preferred, of the verdicts that are no tie.
+    firsts = [one == 1 for one in ones if one != 0.5] + [two == 0 for two in others if two != 0.5]
     # The majority of several people's votes.
     votes = human_scores(ledger, labels)
     people = {i: 0.5 if votes[i][0] == 0.5 else float(votes[i][0] > 0.5) for i in votes}
@@ -173,16 +145,20 @@ def _judge(
     return {
         "model": setup.judge.name,
         "n": len(verdicts),
-        "orders": agreement(ones, others).to_dict(),
-        # A half where the place does not matter; of the verdicts that are no tie.
-        "first_preferred": round(decided.count("1") / len(decided), 4) if decided else None,
-        "against_people": agreement(*zip(*both, strict=True)).to_dict() if both else None,
+        "orders": agreement(ones, others),
+        # A half where the place does not matter.
+        "first_preferred": round(sum(firsts) / len(firsts), 4) if firsts else None,
+        "against_people": agreement(*zip(*both, strict=True)) if both else None,
     }
 
 
 def summary_lines(summary: Mapping[str, Any], out: Path) -> Iterator[str]:
     """A summary as lines to print."""
     usd, count = summary["usd"], summary["labelled"]
+
+    def counts(name: str) -> str:
+        return ", ".join(f"{each} {count:,}" for each, count in summary[name].items())
+
     if summary["stopped"] == "estimate":
         yield f"estimated: ${usd['estimated']:.4f} for {summary['drawn']:,} rows"
         return
@@ -192,11 +168,11 @@ def summary_lines(summary: Mapping[str, Any], out: Path) -> Iterator[str]:
             f"{summary['strong_better']:,}, {summary['weak']} in {summary['weak_better']:,}, "
             f"{summary['tie']:,} ties"
         )
-        yield "labelled by: " + _counts(summary["sources"])
+        yield "labelled by: " + counts("sources")
     else:
         yield f"no labels: nothing was written to {out}"
     if summary["unlabelled"]:
-        yield "without a label: " + _counts(summary["unlabelled"])
+        yield "without a label: " + counts("unlabelled")
     if summary["cut"]:
         yield f"{summary['cut']:,} rows have an answer that was cut off at --max-tokens"
     cap = "" if usd["cap"] is None else f" of ${usd['cap']:g}"
@@ -221,7 +197,3 @@ def _agreement(found: Mapping[str, Any]) -> str:
         return f"{text}, kappa not defined: always the same verdict"
     low, high = found["kappa_ci"]
     return f"{text}, kappa {found['kappa']:.2f} [{low:.2f}, {high:.2f}]"
-
-
-def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {count:,}" for name, count in counts.items())

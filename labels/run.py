@@ -4,59 +4,67 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..data.lines import write_jsonl
+from ..data.logs.sampling import Floats
 from ..data.logs.schema import LogRow, read_logs
 from ..errors import ConfigError, DataError
 from . import output
-from .asking import CostEstimate, Outcome, label_rows, row_cost, sum_of
-from .calls import PaidCaller
-from .ledger import LabelError, LabelLedger, Purse
-from .sampling import Floats, next_round, uncertainty
+from .asking import (
+    CapReached,
+    CostEstimate,
+    Label,
+    Outcome,
+    PaidCaller,
+    PlannedCall,
+    Unlabelled,
+    estimate,
+    label_row,
+    plan_calls,
+)
+from .ledger import LabelError, LabelLedger, Purse, RowMoney
+from .sampling import next_round, uncertainty
 from .settings import SIDES, LabelSettings, LabelSetup, make_setup
 from .votes import take_votes
 
 LINE_EVERY_S = 30.0  # between lines of progress where there is no terminal
+Running = dict[asyncio.Task[Label], tuple[LogRow, RowMoney]]
 
 
 @dataclass(frozen=True)
 class LabelResult:
-    """`summary` as JSON; `error` why the run ended early, None where nothing failed."""
+    """`summary` as JSON. `stopped`: None where all is done; else "estimate", "cap", "interrupted"
+    or "failures", for which `error` is the cause."""
 
     summary: dict[str, Any]
     expected: CostEstimate
-    error: LabelError | None = None
-
-    @property
-    def stopped(self) -> str | None:
-        """None where all is done; else "estimate", "cap", "interrupted" or "failures"."""
-        found: str | None = self.summary["stopped"]
-        return found
+    stopped: str | None
+    error: LabelError | None
 
 
 def run_labels(settings: LabelSettings, *, console: Console, source: IO[str]) -> LabelResult:
     """Label a sample of a log, going on from what the state file holds.
 
     Notes and progress go to `console`, votes are read from `source`. What there is at the end,
-    however it came, is written to `settings.out`.
-
-    Raises ConfigError (an option that does not fit, no cap), DataError (a file), CalibrationError
-    (a price that nobody knows, naming its option).
+    however it came, is written to `settings.out`. Raises ConfigError (an option that does not fit,
+    no cap), DataError (a file), CalibrationError (a price that nobody knows).
     """
     rows = _read(settings.log)
     setup = make_setup(settings, list(rows.values()))
     with LabelLedger(settings.state_path) as ledger:
         _draw(settings, ledger, rows, console)
         drawn = [rows[row] for row in ledger.drawn]
-        costs = [row_cost(setup, ledger, row) for row in drawn]
-        expected = sum_of(costs)
-        _tell(console, setup, ledger, drawn, expected)
+        planned = [plan_calls(setup, ledger, row) for row in drawn]
+        expected = estimate(planned)
+        for note in _notes(setup, ledger, drawn, expected):
+            _note(console, note)
         if settings.only_estimate:
             outcome = Outcome(stopped="estimate")
         elif expected.most_usd > 0 and settings.max_usd is None:
@@ -65,22 +73,22 @@ def run_labels(settings: LabelSettings, *, console: Console, source: IO[str]) ->
                 f"most ${expected.most_usd:.4f}; give --max-usd to say how much may be spent"
             )
         else:
-            asked = list(zip(drawn, costs, strict=True))
-            outcome = asyncio.run(_ask(settings, setup, ledger, asked, console))
+            asked = list(zip(drawn, planned, strict=True))
+            outcome = asyncio.run(_label_rows(settings, setup, ledger, asked, console))
             if settings.votes and outcome.stopped in (None, "cap"):
                 try:
                     take_votes(settings, ledger, drawn, outcome.labels, source, console)
                 except KeyboardInterrupt:
                     outcome = replace(outcome, stopped="interrupted")
             if records := output.comparisons(setup, ledger, drawn, outcome.labels):
-                output.write_jsonl(records, settings.out)
+                write_jsonl(settings.out, records, ascii=True)
             if settings.scores_out is not None:
                 scores = output.checked_scores(setup, drawn, outcome.labels)
-                output.write_jsonl(scores, settings.scores_out)
+                write_jsonl(settings.scores_out, scores, ascii=True)
         told = output.summary(
             setup, ledger, outcome, rows=len(rows), cap=settings.max_usd, expected=expected
         )
-        return LabelResult(told, expected, outcome.error)
+        return LabelResult(told, expected, outcome.stopped, outcome.error)
 
 
 def _read(path: Path) -> dict[str, LogRow]:
@@ -103,28 +111,23 @@ def _draw(
     drawn = ledger.drawn
     unknown = next((row for row in drawn if row not in rows), None)
     if unknown is not None:
-        raise DataError(
-            f"holds row {unknown!r}, which is not in {settings.log}: it is the state of another "
-            "log; give another --state",
-            path=ledger.path,
-        )
+        told = f"holds row {unknown!r}, which is not in {settings.log}"
+        problem = f"{told}: it is the state of another log; give another --state"
+        raise DataError(problem, path=ledger.path)
     wanted = len(rows) if settings.count is None else min(settings.count, len(rows))
     missing = wanted - len(drawn)
     if missing < 0:
         _note(console, f"{len(drawn):,} rows were drawn by earlier runs; all of them count")
     if missing <= 0:
         return
-
-    def doubt(ids: Sequence[str]) -> Floats:
-        return _doubt(settings, [rows[row] for row in ids], console)
-
+    # Where all are drawn there is nothing to choose.
+    chosen = settings.routers and missing < len(rows) - len(drawn)
     found = next_round(
         {row.id: row.weight for row in rows.values()},
         drawn,
         missing,
         seed=[settings.seed, len(ledger.rounds) + 1],
-        # Where all are drawn there is nothing to choose.
-        doubt=doubt if settings.routers and missing < len(rows) - len(drawn) else None,
+        doubt=(lambda ids: _doubt(settings, [rows[i] for i in ids], console)) if chosen else None,
         explore=settings.explore,
     )
     if settings.only_estimate:
@@ -147,52 +150,95 @@ def _doubt(settings: LabelSettings, rows: Sequence[LogRow], console: Console) ->
     return uncertainty(found, settings.threshold)
 
 
-async def _ask(
+async def _label_rows(
     settings: LabelSettings,
     setup: LabelSetup,
     ledger: LabelLedger,
-    rows: Sequence[tuple[LogRow, CostEstimate]],
+    rows: Sequence[tuple[LogRow, Sequence[PlannedCall]]],
     console: Console,
 ) -> Outcome:
-    cap = float("inf") if settings.max_usd is None else settings.max_usd
-    purse = Purse(cap, ledger.total)
-    stop = asyncio.Event()
-    caller = PaidCaller(
-        ledger,
-        concurrency=settings.concurrency,
-        retries=settings.retries,
-        timeout_s=settings.timeout_s,
-        stop=stop,
-    )
-    columns = (TextColumn("rows"), BarColumn(), MofNCompleteColumn())
-    money = TextColumn("{task.description}", markup=False)
-    bar = Progress(*columns, money, TimeRemainingColumn(), console=console,
-                   disable=not console.is_terminal)  # fmt: skip
-    task = bar.add_task("", total=len(rows))
-    told = time.monotonic()
+    """Label rows, with what is still to be asked about each, several at a time.
+
+    Money for all that a row may need is set aside before it is begun, so that no row stops half
+    paid; the first row that the cap does not allow ends the run, and no cheaper one after it takes
+    its place: what is labelled stays a random part of what was drawn.
+    """
+    outcome, stop = Outcome(), asyncio.Event()
+    running: Running = {}
+    purse = Purse(float("inf") if settings.max_usd is None else settings.max_usd, ledger.total)
+    options = {"concurrency": settings.concurrency, "retries": settings.retries}
+    caller = PaidCaller(ledger, timeout_s=settings.timeout_s, stop=stop, **options)
+    # What was paid for comes first, and comes whatever stops the rest.
+    waiting = deque(sorted(rows, key=lambda each: bool(each[1])))
+    with _signals(stop, console), _progress(console, purse, len(rows)) as report:
+        try:
+            while running or waiting:
+                while waiting and len(running) < settings.concurrency:
+                    row, planned = waiting[0]
+                    if (money := _money(purse, planned, outcome, stop)) is None:
+                        break
+                    waiting.popleft()
+                    running[asyncio.create_task(label_row(setup, row, caller, money))] = row, money
+                if not running:
+                    outcome.stopped = outcome.stopped or "cap"
+                    break
+                await _first_end(running, outcome)
+                report(outcome)
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+            await caller.close()
+    return outcome
+
+
+def _money(
+    purse: Purse, planned: Sequence[PlannedCall], outcome: Outcome, stop: asyncio.Event
+) -> RowMoney | None:
+    """Money for a row; None where no further one begins, or none before others have ended."""
+    if not planned:
+        return RowMoney(purse)
+    if stop.is_set():
+        outcome.stopped = outcome.stopped or "interrupted"
+    return None if outcome.stopped else purse.hold(sum(most for *_, most in planned))
+
+
+async def _first_end(running: Running, outcome: Outcome) -> None:
+    """Wait for rows under way to end, and keep what came of them."""
+    ended, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+    for task in ended:
+        row, money = running.pop(task)
+        money.close()
+        try:
+            outcome.labels[row.id] = task.result()
+        except Unlabelled as reason:
+            outcome.reasons[row.id] = str(reason)
+        except CapReached:
+            outcome.stopped = "cap"
+        except LabelError as error:
+            outcome.stopped, outcome.error = "failures", error
+        except OSError as error:  # a full disk: what cannot be kept must not be asked for
+            outcome.stopped, outcome.error = "failures", LabelError(f"cannot go on: {error}")
+
+
+@contextlib.contextmanager
+def _progress(console: Console, purse: Purse, rows: int) -> Iterator[Callable[[Outcome], None]]:
+    """A line that changes on a terminal, elsewhere a line now and then."""
+    status, told = console.status("labelling"), time.monotonic()
 
     def report(outcome: Outcome) -> None:
         nonlocal told
         done = len(outcome.labels) + len(outcome.reasons)
-        spent = f"${purse.spent:.4f} spent" + (f" of ${cap:g}" if cap < float("inf") else "")
-        bar.update(task, completed=done, description=spent)
-        if not console.is_terminal and time.monotonic() - told > LINE_EVERY_S:
+        of = f" of ${purse.cap:g}" if purse.cap < float("inf") else ""
+        line = f"{done:,} of {rows:,} rows, ${purse.spent:.4f} spent{of}"
+        if console.is_terminal:
+            status.update(line)
+        elif time.monotonic() - told > LINE_EVERY_S:
             told = time.monotonic()
-            _note(console, f"{done:,} of {len(rows):,} rows, {spent}")
+            _note(console, line)
 
-    with _signals(stop, console), bar:
-        try:
-            return await label_rows(
-                setup,
-                rows,
-                caller,
-                purse,
-                concurrency=settings.concurrency,
-                stop=stop,
-                report=report,
-            )
-        finally:
-            await caller.close()
+    with status if console.is_terminal else contextlib.nullcontext():
+        yield report
 
 
 @contextlib.contextmanager
@@ -224,43 +270,37 @@ def _signals(stop: asyncio.Event, console: Console) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
-def _tell(
-    console: Console,
-    setup: LabelSetup,
-    ledger: LabelLedger,
-    rows: Sequence[LogRow],
-    expected: CostEstimate,
-) -> None:
+def _notes(
+    setup: LabelSetup, ledger: LabelLedger, rows: Sequence[LogRow], expected: CostEstimate
+) -> Iterator[str]:
+    """What there is to know before anything is asked."""
     calls = ", ".join(
         f"{count:,} of {name} (${expected.usd_by_model[name]:.4f})"
         for name, count in sorted(expected.calls.items())
     )
-    _note(
-        console,
+    yield (
         f"{len(rows):,} rows drawn, {expected.rows:,} to ask about: {calls or 'no call'}; "
-        f"estimated ${expected.usd:.4f}, at most ${expected.most_usd:.4f}",
+        f"estimated ${expected.usd:.4f}, at most ${expected.most_usd:.4f}"
     )
     if ledger.total:
-        _note(console, f"spent by earlier runs: ${ledger.spent:.4f}")
+        yield f"spent by earlier runs: ${ledger.spent:.4f}"
     if ledger.lost_calls:
-        _note(
-            console,
+        yield (
             f"{ledger.lost_calls} calls were under way when an earlier run was killed; up to "
-            f"${ledger.lost:.4f} counts as spent for them",
+            f"${ledger.lost:.4f} counts as spent for them"
         )
     judge = setup.judge
     if judge is not None and judge.name in (setup.strong.name, setup.weak.name):
-        _note(console, f"beware: {judge.name} judges its own answers, and models prefer those")
+        yield f"beware: {judge.name} judges its own answers, and models prefer those"
     others = {
         row.model
         for row in rows
         if row.answer and row.model and not any(setup.logged(row, side) for side in SIDES)
     }
     if others:
-        _note(
-            console,
+        yield (
             f"the log has answers of {', '.join(sorted(others)[:5])}, which are not used; "
-            "--logged-as NAME says that they are the strong model's",
+            "--logged-as NAME says that they are the strong model's"
         )
 
 

@@ -1,11 +1,10 @@
 """Which rows to label next, and what each then stands for.
 
 Rows are drawn without replacement, at random, with known probabilities, in proportion to how many
-requests each stands for, so that none that stands for many is missed: a share `explore` of the
-probability follows that alone, the rest also how uncertain the router is about each.
-Because every probability is known and above 0, means over the labels can be kept unbiased by
-weights, whatever the router thought (Horvitz and Thompson 1952; for rounds that depend on earlier
-labels, Farquhar, Gal and Rainforth 2021, arXiv 2101.11665, whose idea `weights` follows).
+requests each stands for: a share `explore` of the probability follows that alone, the rest also how
+uncertain the router is about each. Because every probability is known and above 0, means over the
+labels are kept unbiased by weights, whatever the router thought (Horvitz and Thompson 1952; for
+rounds that depend on earlier labels, Farquhar, Gal and Rainforth 2021, arXiv 2101.11665).
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -13,22 +12,19 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from ..data.logs import sampling
+from ..data.logs.sampling import Floats
 from ..errors import ConfigError
 from .ledger import Round
 
-Floats = npt.NDArray[np.float64]
-
-EXPLORE = 0.3
-
 
 def uncertainty(scores: npt.ArrayLike, threshold: float = 0.5) -> Floats:
-    """How uncertain routers are about rows, float64[n], each in [0, 1].
+    """How uncertain routers are about rows, float64[n] in [0, 1]; scores: float64[k, n] of k.
 
-    scores: float64[k, n], those of k routers. One router is least certain at the threshold: there
-    1, falling to 0 at the end, 0 or 1, that is farther from it. Of several, also their disagreement
-    counts: the standard deviation of their scores, as a share of the largest that there can be
-    (0.5), takes its place where it is larger.
-    Raises ConfigError for scores that are not in [0, 1].
+    One router is least certain at the threshold: there 1, falling to 0 at the end, 0 or 1, that is
+    farther from it. The standard deviation of several routers' scores, as a share of the largest
+    that there can be (0.5), takes its place where it is larger. Raises ConfigError for scores that
+    are not in [0, 1].
     """
     s = np.atleast_2d(np.asarray(scores, dtype=np.float64))
     if not np.all((s >= 0) & (s <= 1)):
@@ -39,51 +35,26 @@ def uncertainty(scores: npt.ArrayLike, threshold: float = 0.5) -> Floats:
 
 
 def probabilities(
-    doubt: npt.ArrayLike,
-    n: int,
-    *,
-    explore: float = EXPLORE,
-    mass: npt.ArrayLike | None = None,
+    doubt: npt.ArrayLike, n: int, *, explore: float = 0.3, mass: npt.ArrayLike = 1.0
 ) -> Floats:
     """The probability of each row to be among the n that are drawn, float64[rows], their sum n.
 
-    doubt: float64[rows], each >= 0; mass: float64[rows], each > 0, what a row stands for, by
-    default 1. Raises ConfigError for an `explore` outside (0, 1]: without it some rows might never
-    be drawn, and nothing could be said of them.
+    doubt: float64[rows], each >= 0; mass: float64[rows], each > 0, what a row stands for. Raises
+    ConfigError for an `explore` outside (0, 1]: some rows might never be drawn.
     """
     if not 0.0 < explore <= 1.0:
         raise ConfigError(f"--explore: expected a number above 0 and at most 1, got {explore}")
-    d = np.asarray(doubt, dtype=np.float64)
-    if n >= d.size:
-        return np.ones(d.size)
-    size = np.ones(d.size) if mass is None else np.asarray(mass, dtype=np.float64)
-    d = d * size
+    size = np.asarray(mass, dtype=np.float64) * np.ones(np.shape(doubt))
+    d = np.asarray(doubt, dtype=np.float64) * size
     even = size / size.sum()
     share = even if d.sum() <= 0 else explore * even + (1.0 - explore) * d / d.sum()
-    p: Floats = np.zeros(d.size)
-    sure = np.zeros(d.size, dtype=np.bool_)
-    while True:  # at most once a row: what would pass 1 is 1, and the others share the rest
-        rest = ~sure
-        p[rest] = (n - sure.sum()) * share[rest] / share[rest].sum()
-        over = rest & (p >= 1.0)
-        if not over.any():
-            return p
-        p[over] = 1.0
-        sure |= over
+    return sampling.chances(share, n)
 
 
-def systematic(p: Floats, rng: np.random.Generator) -> npt.NDArray[np.intp]:
-    """Rows drawn with exactly the probabilities `p`, float64[rows]: round(sum(p)) of them.
-
-    Systematic sampling in random order (Madow 1949). What is drawn comes in random order too, so
-    that the first of them are a sample of all.
-    """
-    order = rng.permutation(p.size)
-    n = round(float(p.sum()))
-    ends = np.cumsum(p[order])
-    ends[-1] = n  # the sum's rounding must not lose the last one
-    ticks = rng.random() + np.arange(n)
-    drawn = order[np.searchsorted(ends, ticks, side="right").clip(max=p.size - 1)]
+def systematic(p: Floats, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Rows drawn with exactly the probabilities `p`, float64[rows], in random order, so that the
+    first of them are a sample of all."""
+    drawn = sampling.systematic(p, rng.permutation(p.size), rng.random())
     return rng.permutation(drawn)
 
 
@@ -94,13 +65,12 @@ def next_round(
     *,
     seed: Sequence[int],
     doubt: Callable[[Sequence[str]], Floats] | None = None,
-    explore: float = EXPLORE,
+    explore: float = 0.3,
 ) -> Round:
     """Draw n rows that were not drawn yet, or all of them where there are fewer.
 
-    masses: what each row stands for, by its id. doubt: the uncertainty of rows with these ids;
-    without it the chances follow the masses alone. seed: the same round of the same log is drawn
-    alike.
+    masses: what each row stands for, by its id. doubt: the uncertainty of rows with these ids.
+    seed: the same round of the same log is drawn alike.
     """
     known = set(drawn)
     left = [row for row in masses if row not in known]

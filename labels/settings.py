@@ -1,27 +1,54 @@
 """What a labelling run is asked to do, and what that comes to: models, prices, rubric, checks."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from ..data.logs.schema import LogRow
+from ..data.schema import Message, content_text
 from ..errors import CalibrationError, ConfigError
-from ..providers.completion import check_provider
+from ..providers import completion
 from ..providers.prices import Price, listed_price
-from .calls import PricedModel, count_tokens
 from .checks import Check, check_of, read_checks
 from .judge import RUBRIC, read_rubric
 from .ledger import Reply
-from .sampling import EXPLORE
 
 Side = Literal["strong", "weak"]
 SIDES: tuple[Side, Side] = ("strong", "weak")
+# What LiteLLM's general tokenizer counts may be less than what another model's own counts.
+MARGIN = 1.5
 OUTPUT_TOKENS = 300.0  # of an answer, where neither the log nor an option says
 # What would make a call another one than was planned, or dearer than was set aside for it.
 _FIXED = frozenset(
     {"model", "messages", "stream", "n", "max_completion_tokens", "num_retries", "max_retries"}
 )
+
+
+@dataclass(frozen=True, slots=True)
+class PricedModel:
+    """A model as it is called: `name` and further `params` for LiteLLM, at most `max_tokens` an
+    answer. `price` is None where nobody knows it and nobody needs to: it is never called then."""
+
+    name: str
+    price: Price | None
+    max_tokens: int
+    params: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def usd(self, input_tokens: float, output_tokens: float) -> float:
+        """What so many tokens cost, without any discount for cached ones."""
+        assert self.price is not None, self.name
+        return float(self.price.costs(input_tokens, output_tokens))
+
+    def most(self, input_tokens: float) -> float:
+        """What a call costs at most whose input was counted as so many tokens."""
+        return self.usd(MARGIN * input_tokens, self.max_tokens)
+
+
+def count_tokens(messages: Sequence[Message]) -> int:
+    """About how many tokens a request has; never raises."""
+    size = sum(len(content_text(message.get("content")).encode()) for message in messages)
+    return completion.count_tokens(messages, otherwise=size // 3 + 10)
 
 
 @dataclass(frozen=True)
@@ -54,7 +81,7 @@ class LabelSettings:
     voter: str = "human"
     routers: Sequence[str] = ()
     threshold: float = 0.5
-    explore: float = EXPLORE
+    explore: float = 0.3
     max_tokens: int = 1024
     judge_tokens: int = 512
     output_tokens: int | None = None
@@ -74,17 +101,15 @@ class LabelSetup:
     """How rows are labelled: `judge` None: no judge; `checks` None: nothing can be checked.
 
     `logged_as`: names in the log whose answers stand for the strong model's, beside its own; "*"
-    any. `priced` is false where nobody knows what the strong model costs and nobody needs to,
-    because it is never called. `output_tokens`: the assumed length of an answer.
+    any. `output_tokens`: the assumed length of an answer.
     """
 
     strong: PricedModel
     weak: PricedModel
-    judge: PricedModel | None = None
+    judge: PricedModel | None
     rubric: str = RUBRIC
     checks: Mapping[tuple[str, str], Check] | None = None
     logged_as: frozenset[str] = frozenset()
-    priced: bool = True
     output_tokens: float = OUTPUT_TOKENS
     check_timeout_s: float = 10.0
 
@@ -96,17 +121,18 @@ class LabelSetup:
         """The answer of a side that stands in the log; None where none does."""
         if not (row.answer and row.answer.strip()):
             return None
-        names = {self.model(side).name} | (self.logged_as if side == "strong" else set())
+        model = self.model(side)
+        names = {model.name} | (self.logged_as if side == "strong" else set())
         if "*" in names:
             if row.model and _is_same_model(row.model, self.weak.name):
                 return None
         elif not (row.model and any(_is_same_model(row.model, name) for name in names)):
             return None
         usd = row.cost_usd
-        if usd is None and row.output_tokens is not None and (side == "weak" or self.priced):
+        if usd is None and row.output_tokens is not None and model.price is not None:
             tokens = row.input_tokens
             tokens = count_tokens(row.messages) if tokens is None else tokens
-            usd = self.model(side).usd(tokens, row.output_tokens)
+            usd = model.usd(tokens, row.output_tokens)
         return Reply(row.answer, None, row.input_tokens, row.output_tokens, usd)
 
 
@@ -116,13 +142,6 @@ def make_setup(settings: LabelSettings, rows: Sequence[LogRow]) -> LabelSetup:
     Raises ConfigError, DataError (a file), CalibrationError (a price that nobody knows).
     """
     _check_settings(settings)
-    logged_as = frozenset(settings.logged_as)
-    free = PricedModel(settings.strong, Price(0, 0), settings.max_tokens)
-    bare = LabelSetup(
-        free, PricedModel(settings.weak, Price(0, 0), 1), logged_as=logged_as, priced=False
-    )
-    # Of a strong model whose answers are all there, what they cost is nobody's need.
-    priced = "strong" in settings.prices or not all(bare.logged(row, "strong") for row in rows)
     told = [row.output_tokens for row in rows if row.output_tokens]
     mean = sum(told) / len(told) if told else OUTPUT_TOKENS
     checks = None
@@ -133,18 +152,20 @@ def make_setup(settings: LabelSettings, rows: Sequence[LogRow]) -> LabelSetup:
                 f"--checks {settings.checks}: none of its {len(checks):,} checks names a row of "
                 f"{settings.log}, neither by id nor by prompt"
             )
-    judge = settings.judge
-    return LabelSetup(
-        strong=_model(settings, "strong", settings.strong) if priced else free,
+    setup = LabelSetup(
+        strong=PricedModel(settings.strong, None, settings.max_tokens),
         weak=_model(settings, "weak", settings.weak),
-        judge=None if judge is None else _model(settings, "judge", judge),
+        judge=None if settings.judge is None else _model(settings, "judge", settings.judge),
         rubric=read_rubric(settings.rubric),
         checks=checks,
-        logged_as=logged_as,
-        priced=priced,
+        logged_as=frozenset(settings.logged_as),
         output_tokens=mean if settings.output_tokens is None else float(settings.output_tokens),
         check_timeout_s=settings.check_timeout_s,
     )
+    # Of a strong model whose answers are all there, what they cost is nobody's need.
+    if "strong" in settings.prices or not all(setup.logged(row, "strong") for row in rows):
+        setup = replace(setup, strong=_model(settings, "strong", settings.strong))
+    return setup
 
 
 def _model(settings: LabelSettings, side: str, name: str) -> PricedModel:
@@ -153,7 +174,7 @@ def _model(settings: LabelSettings, side: str, name: str) -> PricedModel:
     most = settings.judge_tokens if side == "judge" else settings.max_tokens
     most = int(own.pop("max_tokens", most))
     try:
-        check_provider(name, own)
+        completion.check_provider(name, own)
     except ConfigError as error:
         raise ConfigError(f"--{side}: {error}") from None
     option = f"--{side}-price"
@@ -166,32 +187,31 @@ def _model(settings: LabelSettings, side: str, name: str) -> PricedModel:
 
 
 def _check_settings(settings: LabelSettings) -> None:
+    cap = settings.max_usd
     if settings.strong == settings.weak:
         raise ConfigError(f"--strong and --weak are both {settings.strong!r}")
-    if settings.max_usd is not None and not 0 <= settings.max_usd < float("inf"):
-        raise ConfigError(f"--max-usd: expected a finite number >= 0, got {settings.max_usd}")
+    if cap is not None and not 0 <= cap < float("inf"):
+        raise ConfigError(f"--max-usd: expected a finite number >= 0, got {cap}")
     if settings.judge is None and settings.checks is None and not settings.votes:
-        raise ConfigError(
-            "nobody is there to compare the answers: give --judge MODEL, --checks FILE or --votes N"
-        )
+        who = "--judge MODEL, --checks FILE or --votes N"
+        raise ConfigError(f"nobody is there to compare the answers: give {who}")
     if not 0.0 <= settings.threshold <= 1.0:
         raise ConfigError(f"--threshold: expected a number in [0, 1], got {settings.threshold}")
-    _check_params(settings.params)
-
-
-def _check_params(params: Mapping[str, Mapping[str, Any]]) -> None:
-    for side, given in params.items():
+    for side, given in settings.params.items():
         if side not in ("all", *SIDES, "judge"):
             raise ConfigError(f"--params: unknown name {side!r}; expected all, strong, weak, judge")
         for name, value in given.items():
-            where = f"--params: {side}.{name}"
-            number = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
-            if name in _FIXED:
-                raise ConfigError(f"{where}: cannot be set; for the longest answer, set max_tokens")
-            if name == "max_tokens" and not (number and isinstance(value, int)):
-                raise ConfigError(f"{where}: expected a whole number above 0, got {value!r}")
-            if name == "timeout" and not number:
-                raise ConfigError(f"{where}: expected a number above 0, got {value!r}")
+            _check_param(f"--params: {side}.{name}", name, value)
+
+
+def _check_param(where: str, name: str, value: Any) -> None:
+    if name in _FIXED:
+        raise ConfigError(f"{where}: cannot be set; for the longest answer, set max_tokens")
+    kinds = {"max_tokens": ((int,), "whole number"), "timeout": ((int, float), "number")}
+    if name in kinds:
+        types, what = kinds[name]
+        if type(value) not in types or not value > 0:
+            raise ConfigError(f"{where}: expected a {what} above 0, got {value!r}")
 
 
 def _is_same_model(name: str, other: str) -> bool:

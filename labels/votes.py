@@ -1,11 +1,11 @@
 """People's votes in the terminal: blind, in random order, one line a vote.
 
-Which answer stands first is drawn for each row, and rows come in the order in which they were
-drawn; neither the models nor what a judge said is shown. Votes are written down as they come.
+Which answer stands first is drawn for each row; neither the models nor what a judge said is shown.
 """
 
 import hashlib
 import random
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import IO
 
@@ -38,24 +38,29 @@ def take_votes(
     console: Console,
 ) -> None:
     """Ask for so many votes at most on rows that have two answers and no vote of this voter.
-
-    Reads lines from `source`; its end, or q, ends the voting. A line that is no vote is asked for
-    again.
-    """
+    The end of `source`, or q, ends the voting."""
     voter = settings.voter
     voted = {(vote.item, vote.pair) for vote in ledger.votes if vote.voter == voter}
-    found = [(row, labels[row.id]) for row in rows if row.id in labels]
     waiting = [
         (row, label)
-        for row, label in found
-        if label.source != "check:same" and (row.id, _pair(label)) not in voted
+        for row in rows
+        if (label := labels.get(row.id)) is not None
+        and label.source != "check:same"
+        and (row.id, _pair(label)) not in voted
     ][: settings.votes]
     for number, (row, label) in enumerate(waiting, start=1):
         # Of row and voter, so that the same question comes back the same way after a break.
         strong_first = random.Random(f"{row.id}\0{voter}").random() < 0.5  # noqa: S311
-        _ask_about(
-            console, row, label, strong_first=strong_first, title=f"{number} of {len(waiting)}"
-        )
+        answers = label.strong_reply.text, label.weak_reply.text
+        console.print(Rule(f"{number} of {len(waiting)}: the request"))
+        for message in row.messages:
+            content = content_text(message.get("content")) or "(no text)"
+            who = "" if len(row.messages) == 1 else f"{message.get('role')}: "
+            console.print(Text(visible(who + content)))
+        for name, text in zip("AB", answers if strong_first else answers[::-1], strict=True):
+            console.print(Rule(name))
+            console.print(Text(visible(text)))
+        console.print(Rule())
         said = _read(source, console)
         if said == "q":
             return
@@ -67,36 +72,17 @@ def take_votes(
 def human_scores(
     ledger: LabelLedger, labels: Mapping[str, Label]
 ) -> Mapping[str, tuple[float, int]]:
-    """(mean of the votes for strong, how many) by row, for the answers that the labels are about.
-
-    Of a voter who voted twice on a row, the last vote counts.
-    """
+    """(mean of the votes for strong, how many) by row, for the answers that the labels are about;
+    the last vote of each voter counts."""
     last: dict[tuple[str, str], float] = {}
     for vote in ledger.votes:
         label = labels.get(vote.item)
         if label is not None and vote.pair == _pair(label):
             last[vote.item, vote.voter] = vote.strong
-    votes: dict[str, list[float]] = {}
+    votes: dict[str, list[float]] = defaultdict(list)
     for (item, _), strong in last.items():
-        votes.setdefault(item, []).append(strong)
+        votes[item].append(strong)
     return {item: (sum(each) / len(each), len(each)) for item, each in votes.items()}
-
-
-def _ask_about(
-    console: Console, row: LogRow, label: Label, *, strong_first: bool, title: str
-) -> None:
-    first, second = label.strong_reply.text, label.weak_reply.text
-    if not strong_first:
-        first, second = second, first
-    console.print(Rule(f"{title}: the request"))
-    for message in row.messages:
-        content = content_text(message.get("content")) or "(no text)"
-        who = "" if len(row.messages) == 1 else f"{message.get('role')}: "
-        console.print(Text(visible(who + content)))
-    for name, text in (("A", first), ("B", second)):
-        console.print(Rule(name))
-        console.print(Text(visible(text)))
-    console.print(Rule())
 
 
 def _read(source: IO[str], console: Console) -> str:

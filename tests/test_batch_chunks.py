@@ -120,7 +120,7 @@ def test_a_field_that_no_score_depends_on_is_not_looked_at(tmp_path: Path) -> No
         (b'{"id": "a", "prompt": ', None, "not valid JSON"),
         (b'["a"]', None, "not a JSON object"),
         (b'{"id": "a", "prompt": "\xff"}', None, "not UTF-8"),
-        (b'{"prompt": "x"}', "id", "not text"),
+        (b'{"prompt": "x"}', "id", "missing"),
         (b'{"id": "a"}', "prompt", "missing"),
         (b'{"id": "a", "prompt": "  "}', "prompt", "empty"),
         (b'{"id": "a", "messages": [{"role": "system", "content": "x"}]}', "messages", "no user"),

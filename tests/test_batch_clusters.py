@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from thriftroute import Scorer
 from thriftroute.data.batch.chunks import plan_chunks
-from thriftroute.data.batch.clusters import fit_centers, read_centers
+from thriftroute.data.batch.run import fit_centers, read_centers
 from thriftroute.data.clusters import assign
 from thriftroute.errors import ConfigError
 

@@ -86,6 +86,33 @@ def test_scores_are_those_of_the_scorer_in_the_order_of_the_log(
     assert left_of(out) == []
 
 
+@pytest.mark.parametrize("wanted", [{}, {"embeddings": True}, {"clusters": 2}])
+def test_the_second_graph_is_loaded_only_for_embeddings_and_clusters(
+    wanted: dict[str, Any], log: Path, make_bundle: Callable[..., Bundle], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    import onnxruntime as ort
+
+    make, found, made = ort.InferenceSession, [], []
+
+    def counted(*args: Any, **options: Any) -> Any:
+        made[-1] += 1
+        return make(*args, **options)
+
+    monkeypatch.setattr(ort, "InferenceSession", counted)
+    for split in (False, True):
+        made.append(0)
+        bundle = make_bundle(f"split-{split}", split=split, features=["tokens", "numbers"])
+        out = tmp_path / f"{split}.parquet"
+        score_logs([log], out, router=str(bundle.path), workers=2, **wanted)
+        found.append(pq.read_table(out).to_pydict())
+    assert (made[1] > made[0]) == bool(wanted)
+    whole, two = found
+    assert two.pop("id") == whole.pop("id")
+    for name, column in whole.items():
+        np.testing.assert_allclose(two[name], column, atol=1e-3)
+
+
 def test_repeated_prompts_are_scored_once_and_counted(tiny_bundle: Path, tmp_path: Path) -> None:
     log = write(tmp_path / "log.jsonl", ["hard theorem", "hello", "hard theorem", "hello", "easy"])
     summary = score_logs([log], tmp_path / "s.jsonl", router=str(tiny_bundle), chunk_rows=2)

@@ -12,10 +12,10 @@ ASKED = ({"role": "user", "content": "What is 2+2?"},)
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("One is right.\nVERDICT: 1", "1"),
-        ("VERDICT: 2\n\n  ", "2"),
-        ("Both.\nverdict: tie.", "tie"),
-        ("**VERDICT: 1**", "1"),
+        ("One is right.\nVERDICT: 1", 1.0),
+        ("VERDICT: 2\n\n  ", 0.0),
+        ("Both.\nverdict: tie.", 0.5),
+        ("**VERDICT: 1**", 1.0),
         ("", None),
         ("1", None),
         ("The verdict: 1", None),
@@ -27,7 +27,7 @@ ASKED = ({"role": "user", "content": "What is 2+2?"},)
         ("VERDICT: 1\nVERDICT: 1", None),
     ],
 )
-def test_a_verdict_is_one_line_and_the_last(text: str, said: str | None) -> None:
+def test_a_verdict_is_one_line_and_the_last(text: str, said: float | None) -> None:
     assert parse(text) == said
 
 
@@ -44,8 +44,9 @@ def test_a_verdict_is_one_line_and_the_last(text: str, said: str | None) -> None
     ],
 )
 def test_orders_that_disagree_are_a_tie(one: str, other: str, strong: float, agree: bool) -> None:
-    verdict = JudgeVerdict(one, other)  # type: ignore[arg-type]
-    assert (verdict.strong, verdict.agree) == (strong, agree)
+    first = {"1": 1.0, "2": 0.0, "tie": 0.5}
+    verdict = JudgeVerdict(first[one], 1.0 - first[other])
+    assert (verdict.strong, verdict.strong_first == verdict.weak_first) == (strong, agree)
 
 
 def test_an_answer_cannot_close_its_own_mark() -> None:

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from thriftroute.errors import DataError
-from thriftroute.labels.calls import Call, PricedModel
+from thriftroute.labels.asking import Call
 from thriftroute.labels.ledger import LabelLedger, Purse, Reply, Round, RowMoney, Vote
+from thriftroute.labels.settings import PricedModel
 from thriftroute.providers.prices import Price
 
 REPLY = Reply("héllo \ud800", "stop", 3, 4, 0.25)

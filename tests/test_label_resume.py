@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 from thriftroute.errors import ConfigError
-from thriftroute.labels.calls import Call, CallFailed, PaidCaller, PricedModel, told
+from thriftroute.labels.asking import Call, CallFailed, PaidCaller, told
 from thriftroute.labels.ledger import LabelError, LabelLedger, Purse, RowMoney
+from thriftroute.labels.settings import PricedModel
 from thriftroute.providers.error_meaning import CallError, FailureKind
 from thriftroute.providers.prices import Price
 from thriftroute.testing.stub import StubProvider

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from thriftroute.data.logs.formats import detect, rows_of
-from thriftroute.data.logs.import_rows import Options
+from thriftroute.data.logs.import_rows import ImportSettings
 from thriftroute.data.logs.importing import import_logs
 from thriftroute.data.logs.normalize import CUT, FAILED, NO_CHAT, NO_TEXT, LeftOutError
 from thriftroute.errors import DataError
@@ -44,7 +44,7 @@ def span(attributes: dict[str, Any], **fields: Any) -> dict[str, Any]:
 def imported(tmp_path: Path, name: str, text: str, **options: Any) -> tuple[list[Any], Any]:
     source, out = tmp_path / name, tmp_path / "out.jsonl"
     source.write_text(text)
-    result = import_logs([source], out, Options(**options))
+    result = import_logs([source], out, ImportSettings(**options))
     return [json.loads(line) for line in out.read_text().splitlines()], result
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from thriftroute.data.logs.import_rows import Options
+from thriftroute.data.logs.import_rows import ImportSettings
 from thriftroute.data.logs.importing import DESCRIBED, describe_logs, import_logs
 from thriftroute.data.logs.normalize import digest
 from thriftroute.data.logs.schema import LogRow, read_logs
@@ -46,7 +46,7 @@ def imported(tmp_path: Path, records: Sequence[Any], **options: Any) -> tuple[li
     embedder = FirstWords() if "sample" in options else None
     out = tmp_path / "out.jsonl"
     result = import_logs(
-        [write(tmp_path / "in.jsonl", records)], out, Options(**options), embedder=embedder
+        [write(tmp_path / "in.jsonl", records)], out, ImportSettings(**options), embedder=embedder
     )
     rows = list(read_logs(out))
     assert result.written == len(rows)
@@ -122,7 +122,7 @@ def test_a_bad_entry_stops_or_is_skipped_and_kept(tmp_path: Path) -> None:
     assert (error.value.path, error.value.line, error.value.field) == (str(source), 1, "cost_usd")
     assert not (tmp_path / "out.jsonl").exists()
 
-    options = Options(on_bad="skip", rejects=tmp_path / "bad.jsonl")
+    options = ImportSettings(on_bad="skip", rejects=tmp_path / "bad.jsonl")
     result = import_logs([source], tmp_path / "out.jsonl", options)
     assert (result.bad, result.written) == (2, 1)
     assert "in.jsonl:1, field 'cost_usd'" in str(result.problem)
@@ -200,7 +200,7 @@ def test_no_more_is_embedded_than_is_needed(tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", [entry(f"alpha {i}") for i in range(n)])
     embedder = FirstWords()
     result = import_logs(
-        [source], tmp_path / "out.jsonl", Options(sample=10, report=True), embedder=embedder
+        [source], tmp_path / "out.jsonl", ImportSettings(sample=10, report=True), embedder=embedder
     )
     assert embedder.embedded == DESCRIBED
     rows = list(read_logs(tmp_path / "out.jsonl"))
@@ -213,7 +213,7 @@ def test_a_report_changes_nothing_of_what_is_written(tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", traffic(20))
     import_logs([source], tmp_path / "a.jsonl")
     result = import_logs(
-        [source], tmp_path / "b.jsonl", Options(report=True), embedder=FirstWords()
+        [source], tmp_path / "b.jsonl", ImportSettings(report=True), embedder=FirstWords()
     )
     assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
     assert result.traffic is not None and result.traffic.requests == 40
@@ -222,23 +222,23 @@ def test_a_report_changes_nothing_of_what_is_written(tmp_path: Path) -> None:
 
 def test_a_report_of_logs_that_are_not_imported(tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", [*traffic(20), entry("x", status_code=500)])
-    found = describe_logs([source], Options(mask=True), embedder=FirstWords())
+    found = describe_logs([source], ImportSettings(mask=True), embedder=FirstWords())
     assert (found.rows, found.requests) == (40, 40.0)
     with pytest.raises(DataError, match="no request can be used"):
         describe_logs(
-            [write(tmp_path / "none.jsonl", [entry("")])], Options(), embedder=FirstWords()
+            [write(tmp_path / "none.jsonl", [entry("")])], ImportSettings(), embedder=FirstWords()
         )
 
 
 def test_settings_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected auto or one of openai"):
-        Options(format="splunk")
+        ImportSettings(format="splunk")
     with pytest.raises(ConfigError, match="a sample of 0"):
-        Options(sample=0)
+        ImportSettings(sample=0)
     with pytest.raises(ConfigError, match="how large"):
-        Options(at_least=3)
+        ImportSettings(at_least=3)
     with pytest.raises(ConfigError, match="--router"):
-        import_logs([tmp_path / "x"], tmp_path / "y", Options(sample=3))
+        import_logs([tmp_path / "x"], tmp_path / "y", ImportSettings(sample=3))
 
 
 def test_the_digest_of_messages_is_of_what_they_say() -> None:

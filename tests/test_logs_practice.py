@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from thriftroute.data.logs.importing import Imported, Options, read_entries
+from thriftroute.data.logs.importing import Imported, ImportSettings, read_entries
 from thriftroute.labels.judge import RUBRIC, JudgeVerdict, parse, question
 from thriftroute.research import sample_log
 from thriftroute.testing import practice
@@ -30,7 +30,7 @@ def test_the_log_is_what_its_rules_make(tmp_path: Path) -> None:
 
 def test_the_log_has_what_logs_have() -> None:
     result = Imported()
-    rows = list(read_entries([LOG], Options(), result))
+    rows = list(read_entries([LOG], ImportSettings(), result))
     assert result.formats == {str(LOG): "openai"}
     assert result.entries == 1500 and set(result.left_out) == {"failed", "not a chat"}
     assert 0.8 < len({row.prompt for row in rows}) / len(rows) < 0.95
@@ -66,15 +66,15 @@ def test_the_judge_goes_by_quality_and_not_by_place() -> None:
     verdicts = []
     for _, _, messages in sample_log.requests(400):
         texts = [practice.answer(m, messages) for m in ("strong-sim", "weak-sim")]
-        said = [
+        first, second = (
             parse(practice.verdict(str(question(RUBRIC, messages, *pair)[-1]["content"])))
             for pair in (texts, texts[::-1])
-        ]
-        assert None not in said
-        verdicts.append(JudgeVerdict(*said))  # type: ignore[arg-type]
-    assert 0.85 < sum(v.agree for v in verdicts) / 400 < 0.97
+        )
+        assert first is not None and second is not None
+        verdicts.append(JudgeVerdict(first, 1.0 - second))
+    assert 0.85 < sum(v.strong_first == v.weak_first for v in verdicts) / 400 < 0.97
     assert 0.25 < sum(v.strong == 1.0 for v in verdicts) / 400 < 0.45
-    assert parse(practice.verdict("nothing to compare")) == "tie"
+    assert parse(practice.verdict("nothing to compare")) == 0.5
 
 
 def test_the_provider_says_what_the_rules_say() -> None:
@@ -89,7 +89,7 @@ def test_the_provider_says_what_the_rules_say() -> None:
             )
         shown = question(RUBRIC, messages, "quality 9.0", "quality 1.0")
         said = ask(provider, "judge-sim", shown).json()["choices"][0]["message"]["content"]
-        assert parse(said) == "1"
+        assert parse(said) == 1.0
         assert "Answer of other" in ask(provider, "other", messages).text
         provider.fail(Fault(status=503))
         assert ask(provider, "weak-sim", messages).status_code == 503

@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
-from thriftroute.data.logs.import_rows import Options
+from thriftroute.data.logs.import_rows import ImportSettings
 from thriftroute.data.logs.importing import import_logs
 from thriftroute.data.logs.pool import ScalingError
 from thriftroute.data.logs.schema import read_logs
@@ -68,12 +68,12 @@ def stopped(
             raise Enough
 
     with pytest.raises(Enough):
-        import_logs(files, out, Options(**options), keep_entries=keep, progress=stop)
+        import_logs(files, out, ImportSettings(**options), keep_entries=keep, progress=stop)
     assert not out.exists()
 
 
 def whole(files: Sequence[Path], out: Path, **options: Any) -> bytes:
-    import_logs(files, out, Options(**options))
+    import_logs(files, out, ImportSettings(**options))
     return out.read_bytes()
 
 
@@ -100,12 +100,15 @@ def test_every_layout_goes_on_to_the_same_bytes(
     text = write(entries()).encode()
     log = tmp_path / (f"{name}.gz" if packed else name)
     log.write_bytes(gzip.compress(text) if packed else text)
-    expected = import_logs([log], tmp_path / "whole.jsonl", Options(mask=True))
+    expected = import_logs([log], tmp_path / "whole.jsonl", ImportSettings(mask=True))
     out = tmp_path / "out.jsonl"
     stopped([log], out, mask=True)
     told: list[tuple[str, int]] = []
     result = import_logs(
-        [log], out, Options(mask=True), progress=lambda stage, done, _: told.append((stage, done))
+        [log],
+        out,
+        ImportSettings(mask=True),
+        progress=lambda stage, done, _: told.append((stage, done)),
     )
     assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert {**result.to_dict(), "resumed": 0} == expected.to_dict()
@@ -126,7 +129,7 @@ def test_several_files_stopped_again_and_again(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     for at in (1000, 1500, 2500, 4000, 5500):
         stopped(files, out, at=at, keep=1000, **options)
-    result = import_logs(files, out, Options(**options))
+    result = import_logs(files, out, ImportSettings(**options))
     assert out.read_bytes() == expected
     assert (result.resumed, result.entries) == (5000, 5500)
     weights = [row.weight for row in read_logs(out)]
@@ -253,7 +256,7 @@ class TestAnImportThatWasBegun:
     ) -> None:
         told = f"{out}.work is of a run with another {key}: .*, now .*; finish it .* or delete"
         with pytest.raises(ConfigError, match=told):
-            import_logs([log], out, Options(**options))
+            import_logs([log], out, ImportSettings(**options))
         assert import_logs([log], out).resumed == 2000
 
     def test_is_not_finished_with_other_files(self, out: Path, log: Path, tmp_path: Path) -> None:
@@ -270,7 +273,7 @@ class TestAnImportThatWasBegun:
             def embeddings(self, prompts: Sequence[Any], /) -> Any:
                 return np.ones((len(prompts), 1), np.float32)
 
-        options = Options(sample=50, seed=3)
+        options = ImportSettings(sample=50, seed=3)
         result = import_logs([log], out, options, embedder=Same())
         import_logs([log], tmp_path / "whole.jsonl", options, embedder=Same())
         assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
@@ -337,7 +340,7 @@ def test_a_last_line_that_was_not_whole_must_not_go_on(
     stopped([log], tmp_path / "out.jsonl", at=3000, keep=1000)
     with log.open("a") as file:
         file.write(", and more")
-    with pytest.raises(ConfigError, match="which was its last"):
+    with pytest.raises(ConfigError, match="has changed before line"):
         import_logs([log], tmp_path / "out.jsonl")
 
 
@@ -364,7 +367,7 @@ def test_skipped_entries_are_told_once(tmp_path: Path) -> None:
     log.write_text(as_lines(records))
     stopped([log], out, on_bad="skip", rejects=bad)
     assert not bad.exists()
-    result = import_logs([log], out, Options(on_bad="skip", rejects=bad))
+    result = import_logs([log], out, ImportSettings(on_bad="skip", rejects=bad))
     lines = [json.loads(line)["line"] for line in bad.read_text().splitlines()]
     assert lines == [102, 2102, 2902, 3902]
     assert (result.bad, result.resumed) == (4, 2000)
@@ -375,7 +378,7 @@ def test_skipped_entries_are_told_once(tmp_path: Path) -> None:
 def test_a_file_of_rejects_that_cannot_be_written_is_told_first(
     log: Path, tmp_path: Path, name: str
 ) -> None:
-    options = Options(on_bad="skip", rejects=tmp_path / name)
+    options = ImportSettings(on_bad="skip", rejects=tmp_path / name)
     with pytest.raises(DataError, match="rejects file cannot be written"):
         import_logs([log], tmp_path / "out.jsonl", options)
     assert beside(tmp_path / "out.jsonl") == []
@@ -391,7 +394,7 @@ def test_an_import_that_wrote_nothing_down_leaves_nothing_behind(log: Path, tmp_
     # other settings may follow.
     (work / "import.db").touch()
     (work / "lock").touch()
-    assert import_logs([log], out, Options(mask=True)).resumed == 0
+    assert import_logs([log], out, ImportSettings(mask=True)).resumed == 0
     assert beside(out) == []
 
     def stop(stage: str, done: int, total: int | None) -> None:

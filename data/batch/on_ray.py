@@ -1,9 +1,7 @@
 """The same chunks on Ray Data: past one machine, or beside other work of a cluster.
 
-Every node must see the inputs and the work folder under the same paths (a shared file system), and
-have thriftroute installed. What travels is chunks' places and counts: the rows go from file to file
-in the worker that scores them. Ray starts a worker that died anew and repeats its chunk; a chunk
-may be done twice, with the same result.
+What travels is chunks' places and counts: the rows go from file to file in the worker that scores
+them, on a file system that all see. A chunk may be done twice, with the same result.
 """
 
 import contextlib
@@ -24,10 +22,8 @@ _STORE_BYTES = 100 << 20
 
 
 class RayWorker:
-    """What Ray Data makes once in each process and calls with one chunk after the other.
-
-    Errors are handed on as values: Ray would wrap them in its own.
-    """
+    """What Ray Data makes once in each process and calls with one chunk after the other. Errors
+    are handed on as values: Ray would wrap them in its own."""
 
     def __init__(self, settings: ScoreSettings, folder: Path) -> None:
         self._failed = ""
@@ -51,10 +47,9 @@ def done_by_ray(
 ) -> Generator[ChunkDone]:
     """Chunks as Ray finishes them, in no order, on actors of one core each.
 
-    `settings.ray`: the address of a cluster ("auto", "ray://host:10001", "host:6379"), or "local"
-    to start one on this machine, which ends with the run. A Ray that this process is connected to
-    is used as it is. Raises DataError, MissingExtraError, ConfigError (no such cluster, or the
-    bundle does not load there).
+    `settings.ray`: the address of a cluster, "auto", or "local" for one that ends with the run. A
+    Ray that this process is connected to is used as it is. Raises DataError, MissingExtraError,
+    ConfigError (no such cluster, or the bundle does not load there).
     """
     require_extra("ray.data", "ray")
     ray: Any = require_extra("ray", "ray")
@@ -86,8 +81,8 @@ def _connected(ray: Any, settings: ScoreSettings) -> Iterator[None]:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if settings.ray == "local":
-        options |= {"num_cpus": settings.workers, "include_dashboard": False}
-        options |= {"object_store_memory": _STORE_BYTES}
+        own = {"num_cpus": settings.workers, "object_store_memory": _STORE_BYTES}
+        options |= {**own, "include_dashboard": False}
     try:
         ray.init(address=settings.ray, **options)
     except (ConnectionError, ValueError, RuntimeError) as error:

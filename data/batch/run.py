@@ -1,7 +1,5 @@
 """Score a log of any length into one file: `score_logs`.
 
-    summary = score_logs(ScoreSettings(inputs=["logs.jsonl"], out="scores.parquet", workers=2))
-
 Interrupted or killed, the same call goes on where it stopped. Memory does not grow with the log:
 each worker holds one chunk's results, the run the places of the chunks.
 """
@@ -18,18 +16,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from ...errors import ConfigError, DataError
+from ...errors import ConfigError, DataError, require_extra
 from ...files import private, whole_file
 from ...router.bundle import Bundle
-from ..work_folder import work_folder
-from .chunks import Chunk, ChunkPlan, plan_chunks
-from .clusters import Floats, fit_centers, read_centers
-from .output import join_files, join_parts
+from ...router.scorer import Scorer
+from ..clusters import fit
+from ..work_folder import begin, work_folder
+from .chunks import Chunk, ChunkPlan, LogPrompt, plan_chunks, prompts_of
 from .scoring import CENTERS, REJECTS, ChunkDone, ChunkScorer, RowScorer, earlier, part_path
 from .settings import ScoreSettings, check
 
+Floats = npt.NDArray[np.float32]
+
 VERSION = 2  # of the work folder
+# Of the sample that clusters are fitted on: rows a cluster on average, rows, chunks.
+_CLUSTER_ROWS, _LEAST_ROWS, _MOST_CHUNKS = 50, 1000, 200
+# Parts are joined to row groups of about so many rows, fewer where each has an embedding.
+_GROUP_ROWS = 131_072
+_GROUP_ROWS_EMBEDDED = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +63,7 @@ class ScoreProgress:
 class ScoreSummary:
     """What a run did. `rows` are in the file: `repeats` of them were not scored again, `resumed`
     were there from an earlier run. `bad` ones were skipped, and `left_out` entries are no requests.
-    `seconds` is scoring in this run, at `rows_per_s`; `plan_s` and `join_s` are reading the inputs
-    through once and writing the one file."""
+    `seconds` is scoring in this run; `plan_s` and `join_s` are reading and writing whole files."""
 
     out: str
     rows: int
@@ -88,19 +93,15 @@ def score_logs(
     scorer = RowScorer.of(settings)
     centers = None if settings.centers is None else read_centers(settings.centers)
     if centers is not None and centers.shape[1] != (dim := scorer.bundle.manifest.dim):
-        raise ConfigError(
-            f"the centres have {centers.shape[1]} numbers each; the bundle's embeddings have {dim}"
-        )
+        told = f"the centres have {centers.shape[1]} numbers each"
+        raise ConfigError(f"{told}; the bundle's embeddings have {dim}")
     about = _about(settings, scorer.bundle, centers)
     times = [time.perf_counter()]
-    plan = plan_chunks(
-        settings.inputs,
-        format=settings.format,
-        chunk_rows=settings.chunk_rows,
-        chunk_bytes=settings.chunk_bytes,
-    )
+    limits = {"chunk_rows": settings.chunk_rows, "chunk_bytes": settings.chunk_bytes}
+    plan = plan_chunks(settings.inputs, format=settings.format, **limits)
     out = settings.target
-    with work_folder(out, about, plan.files) as folder:
+    with work_folder(out) as folder:
+        begin(folder, {**about, "inputs": list(plan.files), "files": dict(plan.files)})
         times.append(time.perf_counter())
         if centers is None and settings.clusters is not None and not (folder / CENTERS).exists():
             centers = fit_centers(plan, scorer, settings.clusters, seed=settings.seed)
@@ -109,19 +110,21 @@ def score_logs(
                 np.save(file, centers)
         done, resumed = _score(scorer, settings, plan, folder, progress)
         times.append(time.perf_counter())
-        _check_rows(done, plan, folder)
-        _join(settings, plan, folder, {**about, "router": settings.router})
+        names = ("rows", "repeats", "left_out", "bad")
+        counts = {name: sum(getattr(d, name) for d in done) for name in names}
+        problems = tuple(problem for d in done for problem in d.problems)[:3]
+        if counts["rows"]:
+            _join(settings, plan, folder, {**about, "router": settings.router})
+        # A log without a row is a mistake; what was done of it is no work to keep.
         shutil.rmtree(folder, ignore_errors=True)
         times.append(time.perf_counter())
+    if not (rows := counts["rows"]):
+        raise _nothing(plan, counts, problems)
     plan_s, seconds, join_s = (round(b - a, 3) for a, b in itertools.pairwise(times))
-    rows = sum(d.rows for d in done)
     return ScoreSummary(
         out=str(out),
-        rows=rows,
-        repeats=sum(d.repeats for d in done),
-        left_out=sum(d.left_out for d in done),
-        bad=sum(d.bad for d in done),
-        problems=_problems(done),
+        **counts,
+        problems=problems,
         chunks=len(done),
         resumed=resumed,
         workers=settings.workers,
@@ -135,20 +138,16 @@ def score_logs(
 def _about(settings: ScoreSettings, bundle: Bundle, centers: Floats | None) -> dict[str, Any]:
     """All that the rows of the output depend on, beside the inputs; as JSON."""
     given = None if centers is None else hashlib.sha256(centers.tobytes()).hexdigest()
+    names = ("context", "embeddings", "skip_bad", "format", "chunk_rows", "chunk_bytes")
     return {
         "version": VERSION,
         "bundle": bundle.model_sha256,
         "calibration": dict(bundle.manifest.calibration),
         "strong": settings.strong or bundle.manifest.strong,
         "weak": settings.weak or bundle.manifest.weak,
-        "context": settings.context,
-        "embeddings": settings.embeddings,
         "clusters": given or settings.clusters,
         "seed": settings.seed if settings.clusters else None,
-        "skip_bad": settings.skip_bad,
-        "format": settings.format,
-        "chunk_rows": settings.chunk_rows,
-        "chunk_bytes": settings.chunk_bytes,
+        **{name: getattr(settings, name) for name in names},
     }
 
 
@@ -202,39 +201,91 @@ def _scored(
         pool.shutdown(cancel_futures=True)
 
 
-def _problems(done: Sequence[ChunkDone]) -> tuple[str, ...]:
-    return tuple(problem for d in done for problem in d.problems)[:3]
-
-
-def _check_rows(done: Sequence[ChunkDone], plan: ChunkPlan, folder: Path) -> None:
-    """A log without a row is a mistake; what was done of it is no work to keep."""
-    if any(d.rows for d in done):
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    if problems := _problems(done):
-        bad = sum(d.bad for d in done)
-        raise DataError(f"no usable row: all {bad:,} are bad, the first: {problems[0]}")
+def _nothing(plan: ChunkPlan, counts: Mapping[str, int], problems: Sequence[str]) -> DataError:
+    """Why no row of a log was scored."""
     names = ", ".join(plan.files)
-    if left_out := sum(d.left_out for d in done):
-        raise DataError(
-            f"none of {left_out:,} entries is a request that was answered, with its text; "
-            "thriftroute logs import says what they are",
-            path=names,
+    if problems:
+        return DataError(f"no usable row: all {counts['bad']:,} are bad, the first: {problems[0]}")
+    if counts["left_out"]:
+        told = (
+            f"none of {counts['left_out']:,} entries is a request that was answered, with its text"
         )
-    raise DataError("is empty; expected at least one row of a log", path=names)
+        return DataError(f"{told}; thriftroute logs import says what they are", path=names)
+    return DataError("is empty; expected at least one row of a log", path=names)
 
 
 def _join(settings: ScoreSettings, plan: ChunkPlan, folder: Path, about: Mapping[str, Any]) -> None:
+    """Join the parts, in order, to one file each of scores, rejects and centres."""
+
     def parts(suffix: str) -> list[Path]:
         return [part_path(folder, chunk.index, suffix) for chunk in plan.chunks]
 
     out = settings.target
     if settings.rejects is not None:
-        join_files(parts(REJECTS), Path(settings.rejects).absolute())
+        _join_bytes(parts(REJECTS), Path(settings.rejects).absolute())
     if (folder / CENTERS).exists():
-        join_files([folder / CENTERS], out.with_name(f"{out.name}.centers.npy"))
+        _join_bytes([folder / CENTERS], out.with_name(f"{out.name}.centers.npy"))
     if not settings.parquet:
-        join_files(parts(out.suffix), out)
+        _join_bytes(parts(out.suffix), out)
         return
+    arrow = require_extra("pyarrow", "eval")
+    parquet = require_extra("pyarrow.parquet", "eval")
     names = ("router", "bundle", "strong", "weak", "context")
-    join_parts(parts(out.suffix), out, {f"thriftroute.{n}": str(about[n]) for n in names})
+    told = {f"thriftroute.{name}": str(about[name]) for name in names}
+    schema = parquet.read_schema(parts(out.suffix)[0]).with_metadata(told)
+    most = _GROUP_ROWS_EMBEDDED if settings.embeddings else _GROUP_ROWS
+    held: list[Any] = []
+    with (
+        whole_file(out, opener=private) as file,
+        parquet.ParquetWriter(file, schema, compression="zstd") as writer,
+    ):
+        for part in parts(out.suffix):
+            held.append(parquet.read_table(part))
+            if sum(table.num_rows for table in held) >= most:
+                writer.write_table(arrow.concat_tables(held))
+                held = []
+        if held:
+            writer.write_table(arrow.concat_tables(held))
+
+
+def _join_bytes(parts: Sequence[Path], out: Path) -> None:
+    """Join those of the parts that are there."""
+    with whole_file(out, opener=private) as file:
+        for part in parts:
+            if part.exists():
+                with part.open("rb") as source:
+                    shutil.copyfileobj(source, file)
+
+
+def fit_centers(
+    plan: ChunkPlan, scorer: Scorer, k: int, *, seed: int = 0, rows: int | None = None
+) -> Floats:
+    """Centres float32[k', dim], k' <= k, fitted on rows drawn at random from chunks drawn at random
+    (in proportion to their rows), about `rows`. Raises ConfigError where the sample has no row."""
+    rng = np.random.default_rng(seed)
+    rows = rows or max(_LEAST_ROWS, _CLUSTER_ROWS * k)
+    count = min(len(plan.chunks), _MOST_CHUNKS)
+    share = np.array([chunk.lines for chunk in plan.chunks]) / plan.lines
+    drawn = rng.choice(len(plan.chunks), count, replace=False, p=share)
+    prompts: list[Any] = []
+    for index in sorted(drawn.tolist()):
+        chunk = plan.chunks[index]
+        wanted = set(rng.choice(chunk.lines, min(chunk.lines, -(-rows // count)), replace=False))
+        prompts += [
+            row.prompt
+            for i, row in enumerate(prompts_of(chunk))
+            if i in wanted and isinstance(row, LogPrompt)
+        ]
+    return fit(scorer.embeddings(prompts, workers=1), k, seed=seed)
+
+
+def read_centers(path: str | Path) -> Floats:
+    """Centres that a run has written. Raises ConfigError where it is no such file."""
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ConfigError(f"{path}: no readable .npy file of cluster centres ({error})") from error
+    if found.ndim != 2 or found.dtype != np.float32 or not len(found):
+        told = f"{path} holds {found.dtype}{list(found.shape)}"
+        raise ConfigError(f"{told}; expected centres float32[k, dim]")
+    return np.ascontiguousarray(found)

@@ -7,7 +7,6 @@ In the work folder a chunk has `parts/00000017.parquet` (or .jsonl), where rows 
 import hashlib
 import json
 import threading
-from collections import OrderedDict
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,13 +14,13 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from ...errors import ConfigError, DataError
+from ...errors import ConfigError, DataError, require_extra
 from ...files import private, whole_file
 from ...router.scorer import Scorer
 from ...router.text import Conversation, as_conversation
+from ..lines import write_jsonl
 from ..logs.normalize import LeftOutError
 from .chunks import Chunk, LogPrompt, prompts_of
-from .output import write_part
 from .settings import ScoreSettings
 
 CENTERS = "centers.npy"
@@ -78,22 +77,21 @@ class RowScorer(Scorer):
             raise ConfigError(f"{loaded.bundle} is an encoder: it embeds, but knows no models")
         return cast("RowScorer", loaded)
 
-    @property
-    def outputs(self) -> list[str]:
-        """The graph's outputs that are written; not every graph tells familiarity."""
+    def outputs(self, embedding: bool) -> list[str]:
+        """The graph's outputs that are needed; not every graph tells familiarity."""
         told = {output.name for output in self._session.get_outputs()}
-        return ["quality", "embedding", *({"familiarity"} & told)]
+        return ["quality", *({"familiarity"} & told), *(["embedding"] if embedding else [])]
 
     def row(
         self, conversation: Conversation, outputs: list[str]
-    ) -> tuple[dict[str, Any], npt.NDArray[np.float32]]:
-        """Score (that of `score`, to the last bit) and familiarity; and the embedding."""
-        quality, embedding, *rest = self._run(conversation, outputs)
-        margin = float(quality[self._strong] - quality[self._weak])
+    ) -> tuple[dict[str, Any], npt.NDArray[np.float32] | None]:
+        """Score (that of `score`, to the last bit) and familiarity; and the embedding, if asked."""
+        values = dict(zip(outputs, self._run(conversation, outputs), strict=True))
+        margin = float(values["quality"][self._strong] - values["quality"][self._weak])
         found = {"score": float(self.calibrated(margin))}
-        if rest:
-            found["familiarity"] = float(rest[0][0])
-        return found, embedding
+        if "familiarity" in values:
+            found["familiarity"] = float(values["familiarity"][0])
+        return found, values.get("embedding")
 
 
 class ChunkScorer:
@@ -101,23 +99,11 @@ class ChunkScorer:
 
     def __init__(self, scorer: RowScorer, settings: ScoreSettings, folder: Path) -> None:
         self.stop = threading.Event()
-        self._scorer = scorer
-        self._settings = settings
-        self._folder = folder
-        self._outputs = scorer.outputs
+        self._scorer, self._settings, self._folder = scorer, settings, folder
         centers = folder / CENTERS
         self._centers = np.load(centers, allow_pickle=False) if centers.exists() else None
-        kinds = {"id": "string", "score": "float64", "familiarity": "float32", "cluster": "int32"}
-        left_out = {
-            "familiarity": "familiarity" not in self._outputs,
-            "cluster": self._centers is None,
-        }
-        self._columns: dict[str, str | int] = {
-            name: kind for name, kind in kinds.items() if not left_out.get(name)
-        }
-        if settings.embeddings:
-            self._columns["embedding"] = scorer.bundle.manifest.dim
-        self._seen: OrderedDict[bytes, dict[str, Any]] = OrderedDict()
+        self._outputs = scorer.outputs(settings.embeddings or self._centers is not None)
+        self._seen: dict[bytes, dict[str, Any]] = {}
         self._lock = threading.Lock()
 
     def do(self, chunk: Chunk) -> ChunkDone:
@@ -135,58 +121,63 @@ class ChunkScorer:
                 done.left_out += 1
                 continue
             try:
+                if isinstance(found, DataError):
+                    raise found
                 row, repeated = self._row(found)
             except DataError as error:
                 line = found.line if isinstance(found, LogPrompt) else error.line
-                told = DataError(error.problem, path=chunk.path, line=line, field=error.field)
+                bad.append(error.at(chunk.path, line))
                 if not self._settings.skip_bad:
-                    raise told from None
-                bad.append(told)
+                    raise bad[0] from None
             else:
                 rows.append(row)
                 done.repeats += repeated
-        self._write(done, rows, bad)
+        part = part_path(self._folder, chunk.index, self._settings.target.suffix)
+        if self._settings.parquet:
+            self._write_parquet(part, rows)
+        else:
+            write_jsonl(part, rows)
+        if bad:
+            names = ("path", "line", "field", "problem")
+            rejects = [{name: getattr(error, name) for name in names} for error in bad]
+            write_jsonl(part.with_suffix(REJECTS), rejects)
+        done.rows, done.bytes, done.bad = len(rows), part.stat().st_size, len(bad)
+        done.problems = tuple(str(error) for error in bad[:_KEPT_PROBLEMS])
+        write_jsonl(part.with_suffix(".json"), [asdict(done)])
         return done
 
-    def _row(self, found: LogPrompt | DataError) -> tuple[dict[str, Any], bool]:
+    def _row(self, found: LogPrompt) -> tuple[dict[str, Any], bool]:
         """What is written of a row, and whether its prompt had been scored. Raises DataError."""
-        if isinstance(found, DataError):
-            raise found
         conversation = as_conversation(found.prompt)
         context = self._settings.context
         # Only what is scored: one system text stands before many questions.
-        texts = [
-            conversation.system if context == "full" else "",
-            "" if context == "last" else conversation.history,
-            conversation.last,
-        ]
-        data = json.dumps(texts).encode()  # ASCII, lone surrogates too
+        system = conversation.system if context == "full" else ""
+        history = "" if context == "last" else conversation.history
+        data = json.dumps([system, history, conversation.last]).encode()  # ASCII
         key = hashlib.blake2b(data, digest_size=16).digest()
-        with self._lock:
-            if (known := self._seen.get(key)) is not None:
-                self._seen.move_to_end(key)
-                return {"id": found.id, **known}, True
+        if (known := self._seen.get(key)) is not None:
+            return {"id": found.id, **known}, True
         row, embedding = self._scorer.row(conversation, self._outputs)
-        if self._centers is not None:
+        if embedding is not None and self._centers is not None:
             row["cluster"] = int((self._centers @ embedding).argmax())
-        if self._settings.embeddings:
+        if embedding is not None and self._settings.embeddings:
             row["embedding"] = embedding.astype(np.float16)
         with self._lock:
             self._seen[key] = row
             if len(self._seen) > _REMEMBERED:
-                self._seen.popitem(last=False)
+                del self._seen[next(iter(self._seen))]
         return {"id": found.id, **row}, False
 
-    def _write(self, done: ChunkDone, rows: list[dict[str, Any]], bad: list[DataError]) -> None:
-        part = part_path(self._folder, done.chunk, self._settings.target.suffix)
-        write_part(part, rows, self._columns if self._settings.parquet else {})
-        if bad:
-            rejects = [
-                {"path": e.path, "line": e.line, "field": e.field, "problem": e.problem}
-                for e in bad
-            ]
-            write_part(part.with_suffix(REJECTS), rejects, {})
-        done.rows, done.bytes, done.bad = len(rows), part.stat().st_size, len(bad)
-        done.problems = tuple(str(error) for error in bad[:_KEPT_PROBLEMS])
-        with whole_file(part.with_suffix(".json"), opener=private) as file:
-            file.write(json.dumps(asdict(done)).encode())
+    def _write_parquet(self, path: Path, rows: list[dict[str, Any]]) -> None:
+        arrow = require_extra("pyarrow", "eval")
+        types = {"id": arrow.string(), "score": arrow.float64()}
+        if "familiarity" in self._outputs:
+            types["familiarity"] = arrow.float32()
+        if self._centers is not None:
+            types["cluster"] = arrow.int32()
+        if self._settings.embeddings:
+            dim = self._scorer.bundle.manifest.dim
+            types["embedding"] = arrow.list_(arrow.float16(), dim)
+        table = arrow.Table.from_pylist(rows, schema=arrow.schema(list(types.items())))
+        with whole_file(path, opener=private) as file:
+            require_extra("pyarrow.parquet", "eval").write_table(table, file, compression="zstd")

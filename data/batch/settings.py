@@ -68,27 +68,22 @@ def check(settings: ScoreSettings) -> None:
         raise ConfigError("give a list of at least one file of a log")
     for name in ("workers", "chunk_rows", "chunk_bytes", "clusters"):
         value = getattr(settings, name)
-        if name == "clusters" and value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        unset = name == "clusters" and value is None
+        if not unset and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise ConfigError(f"{name}: expected a whole number >= 1, got {value!r}")
     validate_context(settings.context)
-    out = settings.target
+    out, folder = settings.target, settings.target.parent
     names = [Path(path).absolute() for path in settings.inputs]
-    both_clusters = settings.clusters is not None and settings.centers is not None
+    both = settings.clusters is not None and settings.centers is not None
+    unasked = settings.rejects is not None and not settings.skip_bad
+    there = out.exists() and not settings.overwrite
     for wrong, problem in (
-        (both_clusters, "clusters are fitted or their centres are given, not both"),
-        (
-            settings.rejects is not None and not settings.skip_bad,
-            "a file of rejects is for bad rows that are skipped: ask for that too",
-        ),
+        (both, "clusters are fitted or their centres are given, not both"),
+        (unasked, "a file of rejects is for bad rows that are skipped: ask for that too"),
         (len(set(names)) != len(names), "a file is given twice"),
         (out.is_dir(), f"{out} is a folder; expected the name of a file"),
-        (not out.parent.is_dir(), f"{out}: there is no folder {out.parent}"),
-        (
-            out.exists() and not settings.overwrite,
-            f"{out} exists already; name another file, or overwrite it",
-        ),
+        (not folder.is_dir(), f"{out}: there is no folder {folder}"),
+        (there, f"{out} exists already; name another file, or overwrite it"),
         (out in names, f"{out} is an input too"),
         (
             settings.embeddings and not settings.parquet,

@@ -1,9 +1,6 @@
-"""What an import has read so far, in a SQLite file beside its output, so that it can go on.
+"""What an import has read so far, in `import.db` (SQLite) beside its output, so that it can go on.
 
-    logs.jsonl.work/import.db    distinct requests, bad entries, and how far each file was read
-
-What was read after the last commit SQLite takes back where a process is killed. The folder goes
-when the output is whole.
+What was read after the last commit SQLite takes back where a process is killed.
 """
 
 import contextlib
@@ -21,14 +18,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import ConfigError
-from ...files import locked, private, tighten, whole_file
-from .import_rows import Imported, Options, Read
+from ...files import private, whole_file
+from ..work_folder import check_same_run, work_folder
+from .import_rows import Imported, ImportSettings, Read
 from .reader import Block, ChangedError, Place, blocks, check_whole
 from .sampling import Sample
 from .schema import LogRow, row_of
 
+VERSION = 2  # of what the file holds
 _DB = "import.db"
-_COUNTED = ("entries", "bad", "problem")
+_COUNTED = ("entries", "bad", "problem", "left_out", "formats")
 _CACHE_KB = 32 << 10  # of pages that are held in memory
 _TABLES = f"""
     PRAGMA cache_size = -{_CACHE_KB};
@@ -58,58 +57,42 @@ class ImportStore:
 
     def __init__(self, folder: Path, files: Sequence[str], settings: Mapping[str, Any]) -> None:
         self.result = Imported()
-        self.places: dict[int, Place] = {}
-        self.kept = True  # whether anything was committed that is to be gone on from
-        self.way_out = f"finish it as it was begun, or delete {folder} to begin anew"
+        self._places: dict[int, Place] = {}
         self._folder, self._files, self._settings = folder, files, settings
         self._since = [0, 0]  # entries and bytes since the last commit
         os.close(private(str(folder / _DB), os.O_RDWR | os.O_CREAT))
         self._db = sqlite3.connect(folder / _DB)
+        self.kept = True  # whether anything was committed that is to be gone on from
 
     def load(self) -> None:
-        """Go back to what was committed last. Raises ConfigError where the settings differ."""
+        """Go back to what was committed last."""
         self._db.executescript(_TABLES)
         found = self._db.execute("SELECT value FROM state").fetchone()
         self.kept = found is not None
-        if found is None:
-            return
-        state = json.loads(found[0])
-        for name, now in self._settings.items():
-            if (was := state["settings"].get(name)) != now:
-                raise ConfigError(
-                    f"{self._folder} is of a run with another {name}: {was!r}, now {now!r}; "
-                    f"{self.way_out}"
-                )
-        for name in _COUNTED:
-            setattr(self.result, name, state[name])
-        self.result.resumed = self.result.entries
-        self.result.left_out = Counter(state["left_out"])
-        self.result.formats = state["formats"]
-        for number, place in state["places"].items():
-            names = place["names"]
-            place["names"] = None if names is None else tuple(names)
-            self.places[int(number)] = Place(**place)
+        if self.kept:
+            state = json.loads(found[0])
+            check_same_run(self._folder, state.get("settings", {}), self._settings)
+            self.result = Imported(**state["result"], resumed=state["result"]["entries"])
+            self.result.left_out = Counter(self.result.left_out)
+            self._places = {int(i): Place(**place) for i, place in state["places"].items()}
 
     def blocks(self) -> Iterator[tuple[int, Block]]:
-        """(number of the file, block) of all that was not read yet.
-
-        Raises ConfigError where a file is not the one that was read, DataError as `reader.blocks`.
-        """
-        first = max(self.places, default=0)
+        """(number of the file, block) of all that was not read yet. Raises ConfigError where a
+        file is not the one that was read, DataError as `reader.blocks`."""
+        first = max(self._places, default=0)
         try:
             for i, path in enumerate(self._files):
-                place = self.places.get(i)
+                place = self._places.get(i)
                 if i < first and place is not None:
                     check_whole(path, place)
                 elif i >= first:
-                    for block in blocks(path, place):
-                        yield i, block
+                    yield from ((i, block) for block in blocks(path, place))
         except ChangedError as error:
-            raise ConfigError(f"{error} by the run in {self._folder}; {self.way_out}") from error
+            way_out = f"finish it as it was begun, or delete {self._folder} to begin anew"
+            raise ConfigError(f"{error} by the run in {self._folder}; {way_out}") from error
 
-    def add(self, file: int, end: Place, read: Read, *, entries: int, size: int) -> None:
-        """Take over what was read of a block that ends there; commit it where so many entries, or
-        bytes, were read since the last time."""
+    def add(self, file: int, end: Place, size: int, read: Read) -> None:
+        """Take over what was read of a block of so many bytes that ends there."""
         result, counts = self.result, read.counts
         result.entries += counts.entries
         result.left_out.update(counts.left_out)
@@ -118,22 +101,16 @@ class ImportStore:
         result.formats.update(counts.formats)
         self._db.executemany(_ADD, read.rows)
         self._db.executemany("INSERT INTO reject VALUES (?)", ((line,) for line in read.rejects))
-        before = self.places.get(file)
-        self.places[file] = end
-        self._since[0] += counts.entries
-        self._since[1] += end.offset - (before.offset if before else 0)
-        if self._since[0] >= entries or self._since[1] >= size:
-            self.commit()
+        self._places[file] = end
+        self._since = [self._since[0] + counts.entries, self._since[1] + size]
 
-    def commit(self) -> None:
-        """Write down what was read, and where."""
-        state = {
-            "settings": self._settings,
-            "places": {str(i): asdict(place) for i, place in self.places.items()},
-            "formats": self.result.formats,
-            "left_out": self.result.left_out,
-            **{name: getattr(self.result, name) for name in _COUNTED},
-        }
+    def commit(self, entries: int = 0, size: int = 0) -> None:
+        """Write down what was read, and where, if it is so many entries or bytes."""
+        if self._since[0] < entries and self._since[1] < size:
+            return
+        counts = {name: getattr(self.result, name) for name in _COUNTED}
+        places = {i: asdict(place) for i, place in self._places.items()}
+        state = {"settings": self._settings, "places": places, "result": counts}
         self._db.execute("DELETE FROM state")
         self._db.execute("INSERT INTO state VALUES (?)", (json.dumps(state),))
         self._db.commit()
@@ -174,47 +151,38 @@ class ImportStore:
                 file.write(line.encode())
 
     def close(self) -> None:
-        """Take back what was not committed."""
+        """Take back what was not committed; where nothing is kept, nothing is left behind."""
         self._db.close()
-
-    def remove(self) -> None:
-        """Close it and delete the folder."""
-        self.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if not self.kept:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def open_store(out: Path, files: Sequence[str], options: Options) -> Iterator[ImportStore]:
-    """The store of an import to `out`, new or as an earlier run left it.
-
-    Where nothing was committed when it ends, nothing is left behind. Raises ConfigError where it
-    is of other files or settings, or another run has it open; OSError where it cannot be written.
-    """
+def open_store(out: Path, files: Sequence[str], options: ImportSettings) -> Iterator[ImportStore]:
+    """The store of an import to `out`, new or as an earlier run left it. Raises ConfigError
+    where it is of other files or settings, or another run has it open; OSError."""
     folder = out.with_name(f"{out.name}.work")
-    folder.mkdir(mode=0o700, exist_ok=True)
-    tighten(folder)
-    if any(each.name not in ("lock", _DB, f"{_DB}-journal") for each in folder.iterdir()):
+    others = {each.name for each in folder.iterdir()} - {"lock"} if folder.exists() else set()
+    if others and _DB not in others:
         raise ConfigError(f"{folder} is no folder of an import; move it out of the way")
     settings = {
+        "version": VERSION,
         "inputs": [str(Path(name).absolute()) for name in files],
         "format": options.format,
         "mask": options.mask,
         "skip_bad": options.on_bad == "skip",
         "rejects": options.rejects is not None,
     }
-    with locked(folder / "lock", busy=f"another run works in {folder}; wait for it, or stop it"):
+    with work_folder(out) as folder:
         store = ImportStore(folder, files, settings)
         try:
             store.load()
             yield store
         except sqlite3.Error as error:
-            problem = f"{folder} cannot be read or written ({error}); {store.way_out}"
+            problem = f"{folder} cannot be read or written ({error}); mend it, or delete it"
             raise OSError(problem) from error
         finally:
-            if store.kept:
-                store.close()
-            else:
-                store.remove()
+            store.close()
 
 
 def _line(line: bytes, weight: float, key: bytes, named_before: bool) -> bytes:

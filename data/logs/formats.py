@@ -13,11 +13,11 @@ embedding or a request that failed, raises LeftOutError with the reason.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from ...errors import DataError
-from ..schema import Messages, render
+from ..schema import render
 from . import otel
 from .normalize import (
     CUT,
@@ -30,6 +30,7 @@ from .normalize import (
     digest,
     first,
     iso_time,
+    listed,
     number,
     parsed,
     rating,
@@ -55,65 +56,64 @@ _OTHERS = re.compile(
 )
 _FEEDBACK = ("feedback", "thumb", "rating", "like")
 _USAGE = {
-    "input_tokens": (
-        *("prompt_tokens", "input_tokens", "input", "promptTokens", "inputTokens"),
-        *("promptTokenCount", "prompt_eval_count"),
-    ),
-    "output_tokens": (
-        *("completion_tokens", "output_tokens", "output", "completionTokens", "outputTokens"),
-        *("candidatesTokenCount", "eval_count"),
-    ),
+    "input_tokens": "prompt_tokens input_tokens input promptTokens inputTokens promptTokenCount "
+    "prompt_eval_count",
+    "output_tokens": "completion_tokens output_tokens output completionTokens outputTokens "
+    "candidatesTokenCount eval_count",
 }
 # Where each format has the fields of a row, the first that has a value.
-_FIELDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+_WRITTEN: Mapping[str, Mapping[str, str]] = {
     "openai": {
-        "id": ("id", "request_id", "custom_id", "response.id", "response.body.id"),
-        "time": (
-            *("time", "timestamp", "created_at", "created", "start_time", "date"),
-            *("response.created", "response.created_at", "response.body.created"),
-        ),
-        "cost_usd": ("cost_usd", "cost", "spend", "response_cost", "total_cost"),
-        "task": ("task", "metadata.task", "request.metadata.task"),
-        "session": (
-            *("session_id", "session", "conversation_id", "thread_id", "metadata.session_id"),
-            "request.metadata.session_id",
-        ),
-        "tenant": ("tenant", "team", "user", "user_id", "request.user"),
+        "id": "id request_id custom_id response.id response.body.id",
+        "time": "time timestamp created_at created start_time date response.created "
+        "response.created_at response.body.created",
+        "cost_usd": "cost_usd cost spend response_cost total_cost",
+        "task": "task metadata.task request.metadata.task",
+        "session": "session_id session conversation_id thread_id metadata.session_id "
+        "request.metadata.session_id",
+        "tenant": "tenant team user user_id request.user",
     },
     "litellm": {
-        "id": ("request_id", "id", "litellm_call_id"),
-        "time": ("startTime",),
+        "id": "request_id id litellm_call_id",
+        "time": "startTime",
         # What clients ask for; behind it may be several deployments.
-        "model": ("model_group", "model"),
-        "input_tokens": ("prompt_tokens",),
-        "output_tokens": ("completion_tokens",),
-        "cost_usd": ("spend", "response_cost"),
-        "session": ("session_id", "trace_id"),
-        "tenant": (
-            *("team_id", "organization_id", "metadata.user_api_key_team_id", "end_user", "user"),
-        ),
+        "model": "model_group model",
+        "input_tokens": "prompt_tokens",
+        "output_tokens": "completion_tokens",
+        "cost_usd": "spend response_cost",
+        "session": "session_id trace_id",
+        "tenant": "team_id organization_id metadata.user_api_key_team_id end_user user",
     },
     "langfuse": {
-        "id": ("id",),
-        "time": ("startTime", "start_time", "timestamp"),
-        "model": ("providedModelName", "provided_model_name", "model"),
-        "cost_usd": (
-            *("costDetails.total", "cost_details.total", "totalCost", "total_cost"),
-            "calculatedTotalCost",
-        ),
-        "task": ("name", "traceName", "trace_name"),
-        "session": ("sessionId", "session_id"),
-        "tenant": ("userId", "user_id"),
+        "id": "id",
+        "time": "startTime start_time timestamp",
+        "model": "providedModelName provided_model_name model",
+        "cost_usd": "costDetails.total cost_details.total totalCost total_cost calculatedTotalCost",
+        "task": "name traceName trace_name",
+        "session": "sessionId session_id",
+        "tenant": "userId user_id",
     },
-    "otel": {name: (name,) for name in otel.FIELDS},
+    "otel": {name: name for name in otel.FIELDS},
     "records": {
-        **{name: (name,) for name in ("id", "time", "model", "task", "feedback")},
-        "input_tokens": ("prompt_tokens",),
-        "output_tokens": ("completion_tokens",),
-        "cost_usd": ("cost",),
-        "session": ("session_hash",),
+        **{name: name for name in ("id", "time", "model", "task", "feedback", "tenant")},
+        "input_tokens": "prompt_tokens",
+        "output_tokens": "completion_tokens",
+        "cost_usd": "cost",
+        "session": "session_hash",
     },
 }
+# Split once: every entry looks at all of them.
+_FIELDS = {
+    format: {name: tuple(names.split()) for name, names in fields.items()}
+    for format, fields in _WRITTEN.items()
+}
+# Columns of which one a group must be there, the most telling formats first.
+_TELLING: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("records", ("prompt_hash", "choice", "threshold")),
+    ("litellm", ("spend response_cost", "startTime")),
+    ("langfuse", ("traceId trace_id", "type startTime start_time")),
+    ("langfuse", ("observations scores sessionId projectId", "input timestamp")),
+)
 
 
 def detect(record: Object) -> str:
@@ -122,9 +122,13 @@ def detect(record: Object) -> str:
     if otel.is_otel(record):
         return "otel"
     for name, columns in _TELLING:
-        if all(names & set(one_of) for one_of in columns):
+        if all(names.intersection(one_of.split()) for one_of in columns):
             return name
-    if names <= _OWN and _is_own(record):
+    # Ours has its answer beside the messages, not in them.
+    turns = record.get("messages")
+    last = turns[-1] if isinstance(turns, list) and turns else {}
+    asked = "prompt" in record or body(last).get("role", "assistant") != "assistant"
+    if names <= _OWN and asked and isinstance(record.get("id"), str):
         return "logs"
     if names & {"messages", "request", "request_body", "body", "prompt", "choices", "input"}:
         return "openai"
@@ -135,10 +139,8 @@ def detect(record: Object) -> str:
 
 
 def rows_of(record: Object, format: str) -> Iterator[LogRow | LeftOutError]:
-    """The rows of one entry, and for each part of it that is none the reason.
-
-    Raises DataError, with the field at fault, where the entry cannot be used.
-    """
+    """The rows of one entry, and for each part of it that is none the reason. Raises DataError,
+    with the field at fault, where the entry cannot be used."""
     try:
         for each in _calls(record, format):
             try:
@@ -149,20 +151,16 @@ def rows_of(record: Object, format: str) -> Iterator[LogRow | LeftOutError]:
         raise DataError("is nested too deep to be read") from error
 
 
-def _calls(record: Object, format: str) -> Iterator[Object]:
+def _calls(record: Object, format: str) -> Iterable[Object]:
+    """The calls of models in an entry: OTLP's JSON and Langfuse's traces have several."""
     if format == "otel":
         return otel.calls(record)
     if format == "langfuse" and isinstance(record.get("observations"), list):
-        return _observations(record)
-    return iter((record,))
-
-
-def _is_own(record: Object) -> bool:
-    """Whether an entry is ours: its answer stands beside the messages, not in them."""
-    turns = record.get("messages")
-    last = turns[-1] if isinstance(turns, list) and turns else {}
-    asked = "prompt" in record or body(last).get("role", "assistant") != "assistant"
-    return asked and isinstance(record.get("id"), str)
+        # Each with what only the trace knows.
+        names = ("sessionId", "userId", "scores", "session_id", "user_id")
+        known = {name: record.get(name) for name in names}
+        return ({**known, **body(each)} for each in record["observations"])
+    return (record,)
 
 
 def _openai(record: Object) -> LogRow:
@@ -178,22 +176,21 @@ def _openai(record: Object) -> LogRow:
         raise LeftOutError(FAILED)
     kinds = [first(record, name) for name in ("call_type", "operation", "url", "path", "endpoint")]
     # Embeddings, images, moderations and rankings come so.
-    listed = inner.get("object") == "list" or {"data", "results", "embeddings"} & set(inner)
-    if listed and not {"choices", "output", "content", "candidates"} & set(inner):
+    items = inner.get("object") == "list" or {"data", "results", "embeddings"} & set(inner)
+    if items and not {"choices", "output", "content", "candidates"} & set(inner):
         raise LeftOutError(NO_CHAT)
     model = first(request, "model") or first(record, "model")
     if not {"messages", "contents"} & set(request):
         kinds.append(model)
     _check_chat(*kinds)
-    messages, after = conversation(dict(request))
     said = answer_text(inner if inner and inner is not outer else response)
     if said is None and "choices" in record:
         said, inner = answer_text(record), record
     return _row(
         "openai",
         record,
-        messages,
-        said or after,
+        dict(request),
+        said,
         model=model or first(inner, "model"),
         feedback=rating(first(record, "feedback", "metadata.feedback")),
         **_usage(first(inner, "usage", "usageMetadata") or record.get("usage"), record),
@@ -211,8 +208,7 @@ def _litellm(record: Object) -> LogRow:
     if not kind:
         _check_chat(first(record, "model_group", "model"))
     asked = first(record, "messages") or body(first(record, "proxy_server_request"))
-    messages, after = conversation(asked)
-    return _row("litellm", record, messages, answer_text(first(record, "response")) or after)
+    return _row("litellm", record, asked, answer_text(first(record, "response")))
 
 
 def _langfuse(record: Object) -> LogRow:
@@ -225,32 +221,21 @@ def _langfuse(record: Object) -> LogRow:
     found = parsed(asked) if isinstance(asked, str) else asked
     if not any(isinstance(each, dict) for each in (found if isinstance(found, list) else (found,))):
         _check_chat(first(record, *_FIELDS["langfuse"]["model"]))  # which is asked about text
-    messages, after = conversation(asked)
     return _row(
         "langfuse",
         record,
-        messages,
-        answer_text(first(record, "output")) or after,
+        asked,
+        answer_text(first(record, "output")),
         feedback=_scored(record.get("scores")),
         **_usage(first(record, "usageDetails", "usage_details", "usage"), record),
     )
 
 
-def _observations(trace: Object) -> Iterator[Object]:
-    """The observations of a trace, each with what only the trace knows."""
-    known = {n: trace.get(n) for n in ("sessionId", "userId", "scores", "session_id", "user_id")}
-    for each in trace["observations"]:
-        yield {**known, **body(each)}
-
-
 def _scored(scores: object) -> float | None:
     """The mean of a user's scores that are in [0, 1]; what evaluators scored is no feedback."""
-    values = []
-    for score in scores if isinstance(scores, list) else ():
-        name = text(body(score).get("name")).lower()
-        if any(word in name for word in _FEEDBACK):
-            value = number(body(score).get("value"), "scores")
-            values += [value] if value is not None and 0 <= value <= 1 else []
+    named = ((text(score.get("name")).lower(), score.get("value")) for score in listed(scores))
+    told = (number(v, "scores") for name, v in named if any(word in name for word in _FEEDBACK))
+    values = [value for value in told if value is not None and 0 <= value <= 1]
     return sum(values) / len(values) if values else None
 
 
@@ -258,8 +243,8 @@ def _otel(record: Object) -> LogRow:
     if record["failed"]:
         raise LeftOutError(FAILED)
     _check_chat(*record["kinds"], record["model"])
-    messages, after = conversation(record["input"], record["system"])
-    return _row("otel", record, messages, answer_text(record["output"]) or after)
+    asked, system = record["input"], record["system"]
+    return _row("otel", record, asked, answer_text(record["output"]), system=system)
 
 
 def _records(record: Object) -> LogRow:
@@ -268,15 +253,10 @@ def _records(record: Object) -> LogRow:
     asked, said = first(record, "prompt"), first(record, "answer")
     if _is_torn(asked):
         raise LeftOutError(CUT)
-    messages, _ = conversation(asked)
-    tenant = record.get("tenant")
-    return _row(
-        "records",
-        record,
-        messages,
-        None if _is_torn(said) else answer_text(said),
-        tenant=None if tenant == "default" else tenant,
-    )
+    # Where no answer was recorded, what the prompt ends with is none either.
+    answer = "" if _is_torn(said) else answer_text(said) or ""
+    default = {"tenant": None} if record.get("tenant") == "default" else {}
+    return _row("records", record, asked, answer, **default)
 
 
 def _is_torn(said: object) -> bool:
@@ -285,17 +265,24 @@ def _is_torn(said: object) -> bool:
 
 
 def _row(
-    format: str, record: Object, messages: Messages, answer: str | None, **given: Any
+    format: str,
+    record: Object,
+    asked: object,
+    said: str | None,
+    *,
+    system: object = None,
+    **given: Any,
 ) -> LogRow:
     """A row; `given` are its fields that `_FIELDS` does not have of this format."""
-    messages = tuple(map(sound, messages))
+    found, after = conversation(asked, system)
+    messages = tuple(map(sound, found))
     of = {name: first(record, *names) for name, names in _FIELDS[format].items()} | given
     return LogRow(
         id=text(of["id"]) or f"log-{digest(messages).hex()[:16]}",
         messages=messages,
         prompt=render(messages),
         time=iso_time(of["time"]),
-        answer=sound(answer),
+        answer=sound(after if said is None else said) or None,
         model=text(of["model"]) or None,
         input_tokens=count(of["input_tokens"], "input_tokens"),
         output_tokens=count(of["output_tokens"], "output_tokens"),
@@ -308,13 +295,13 @@ def _row(
 
 
 def _usage(found: object, record: Object) -> dict[str, Any]:
-    usage = body(found)
-    counts = {name: first(usage, *names) for name, names in _USAGE.items()}
-    # Beside its usage a record has an input and an output that are no counts.
-    return {
-        name: first(record, *(n for n in _USAGE[name] if "okens" in n)) if known is None else known
-        for name, known in counts.items()
-    }
+    usage, counts = body(found), {}
+    for name, names in _USAGE.items():
+        known = first(usage, *names.split())
+        # Beside its usage a record has an input and an output that are no counts.
+        beside = (n for n in names.split() if "okens" in n)
+        counts[name] = first(record, *beside) if known is None else known
+    return counts
 
 
 def _check_chat(*names: object) -> None:
@@ -323,13 +310,6 @@ def _check_chat(*names: object) -> None:
         raise LeftOutError(NO_CHAT)
 
 
-# Columns of which one a group must be there, the most telling formats first.
-_TELLING: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...] = (
-    ("records", (("prompt_hash",), ("choice",), ("threshold",))),
-    ("litellm", (("spend", "response_cost"), ("startTime",))),
-    ("langfuse", (("traceId", "trace_id"), ("type", "startTime", "start_time"))),
-    ("langfuse", (("observations", "scores", "sessionId", "projectId"), ("input", "timestamp"))),
-)
 _MAKERS: Mapping[str, Callable[[Object], LogRow]] = {
     "openai": _openai,
     "litellm": _litellm,

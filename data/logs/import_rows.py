@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ...errors import ConfigError, DataError
-from ...providers import pii as personal
+from ...providers import pii
+from ..layouts import OnBad
 from ..schema import render
 from .formats import FORMATS, detect, rows_of
 from .normalize import LeftOutError, digest
@@ -17,12 +18,11 @@ from .reader import Block, Found, objects
 from .schema import LogRow, moment
 from .traffic_profile import Traffic
 
-OnBad = Literal["stop", "skip"]
 _KEY = 12  # bytes of a SHA-256 by which a request, or an id, is known
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class ImportSettings:
     """What to do. `sample` rows (None: all); of each cluster `at_least` so many of them; `report`:
     describe the traffic, too."""
 
@@ -38,9 +38,8 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.format not in ("auto", *FORMATS):
-            raise ConfigError(
-                f"format {self.format!r}: expected auto or one of {', '.join(FORMATS)}"
-            )
+            known = ", ".join(FORMATS)
+            raise ConfigError(f"format {self.format!r}: expected auto or one of {known}")
         if self.sample is not None and self.sample < 1:
             raise ConfigError(f"a sample of {self.sample}: expected at least 1")
         if self.at_least and self.sample is None:
@@ -85,23 +84,19 @@ class Read:
 
 
 def read_entries(
-    files: Iterable[str | Path], options: Options, result: Imported | None = None
+    files: Iterable[str | Path], options: ImportSettings, result: Imported | None = None
 ) -> Iterator[LogRow]:
-    """The rows of log files, in their order, repeats and all; counted into `result`.
-
-    Raises DataError with file, line and field for what cannot be read, unless it is to be skipped;
-    what is skipped is not kept.
+    """The rows of log files, in their order, repeats and all; counted into `result`. Raises
+    DataError with file, line and field, unless what is bad is to be skipped; it is not kept
+    then.
     """
     result = Imported() if result is None else result
     for path in files:
         yield from _rows(objects(path), path, options, result, lambda line: None)
 
 
-def read_block(block: Block, path: str, options: Options, format: str) -> Read:
-    """The rows of one block of a file of that format, which may still be "auto".
-
-    Raises DataError as `read_entries`.
-    """
+def read_block(block: Block, path: str, options: ImportSettings, format: str) -> Read:
+    """The rows of a block of a file of that format, or "auto"; raises as `read_entries`."""
     read = Read([], [], Imported(formats={} if format == "auto" else {path: format}))
     for found in _rows(block.found(), path, options, read.counts, read.rejects.append):
         row = masked(found) if options.mask else found
@@ -113,18 +108,27 @@ def read_block(block: Block, path: str, options: Options, format: str) -> Read:
     return read
 
 
-def masked(row: LogRow) -> LogRow:
-    """A row without personal data and keys.
+def format_of(block: Block) -> str:
+    """The format of the first entry of which it can be told, else "auto"."""
+    for _, entry in block.found():
+        if not isinstance(entry, DataError):
+            try:
+                return detect(entry)
+            except DataError:
+                continue
+    return "auto"
 
-    Names of sessions and tenants become hashes where they hold some: they still tell who is who.
-    """
-    messages = tuple(personal.masked(list(row.messages)))
-    answer = None if row.answer is None else personal.mask(row.answer)
+
+def masked(row: LogRow) -> LogRow:
+    """A row without personal data and keys. Names of sessions and tenants become hashes where
+    they hold some: they still tell who is who."""
+    messages = tuple(pii.masked(list(row.messages)))
+    answer = None if row.answer is None else pii.mask(row.answer)
     names = {n: getattr(row, n) for n in ("session", "tenant", "task", "id")}
     hidden: dict[str, Any] = {
         name: f"masked-{digest([{name: value}]).hex()[:12]}"
         for name, value in names.items()
-        if personal.mask(value) != value
+        if pii.mask(value) != value
     }
     return replace(row, messages=messages, prompt=render(messages), answer=answer, **hidden)
 
@@ -137,7 +141,7 @@ def seconds(row: LogRow) -> float | None:
 def _rows(
     found: Iterable[Found],
     path: str | Path,
-    options: Options,
+    options: ImportSettings,
     result: Imported,
     keep: Callable[[str], object],
 ) -> Iterator[LogRow]:
@@ -157,19 +161,18 @@ def _rows(
                 else:
                     yield row
         except DataError as problem:
-            error = DataError(problem.problem, path=path, line=line, field=problem.field)
+            error = problem.at(path, line)
             if options.on_bad == "stop":
                 raise error from problem
             result.bad += 1
             result.problem = result.problem or str(error)
             if options.rejects is not None:
-                keep(_reject(error, entry))
+                keep(_reject(error, None if isinstance(entry, DataError) else entry))
 
 
-def _reject(error: DataError, entry: object) -> str:
+def _reject(error: DataError, row: object) -> str:
     """A bad entry as a line of the file of rejects."""
-    row = None if isinstance(entry, DataError) else entry
-    told = {"path": error.path, "line": error.line, "field": error.field, "problem": error.problem}
+    told = {name: getattr(error, name) for name in ("path", "line", "field", "problem")}
     try:
         return json.dumps({**told, "row": row}, default=repr) + "\n"
     except RecursionError:

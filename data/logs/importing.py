@@ -1,7 +1,7 @@
 """Import: files of logs in, one JSONL of distinct requests out, all of them or a sample.
 
-Entries are read a block at a time, and put away in a store beside the output until it is known how
-often each came. An import that was stopped goes on from there (see `dedupe_store`).
+Entries are read a block at a time into a store beside the output (`dedupe_store`), until it is
+known how often each came.
 """
 
 import contextlib
@@ -10,32 +10,37 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from ...errors import ConfigError, DataError
 from ...files import private, whole_file
-from ..clusters import assign, default_k, fit
+from ..clusters import Vectors, assign, default_k, fit
 from ..schema import Message
 from .dedupe_store import ImportStore, open_store
-from .import_rows import Imported, Options, masked, read_block, read_entries, seconds
+from .import_rows import (
+    Imported,
+    ImportSettings,
+    format_of,
+    masked,
+    read_block,
+    read_entries,
+    seconds,
+)
 from .normalize import NO_TEXT
 from .pool import in_order
-from .reader import Place
+from .reader import Block, Place
 from .sampling import draw
 from .schema import LogRow, row_of, write_logs
 from .traffic_profile import Language, Tally, Traffic, describe
 
 Progress = Callable[[str, int, int | None], None]
-Vectors = npt.NDArray[np.float32]
 
 DESCRIBED = 2000  # rows that are embedded for a report or a sample, at least
 PER_SAMPLED = 3  # and so many for each row of the sample
 # After so many entries, or bytes, it is written down what was read: what a stop may lose.
-KEEP_ENTRIES = 50_000
-KEEP_BYTES = 64 << 20
+KEEP_ENTRIES, KEEP_BYTES = 50_000, 64 << 20
 _BLOCK = 128
 _NO_TEXT_HINTS = {
     "litellm": "set general_settings.store_prompts_in_spend_logs: true in the proxy's config",
@@ -55,7 +60,7 @@ class Embedder(Protocol):
 def import_logs(
     files: Sequence[str | Path],
     out: str | Path,
-    options: Options | None = None,
+    options: ImportSettings | None = None,
     *,
     embedder: Embedder | None = None,
     language: Language | None = None,
@@ -68,22 +73,18 @@ def import_logs(
     A request that came n times is one row of weight n, with the first answer. A sample is drawn
     along cluster and time (see `sampling`) from rows that were embedded: all, or 2,000 and three
     for each row of the sample, themselves drawn along time. embedder: for a sample or a report.
-    workers: processes that parse lines; with several, a script calls this below
-    `if __name__ == "__main__":`.
-
-    After every `keep_entries` entries it is written down, in `<out>.work`, what was read:
-    interrupted or killed, the same call goes on from there. The folder goes when `out` is whole.
+    workers: processes that parse; with several, a script calls this below
+    `if __name__ == "__main__":`. After every `keep_entries` entries it is written down, in
+    `<out>.work`, what was read: interrupted or killed, the same call goes on from there.
 
     Raises DataError (see `read_entries`; also where nothing is left), ConfigError (a setting that
-    does not fit, a folder of another import), ScalingError (a worker died) and OSError (`out`
-    cannot be written).
+    does not fit, a folder of another import), ScalingError (a worker died), OSError.
     """
-    options = options or Options()
+    options = options or ImportSettings()
     if embedder is None and (options.report or options.sample is not None):
         raise ConfigError("a sample or a report needs a bundle to embed with: give --router mf")
-    for name, value in (("workers", workers), ("keep_entries", keep_entries)):
-        if value < 1:
-            raise ConfigError(f"{name}: expected a whole number >= 1, got {value!r}")
+    if workers < 1:
+        raise ConfigError(f"workers: expected a whole number >= 1, got {workers!r}")
     rejects = options.rejects
     if rejects is not None and (not rejects.absolute().parent.is_dir() or rejects.is_dir()):
         problem = "the rejects file cannot be written; expected a file's name in a folder"
@@ -92,52 +93,45 @@ def import_logs(
     names = [str(path) for path in files]
     with open_store(out, names, options) as store:
         result = store.result
-        _read(names, options, store, workers, keep_entries, progress)
+        if result.resumed:
+            progress("resumed", result.resumed, None)
+        jobs = _jobs(store, names, options)
+        with contextlib.closing(in_order(read_block, jobs, workers)) as found:
+            for where, read in found:
+                store.add(*where, read)
+                store.commit(keep_entries, KEEP_BYTES)
+                progress("reading", result.entries, None)
+        store.count()
         if rejects is not None:
             store.write_rejects(rejects)
+        if result.distinct:
+            sample = _look(store, options, embedder, language, progress) if embedder else None
+            if sample is None:
+                with whole_file(out, opener=private) as file:
+                    result.written = sum(bool(file.write(line)) for line in store.rows())
+            else:
+                result.written = write_logs(sample, out)
+        store.kept = False
         if not result.distinct:
-            store.remove()
             raise DataError(_nothing(result, files))
-        sample = _look(store, options, embedder, language, progress) if embedder else None
-        if sample is None:
-            with whole_file(out, opener=private) as file:
-                result.written = sum(bool(file.write(line)) for line in store.rows())
-        else:
-            result.written = write_logs(sample, out)
-        store.remove()
         return result
 
 
-def _read(
-    names: Sequence[str],
-    options: Options,
-    store: ImportStore,
-    workers: int,
-    keep_entries: int,
-    progress: Progress,
-) -> None:
-    """Read all that was not read yet into the store."""
-    result = store.result
-    if result.resumed:
-        progress("resumed", result.resumed, None)
-
-    def jobs() -> Iterator[tuple[tuple[int, Place], tuple[Any, ...], bool]]:
-        for i, block in store.blocks():
-            format = result.formats.get(names[i], options.format)
-            # The format of a file follows from its beginning. What is parsed already stays here.
-            can_be_sent = block.end.layout == "lines" and format != "auto"
-            yield (i, block.end), (block, names[i], options, format), can_be_sent
-
-    with contextlib.closing(in_order(read_block, jobs(), workers)) as found:
-        for (i, end), read in found:
-            store.add(i, end, read, entries=keep_entries, size=KEEP_BYTES)
-            progress("reading", result.entries, None)
-    store.count()
+def _jobs(
+    store: ImportStore, names: Sequence[str], options: ImportSettings
+) -> Iterator[tuple[tuple[int, Place, int], tuple[Block, str, ImportSettings, str]]]:
+    """(file, end and size of a block), and what is to be read of it."""
+    formats: dict[str, str] = dict(store.result.formats)
+    for i, block in store.blocks():
+        name = names[i]
+        if formats.get(name, "auto") == "auto":
+            formats[name] = format_of(block) if options.format == "auto" else options.format
+        yield (i, block.end, block.size), (block, name, options, formats[name])
 
 
 def _look(
     store: ImportStore,
-    options: Options,
+    options: ImportSettings,
     embedder: Embedder,
     language: Language | None,
     progress: Progress,
@@ -160,12 +154,23 @@ def _look(
         )
     if options.sample is None:
         return None
-    return _sampled(rows, assign(embeddings, centers), weights, options)
+    labels = assign(embeddings, centers)
+    sample = draw(
+        weights,
+        options.sample,
+        # Another start than that of the rows to draw from.
+        seed=[options.seed, 1],
+        order=np.lexsort((np.array(list(map(_sorts_as, rows))), labels)),
+        groups=labels,
+        at_least=options.at_least,
+    )
+    drawn = zip(sample.rows.tolist(), sample.weights.tolist(), strict=True)
+    return (replace(rows[i], weight=weight, cluster=int(labels[i])) for i, weight in drawn)
 
 
 def describe_logs(
     files: Sequence[str | Path],
-    options: Options,
+    options: ImportSettings,
     *,
     embedder: Embedder,
     language: Language | None = None,
@@ -201,8 +206,7 @@ def _embed(rows: Sequence[LogRow], embedder: Embedder, progress: Progress) -> Ve
     blocks = []
     for start in range(0, len(rows), _BLOCK):
         progress("embedding", start, len(rows))
-        block = [row.messages for row in rows[start : start + _BLOCK]]
-        blocks.append(embedder.embeddings(block))
+        blocks.append(embedder.embeddings([r.messages for r in rows[start : start + _BLOCK]]))
     progress("embedding", len(rows), len(rows))
     return np.concatenate(blocks)
 
@@ -211,26 +215,6 @@ def _sorts_as(row: LogRow) -> float:
     """Its time; the last of all where it has none."""
     time = seconds(row)
     return float("inf") if time is None else time
-
-
-def _sampled(
-    rows: Sequence[LogRow],
-    labels: npt.NDArray[np.int64],
-    weights: npt.NDArray[np.float64],
-    options: Options,
-) -> Iterator[LogRow]:
-    times = np.array(list(map(_sorts_as, rows)))
-    sample = draw(
-        weights,
-        options.sample or len(rows),
-        # Another start than that of the rows to draw from.
-        seed=[options.seed, 1],
-        order=np.lexsort((times, labels)),
-        groups=labels,
-        at_least=options.at_least,
-    )
-    for i, weight in zip(sample.rows.tolist(), sample.weights.tolist(), strict=True):
-        yield replace(rows[i], weight=weight, cluster=int(labels[i]))
 
 
 def _nothing(result: Imported, files: Sequence[str | Path]) -> str:

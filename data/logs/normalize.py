@@ -44,18 +44,12 @@ class LeftOutError(Exception):
 
 def first(record: Object, *names: str) -> Any:
     """The value of the first name that has one; "a.b" looks for b in a, which may be JSON text.
-
-    Empty objects and lists are no values, also as text.
-    """
+    Empty objects and lists are no values, also as text."""
     for name in names:
-        if "." in name:
-            head, _, rest = name.partition(".")
-            value = record.get(head)
-            while rest and value is not None:
-                head, _, rest = rest.partition(".")
-                value = body(value).get(head)
-        else:
-            value = record.get(name)
+        head, *rest = name.split(".") if "." in name else (name,)
+        value = record.get(head)
+        for step in rest:
+            value = body(value).get(step)
         if is_value(value):
             return value
     return None
@@ -118,9 +112,7 @@ def count(value: object, field: str) -> int | None:
 
 def iso_time(value: object) -> str | None:
     """A moment as ISO 8601 in UTC, from seconds, milli- or nanoseconds since 1970, or from text.
-
-    Text without a zone counts as UTC. Raises DataError(time) where it is neither.
-    """
+    Text without a zone counts as UTC. Raises DataError(time) where it is neither."""
     # NaN is what pandas has for nothing.
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return None
@@ -135,27 +127,21 @@ def iso_time(value: object) -> str | None:
             moment = datetime.fromisoformat(str(value).removesuffix(" UTC"))
             moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except (TypeError, ValueError, OverflowError, OSError) as error:
-        raise DataError(
-            f"{shown(value)} is no moment: expected ISO 8601, or seconds since 1970", field="time"
-        ) from error
+        problem = f"{shown(value)} is no moment: expected ISO 8601, or seconds since 1970"
+        raise DataError(problem, field="time") from error
     return moment.isoformat(timespec="milliseconds")
 
 
 def rating(value: object) -> float | None:
     """Feedback in [0, 1]: a number there, true or false, or a word. Raises DataError(feedback)."""
     words = {"up": 1.0, "good": 1.0, "positive": 1.0, "down": 0.0, "bad": 0.0, "negative": 0.0}
-    if value is None or value == "":
-        return None
-    if isinstance(value, bool):
-        return float(value)
-    if isinstance(value, str) and value.strip().lower().removeprefix("thumbs_") in words:
-        return words[value.strip().lower().removeprefix("thumbs_")]
+    said = str(value).strip().lower().removeprefix("thumbs_")
+    if isinstance(value, bool) or said in words:
+        return words.get(said, float(value is True))
     found = number(value, "feedback")
     if found is not None and not 0.0 <= found <= 1.0:
-        raise DataError(
-            f"{shown(value)} is no feedback: expected a number in [0, 1], true, false, up or down",
-            field="feedback",
-        )
+        expected = "a number in [0, 1], true, false, up or down"
+        raise DataError(f"{shown(value)} is no feedback: expected {expected}", field="feedback")
     return found
 
 

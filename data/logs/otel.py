@@ -16,35 +16,21 @@ from .parts import kind_of, type_of
 _OTHER = ("execute_tool", "create_agent", "invoke_agent", "invoke_workflow", "retrieval")
 # Kinds of OpenInference's spans that are calls of models; they are no chats but for the first.
 _MODELS = ("LLM", "EMBEDDING", "RERANKER")
-_NUMBERED = re.compile(
-    r"(?:gen_ai\.(?P<old>prompt|completion)|llm\.(?P<new>input|output)_messages)"
-    r"\.(?P<at>\d{1,6})(?:\.message)?\."
-    r"(?:(?P<what>role|content|tool_call_id)"
-    r"|contents\.(?P<part>\d{1,6})\.message_content\.(?P<kind>text|image\.image\.url)"
-    r"|tool_calls\.(?P<call>\d{1,6})\.(?:tool_call\.)?(?:function\.)?(?P<of>id|name|arguments))"
-)
 _TURN = re.compile(r"gen_ai\.(system|user|assistant|tool)\.message")
 _ERROR = (2, "2", "STATUS_CODE_ERROR", "ERROR")
 
-
 # Attributes that hold the fields of a row, the first that has a value.
 _ATTRIBUTES = {
-    "model": (
-        *("gen_ai.request.model", "gen_ai.response.model", "llm.request.model"),
-        *("llm.model_name", "ai.model.id"),
-    ),
-    "input_tokens": (
-        *("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "llm.token_count.prompt"),
-        *("ai.usage.inputTokens", "ai.usage.promptTokens"),
-    ),
-    "output_tokens": (
-        *("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens"),
-        *("llm.token_count.completion", "ai.usage.outputTokens", "ai.usage.completionTokens"),
-    ),
-    "cost_usd": ("gen_ai.usage.cost", "llm.cost.total"),
-    "task": ("gen_ai.agent.name", "gen_ai.prompt.name", "ai.telemetry.functionId"),
-    "session": ("gen_ai.conversation.id", "session.id", "ai.telemetry.metadata.sessionId"),
-    "tenant": ("tenant.id", "user.id", "enduser.id", "ai.telemetry.metadata.userId"),
+    "model": "gen_ai.request.model gen_ai.response.model llm.request.model llm.model_name "
+    "ai.model.id",
+    "input_tokens": "gen_ai.usage.input_tokens gen_ai.usage.prompt_tokens llm.token_count.prompt "
+    "ai.usage.inputTokens ai.usage.promptTokens",
+    "output_tokens": "gen_ai.usage.output_tokens gen_ai.usage.completion_tokens "
+    "llm.token_count.completion ai.usage.outputTokens ai.usage.completionTokens",
+    "cost_usd": "gen_ai.usage.cost llm.cost.total",
+    "task": "gen_ai.agent.name gen_ai.prompt.name ai.telemetry.functionId",
+    "session": "gen_ai.conversation.id session.id ai.telemetry.metadata.sessionId",
+    "tenant": "tenant.id user.id enduser.id ai.telemetry.metadata.userId",
 }
 FIELDS = ("id", "time", *_ATTRIBUTES)
 _IDS = (("traceId", "trace_id"), ("spanId", "span_id"))
@@ -60,10 +46,8 @@ def is_otel(record: Object) -> bool:
 
 
 def calls(record: Object) -> Iterator[dict[str, Any]]:
-    """The calls of chat models in one entry, in fields that say nothing of OpenTelemetry.
-
-    Spans that are no such calls are not there at all: a trace is full of them.
-    """
+    """The calls of models in one entry, in fields that say nothing of OpenTelemetry; of its other
+    spans, which a trace is full of, none."""
     for each in _entries(record):
         found = _attributes(each.get("attributes"))
         turns: list[dict[str, Any]] = []
@@ -100,11 +84,12 @@ def _call(entry: Object, found: Mapping[str, Any], turns: list[Any]) -> dict[str
     def of(*names: str) -> Any:
         return next((found[name] for name in names if is_value(found.get(name))), None)
 
-    numbered = _numbered(found)
+    said, calls = of("ai.response.text", "ai.result.text"), of("ai.response.toolCalls")
+    empty = said is None and calls is None
     context, status = body(entry.get("context")), body(entry.get("status"))
     ids = (text(first(entry, *names) or first(context, *names)) for names in _IDS)
     return {
-        **{name: of(*names) for name, names in _ATTRIBUTES.items()},
+        **{name: of(*names.split()) for name, names in _ATTRIBUTES.items()},
         "id": "-".join(filter(None, ids)),
         "failed": first(status, "code", "status_code") in _ERROR or of("error.type") is not None,
         "time": _moment(first(entry, "startTimeUnixNano", "start_time", "timeUnixNano")),
@@ -112,20 +97,13 @@ def _call(entry: Object, found: Mapping[str, Any], turns: list[Any]) -> dict[str
         "kinds": [kind, *map(of, ("gen_ai.operation.name", "llm.request.type", "ai.operationId"))],
         "input": of("gen_ai.input.messages", "gen_ai.prompt", "ai.prompt.messages")
         or turns
-        or numbered["input"]
+        or _numbered(found, ("gen_ai.prompt.", "llm.input_messages."), "user")
         or of("input.value"),
         "output": of("gen_ai.output.messages", "gen_ai.completion")
-        or numbered["output"]
-        or _of_ai_sdk(of("ai.response.text", "ai.result.text"), of("ai.response.toolCalls"))
+        or _numbered(found, ("gen_ai.completion.", "llm.output_messages."), "assistant")
+        or (None if empty else {"role": "assistant", "content": said, "tool_calls": calls})
         or of("ai.response.object", "output.value"),
     }
-
-
-def _of_ai_sdk(said: object, calls: object) -> dict[str, Any] | None:
-    """The answer that the AI SDK logs as its text and its calls."""
-    if said is None and calls is None:
-        return None
-    return {"role": "assistant", "content": said, "tool_calls": calls}
 
 
 def _entries(record: Object) -> Iterator[Object]:
@@ -163,44 +141,44 @@ def _value(typed: object) -> Any:
     return next(iter(wrapped.values()), None)
 
 
-def _numbered(found: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Messages from attributes such as `gen_ai.prompt.0.content`, in their order."""
-    sides: dict[str, dict[int, dict[str, Any]]] = {"input": {}, "output": {}}
+def _numbered(
+    found: Mapping[str, Any], prefixes: tuple[str, ...], role: str
+) -> list[dict[str, Any]]:
+    """Messages from attributes such as `gen_ai.prompt.0.content`; `role` where none is named."""
+    tree: dict[str, Any] = {}
     for name, value in found.items():
-        if not (match := _NUMBERED.fullmatch(name)):
+        if not name.startswith(prefixes):
             continue
-        side = "input" if match["old"] == "prompt" or match["new"] == "input" else "output"
-        turn = sides[side].setdefault(int(match["at"]), {"parts": {}, "calls": {}})
-        if match["part"] is not None:
-            text_part, image = {"type": "text", "text": value}, {"url": value}
-            turn["parts"][int(match["part"])] = (
-                text_part if match["kind"] == "text" else {"type": "image_url", "image_url": image}
-            )
-        elif match["call"] is not None:
-            turn["calls"].setdefault(int(match["call"]), {})[match["of"]] = value
+        *path, last = name.split(".")[2:]
+        at = tree
+        for step in path:
+            if not isinstance(inner := at.setdefault(step, {}), dict):
+                break
+            at = inner
         else:
-            turn[match["what"]] = value
-    default = {"input": "user", "output": "assistant"}
-    return {
-        side: [_as_message(turn, default[side]) for _, turn in sorted(turns.items())]
-        for side, turns in sides.items()
-    }
+            at[last] = value
+    return [_as_message(turn, role) for turn in _in_order(tree, "message")]
 
 
-def _as_message(turn: dict[str, Any], role: str) -> dict[str, Any]:
-    """A numbered message as OpenAI's; `role` where the attributes name none."""
-    parts, calls = ([part for _, part in sorted(turn.pop(n).items())] for n in ("parts", "calls"))
-    found = {"role": role, **turn, "content": parts or _from_json(turn.get("content"))}
-    if calls:
-        found["tool_calls"] = [
-            {
-                "id": call.get("id", ""),
-                "type": "function",
-                "function": {n: text(call.get(n)) for n in ("name", "arguments")},
-            }
-            for call in calls
-        ]
-    return found
+def _as_message(turn: Object, role: str) -> dict[str, Any]:
+    parts: list[dict[str, Any]] = []
+    for part in _in_order(body(turn.get("contents")), "message_content"):
+        url = first(part, "image.image.url")
+        image = {"type": "image_url", "image_url": {"url": url}}
+        parts.append({"type": "text", "text": part["text"]} if "text" in part else image)
+    calls = [
+        {"id": text(call.get("id")), "arguments": "", **(body(call.get("function")) or call)}
+        for call in _in_order(body(turn.get("tool_calls")), "tool_call")
+    ]
+    content = parts or _from_json(turn.get("content"))
+    return {"role": role, **turn, "content": content, "tool_calls": calls}
+
+
+def _in_order(tree: Object, wrapper: str) -> list[Object]:
+    """The objects under numbers, or what their wrapper holds."""
+    numbers = sorted(filter(str.isdecimal, tree), key=lambda number: (len(number), number))
+    each = (body(tree[number]) for number in numbers)
+    return [body(of.get(wrapper)) or of for of in each if of]
 
 
 def _from_json(content: Any) -> Any:

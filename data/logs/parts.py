@@ -1,8 +1,8 @@
 """What a message, a part of one or an item is, whatever dialect wrote it; calls and media of any.
 
-Known are OpenAI's chat completions and responses (Codex's items among them), Anthropic's, Gemini's
-and Bedrock's content, the parts of OpenTelemetry's GenAI conventions, of LangChain, pydantic-ai and
-the AI SDK. What nobody knows is a part of a message, and never its text.
+Known are OpenAI's chat completions and responses, Anthropic's, Gemini's and Bedrock's content, and
+the parts of OpenTelemetry's conventions, LangChain, pydantic-ai and the AI SDK. What nobody knows
+is a part of a message, and never its text.
 """
 
 import json
@@ -17,32 +17,37 @@ ROLES = {
     **{name: name for name in ("system", "developer", "user", "assistant", "tool", "function")},
     **{"human": "user", "ai": "assistant", "model": "assistant", "chatbot": "assistant"},
 }
-_KINDS: dict[str, Kind] = {
-    **dict.fromkeys(("message", *ROLES), "message"),
-    **dict.fromkeys(("text", "input_text", "output_text", "refusal"), "text"),
-    **dict.fromkeys(("image", "image_url", "input_image", "computer_screenshot"), "media"),
-    **dict.fromkeys(("audio", "audio_url", "input_audio", "video", "video_url"), "media"),
-    **dict.fromkeys(("file", "input_file", "document", "document_url", "binary"), "media"),
-    **dict.fromkeys(("blob", "uri", "container_upload", "search_result"), "media"),
-    **dict.fromkeys(("tool_call", "tool_use", "custom", "function_call"), "call"),
-    **dict.fromkeys(("local_shell_call", "custom_tool_call"), "call"),
-    **dict.fromkeys(("tool_call_response", "tool_result", "tool_search_output"), "result"),
-    **dict.fromkeys(("reasoning", "thinking", "redacted_thinking", "compaction"), "work"),
-    **dict.fromkeys(("compaction_summary", "context_compaction", "item_reference"), "work"),
-    **dict.fromkeys(("server_tool_use", "mcp_tool_use", "mcp_list_tools"), "work"),
-    **dict.fromkeys(("mcp_approval_request", "mcp_approval_response"), "work"),
-}
+
+
+def _by_name(table: dict[Kind, str]) -> dict[str, Kind]:
+    return {name: kind for kind, names in table.items() for name in names.split()}
+
+
+_TYPES = _by_name(
+    {
+        "message": " ".join(("message", *ROLES)),
+        "text": "text input_text output_text refusal",
+        "media": "image image_url input_image computer_screenshot audio audio_url input_audio "
+        "video video_url file input_file document document_url binary blob uri container_upload "
+        "search_result",
+        "call": "tool_call tool_use custom function_call local_shell_call custom_tool_call",
+        "result": "tool_call_response tool_result tool_search_output",
+        "work": "reasoning thinking redacted_thinking compaction compaction_summary "
+        "context_compaction item_reference server_tool_use mcp_tool_use mcp_list_tools "
+        "mcp_approval_request mcp_approval_response",
+    }
+)
 # What says of an object without a type what it is: Gemini's parts and Bedrock's.
-_NAMED: dict[str, Kind] = {
-    **dict.fromkeys(("role", "parts"), "message"),
-    **dict.fromkeys(("functionCall", "function_call", "toolUse"), "call"),
-    **dict.fromkeys(("functionResponse", "function_response", "toolResult"), "result"),
-    **dict.fromkeys(("executableCode", "executable_code", "codeExecutionResult"), "work"),
-    **dict.fromkeys(("code_execution_result", "reasoningContent", "cachePoint"), "work"),
-    **dict.fromkeys(("inlineData", "inline_data", "fileData", "file_data"), "media"),
-    **dict.fromkeys(("image", "document", "video"), "media"),
-}
-_ENDINGS: tuple[tuple[str, Kind], ...] = (("_tool_result", "work"), ("_output", "result"))
+_NAMED = _by_name(
+    {
+        "message": "role parts",
+        "call": "functionCall function_call toolUse",
+        "result": "functionResponse function_response toolResult",
+        "work": "executableCode executable_code codeExecutionResult code_execution_result "
+        "reasoningContent cachePoint",
+        "media": "inlineData inline_data fileData file_data image document video",
+    }
+)
 _INNER = ("function", "custom", "functionCall", "function_call", "toolUse")
 _IDS = ("call_id", "tool_call_id", "tool_use_id", "toolCallId", "toolUseId", "id")
 _GIVEN = ("arguments", "input", "args", "action", "actions", "operation")
@@ -71,11 +76,14 @@ def _of_type(item: Object, name: str) -> Kind | None:
     if name == "function":  # a call has arguments, a definition has none, a message says something
         called = "arguments" in item or "arguments" in body(item.get("function"))
         return "call" if called else "message" if "content" in item else "work"
-    if name.endswith("_call") and name not in _KINDS:
+    if name in _TYPES:
+        return _TYPES[name]
+    if name.endswith("_call"):
         # A call that the client is to answer has an id for its result, one that is done has none.
         return "call" if item.get("call_id") else "work"
-    ending = next((kind for ending, kind in _ENDINGS if name.endswith(ending)), None)
-    return _KINDS.get(name, ending)
+    if name.endswith("_tool_result"):
+        return "work"
+    return "result" if name.endswith("_output") else None
 
 
 def type_of(item: Object) -> str:

@@ -49,19 +49,15 @@ def draw(
     if size >= len(w):
         return Sample(np.arange(len(w)), w)
     if groups is None or not at_least:
-        chance = _chances(w, size)
+        chance = chances(w, size)
     else:
         chance = _grouped(w, size, np.asarray(groups, np.int64), at_least)
     along = np.arange(len(w)) if order is None else np.asarray(order, np.int64)
-    start = np.random.default_rng(seed).random()
-    # A row is drawn where a whole number, moved by `start`, falls into its stretch. What rounding
-    # adds to the sum must not draw one more.
-    marks = np.floor(np.round(np.cumsum(chance[along]), 9) + start)
-    rows = np.sort(along[np.diff(marks, prepend=0.0) >= 1.0])
+    rows = np.sort(systematic(chance, along, np.random.default_rng(seed).random()))
     return Sample(rows, w[rows] / chance[rows])
 
 
-def _chances(weights: Floats, size: float) -> Floats:
+def chances(weights: Floats, size: float) -> Floats:
     """Probabilities in proportion to the weights, 1 at most, that sum to `size`."""
     sure = np.zeros(len(weights), np.bool_)
     while size < len(weights):
@@ -74,8 +70,17 @@ def _chances(weights: Floats, size: float) -> Floats:
     return np.ones(len(weights))
 
 
+def systematic(chance: Floats, order: Numbers, start: float) -> Numbers:
+    """Rows drawn with exactly these probabilities, along an order (Madow 1949); start in [0, 1)."""
+    # A row is drawn where a whole number, moved by `start`, falls into its stretch. What rounding
+    # adds to the sum must not draw one more.
+    marks = np.floor(np.round(np.cumsum(chance[order]), 9) + start)
+    drawn: Numbers = order[np.diff(marks, prepend=0.0) >= 1.0]
+    return drawn
+
+
 def _grouped(weights: Floats, size: int, groups: Numbers, at_least: int) -> Floats:
-    """`_chances` in each group, with sizes in proportion to its weight but `at_least` so many."""
+    """`chances` in each group, with sizes in proportion to its weight but `at_least` so many."""
     members = np.bincount(groups)
     floor = np.minimum(members, at_least).astype(np.float64)
     if floor.sum() > size:
@@ -98,5 +103,5 @@ def _grouped(weights: Floats, size: int, groups: Numbers, at_least: int) -> Floa
     # More than a group has: it is taken whole, and the sample is smaller by the rest.
     for group in np.flatnonzero(members):
         inside = groups == group
-        chance[inside] = _chances(weights[inside], min(float(sizes[group]), members[group]))
+        chance[inside] = chances(weights[inside], min(float(sizes[group]), members[group]))
     return chance

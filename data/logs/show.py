@@ -18,8 +18,6 @@ def show_import(result: Imported, out: Path, console: Console | None = None) -> 
     console = console or new_console()
     if result.traffic is not None:
         show_traffic(result.traffic, console)
-    for path, format in result.formats.items():
-        console.print(f"{one_line(str(path))}: {format}", highlight=False, markup=False)
     told = f"{result.entries:,} entries read"
     if result.resumed:
         told += f" ({result.resumed:,} of them by an earlier run)"
@@ -32,15 +30,14 @@ def show_import(result: Imported, out: Path, console: Console | None = None) -> 
     if result.masked:
         told += f"; something masked in {result.masked:,}"
     whole = "" if result.written == result.distinct else f", which stand for {result.requests:,.0f}"
-    for line in (told, f"wrote {result.written:,} rows to {out}{whole}"):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    formats = [f"{one_line(str(path))}: {format}" for path, format in result.formats.items()]
+    _print(console, *formats, told, f"wrote {result.written:,} rows to {out}{whole}")
 
 
 def show_traffic(traffic: Traffic, console: Console | None = None) -> None:
     """The report: a summary, a table of models, a table of clusters with examples."""
     console = console or new_console()
-    for line in _summary(traffic):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    _print(console, *_summary(traffic))
     models = Table("model", title="Models", title_justify="left")
     for name in ("requests", "tokens in", "tokens out", "USD", "USD per 1k"):
         models.add_column(name, justify="right")
@@ -59,32 +56,34 @@ def show_traffic(traffic: Traffic, console: Console | None = None) -> None:
         clusters.add_row("\n".join(lines), *cells, end_section=True)
     console.print(clusters)
     if traffic.described < traffic.rows:
-        console.print(
-            f"lengths, languages and clusters from {traffic.described:,} of {traffic.rows:,} rows",
-            highlight=False,
-        )
+        of = f"{traffic.described:,} of {traffic.rows:,} rows"
+        _print(console, f"lengths, languages and clusters from {of}")
+
+
+def _print(console: Console, *lines: str) -> None:
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _summary(traffic: Traffic) -> list[str]:
-    lines = [f"{traffic.requests:,.0f} requests, {traffic.rows:,} rows"]
-    if traffic.start and traffic.end:
-        lines[0] += f", {traffic.start[:16]} to {traffic.end[:16]} (UTC)"
     p = traffic.characters
-    lines.append(
+    lines = [
+        f"{traffic.requests:,.0f} requests, {traffic.rows:,} rows",
         f"prompts of {p['p50']:,.0f} characters (10%: {p['p10']:,.0f}, 90%: {p['p90']:,.0f}, 99%: "
         f"{p['p99']:,.0f}); {traffic.conversations:.0%} of several turns, "
-        f"{traffic.with_system:.0%} with a system text, {traffic.with_tools:.0%} with tool results"
-    )
-    lines.append(f"{traffic.answered:.0%} with an answer, {traffic.rated:.0%} with feedback")
+        f"{traffic.with_system:.0%} with a system text, {traffic.with_tools:.0%} with tool results",
+        f"{traffic.answered:.0%} with an answer, {traffic.rated:.0%} with feedback",
+    ]
+    if traffic.start and traffic.end:
+        lines[0] += f", {traffic.start[:16]} to {traffic.end[:16]} (UTC)"
     if traffic.feedback is not None:
-        lines[-1] += f" (mean {traffic.feedback:.2f})"
+        lines[2] += f" (mean {traffic.feedback:.2f})"
     if traffic.languages is None:
         lines.append("languages: not told; pip install 'thriftroute[serve]'")
-    else:
-        lines.append(f"languages: {_shares(traffic.languages)}")
-    for name, shares in (("tasks", traffic.tasks), ("tenants", traffic.tenants)):
-        if shares:
-            lines.append(f"{name}: {_shares(shares)}")
+    for name in ("languages", "tasks", "tenants"):
+        if shares := list((getattr(traffic, name) or {}).items())[:8]:
+            told = (f"{one_line(each)} {share:.0%}" for each, share in shares)
+            lines.append(f"{name}: {', '.join(told)}")
     return lines
 
 
@@ -98,7 +97,3 @@ def _model(use: Mapping[str, Any]) -> list[str]:
     about, more = "~" * bool(use["estimated"]), ">" * bool(use["unpriced"])
     usd, per_1k = f"{use['cost']:,.2f}", f"{1000 * use['cost'] / priced:,.2f}"
     return [*cells, f"{more}{about}{usd}", f"{about}{per_1k}"]
-
-
-def _shares(shares: Mapping[str, float], most: int = 8) -> str:
-    return ", ".join(f"{one_line(name)} {share:.0%}" for name, share in list(shares.items())[:most])

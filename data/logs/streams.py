@@ -5,7 +5,7 @@ Ollama, Bedrock and Cohere: as the text of server-sent events, as lines of JSON,
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 from .normalize import FAILED, LeftOutError, Object, body, first, listed, text
@@ -17,11 +17,8 @@ _HEAD = ("id", "model", "created", "usage", "usageMetadata")
 
 
 def joined(answer: object) -> Any:
-    """The body of an answer whose stream was logged; anything else as it is.
-
-    The body is a message of the assistant, with what the events tell of `id`, `model`, `created`
-    and `usage`. Raises LeftOutError where one of the events is an error.
-    """
+    """The answer of a logged stream as a message, with what its events tell of `_HEAD`; anything
+    else as it is. Raises LeftOutError where one of the events is an error."""
     events = _events(answer)
     if not events:
         return answer
@@ -31,9 +28,8 @@ def joined(answer: object) -> Any:
         if event.get("error") or event.get("type") == "error":
             raise LeftOutError(FAILED)
         inner = body(event.get("response")) or body(event.get("message"))
-        if event.get("type") in ("response.completed", "response.incomplete") and inner.get(
-            "output"
-        ):
+        ended = event.get("type") in ("response.completed", "response.incomplete")
+        if ended and inner.get("output"):
             return inner
         for name in _HEAD:
             said = inner.get(name) or event.get(name)
@@ -59,16 +55,13 @@ def _events(answer: object) -> list[Object]:
             found = found if all(found) else []
     elif isinstance(answer, list | tuple) and all(isinstance(event, dict) for event in answer):
         found = list(answer)
-    return found if any(map(_is_event, found)) else []
+    ollama = any("done" in e and {"message", "response"} & set(e) for e in found)
+    known = any(_MARKS & set(e) or _kind(e).startswith(_KINDS) for e in found)
+    return found if known or ollama else []
 
 
 def _kind(event: Object) -> str:
     return text(event.get("type") or event.get("event_type"))
-
-
-def _is_event(event: Object) -> bool:
-    ollama = "done" in event and {"message", "response"} & set(event)
-    return bool(_MARKS & set(event) or ollama or _kind(event).startswith(_KINDS))
 
 
 class _Parts:
@@ -81,44 +74,13 @@ class _Parts:
     def take(self, event: Object) -> None:
         """Add what an event says."""
         kind = _kind(event)
-        for fits, add in _DIALECTS:
-            if fits(kind, event):
-                add(self, kind, event)
-                return
-
-    def openai(self, kind: str, event: Object) -> None:
-        """Chat and text completions: of several answers the first."""
-        for choice in listed(event["choices"]):
-            if not choice.get("index"):
-                said = body(first(choice, "delta", "message"))
-                self._message(said or {"content": choice.get("text")})
-
-    def anthropic(self, kind: str, event: Object) -> None:
-        """Blocks of content, by index."""
-        self._block(text(event.get("index")), first(event, "content_block", "delta"))
-
-    def gemini(self, kind: str, event: Object) -> None:
-        """Parts of candidates, of which the first counts."""
-        for candidate in listed(event["candidates"])[:1]:
-            for part in listed(first(candidate, "content.parts")):
-                self._block("text", part)
-
-    def bedrock(self, kind: str, event: Object) -> None:
-        """Blocks of content as Bedrock's Converse has them."""
-        block = body(first(event, "contentBlockStart", "contentBlockDelta"))
-        said = first(block, "start.toolUse", "delta.toolUse", "delta")
-        self._block(text(block.get("contentBlockIndex")), said)
-
-    def cohere(self, kind: str, event: Object) -> None:
-        """Text and calls of a message."""
-        said = body(first(event, "delta.message"))
-        if call := body(said.get("tool_calls")):
-            self._call(("call", text(event.get("index"))), call.get("id"), call.get("function"))
-        self._text("text", first(body(said.get("content")), "text") or event.get("text"))
-
-    def ollama(self, kind: str, event: Object) -> None:
-        """Pieces of a message, or of plain text."""
-        self._message({"content": event.get("response"), **body(event.get("message"))})
+        if kind.startswith("response."):
+            self._item(kind, event)
+            return
+        for said in _messages(kind, event):
+            self._message(said)
+        for at, part in _blocks(kind, event):
+            self._block(at, body(part))
 
     def _message(self, said: Object) -> None:
         for name in ("content", "refusal"):
@@ -131,7 +93,7 @@ class _Parts:
         if said.get("function_call"):
             self._call("function_call", None, said["function_call"])
 
-    def responses(self, kind: str, event: Object) -> None:
+    def _item(self, kind: str, event: Object) -> None:
         """Items of the Responses API, by index."""
         at, delta = text(event.get("output_index")), event.get("delta")
         item = body(event.get("item"))
@@ -146,9 +108,7 @@ class _Parts:
         elif item and item.get("type") != "message":
             self._put(at, dict(item))
 
-    def _block(self, at: object, said: object) -> None:
-        """A part of Anthropic's, Gemini's or Bedrock's, or what is added to one."""
-        part = body(said)
+    def _block(self, at: object, part: Object) -> None:
         if "partial_json" in part or ("input" in part and not part.get("name")):
             self._call(at, None, {"arguments": part.get("partial_json", part.get("input"))})
         elif part.get("type") == "tool_use" or "toolUseId" in part:
@@ -167,8 +127,9 @@ class _Parts:
         known = self._at.get(at)
         # Some providers give every call the same index: another id is another call.
         if known is None or (id_ and known.get("id") and id_ != known["id"]):
+            self._at.pop(at, None)
             new = {"type": "tool_call", "id": text(id_), "name": "", "arguments": ""}
-            known = self._put(at, new, new=True)
+            known = self._put(at, new)
         said = body(function)
         given = said.get("arguments", said.get("input"))
         known["name"] = known.get("name") or text(said.get("name"))
@@ -176,26 +137,41 @@ class _Parts:
         more = json.dumps(given, ensure_ascii=False) if whole else text(given)
         known["arguments"] = more if whole else text(known.get("arguments")) + more
 
-    def _put(self, at: object, part: dict[str, Any], *, new: bool = False) -> dict[str, Any]:
+    def _put(self, at: object, part: dict[str, Any]) -> dict[str, Any]:
         """Let the part stand at that index, in place of what stands there."""
-        known = None if new else self._at.get(at)
-        if known is None:
+        known = self._at.setdefault(at, part)
+        if known is part:
             self.found.append(part)
-            self._at[at] = known = part
         else:
             known.clear()
             known.update(part)
         return known
 
 
-_DIALECTS: tuple[
-    tuple[Callable[[str, Object], bool], Callable[[_Parts, str, Object], None]], ...
-] = (
-    (lambda kind, event: "choices" in event, _Parts.openai),
-    (lambda kind, event: kind.startswith("response."), _Parts.responses),
-    (lambda kind, event: kind.startswith("content_block"), _Parts.anthropic),
-    (lambda kind, event: "candidates" in event, _Parts.gemini),
-    (lambda kind, event: not _MARKS.isdisjoint(event), _Parts.bedrock),
-    (lambda kind, event: "-" in kind, _Parts.cohere),
-    (lambda kind, event: "done" in event, _Parts.ollama),
-)
+def _messages(kind: str, event: Object) -> Iterator[Object]:
+    """Pieces of a message: OpenAI's choices (of several answers the first), Cohere's, Ollama's."""
+    for choice in listed(event.get("choices")):
+        if not choice.get("index"):
+            yield body(first(choice, "delta", "message")) or {"content": choice.get("text")}
+    if "choices" in event:
+        return
+    if "-" in kind:
+        said = body(first(event, "delta.message"))
+        call = body(said.get("tool_calls"))
+        calls = [{"index": event.get("index"), **call}] if call else []
+        content = first(body(said.get("content")), "text") or event.get("text")
+        yield {"content": content, "tool_calls": calls}
+    elif "done" in event:
+        yield {"content": event.get("response"), **body(event.get("message"))}
+
+
+def _blocks(kind: str, event: Object) -> Iterator[tuple[str, object]]:
+    """(index, part or what is added to it) of Anthropic's, Gemini's and Bedrock's answers."""
+    if kind.startswith("content_block"):
+        yield text(event.get("index")), first(event, "content_block", "delta")
+    for candidate in listed(event.get("candidates"))[:1]:
+        for part in listed(first(candidate, "content.parts")):
+            yield "text", part
+    block = body(first(event, "contentBlockStart", "contentBlockDelta"))
+    said = first(block, "start.toolUse", "delta.toolUse", "delta")
+    yield text(block.get("contentBlockIndex")), said

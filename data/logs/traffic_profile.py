@@ -1,123 +1,96 @@
 """What the traffic of a log looks like: models and cost, lengths, languages, kinds of request.
 
-Totals are over all rows, each times its weight. What a text has to be looked at for (languages,
-lengths, clusters) is told from rows that stand for all of them.
+Totals are over all rows; the rest is told from rows that stand for all of them by their weights.
 """
 
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ...errors import CalibrationError
 from ...providers.prices import listed_price
-from ..clusters import assign, default_k, fit, telling_words
+from ..clusters import Floats, Vectors, assign, default_k, fit, telling_words
 from .schema import LogRow
 
-Floats = npt.NDArray[np.float64]
-Vectors = npt.NDArray[np.float32]
 Language = Callable[[str], str | None]
-Weights = dict[str, float]
+Sums = defaultdict[str, float]
 
 _EXAMPLES = 3
 _TOP = 10
 
 
-def _weights() -> Weights:
-    return defaultdict(float)
-
-
-@dataclass(slots=True)
-class ModelUse:
-    """What one model had to do. Costs in USD; tokens of the requests that tell theirs."""
-
-    requests: float = 0.0
-    input_tokens: float = 0.0
-    output_tokens: float = 0.0
-    counted: float = 0.0  # requests whose tokens are known
-    cost: float = 0.0
-    estimated: float = 0.0  # of the cost: not logged, but tokens times the listed prices
-    unpriced: float = 0.0  # requests whose cost nobody knows
-    _open: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0], repr=False)
-
-    def add(self, row: LogRow) -> None:
-        """Count a row."""
-        self.requests += row.weight
-        known = row.input_tokens is not None and row.output_tokens is not None
-        tokens = (row.weight * (row.input_tokens or 0), row.weight * (row.output_tokens or 0))
-        if known:
-            self.counted += row.weight
-            self.input_tokens += tokens[0]
-            self.output_tokens += tokens[1]
-        if row.cost_usd is not None:
-            self.cost += row.weight * row.cost_usd
-        elif known:
-            self._open = [a + b for a, b in zip(self._open, (row.weight, *tokens), strict=True)]
-        else:
-            self.unpriced += row.weight
-
-    def price(self, model: str) -> None:
-        """Estimate what was not logged."""
-        requests, tokens_in, tokens_out = self._open
-        self._open = [0.0, 0.0, 0.0]
-        if not requests:
-            return
-        try:
-            price = listed_price(model.partition("@")[0], option="--price")
-        except CalibrationError:
-            self.unpriced += requests
-            return
-        usd = float(price.costs(tokens_in, tokens_out))
-        self.estimated += usd
-        self.cost += usd
-
-    def to_dict(self) -> dict[str, Any]:
-        """Its fields, with means instead of sums of tokens; None where there is nothing to mean."""
-        found = {name: value for name, value in asdict(self).items() if name[0] != "_"}
-        for name in ("input_tokens", "output_tokens"):
-            found[f"mean_{name}"] = found.pop(name) / self.counted if self.counted else None
-        return found
-
-
-@dataclass(slots=True)
 class Tally:
-    """Totals over rows, one pass."""
+    """Totals over rows, one pass; sums of each model's tokens and USD where they are known."""
 
-    rows: int = 0
-    requests: float = 0.0
-    start: str | None = None
-    end: str | None = None
-    models: dict[str, ModelUse] = field(default_factory=lambda: defaultdict(ModelUse))
-    tenants: Weights = field(default_factory=_weights)
-    tasks: Weights = field(default_factory=_weights)
-    answered: float = 0.0
-    rated: float = 0.0
-    rating: float = 0.0
+    def __init__(self) -> None:
+        self.rows = 0
+        self.start: str | None = None
+        self.end: str | None = None
+        self.models: dict[str, Sums] = defaultdict(lambda: Sums(float))
+        self.tenants, self.tasks, self.sums = Sums(float), Sums(float), Sums(float)
 
     def add(self, row: LogRow) -> None:
         """Count a row."""
         self.rows += 1
-        self.requests += row.weight
-        self.models[row.model or ""].add(row)
+        weight = row.weight
         if row.time is not None:
             self.start = min(self.start or row.time, row.time)
             self.end = max(self.end or row.time, row.time)
-        self.tenants[row.tenant] += row.weight
-        self.tasks[row.task] += row.weight
-        self.answered += row.weight * (row.answer is not None)
+        self.tenants[row.tenant] += weight
+        self.tasks[row.task] += weight
+        self.sums["requests"] += weight
+        self.sums["answered"] += weight * (row.answer is not None)
         if row.feedback is not None:
-            self.rated += row.weight
-            self.rating += row.weight * row.feedback
+            self.sums["rated"] += weight
+            self.sums["rating"] += weight * row.feedback
+        use = self.models[row.model or ""]
+        use["requests"] += weight
+        known = row.input_tokens is not None and row.output_tokens is not None
+        if known:
+            _add_tokens(use, "", row)
+        if row.cost_usd is not None:
+            use["cost"] += weight * row.cost_usd
+        elif known:  # to be priced
+            _add_tokens(use, "open_", row)
+        else:
+            use["unpriced"] += weight
+
+
+def _add_tokens(use: Sums, name: str, row: LogRow) -> None:
+    use[f"{name}counted"] += row.weight
+    use[f"{name}input"] += row.weight * (row.input_tokens or 0)
+    use[f"{name}output"] += row.weight * (row.output_tokens or 0)
+
+
+def model_use(model: str, use: Mapping[str, float]) -> dict[str, Any]:
+    """What one model had to do: requests, mean tokens (None where nobody counted), USD.
+    `estimated` is the part of the cost that was not logged; `unpriced` requests have no known
+    cost.
+    """
+    got = Sums(float, use)
+    if got["open_counted"]:
+        try:
+            price = listed_price(model.partition("@")[0], option="--price")
+            got["estimated"] = float(price.costs(got["open_input"], got["open_output"]))
+        except CalibrationError:
+            got["unpriced"] += got["open_counted"]
+    counted = got["counted"]
+    return {
+        **{name: got[name] for name in ("requests", "counted")},
+        "cost": got["cost"] + got["estimated"],
+        **{name: got[name] for name in ("estimated", "unpriced")},
+        "mean_input_tokens": got["input"] / counted if counted else None,
+        "mean_output_tokens": got["output"] / counted if counted else None,
+    }
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """A kind of request. `words` tell it from the others; `examples` are prompts nearest to its
-    middle."""
+    """A kind of request: `words` tell it from others; `examples` are nearest to its middle."""
 
     number: int
     share: float
@@ -174,32 +147,30 @@ def describe(
     k of them (or as many as can be read) are made. language: tells a text's, None where it cannot.
     """
     weights = np.array([row.weight for row in rows], np.float64)
-    for model, use in tally.models.items():
-        use.price(model)
     if centers is None:
         centers = fit(embeddings, k or default_k(len(rows)), seed=seed, weights=weights)
     languages = None if language is None else [language(row.prompt) or "?" for row in rows]
     roles = [[str(message.get("role")) for message in row.messages] for row in rows]
     lengths = np.array([len(row.prompt) for row in rows], np.float64)
-    models = sorted(tally.models.items(), key=lambda item: (-item[1].cost, -item[1].requests))
-    requests = tally.requests or 1.0
+    models = [(name or "?", model_use(name, use)) for name, use in tally.models.items()]
+    sums, requests = tally.sums, tally.sums["requests"] or 1.0
 
     def share(flags: Iterable[bool]) -> float:
         return float(np.average(np.fromiter(flags, np.bool_, len(rows)), weights=weights))
 
     return Traffic(
         rows=tally.rows,
-        requests=tally.requests,
+        requests=sums["requests"],
         described=len(rows),
         start=tally.start,
         end=tally.end,
-        models={name or "?": use.to_dict() for name, use in models},
-        cost=sum(use.cost for use in tally.models.values()),
+        models=dict(sorted(models, key=lambda item: (-item[1]["cost"], -item[1]["requests"]))),
+        cost=sum(use["cost"] for _, use in models),
         tenants=_shares(tally.tenants, requests),
         tasks=_shares(tally.tasks, requests),
-        answered=tally.answered / requests,
-        rated=tally.rated / requests,
-        feedback=tally.rating / tally.rated if tally.rated else None,
+        answered=sums["answered"] / requests,
+        rated=sums["rated"] / requests,
+        feedback=sums["rating"] / sums["rated"] if sums["rated"] else None,
         conversations=share(found.count("user") > 1 for found in roles),
         with_system=share(not {"system", "developer"}.isdisjoint(found) for found in roles),
         with_tools=share("tool" in found for found in roles),
@@ -219,7 +190,7 @@ def _clusters(
     labels = assign(embeddings, centers)
     near = np.einsum("nd,nd->n", embeddings, centers[labels])
     costs = np.array([np.nan if r.cost_usd is None else r.cost_usd for r in rows], np.float64)
-    rated = np.array([np.nan if r.feedback is None else r.feedback for r in rows], np.float64)
+    ratings = np.array([np.nan if r.feedback is None else r.feedback for r in rows], np.float64)
     lengths = np.array([len(row.prompt) for row in rows], np.float64)
     spent = float(np.nansum(costs * weights))
     words = telling_words([r.prompt for r in rows], labels, len(centers), weights=weights)
@@ -228,7 +199,7 @@ def _clusters(
         at = np.flatnonzero(labels == number)
         at = at[np.argsort(-near[at], kind="stable")]  # the nearest to the middle first
         w, inside = weights[at], at.tolist()
-        known = ~np.isnan(rated[at])
+        rated = at[~np.isnan(ratings[at])]
         clusters.append(
             Cluster(
                 number=number,
@@ -239,8 +210,8 @@ def _clusters(
                 examples=_examples(rows[i].prompt for i in inside),
                 languages=_weighed([languages[i] for i in inside], w) if languages else None,
                 models=_weighed([rows[i].model or "?" for i in inside], w),
-                feedback=float(np.average(rated[at][known], weights=w[known]))
-                if known.any()
+                feedback=float(np.average(ratings[rated], weights=weights[rated]))
+                if len(rated)
                 else None,
             )
         )
@@ -266,13 +237,13 @@ def _percentile(values: Floats, weights: Floats, share: float) -> float:
     return float(values[order[min(at, len(order) - 1)]])
 
 
-def _weighed(names: Sequence[str], weights: Floats) -> Weights:
-    counts = _weights()
+def _weighed(names: Sequence[str], weights: Floats) -> dict[str, float]:
+    counts = Sums(float)
     for name, weight in zip(names, weights.tolist(), strict=True):
         counts[name] += weight
     return _shares(counts, float(weights.sum()))
 
 
-def _shares(counts: Mapping[str, float], total: float) -> Weights:
-    ranked = sorted(filter(lambda item: item[0], counts.items()), key=lambda x: (-x[1], x[0]))
-    return {name: value / total for name, value in ranked[:_TOP]}
+def _shares(counts: Mapping[str, float], total: float) -> dict[str, float]:
+    ranked = sorted((name for name in counts if name), key=lambda name: (-counts[name], name))
+    return {name: counts[name] / total for name in ranked[:_TOP]}

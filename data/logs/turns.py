@@ -46,9 +46,8 @@ _HIDDEN = (
 def conversation(value: object, system: object = None) -> tuple[Messages, str | None]:
     """The messages of a request, and the answer where it stands after them.
 
-    value: messages, one message, a request's body, plain text, or JSON of any of them.
-    Raises LeftOutError where there is no whole text of a user in it, DataError where it is
-    malformed.
+    value: messages, one message, a request's body, plain text, or JSON of any of them. Raises
+    LeftOutError where there is no whole text of a user in it, DataError where it is malformed.
     """
     messages = _answered([*_system(system), *_messages(value)])
     last: list[dict[str, Any]] = []
@@ -69,8 +68,7 @@ def conversation(value: object, system: object = None) -> tuple[Messages, str | 
 
 
 def answer_text(value: object) -> str | None:
-    """The text of an answer; calls of tools as `name(arguments)`. None where there is none, or
-    not all of it.
+    """The text of an answer; calls of tools as `name(arguments)`. None where it is not all there.
 
     value: an answer's body, a message, the events of a stream, plain text, or JSON of any of them.
     What is none of these, such as a parsed object, is written as JSON.
@@ -210,11 +208,10 @@ def _of_message(value: Object, role: str) -> list[dict[str, Any]]:
 
 def _is_definition(content: object) -> bool:
     """Whether it defines a tool: Langfuse has the tools of a request among its messages."""
-    tools = content if isinstance(content, list) else [content]
+    tools = [body(tool) for tool in (content if isinstance(content, list) else [content])]
+    schema = {"input_schema", "parameters"}
     return bool(tools) and all(
-        type_of(body(tool)) == "function"
-        or ("name" in body(tool) and {"input_schema", "parameters"} & set(body(tool)))
-        for tool in tools
+        type_of(tool) == "function" or ("name" in tool and schema & set(tool)) for tool in tools
     )
 
 
@@ -243,7 +240,8 @@ def _from_parts(role: str, parts: Sequence[Any], kept: Mapping[str, Any]) -> lis
             said.append({"type": "text", "text": text(words)})
         elif kind != "work":
             said.append(media_of(part))
-    content = _content(said)
+    plain = all(part.get("type") == "text" for part in said)
+    content: Any = "\n".join(part["text"] for part in said) if plain else said
     found = dict(kept)
     if calls:
         found["tool_calls"] = [*found.get("tool_calls", ()), *calls]
@@ -252,13 +250,6 @@ def _from_parts(role: str, parts: Sequence[Any], kept: Mapping[str, Any]) -> lis
         empty = not said and "tool_calls" in found
         turns.append({"role": role, "content": None if empty else content, **found})
     return turns
-
-
-def _content(said: Sequence[Any]) -> Any:
-    """Parts as they are sent: those of nothing but text as one text."""
-    if all(part.get("type") == "text" for part in said):
-        return "\n".join(part["text"] for part in said)
-    return list(said)
 
 
 def _result(part: Object) -> dict[str, Any]:
@@ -287,7 +278,7 @@ def _answered(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if role in ROLES and role != "tool":
             continue
         name = turn.get("name") if role == "tool" else role
-        fits = [c for c in waiting if (c["id"] == id_ if id_ else _name(c) == name)]
+        fits = [c for c in waiting if (c["id"] == id_ if id_ else c["function"]["name"] == name)]
         call = next(iter(fits or (() if id_ else waiting)), None)
         if call is not None:
             waiting.remove(call)
@@ -296,10 +287,6 @@ def _answered(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
             problem = f"{shown(role)} is no role of a chat, nor a tool that was called before"
             raise DataError(problem, field="messages")
     return turns
-
-
-def _name(call: Object) -> str:
-    return text(body(call.get("function")).get("name"))
 
 
 def _said(message: Object) -> str | None:
