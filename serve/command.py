@@ -49,46 +49,38 @@ def run_serve(config: Config, source: Path | None = None) -> None:
         # LiteLLM's own switch, beside the checks of requests: it reads it as it is imported.
         os.environ.setdefault("MAX_IMAGE_URL_DOWNLOAD_SIZE_MB", "0")
     server = config.server
+    common: dict[str, Any] = {
+        "http": BoundedProtocol,
+        "log_level": "warning",
+        "access_log": False,
+        "server_header": False,
+        # uvicorn's own 5 s are also those after which httpx, and so OpenAI's client, gives up an
+        # idle connection: where the server is first by a hair, a request is lost.
+        "timeout_keep_alive": IDLE_S,
+        "timeout_graceful_shutdown": max(1, round(server.shutdown_s)),
+        # uvicorn's own 5 s are too few for a worker to import and begin on a busy machine: it would
+        # be killed and begun again for ever, later with its requests in it.
+        "timeout_worker_healthcheck": 60,
+    }
     with contextlib.ExitStack() as kept:
         bound = kept.enter_context(contextlib.closing(_bind(server.host, server.port)))
-        # Made here even for several workers, each of which makes its own: what is wrong with the
-        # configuration is to be said once, and before anything answers.
+        with lines_told(source):
+            # Also where each worker makes its own: what is wrong is said once, before any answers.
+            app = create_app(config)
+            state: ServerState = app.state.thriftroute
+            state.recorder.check()
+        _settle()
+        _announce(config, state.registry, bound)
         if server.workers > 1:
             folder = kept.enter_context(tempfile.TemporaryDirectory(prefix="thriftroute-"))
             packed = zlib.compress(config.model_dump_json().encode())
             os.environ[FOLDER_VARIABLE] = folder  # of the metrics
             os.environ[CONFIG_VARIABLE] = base64.b64encode(packed).decode()
             kept.callback(os.environ.pop, CONFIG_VARIABLE, None)
-        with lines_told(source):
-            app = create_app(config)
-            state: ServerState = app.state.thriftroute
-            state.recorder.check()
-        _settle()
-        _announce(config, state.registry, bound)
-        common: dict[str, Any] = {
-            "http": BoundedProtocol,
-            "log_level": "warning",
-            "access_log": False,
-            "server_header": False,
-            # uvicorn's own 5 s are also those after which httpx, and so OpenAI's client, gives up
-            # an idle connection: where the server is first by a hair, a request is lost.
-            "timeout_keep_alive": IDLE_S,
-            "timeout_graceful_shutdown": max(1, round(server.shutdown_s)),
-        }
-        if server.workers > 1:
-            port = bound.getsockname()[1]
+            where: dict[str, Any] = {"host": server.host, "port": bound.getsockname()[1]}
             bound.close()  # the workers bind it anew
-            uvicorn.run(
-                f"{__package__}.command:worker",
-                factory=True,
-                host=server.host,
-                port=port,
-                workers=server.workers,
-                # uvicorn's own 5 s are too few for a worker to import and begin on a busy machine:
-                # it would be killed and begun again for ever, later with its requests in it.
-                timeout_worker_healthcheck=60,
-                **common,
-            )
+            made = f"{__package__}.command:worker"
+            uvicorn.run(made, factory=True, workers=server.workers, **where, **common)
             return
         running = uvicorn.Server(uvicorn.Config(app, **common))
         try:
@@ -139,10 +131,8 @@ def _set_up_logs() -> None:
 
 
 def _settle() -> None:
-    """Set this process to answering.
-
-    What is loaded by now stays: millions of objects, LiteLLM's mostly, that the garbage collector
-    would else walk through every few seconds, a tenth of a second and more each time."""
+    """Set this process to answering. What is loaded by now, LiteLLM's millions of objects mostly,
+    the garbage collector would else walk through every few seconds, a tenth of a second each."""
     sys.setswitchinterval(SWITCH_S)
     gc.collect()
     gc.freeze()
@@ -158,9 +148,8 @@ def _bind(host: str, port: int) -> socket.socket:
         bound.listen(BACKLOG)  # who comes before all is loaded waits, and is not sent away
     except (OSError, OverflowError) as error:
         bound.close()
-        raise ConfigError(
-            f"cannot listen on {host}:{port}: {error}; choose another --host or --port"
-        ) from error
+        problem = f"cannot listen on {host}:{port}: {error}; choose another --host or --port"
+        raise ConfigError(problem) from error
     bound.set_inheritable(True)
     return bound
 
@@ -168,30 +157,24 @@ def _bind(host: str, port: int) -> socket.socket:
 def _announce(config: Config, pool: Registry, bound: socket.socket) -> None:
     host, port = bound.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    lines = [
-        f"thriftroute serves http://{shown}:{port}/v1  "
-        f"(strong {config.strong}, weak {config.weak}, router {config.router.name})"
-    ]
+    pair = f"strong {config.strong}, weak {config.weak}, router {config.router.name}"
+    lines = [f"thriftroute serves http://{shown}:{port}/v1  ({pair})"]
     if not config.keys and host not in {"127.0.0.1", "::1"}:
         lines.append(
             "warning: no API keys are configured and this address can be reached from outside: "
             "anyone may spend your money; `thriftroute keys new` makes one"
         )
     weak, strong = pool[config.weak], pool[config.strong]
-    if min(weak.input_price, weak.output_price) > 0 and (
-        weak.input_price >= strong.input_price and weak.output_price > strong.output_price
-    ):
+    dearer = weak.input_price >= strong.input_price and weak.output_price > strong.output_price
+    if dearer and min(weak.input_price, weak.output_price) > 0:
         lines.append(
             f"warning: the weak model {weak.name} costs more than the strong one, {strong.name}: "
             "no routing saves anything; are they the wrong way round?"
         )
     for model in pool.values():
-        missing = missing_key(model)
-        if missing is not None:
-            lines.append(
-                f"warning: model {model.name} has no API key: set {missing}, or its api_key in the "
-                "config"
-            )
+        if missing := missing_key(model):
+            how = f"set {missing}, or its api_key in the config"
+            lines.append(f"warning: model {model.name} has no API key: {how}")
     console = new_console(stderr=True)
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import ThriftrouteError
+from ..errors import ConfigError, ThriftrouteError
 
 _TYPES = {
     401: "authentication_error",
@@ -37,11 +37,15 @@ class RefusedError(ThriftrouteError):
     def to_dict(self) -> dict[str, Any]:
         """The body of the answer, as OpenAI's clients read it."""
         other = "server_error" if self.status >= 500 else "invalid_request_error"
-        kind = _TYPES.get(self.status, other)
-        error = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
-        return {"error": error}
+        error = {"message": str(self), "type": _TYPES.get(self.status, other)}
+        return {"error": {**error, "param": self.param, "code": self.code}}
 
 
 def wrong(param: str, problem: str) -> RefusedError:
     """A part of a request that is not what it should be: 400."""
     return RefusedError(400, "invalid_request", f"{param}: {problem}", param=param)
+
+
+def bad_setting(key: str, problem: str) -> ConfigError:
+    """A setting of the config that cannot be used; key: as "records.url"."""
+    return ConfigError(f"{key}: {problem}", loc=tuple(key.split(".")))

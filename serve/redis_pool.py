@@ -4,7 +4,7 @@ import redis.asyncio
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from ..errors import ConfigError
+from .errors import bad_setting
 
 
 def redis_client(
@@ -27,9 +27,6 @@ def redis_client(
         )
     except (ValueError, TypeError):
         # Without the cause, which may quote the password.
-        raise ConfigError(
-            "redis_url: no address of a Redis; expected redis://[user:password@]host:port/db, "
-            "rediss://... or unix://...",
-            loc=("redis_url",),
-        ) from None
+        expected = "expected redis://[user:password@]host:port/db, rediss://... or unix://..."
+        raise bad_setting("redis_url", f"no address of a Redis; {expected}") from None
     return redis.asyncio.Redis.from_pool(pool)

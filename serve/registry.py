@@ -1,7 +1,7 @@
 """The pool of models: what each costs and can do, and where that is known from."""
 
 import ipaddress
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -11,7 +11,7 @@ from ..errors import ConfigError
 from ..providers import completion
 from ..providers.completion import check_provider
 from ..providers.prices import PER, cost_key, find, register, token_prices
-from .config.settings import CAPABILITIES, Config, ModelSettings
+from .config.settings import CAPABILITIES, Config, ModelSettings, PriceSettings
 
 _FLAGS = {
     "vision": "supports_vision",
@@ -28,13 +28,12 @@ _LOCAL = {
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One model of the pool, complete.
+    """One model of the pool, complete. Prices are in USD per token.
 
-    Prices are in USD per token. `context_window` and `max_output_tokens` are None where nobody
-    says; then nothing is refused for its length. `cost_key` is the name under which LiteLLM's own
-    cost functions know this model's prices. `sources`: field -> "config", "litellm" (the map that
-    is installed with it), "refreshed" (a newer one, see `prices`), or "assumed": capabilities that
-    nobody says are taken to be all, so that a request fails at the model and not before.
+    `context_window` and `max_output_tokens` are None where nobody says. `cost_key` is the name
+    under which LiteLLM's own cost functions know its prices. `sources`: field -> "config",
+    "litellm" (the installed map), "refreshed" (a newer one), or "assumed": capabilities that nobody
+    says are taken to be all, so that a request fails at the model and not before.
     """
 
     name: str
@@ -56,22 +55,21 @@ class Model:
         return prompt_tokens * self.input_price + output_tokens * self.output_price
 
 
-class Registry(Mapping[str, Model]):
+class Registry(dict[str, Model]):
     """The pool by name, in the config's order. `strong` and `weak` are names in it."""
 
     def __init__(self, models: Mapping[str, Model], strong: str, weak: str) -> None:
-        self.models: Mapping[str, Model] = MappingProxyType(dict(models))
+        super().__init__(models)
         self.strong = strong
         self.weak = weak
 
     @classmethod
     def build(cls, config: Config, *, called: bool = True) -> "Registry":
-        """The pool of `config`. Imports LiteLLM, which takes seconds; asks no network.
+        """The pool of `config`; what that does not say comes from LiteLLM's map of models. Imports
+        LiteLLM, which takes seconds; asks no network.
 
-        What the config does not say comes from LiteLLM's map of models. Raises ConfigError, a line
-        for each model without a price: none is ever taken to cost nothing unless the config says
-        `price: {input: 0, output: 0}`; and for each whose provider LiteLLM cannot tell, which no
-        call could reach, unless `called` is False.
+        Raises ConfigError, a line for each model without a price (none is taken to cost nothing),
+        and, unless `called` is False, for each whose provider LiteLLM cannot tell.
         """
         models: dict[str, Model] = {}
         wrong: list[ConfigError] = []
@@ -88,27 +86,15 @@ class Registry(Mapping[str, Model]):
             raise ConfigError("\n".join(map(str, wrong)), errors=wrong)
         return cls(models, config.strong, config.weak)
 
-    def __getitem__(self, name: str) -> Model:
-        return self.models[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.models)
-
-    def __len__(self) -> int:
-        return len(self.models)
-
     def is_local(self, name: object) -> bool:
         """Whether the model of that name, or else every model, is served by a program of the
         user's own, such as llama.cpp."""
-        model = self.models.get(name.strip()) if isinstance(name, str) else None
-        return all(map(is_local, self.models.values() if model is None else (model,)))
+        model = self.get(name.strip()) if isinstance(name, str) else None
+        return all(map(is_local, self.values() if model is None else (model,)))
 
 
 def short_names(names: Collection[str]) -> dict[str, str]:
-    """Name without its provider's prefix -> the model of the pool that alone it can mean.
-
-    A client that asks for `gpt-4o-mini` means `openai/gpt-4o-mini`. A name that means something
-    else is not among them."""
+    """Name without its provider's prefix -> the model of the pool that alone it can mean."""
     found: dict[str, list[str]] = {}
     for name in names:
         found.setdefault(name.partition("/")[2], []).append(name)
@@ -141,37 +127,30 @@ def missing_key(model: Model) -> str | None:
 def _model(settings: ModelSettings) -> Model:
     litellm_model = settings.model or settings.name
     key, entry, origin = find(litellm_model)
-    sources: dict[str, str] = {}
-
-    def known(name: str, given: Any, map_key: str) -> Any:
-        value = entry.get(map_key) if given is None else given
-        if value is not None:
-            sources[name] = origin if given is None else "config"
-        return value
-
+    given = {
+        "price": settings.price,
+        "capabilities": settings.capabilities,
+        "context_window": settings.context_window,
+        "max_output_tokens": settings.max_output_tokens,
+    }
+    found: dict[str, Any] = {
+        "price": True,
+        "capabilities": entry or None,
+        # The map's number is of the prompt alone; taking it for both refuses rather too early.
+        "context_window": entry.get("max_input_tokens"),
+        "max_output_tokens": entry.get("max_output_tokens"),
+    }
+    sources = {name: origin for name, value in found.items() if value is not None}
+    sources |= {name: "config" for name, value in given.items() if value is not None}
     if settings.price is None:
         price = _map_price(litellm_model, entry)
-        sources["price"] = origin
         priced_as = cost_key(settings.name, key, entry)
     else:
-        price = _own_price(settings)
-        sources["price"] = "config"
+        price = _own_price(settings.price)
         priced_as = register(settings.name, price)
-    capabilities = settings.capabilities
-    if capabilities is not None:
-        sources["capabilities"] = "config"
-    elif entry:
-        capabilities = frozenset(c for c in CAPABILITIES if entry.get(_FLAGS[c]))
-        sources["capabilities"] = origin
-    else:
-        capabilities = frozenset(CAPABILITIES)
-        sources["capabilities"] = "assumed"
-    own = {
-        "api_base": settings.api_base,
-        "api_key": settings.api_key,
-        "timeout": settings.timeout_s,
-    }
-    params = settings.params | {k: v for k, v in own.items() if v is not None}
+    can = frozenset(c for c in CAPABILITIES if entry.get(_FLAGS[c]) or not entry)
+    own = {name: getattr(settings, name) for name in ("api_base", "api_key")}
+    own["timeout"] = settings.timeout_s
     return Model(
         name=settings.name,
         litellm_model=litellm_model,
@@ -179,16 +158,13 @@ def _model(settings: ModelSettings) -> Model:
         input_price=price["input_cost_per_token"],
         output_price=price["output_cost_per_token"],
         cached_input_price=price["cache_read_input_token_cost"],
-        # The map's number is of the prompt alone; taking it for both refuses rather too early.
-        context_window=known("context_window", settings.context_window, "max_input_tokens"),
-        max_output_tokens=known(
-            "max_output_tokens", settings.max_output_tokens, "max_output_tokens"
-        ),
-        capabilities=capabilities,
+        context_window=settings.context_window or found["context_window"],
+        max_output_tokens=settings.max_output_tokens or found["max_output_tokens"],
+        capabilities=can if settings.capabilities is None else settings.capabilities,
         tags=settings.tags,
         bundle_model=settings.bundle_model,
-        params=MappingProxyType(params),
-        sources=MappingProxyType(sources),
+        params=MappingProxyType({**settings.params, **{k: v for k, v in own.items() if v}}),
+        sources=MappingProxyType({"capabilities": "assumed"} | sources),
     )
 
 
@@ -203,9 +179,7 @@ def _map_price(model: str, entry: Mapping[str, Any]) -> dict[str, float]:
         ) from None
 
 
-def _own_price(settings: ModelSettings) -> dict[str, float]:
-    price = settings.price
-    assert price is not None
+def _own_price(price: PriceSettings) -> dict[str, float]:
     cached = price.input if price.cached_input is None else price.cached_input
     return {
         "input_cost_per_token": price.input / PER,

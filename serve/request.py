@@ -49,10 +49,8 @@ class Principal:
 
 
 class Options(BaseModel):
-    """What the body's `metadata` or the `x-thriftroute-*` headers ask for; headers win.
-
-    A field's description is what an error says was expected.
-    """
+    """What the body's `metadata` or the `x-thriftroute-*` headers ask for. A field's description is
+    what an error says was expected."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -77,10 +75,9 @@ class Options(BaseModel):
 class ChatRequest:
     """A chat completion request, read once.
 
-    `body` is the client's JSON without thriftroute's own metadata; `text` what the user wrote last,
-    for rules and for signals; `needs` the capabilities that the body calls for; `prompt_tokens` an
-    estimate of the whole prompt; `output_tokens` the most that the client allows (a default where
-    it says nothing), `choices` its `n`.
+    `body` is the client's JSON without thriftroute's own metadata; `text` what the user wrote last;
+    `needs` the capabilities that the body calls for; `prompt_tokens` an estimate of the whole
+    prompt; `output_tokens` the most that the client allows (a default where it says nothing).
     """
 
     id: str

@@ -2,10 +2,8 @@
 
 An address (URL) that a client chose is no address for this server to call: some of LiteLLM's
 providers take none, and for them LiteLLM (1.106 to 1.110) fetches it here, from wherever it leads.
-
 Of an answer's length the largest number under any name counts, so that no budget and no `max_cost`
-is passed by saying one number to us and another to a server. Which of the names is sent where is
-`upstream.wire`'s.
+is passed by saying one number to us and another to a server.
 """
 
 import math
@@ -77,22 +75,27 @@ class Address(NamedTuple):
     url: str
 
 
+def entries(value: Any) -> Iterator[tuple[str, Any, int]]:
+    """Every value in a JSON value, itself included, in order: the name that it, or the list that it
+    is in, stands under; it; and its depth, from 1 on."""
+    waiting = [("", value, 1)]
+    while waiting:
+        name, each, depth = waiting.pop()
+        yield name, each, depth
+        if isinstance(each, Mapping):
+            waiting += ((key, inner, depth + 1) for key, inner in reversed(list(each.items())))
+        elif isinstance(each, list | tuple):
+            waiting += ((name, inner, depth + 1) for inner in reversed(each))
+
+
 def texts(value: Any, *, data: bool = False) -> Iterator[str]:
     """Every text of a JSON value, in order: names, and numbers long enough to be a card's, too.
-
-    The base64 of images, audio and files is left out, but where `data` is true: of
-    `data:image/png;base64,...` the part before the comma is given.
-    """
-    waiting = [("", value)]
-    while waiting:
-        name, each = waiting.pop()
+    The base64 of images, audio and files is left out, but where `data` is true."""
+    for name, each, _ in entries(value):
         if isinstance(each, str):
             yield each if data or name not in _DATA else _without_data(each)
         elif isinstance(each, Mapping):
-            for key, inner in reversed(list(each.items())):
-                waiting += ((key, inner), ("", key))
-        elif isinstance(each, list | tuple):
-            waiting += ((name, inner) for inner in reversed(each))
+            yield from each
         elif isinstance(each, int) and abs(each) >= 10**7:
             yield str(each)
 
@@ -135,30 +138,26 @@ def check_parts(messages: Sequence[Mapping[str, Any]]) -> None:
 def addresses(messages: Sequence[Mapping[str, Any]]) -> Iterator[Address]:
     """Every address in a message that is not in a text: of images, sound, video and files."""
     for index, message in enumerate(messages):
-        where = f"messages[{index}]"
-        for number, part in enumerate(parts_of(message)):
-            kind = kind_of(part)
-            if kind not in _TEXTS:
-                for url in _urls(part):
-                    yield Address(f"{where}.content[{number}]", str(kind), url)
-        for name, value in message.items() if isinstance(message, Mapping) else ():
-            if name not in _NO_MEDIA and isinstance(value, Mapping | list):
-                for url in _urls(value):
-                    yield Address(f"{where}.{name}", name, url)
+        found = [(f"content[{n}]", kind_of(part), part) for n, part in enumerate(parts_of(message))]
+        found = [each for each in found if each[1] not in _TEXTS]
+        beside = message.items() if isinstance(message, Mapping) else ()
+        found += [(k, k, v) for k, v in beside if k not in _NO_MEDIA and not isinstance(v, str)]
+        for where, kind, part in found:
+            for _, url, _ in entries(part):
+                if isinstance(url, str) and _ADDRESS.match(url):
+                    yield Address(f"messages[{index}].{where}", str(kind), url)
 
 
 def refers(body: Mapping[str, Any]) -> bool:
     """Whether a request names what its provider has to look up: an address, a file or a sound that
     the provider keeps, a tool on another server. Where that fails, the client's choice failed."""
     messages = [m for m in body.get("messages") or () if isinstance(m, Mapping)]
-    tools = body.get("tools")
+    tools = body["tools"] if isinstance(body.get("tools"), list) else ()
+    kinds = [tool.get("type", "function") for tool in tools if isinstance(tool, Mapping)]
     return (
-        any(isinstance(message.get("audio"), Mapping) for message in messages)
+        any(kind != "function" for kind in kinds)
+        or any(isinstance(message.get("audio"), Mapping) for message in messages)
         or any(kind_of(part) == "file" for message in messages for part in parts_of(message))
-        or any(
-            isinstance(tool, Mapping) and tool.get("type", "function") != "function"
-            for tool in (tools if isinstance(tools, list) else ())
-        )
         or any(True for _ in addresses(messages))
     )
 
@@ -171,20 +170,12 @@ def countable(value: Any) -> Any:
     return [countable(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def _urls(value: Any) -> Iterator[str]:
-    if isinstance(value, str) and _ADDRESS.match(value):
-        yield value
-    elif isinstance(value, Mapping | list):
-        for each in value.values() if isinstance(value, Mapping) else value:
-            yield from _urls(each)
-
-
 def output_tokens(body: Mapping[str, Any], expected: int, *, unlimited: bool = False) -> int:
     """The longest answer that `body` allows, in tokens; `expected` where it says nothing.
 
     Other names than OpenAI's own make it longer, never shorter: not every server knows them. What a
-    model may think first is part of the maximum, and comes on top where there is none. unlimited:
-    whether `UNLIMITED` is a maximum too, that of no maximum. Raises RefusedError (400).
+    model may think first comes on top where there is no maximum. unlimited: whether `UNLIMITED`
+    stands for none. Raises RefusedError (400).
     """
     said = [
         _whole(body[name], name, MOST_TOKENS)
@@ -207,28 +198,22 @@ def choices(body: Mapping[str, Any]) -> int:
 
 def is_unlimited(value: object) -> bool:
     """Whether a maximum is none."""
-    return isinstance(value, int) and not isinstance(value, bool) and value == UNLIMITED
+    return isinstance(value, int) and value == UNLIMITED
 
 
 def _numbers(
     body: Mapping[str, Any], names: frozenset[str], most: int, least: int = UNLIMITED
 ) -> Iterator[int]:
     """The numbers that stand under one of `names`, at any depth; text is left out."""
-    level: list[Any] = [{name: value for name, value in body.items() if name not in _NO_MAXIMA}]
-    while level:
-        each = level.pop()
-        if isinstance(each, list):
-            level += each
-        elif isinstance(each, Mapping):
-            for name, value in each.items():
-                letters = name.replace("_", "").replace("-", "").lower()
-                # `reasoning.max_tokens` is a maximum as any other.
-                if letters in names and isinstance(value, int | float | str):
-                    number = _number(value)
-                    if not least <= number <= most:
-                        raise _no_whole(name, most)
-                    yield int(number)
-                level.append(value)
+    looked_at = {name: value for name, value in body.items() if name not in _NO_MAXIMA}
+    for name, value, _ in entries(looked_at):
+        letters = name.replace("_", "").replace("-", "").lower()
+        # `reasoning.max_tokens` is a maximum as any other.
+        if letters in names and isinstance(value, int | float | str):
+            number = _number(value)
+            if not least <= number <= most:
+                raise _no_whole(name, most)
+            yield int(number)
 
 
 def _number(value: float | str) -> float:

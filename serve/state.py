@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +19,9 @@ from .cache.key import model_id
 from .cache.semantic import SemanticIndex, bundle_embedder
 from .cache.sessions import Sessions
 from .cache.store import Store, cache_store, session_stores
+from .config.loader import check
 from .config.settings import Config
+from .errors import bad_setting
 from .live.drift_monitor import DriftMonitor
 from .live.experiment import Experiment
 from .policy.pipeline import Pipeline
@@ -26,7 +29,7 @@ from .records.metrics import Metrics
 from .records.tracing import Tracing
 from .records.writer import Recorder
 from .registry import Registry
-from .request_parts import texts
+from .request_parts import parts_of, texts
 from .spend.ledger import BudgetLedger, make_ledger
 from .upstream.caller import Caller
 
@@ -43,19 +46,16 @@ class ServerState:
     """Made without touching the network, so that a bad configuration stops before the port opens.
 
     `start` opens what needs a running loop and the databases, `close` ends it all and flushes.
+    metrics_folder: see `metrics.Metrics`. Raises ConfigError, UnknownRouterError and BundleError.
     """
 
     def __init__(self, config: Config, *, metrics_folder: Path | None = None) -> None:
-        """metrics_folder: see `metrics.Metrics`, for several workers.
-
-        Raises ConfigError, UnknownRouterError and BundleError."""
+        check(config)
         self.config = config
         self.started_at = time.time()
         self.registry = Registry.build(config)
-        settings = config.router
-        own: dict[str, Any] = {}
-        if settings.checkpoint_path is not None:
-            own["checkpoint_path"] = settings.checkpoint_path
+        settings, path = config.router, config.router.checkpoint_path
+        own = {} if path is None else {"checkpoint_path": path}
         try:
             self.router: Router = load_router(
                 settings.name, own, threads=settings.threads, context=settings.context
@@ -63,15 +63,14 @@ class ServerState:
         except ConfigError as error:
             key = "checkpoint_path" if own else "name"
             raise ConfigError(str(error), loc=("router", key)) from error
-        self.metrics = Metrics(tuple(self.registry.models), folder=metrics_folder)
-        self.caller = Caller(config, self.registry.models)
+        self.metrics = Metrics(tuple(self.registry), folder=metrics_folder)
+        self.caller = Caller(config, self.registry)
         self.pipeline = Pipeline(config, self.registry, self.router, fastest=self.caller.latency)
-        self.experiment = (
-            Experiment(config, self.registry, self.router, self.caller.latency)
-            if config.experiment is not None
-            else None
-        )
-        weak = self.registry.models[config.weak]
+        self.experiment: Experiment | None = None
+        if config.experiment is not None:
+            fastest = self.caller.latency
+            self.experiment = Experiment(config, self.registry, self.router, fastest)
+        weak = self.registry[config.weak]
         self.drift_monitor = DriftMonitor(config, self.pipeline, self.router, weak, self.metrics)
         self._watcher: asyncio.Task[None] | None = None
         self.recorder = Recorder(config.records)
@@ -81,8 +80,7 @@ class ServerState:
         self.sessions = Sessions(session_stores(config), config)
         self.semantic = self._semantic()
         self.tracing = Tracing(config.otel_endpoint)
-        pool = sorted(self.registry.models.items())
-        self.model_set = tuple(model_id(model) for _, model in pool)
+        self.model_set = tuple(model_id(model) for _, model in sorted(self.registry.items()))
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="thriftroute")
         # One at a time, beside the others: text of megabytes takes patterns seconds.
         self._large = ThreadPoolExecutor(1, thread_name_prefix="thriftroute-large")
@@ -95,10 +93,9 @@ class ServerState:
         await self.in_reports(self.recorder.start)
         # The first count and the first score load files; no client is to wait for them.
         await self.in_thread(lambda: self.count_tokens([{"role": "user", "content": "hi"}], None))
-        await self.in_thread(lambda: self.router.scores([Conversation("", "", "hi")]))
-        if self.experiment is not None:
-            other = self.experiment.router
-            await self.in_thread(lambda: other.scores([Conversation("", "", "hi")]))
+        for part in (self, self.experiment):
+            if part is not None:
+                await self.in_thread(partial(part.router.scores, [Conversation("", "", "hi")]))
         if self.drift_monitor.on:
             self._watcher = asyncio.create_task(
                 self.drift_monitor.run(self.in_reports, self.recorder), name="drift-monitor"
@@ -111,20 +108,14 @@ class ServerState:
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)
-        parts: list[Callable[[], Any]] = [
-            self.caller.close,
-            self.ledger.close,
-            self.sessions.close,
-        ]
-        if self.cache is not None:
-            parts.append(self.cache.close)
-        await asyncio.gather(*(part() for part in parts), return_exceptions=True)
+        parts = (self.caller, self.ledger, self.sessions, self.cache)
+        closing = [part.close() for part in parts if part is not None]
+        await asyncio.gather(*closing, return_exceptions=True)
         patience = min(FLUSH_S, self.config.server.shutdown_s)
         await self.in_reports(lambda: self.recorder.close(patience))
         await self.in_reports(self.tracing.close)
-        self._pool.shutdown()
-        self._large.shutdown()
-        self._reports.shutdown()
+        for pool in (self._pool, self._large, self._reports):
+            pool.shutdown()
         getattr(self.router, "close", lambda: None)()
 
     def pipeline_of(self, arm: str | None) -> Pipeline:
@@ -134,8 +125,7 @@ class ServerState:
         return self.pipeline
 
     async def in_thread(self, work: Callable[[], T], *, size: int = 0) -> T:
-        """`work()` beside the event loop. size: bytes of the request that it looks at; work on
-        large ones waits for each other, and nobody else for it."""
+        """`work()` beside the event loop. size: bytes of the request that it looks at."""
         pool = self._large if size >= LARGE_BYTES else self._pool
         return await asyncio.get_running_loop().run_in_executor(pool, work)
 
@@ -147,10 +137,10 @@ class ServerState:
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None
     ) -> int:
         """About how many tokens a prompt has, by LiteLLM's general tokenizer; never raises."""
-        size = max(
-            sum(_characters(message.get("content")) for message in messages),
-            sum(map(len, texts([messages, tools]))),
-        )
+        parts = [part for m in messages for part in parts_of(m) if isinstance(part, Mapping)]
+        # Images and files, which are longer by far: models do not read their base64.
+        media = sum(not isinstance(part.get("text"), str) for part in parts)
+        size = sum(map(len, texts([messages, tools]))) + media * IMAGE_TOKENS * CHARACTERS_A_TOKEN
         if size > COUNTED_CHARACTERS:
             return size // CHARACTERS_A_TOKEN
         return count_tokens(messages, tools, otherwise=size // CHARACTERS_A_TOKEN)
@@ -159,25 +149,8 @@ class ServerState:
         settings = self.config.cache
         if self.cache is None or not settings.semantic.enabled:
             return None
-        router = self.router
-        if not isinstance(router, BundleRouter):
-            raise ConfigError(
-                "cache.semantic: needs a router with an encoder (a bundle); "
-                f"{self.config.router.name!r} has none",
-                loc=("cache", "semantic"),
-            )
-
-        embed = bundle_embedder(router.scorer)
+        if not isinstance(self.router, BundleRouter):
+            problem = "needs a router with an encoder (a bundle); "
+            raise bad_setting("cache.semantic", f"{problem}{self.config.router.name!r} has none")
+        embed = bundle_embedder(self.router.scorer)
         return SemanticIndex(embed, settings.semantic.similarity, settings.max_entries)
-
-
-def _characters(content: object) -> int:
-    """Of a message's text; an image or a file, which is longer by far, counts as its usual tokens:
-    models do not read its base64."""
-    if isinstance(content, str):
-        return len(content)
-    total = 0
-    for part in content if isinstance(content, list) else ():
-        text = part.get("text") if isinstance(part, Mapping) else part
-        total += len(text) if isinstance(text, str) else IMAGE_TOKENS * CHARACTERS_A_TOKEN
-    return total

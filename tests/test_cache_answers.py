@@ -82,11 +82,8 @@ def test_a_replayed_stream_has_the_form_of_openais() -> None:
     chunks = list(replay(completion({"content": "x" * 600})))
     assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
-    assert deltas[0] == {"role": "assistant", "content": ""}
-    assert [len(delta["content"]) for delta in deltas[1:-1]] == [512, 88]
-    assert deltas[-1] == {}
-    reasons = [chunk["choices"][0]["finish_reason"] for chunk in chunks]
-    assert reasons == [None] * 3 + ["stop"]
+    assert deltas == [{"role": "assistant", "content": "x" * 600}, {}]
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None, "stop"]
 
 
 def test_replayed_chunks_are_what_openais_client_reads() -> None:

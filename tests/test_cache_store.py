@@ -396,7 +396,7 @@ def test_the_config_says_which_store(tmp_path: Path) -> None:
 
 
 def test_a_cache_in_redis_needs_an_address() -> None:
-    with pytest.raises(ConfigError, match="needs redis_url"):
+    with pytest.raises(ConfigError, match="redis_url: no address"):
         cache_store(config(cache={"backend": "redis"}))
 
 

@@ -2,12 +2,14 @@ import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 from thriftroute.errors import ConfigError
 from thriftroute.router.routers import BundleRouter
 from thriftroute.router.threshold import ThresholdTable
+from thriftroute.serve.config.loader import check
 from thriftroute.serve.errors import RefusedError
 from thriftroute.serve.policy.pipeline import Pipeline
 from thriftroute.tests.conftest import BundleMaker
@@ -109,7 +111,7 @@ def test_which_threshold_holds(
     make_bundle: BundleMaker, options: dict[str, Any], source: str
 ) -> None:
     rows = ((0.0, 1.0), (0.2, 0.8), (0.5, 0.45), (0.8, 0.2), (1.0, 0.0))
-    table = ThresholdTable("own", 100, rows).to_dict()
+    table = asdict(ThresholdTable("own", 100, rows))
     planner = pipeline(
         by=BundleRouter(make_bundle(thresholds={"own": table})),
         tiers={"pro": {"threshold": 0.7}, "free": {}},
@@ -125,15 +127,37 @@ def test_which_threshold_holds(
     [
         ({"threshold": 0.3}, 0.3),
         ({"threshold": None, "strong_share": 0.8}, 0.2),
-        ({"threshold": None}, None),
+        ({"threshold": None}, 0.4),  # a strong share of 0.3
+        ({"threshold": None, "strategy": "pool"}, None),
     ],
 )
 def test_the_default_threshold_can_be_read(
     make_bundle: BundleMaker, settings: dict[str, Any], threshold: float | None
 ) -> None:
-    table = ThresholdTable("own", 100, ((0.0, 1.0), (0.8, 0.2), (1.0, 0.0))).to_dict()
+    table = asdict(ThresholdTable("own", 100, ((0.0, 1.0), (0.3, 0.4), (0.8, 0.2), (1.0, 0.0))))
     router = BundleRouter(make_bundle(thresholds={"own": table}))
-    assert pipeline(by=router, router=settings).threshold == threshold
+    planner = pipeline(by=router, router=settings)
+    assert planner.threshold == threshold
+    assert planner.strong_share == {0.2: 0.8, 0.4: 0.3}.get(threshold or 0.0)
+    if threshold is not None:
+        planner.hold(0.1, "held")
+        assert (planner.threshold, planner.strong_share) == (0.1, None)
+
+
+def test_a_plan_tells_the_percentile(make_bundle: BundleMaker) -> None:
+    rows = ((0.0, 1.0), (0.8, 0.2), (1.0, 0.0))
+    tables = {name: asdict(ThresholdTable(name, 100, rows)) for name in ("ordinary", "own")}
+    planner = pipeline(by=BundleRouter(make_bundle(thresholds=tables)))
+    plan = planner.plan(asked())
+    assert plan.score is not None and 0.2 < plan.score < 1
+    # Linear from score 0.2, above 20% of the prompts, to 1, above all.
+    assert plan.percentile == pytest.approx(0.2 + plan.score - 0.2)
+    said = f"harder than {plan.percentile:.0%} of ordinary prompts"
+    assert plan.to_dict()["percentile"] == plan.percentile
+    assert ["percentile", said] in plan.to_dict()["steps"]
+    for other in (planner.plan(asked(model="strong")), pipeline(by=HALF).plan(asked())):
+        assert other.percentile is None
+        assert "percentile" not in [step.name for step in other.steps]
 
 
 def test_no_threshold_at_all_is_refused() -> None:
@@ -438,20 +462,21 @@ def test_many_threads_plan_alike(tiny_bundle: Any) -> None:
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"strong": "gone"}, "strong: model 'gone' is not in the pool: strong, weak"),
-        ({"rules": [{"name": "r", "model": "gone"}]}, "rule 'r': model 'gone'"),
-        ({"router": {"bands": [{"name": "b", "model": "gone"}]}}, "band 'b': model 'gone'"),
-        ({"router": {"strategy": "bands"}}, "'bands' needs router.bands"),
+        ({"strong": "gone"}, "strong: no model is named 'gone'; there are strong, weak"),
+        (
+            {"rules": [{"name": "r", "model": "gone"}]},
+            r"rules\[0\].model: no model is named 'gone'",
+        ),
+        (
+            {"router": {"strategy": "bands", "bands": [{"name": "b", "model": "gone"}]}},
+            r"bands\[0\].model: no model is named 'gone'",
+        ),
+        ({"router": {"strategy": "bands"}}, "bands needs router.bands"),
     ],
 )
 def test_a_config_that_does_not_fit_the_pool(more: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        Pipeline(config((STRONG, WEAK), **more), {"strong": STRONG, "weak": WEAK}, HALF)
-
-
-def test_a_quality_that_is_not_set_up_is_refused() -> None:
-    error = refused(pipeline(router={"quality": {"low": 0.1}}), asked(quality="high"))
-    assert (error.status, error.code) == (400, "no_such_quality")
+        check(config((STRONG, WEAK), **more))
 
 
 def test_optional_libraries_are_loaded_only_where_the_config_needs_them() -> None:

@@ -1,4 +1,5 @@
 import logging
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -34,7 +35,7 @@ def qualities(
 def tables(*shares: float) -> dict[str, Any]:
     """Tables t0, t1, ... in which this share of strong calls has threshold .5."""
     rows = [((0.0, 1.0), (share, 0.5), (1.0, 0.0)) for share in shares]
-    return {f"t{i}": ThresholdTable(f"t{i}", 10, r).to_dict() for i, r in enumerate(rows)}
+    return {f"t{i}": asdict(ThresholdTable(f"t{i}", 10, r)) for i, r in enumerate(rows)}
 
 
 def test_shares_go_through_the_bundles_last_table(make_bundle: BundleMaker) -> None:
@@ -52,8 +53,11 @@ def test_a_share_without_a_table_is_refused(tiny_bundle: Any) -> None:
 
 
 def test_a_configured_share_without_a_table_is_an_error_at_the_start() -> None:
-    with pytest.raises(ConfigError, match=r"router\.strong_share: router 'mf' has no table"):
-        qualities(Scores(), strong_share=0.5, threshold=None)
+    for share in (0.0, 0.5):
+        with pytest.raises(ConfigError, match=r"router\.strong_share: router 'mf' has no table"):
+            qualities(Scores(), strong_share=share, threshold=None)
+    with pytest.raises(ConfigError, match=r"router\.hold: router 'mf' has no table"):
+        qualities(Scores(), hold={"strong_share": 0.1}, threshold=None)
 
 
 def test_places_of_the_models_that_the_bundle_knows(tiny_bundle: Any) -> None:

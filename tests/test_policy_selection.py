@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 from thriftroute.router.routers import BundleRouter, Router
 from thriftroute.serve.config.settings import Rule, When
-from thriftroute.serve.policy.plan import Choice, Draft
+from thriftroute.serve.policy.plan import ChosenModel, Draft
 from thriftroute.serve.policy.selection import Selection
 from thriftroute.serve.request import ChatRequest
 from thriftroute.tests.helpers.asking import Failing, Scores, asked, config, model
@@ -25,8 +25,10 @@ def selection(router: Router | None = None, fastest: Any = None, **settings: Any
 
 def choose(
     by: Selection, request: ChatRequest, allowed: tuple[str, ...], rule: Rule | None = None
-) -> Choice:
-    return by.choose(Draft(request, None, None, None, allowed, rule=rule)).chosen
+) -> ChosenModel:
+    choice = by.choose(Draft(request, None, None, None, allowed, rule=rule)).choice
+    assert choice is not None
+    return choice
 
 
 @pytest.mark.parametrize(("score", "choice"), [(0.5, "strong"), (0.499, "weak"), (1.0, "strong")])

@@ -11,8 +11,7 @@ from thriftroute.eval.drift.arms import ArmSums
 from thriftroute.serve.config.settings import RecordSettings
 from thriftroute.serve.records import Record, Recorder
 from thriftroute.serve.records.arms import arms, experiments, scored_by, shadow
-from thriftroute.serve.records.daily import insert
-from thriftroute.serve.records.database import create_schema, open_engine
+from thriftroute.serve.records.database import create_schema, insert, open_engine
 from thriftroute.serve.records.table import meta, to_row
 from thriftroute.tests.helpers.servers import postgres_server
 

@@ -5,6 +5,7 @@ import json
 import random
 import re
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,7 @@ from thriftroute.errors import ConfigError
 from thriftroute.serve.config.settings import RecordSettings
 from thriftroute.serve.errors import RefusedError
 from thriftroute.serve.records import Record, Recorder
-from thriftroute.serve.records.daily import insert
-from thriftroute.serve.records.database import create_schema, open_engine
+from thriftroute.serve.records.database import create_schema, insert, open_engine
 from thriftroute.serve.records.stats import GROUPS, export, export_jsonl, stats
 from thriftroute.serve.records.table import to_row
 from thriftroute.tests.helpers.servers import postgres_server
@@ -227,7 +227,7 @@ def test_a_report_reads_the_index_alone_and_starts_at_its_time(engine: Engine) -
 def test_the_latest_come_first_as_many_as_asked_for(recorder: Recorder) -> None:
     newest = RECORDS[::-1]
     assert [row["id"] for row in recorder.recent(3)] == [r.id for r in newest[:3]]
-    assert recorder.recent(1)[0] == newest[0].to_dict()
+    assert recorder.recent(1)[0] == asdict(newest[0])
     assert recorder.recent(0) == []
     assert len(recorder.recent(10_000)) == len(RECORDS)
 
@@ -284,7 +284,7 @@ def test_an_export_holds_all_rows_oldest_first(engine: Engine, url: str) -> None
         r for r in RECORDS if START + DAY <= r.time < START + 2 * DAY and r.feedback is not None
     ]
     assert count == len(rows) == len(expected) > 0
-    assert rows[0] == expected[0].to_dict()
+    assert rows[0] == asdict(expected[0])
 
 
 def test_an_export_of_what_is_no_database_says_so(tmp_path: Path) -> None:

@@ -6,8 +6,7 @@ import pytest
 from sqlalchemy import event, func, select
 from sqlalchemy.exc import IntegrityError
 from thriftroute.serve.records import Record, hash_prompt, hash_session
-from thriftroute.serve.records.daily import PAGE, insert
-from thriftroute.serve.records.database import create_schema, open_engine
+from thriftroute.serve.records.database import PAGE, create_schema, insert, open_engine
 from thriftroute.serve.records.table import decisions, latency_step, step_seconds, to_row
 
 

@@ -298,7 +298,7 @@ def test_metrics_show_requests_and_budgets(client: httpx.Client) -> None:
 
 
 def test_metrics_can_be_everybodys(provider: StubProvider) -> None:
-    settings = pool(provider.url, keys=KEYS, server={"public_metrics": True})
+    settings = pool(provider.url, keys=KEYS, tiers=TIERS, server={"public_metrics": True})
     with serving(settings) as running, httpx.Client(base_url=running.url) as client:
         assert client.get("/metrics").status_code == 200
         assert client.get("/stats").status_code == 401

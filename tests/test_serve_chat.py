@@ -239,6 +239,9 @@ def test_every_step_of_a_decision_is_in_its_record(tmp_path: Path) -> None:
     (row,) = rows(path)
     assert row["id"] == answer.headers["x-thriftroute-decision-id"]
     assert row["score"] == pytest.approx(float(answer.headers["x-thriftroute-score"]), abs=1e-5)
+    percentile = float(answer.headers["x-thriftroute-percentile"])
+    told = dict(map(tuple, json.loads(row["steps"])))["percentile"]
+    assert told.startswith(f"harder than {min(percentile, 0.99):.0%} of ")
     assert (row["threshold"], row["router"], row["task"]) == (0.5, "mf", "chat")
     assert row["reason"] == answer.headers["x-thriftroute-reason"]
     assert "eligibility" in str(row["steps"])

@@ -101,6 +101,11 @@ def test_a_treatment_that_cannot_be_made_stops_the_start() -> None:
     trial = {"name": "t", "share": 0.1, "router": "random", "strong_share": 0.2}
     with pytest.raises(ConfigError, match=r"experiment: router\.strong_share: router 'random' has"):
         ServerState(Config.model_validate(pool("http://127.0.0.1:9/v1", experiment=trial)))
+    trial = {"name": "t", "share": 0.1, "router": "random"}
+    router = {"name": "mf"}
+    settings = pool("http://127.0.0.1:9/v1", experiment=trial, router=router)
+    with pytest.raises(ConfigError, match=r"experiment: router 'random' has no table.*threshold"):
+        ServerState(Config.model_validate(settings))
 
 
 def asked(number: int, session: str | None = None, tenant: str = "default") -> ChatRequest:

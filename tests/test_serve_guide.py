@@ -53,13 +53,13 @@ def router() -> Router:
 def test_a_section_is_read_and_decides(section: str, tmp_path: Path, router: Router) -> None:
     config = load_config(file_of(section, tmp_path), ENVIRON)
     registry = Registry.build(config)
-    assert set(registry.models) == {model.name for model in config.models}
+    assert set(registry) == {model.name for model in config.models}
     body = {"model": "auto", "messages": [{"role": "user", "content": "What is 2+2?"}]}
     asked = read_request(
         body, Options(), Principal(), id="1", expected_output=10, count=lambda messages, tools: 10
     )
     plan = Pipeline(config, registry, router).plan(asked)
-    assert set(plan.models) <= set(registry.models)
+    assert set(plan.models) <= set(registry)
     assert not plan.reason.startswith("scoring failed")
 
 

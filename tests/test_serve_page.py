@@ -116,7 +116,8 @@ def test_a_browser_draws_spend_models_and_decisions(provider: StubProvider, tmp_
         {"model": "weak", "status": 500, "error": "BrokenError", "seconds": 0.1},
         {"model": "strong", "status": 200, "error": None, "seconds": 0.2},
     )
-    with filled(provider, tmp_path, records(20, attempts=tried)) as url:
+    steps = [["eligibility", "2 of 2"], ["percentile", "harder than 83% of ordinary prompts"]]
+    with filled(provider, tmp_path, records(20, attempts=tried, steps=steps)) as url:
         html = drawn(url, tmp_path / "browser")
     tiles = html[html.index('id="tiles"') : html.index("</dl>")]
     values = re.findall(r'class="value">([^<]*)<', tiles)
@@ -127,7 +128,7 @@ def test_a_browser_draws_spend_models_and_decisions(provider: StubProvider, tmp_
     assert "$10.00 $20.00" in text_of(html, "models")
     decisions = text_of(html, "decisions")
     assert "reason 0" in decisions
-    assert "reason 19" in decisions
+    assert "reason 19; harder than 83% of ordinary prompts" in decisions
     assert decisions.count("weak 500 BrokenError, strong 200") == 20
     assert html.count('aria-pressed="true"') == 1
     assert '<section id="gate" class="card" hidden' in html

@@ -122,7 +122,7 @@ def test_what_is_reserved_is_held_and_what_is_settled_is_spent(url: str | None) 
             assert (first.level, second.level) == ("open", "open")
             assert sorted(await spent(ledger)) == [(0, pytest.approx(0.6)), (0, 400)]
             await ledger.settle(first, 0.25, 250)
-            await ledger.release(second)
+            await ledger.settle(second, 0.0, 0)
             assert sorted(await spent(ledger)) == [(pytest.approx(0.25), 0), (250, 0)]
 
     run(main())
@@ -134,7 +134,7 @@ def test_a_reservation_ends_once(url: str | None) -> None:
             pro = tier(BudgetSettings(usd=1.0))
             one = await ledger.reserve(ACME, pro, usd=0.4, tokens=0)
             await asyncio.gather(*(ledger.settle(one, 0.25, 0) for _ in range(5)))
-            await ledger.release(one)
+            await ledger.settle(one, 0.0, 0)
             assert await spent(ledger) == [(0.25, 0)]
 
     run(main())
@@ -509,7 +509,7 @@ def test_two_workers_see_each_other(shared_redis: Server) -> None:
         async with opened(shared_redis.url) as a, opened(shared_redis.url) as b:
             held = await a.reserve(who, pro, usd=0, tokens=100)
             await refused(b.reserve(who, pro, usd=0, tokens=1))
-            await a.release(held)
+            await a.settle(held, 0.0, 0)
             await b.reserve(who, pro, usd=0, tokens=100)
 
     run(main())
@@ -687,7 +687,7 @@ def test_a_client_that_leaves_is_charged_and_holds_nothing(url: str | None) -> N
                 asking.cancel()
                 done = (await asyncio.gather(asking, return_exceptions=True))[0]
                 if isinstance(done, Reservation):
-                    await ledger.release(done)
+                    await ledger.settle(done, 0.0, 0)
 
             async def settled() -> bool:
                 return await spent(ledger) == [(80, 0)]
@@ -797,7 +797,7 @@ def test_records_that_cannot_be_read_stop_no_request(caplog: pytest.LogCaptureFi
         async with opened(None, clock=Clock(), history=history) as ledger:
             pro = tier(BudgetSettings(tokens=100))
             for _ in range(2):
-                await ledger.release(await ledger.reserve(ACME, pro, usd=0, tokens=5))
+                await ledger.settle(await ledger.reserve(ACME, pro, usd=0, tokens=5), 0.0, 0)
 
     run(main())
     assert caplog.text.count("'acme' counts from 0") == 1
@@ -816,7 +816,7 @@ def test_a_window_that_began_after_the_process_has_no_history() -> None:
         async with opened(None, clock=clock, history=history) as ledger:
             pro = tier(BudgetSettings(tokens=100))
             for _ in range(2):
-                await ledger.release(await ledger.reserve(ACME, pro, usd=0, tokens=5))
+                await ledger.settle(await ledger.reserve(ACME, pro, usd=0, tokens=5), 0.0, 0)
                 clock.now += 86400
 
     run(main())

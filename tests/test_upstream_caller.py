@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from thriftroute.serve.errors import RefusedError
 from thriftroute.serve.registry import Model
 from thriftroute.serve.upstream.caller import Answer, Caller
 from thriftroute.serve.upstream.failures import UpstreamError
@@ -464,12 +463,6 @@ def test_neither_prompt_nor_key_is_printed_or_logged(
     everything = caplog.text + "".join(told)
     assert KEY not in everything
     assert "hello there" not in everything
-
-
-def test_a_plan_without_models_is_an_error(caller: Caller) -> None:
-    with pytest.raises(RefusedError) as caught:
-        run(caller, caller.call([], {"messages": HELLO}, stream=False))
-    assert caught.value.status == 500
 
 
 def test_closed_connections_are_opened_again(caller: Caller) -> None:

@@ -1,6 +1,6 @@
 """Failures in a row, cooldowns and speeds, on a clock that the test turns."""
 
-from thriftroute.serve.upstream.health import Health
+from thriftroute.serve.upstream.failures import Health
 
 
 class Clock:

@@ -17,7 +17,6 @@ from ...eval.drift.arms import compare
 from ..config.time_spec import moment
 from ..errors import RefusedError, wrong
 from ..records.stats import FILTERS
-from ..registry import Model
 from ..request import Principal
 from ..state import ServerState
 from .auth import admin, principal
@@ -25,6 +24,7 @@ from .chat_request import read_body, read_options
 from .openai_chat import request_of
 
 PAGE = Path(__file__).with_name("page.html")
+_PRICES = ("input_price", "output_price", "cached_input_price")
 _SWITCHES = ("errors", "rated")
 _ROUTE_KEYS = ("prompt", "messages", "tier")
 
@@ -33,8 +33,7 @@ def admin_routes(state: ServerState) -> list[Route]:
     """GET /, /stats, /decisions, /decisions/{id}, /metrics; POST /feedback, /route.
 
     All but the page itself (which holds no data) and /feedback are for admins, see `auth.admin`;
-    /metrics is everybody's where `server.public_metrics` is on. A refusal is a RefusedError, which
-    the application turns into JSON.
+    /metrics is everybody's where `server.public_metrics` is on.
     """
     views = _Views(state)
     return [
@@ -49,20 +48,16 @@ def admin_routes(state: ServerState) -> list[Route]:
 
 
 def content_security_policy(page: str) -> str:
-    """What `page` may do: run its own script and style, and talk to its own server.
+    """What `page` may do: run its own script and style, named by hash, and talk to its server. Text
+    never becomes markup."""
 
-    Both are named by hash, and text never becomes markup: a browser refuses anything else, even
-    where the page itself should have a hole.
-    """
-    hashes = {}
-    for tag in ("script", "style"):
-        digests = (
-            hashlib.sha256(text.encode()).digest()
-            for text in re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.S)
-        )
-        hashes[tag] = " ".join(f"'sha256-{base64.b64encode(d).decode()}'" for d in digests)
+    def hashes(tag: str) -> str:
+        texts = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.S)
+        digests = (base64.b64encode(hashlib.sha256(text.encode()).digest()) for text in texts)
+        return " ".join(f"'sha256-{each.decode()}'" for each in digests)
+
     return (
-        f"default-src 'none'; script-src {hashes['script']}; style-src {hashes['style']}; "
+        f"default-src 'none'; script-src {hashes('script')}; style-src {hashes('style')}; "
         "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
         "frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
     )
@@ -74,46 +69,59 @@ class _Views:
     def __init__(self, state: ServerState) -> None:
         self._state = state
         self._page = PAGE.read_text(encoding="utf-8")
-        self._policy = content_security_policy(self._page)
+        policy = content_security_policy(self._page)
+        self._headers = {"content-security-policy": policy, "cache-control": "no-cache"}
 
     async def page(self, _: Request) -> Response:
-        headers = {"content-security-policy": self._policy, "cache-control": "no-cache"}
-        return HTMLResponse(self._page, headers=headers)
+        return HTMLResponse(self._page, headers=self._headers)
 
     async def stats(self, request: Request) -> Response:
         """`?since=24h&until=&by=model` and a value for any filter of the decisions."""
         self._admin(request)
-        state, query = self._state, dict(request.query_params)
-        since, until = (_moment(query.pop(name, None), name) for name in ("since", "until"))
+        state, config = self._state, self._state.config
+        recorder, caller, drift = state.recorder, state.caller, state.drift_monitor.report
+        query = dict(request.query_params)
         by = query.pop("by", None) or None
-        filters, recorder = _filters(query), state.recorder
-        report = await state.in_reports(
-            lambda: recorder.stats(since, by, until=until, filters=filters)
-        )
-        more = await state.in_reports(lambda: self._watched(since, until))
-        settings = state.config.router
-        return JSONResponse(
+        within, filters = _filters(query)
+
+        def counted() -> dict[str, Any]:
+            shadow = experiment = None
+            report = recorder.stats(by=by, **within, filters=filters)
+            if config.shadow:
+                shadow = recorder.shadow(**within)
+            if config.experiment is not None:
+                sums = recorder.arms(config.experiment.name, config.experiment.by, **within)
+                experiment = compare(config.experiment.name, sums).to_dict()
+            return {**report, "shadow": shadow, "experiment": experiment}  # None where off
+
+        router = {name: getattr(config.router, name) for name in ("name", "strategy")}
+        router |= {"threshold": state.pipeline.threshold, "strong": config.strong}
+        router |= {"strong_share": state.pipeline.strong_share, "weak": config.weak}
+        records = {name: getattr(recorder, name) for name in ("pending", "dropped")}
+        models = [
             {
-                **report,
-                **more,
-                "now": time.time(),
-                "router": {
-                    "name": settings.name,
-                    "strategy": settings.strategy,
-                    "threshold": state.pipeline.threshold,
-                    "strong_share": settings.strong_share,
-                    "strong": state.config.strong,
-                    "weak": state.config.weak,
-                },
-                "models": [self._described(model) for model in state.registry.models.values()],
-                "budgets": await state.ledger.state(),
-                "records": {
-                    "kept": recorder.engine is not None,
-                    "pending": recorder.pending,
-                    "dropped": recorder.dropped,
-                },
+                "name": model.name,
+                "model": model.litellm_model,
+                # USD per million tokens
+                **{price: getattr(model, price) * 1e6 for price in _PRICES},
+                "context_window": model.context_window,
+                "capabilities": sorted(model.capabilities),
+                "tags": sorted(model.tags),
+                "cooling": model.name in caller.cooling(),
+                "latency_s": caller.latency(model.name),
             }
-        )
+            for model in state.registry.values()
+        ]
+        report = {
+            **await state.in_reports(counted),
+            "drift": None if drift is None else drift.to_dict(),
+            "now": time.time(),
+            "router": router,
+            "models": models,
+            "budgets": await state.ledger.state(),
+            "records": {"kept": recorder.engine is not None, **records},
+        }
+        return JSONResponse(report)
 
     async def decisions(self, request: Request) -> Response:
         """`?limit=50&since=&until=&errors=1&rated=1` and a value for any other filter."""
@@ -122,12 +130,9 @@ class _Views:
         limit = query.pop("limit", "50")
         if not re.fullmatch(r"[1-9][0-9]{0,8}", limit):
             raise wrong("limit", "expected a whole number from 1 on")
-        filters: dict[str, Any] = {
-            name: _moment(query.pop(name, None), name) for name in ("since", "until")
-        }
-        filters |= _filters(query)
-        recorder = self._state.recorder
-        rows = await self._state.in_reports(lambda: recorder.recent(min(int(limit), 1000), filters))
+        within, filters = _filters(query)
+        recent = self._state.recorder.recent
+        rows = await self._state.in_reports(lambda: recent(int(limit), {**within, **filters}))
         return JSONResponse({"decisions": rows})
 
     async def decision(self, request: Request) -> Response:
@@ -158,11 +163,8 @@ class _Views:
             raise wrong("value", "expected 'good', 'bad' or a number from 0 to 1")
         if not isinstance(comment, str | None):
             raise wrong("comment", "expected text")
-        recorder = self._state.recorder
-        found = await self._state.in_reports(
-            lambda: recorder.feedback(id, value, comment, tenant=tenant)
-        )
-        if not found:
+        note = self._state.recorder.feedback
+        if not await self._state.in_reports(lambda: note(id, value, comment, tenant=tenant)):
             raise _no_decision(id)
         return JSONResponse({"id": id, "recorded": True})
 
@@ -175,25 +177,20 @@ class _Views:
         who, state = self._admin(request), self._state
         body = await self._read(request)
         options = read_options(body.get("metadata"), request.headers)
-        who = replace(who, tenant=options.tenant or who.tenant, tier=self._tier(body, who))
+        tier, tiers = body.get("tier"), state.config.tiers
+        if tier is not None and (not isinstance(tier, str) or tier not in tiers):
+            raise wrong("tier", f"expected one of {', '.join(tiers) or 'none: no tiers are set'}")
+        who = replace(who, tenant=options.tenant or who.tenant, tier=tier or who.tier)
         chat = {key: value for key, value in body.items() if key not in _ROUTE_KEYS}
         chat["messages"] = _messages(body)
         started = time.perf_counter()
         found = await state.in_thread(lambda: request_of(state, chat, options, who, id="dry-run"))
         plan = await state.in_thread(lambda: state.pipeline.plan(found))
-        output = found.output_tokens * found.choices
-        return JSONResponse(
-            {
-                **plan.to_dict(),
-                "decision_ms": (time.perf_counter() - started) * 1000,
-                "prompt_tokens": found.prompt_tokens,
-                "output_tokens": output,
-                "estimates": {
-                    name: model.estimate(found.prompt_tokens, output)
-                    for name, model in state.registry.models.items()
-                },
-            }
-        )
+        passed_ms = (time.perf_counter() - started) * 1000
+        tokens = (found.prompt_tokens, found.output_tokens * found.choices)
+        estimates = {name: model.estimate(*tokens) for name, model in state.registry.items()}
+        told = {"decision_ms": passed_ms, "prompt_tokens": tokens[0], "output_tokens": tokens[1]}
+        return JSONResponse({**plan.to_dict(), **told, "estimates": estimates})
 
     async def metrics(self, request: Request) -> Response:
         state = self._state
@@ -206,51 +203,11 @@ class _Views:
 
     async def _read(self, request: Request) -> dict[str, Any]:
         raw = await request.body()
-        found = await self._state.in_thread(lambda: read_body(raw), size=len(raw))
-        return found
+        return await self._state.in_thread(lambda: read_body(raw), size=len(raw))
 
     def _admin(self, request: Request) -> Principal:
         client = None if request.client is None else request.client.host
         return admin(request.headers, self._state.config, client=client)
-
-    def _tier(self, body: Mapping[str, Any], who: Principal) -> str | None:
-        tier, tiers = body.get("tier"), self._state.config.tiers
-        if tier is None:
-            return who.tier
-        if not isinstance(tier, str) or tier not in tiers:
-            raise wrong("tier", f"expected one of {', '.join(tiers) or 'none: no tiers are set'}")
-        return tier
-
-    def _watched(self, since: float | None, until: float | None) -> dict[str, Any]:
-        """Drift, and what shadow mode and the experiment come to; None where they are off."""
-        state, shadow, experiment = self._state, None, None
-        drift, settings = state.drift_monitor.report, state.config.experiment
-        if state.config.shadow:
-            shadow = state.recorder.shadow(since, until=until)
-        if settings is not None:
-            sums = state.recorder.arms(settings.name, settings.by, since, until=until)
-            experiment = compare(settings.name, sums).to_dict()
-        return {
-            "drift": None if drift is None else drift.to_dict(),
-            "shadow": shadow,
-            "experiment": experiment,
-        }
-
-    def _described(self, model: Model) -> dict[str, Any]:
-        """A model of the pool; prices in USD per million tokens."""
-        caller = self._state.caller
-        return {
-            "name": model.name,
-            "model": model.litellm_model,
-            "input_price": model.input_price * 1e6,
-            "output_price": model.output_price * 1e6,
-            "cached_input_price": model.cached_input_price * 1e6,
-            "context_window": model.context_window,
-            "capabilities": sorted(model.capabilities),
-            "tags": sorted(model.tags),
-            "cooling": model.name in caller.cooling(),
-            "latency_s": caller.latency(model.name),
-        }
 
 
 def _messages(body: Mapping[str, Any]) -> Any:
@@ -264,33 +221,31 @@ def _messages(body: Mapping[str, Any]) -> Any:
     return [{"role": "user", "content": prompt}]
 
 
-def _moment(value: str | None, param: str) -> float | None:
-    """Seconds since the epoch, of a number of them, an ISO date (UTC), or a time ago: 90m, 24h, 7d.
+def _filters(query: Mapping[str, str]) -> tuple[dict[str, float | None], dict[str, Any]]:
+    """A query's `since` and `until` in seconds since the epoch, and its further filters; an empty
+    one filters nothing. Raises RefusedError (400)."""
 
-    Raises RefusedError (400) for anything else.
-    """
-    try:
-        return moment(value)
-    except ValueError as error:
-        raise wrong(param, str(error)) from None
+    def status(value: str) -> int:
+        if not re.fullmatch(r"[0-9]{3}", value):
+            raise ValueError("expected an HTTP status such as 429")
+        return int(value)
 
-
-def _status(value: str) -> int:
-    if not re.fullmatch(r"[0-9]{3}", value):
-        raise wrong("status", "expected an HTTP status such as 429")
-    return int(value)
-
-
-def _filters(query: Mapping[str, str]) -> dict[str, Any]:
-    """Of a query's parameters; an empty one filters nothing."""
-    readers: dict[str, Callable[[str], Any]] = dict.fromkeys(FILTERS, str)
-    readers["status"] = _status
-    readers |= dict.fromkeys(_SWITCHES, lambda value: value not in {"0", "false", "no"})
-    for name in query:
+    readers: dict[str, Callable[[str], Any]] = {
+        **dict.fromkeys(FILTERS, str),
+        "status": status,
+        **dict.fromkeys(_SWITCHES, lambda value: value not in {"0", "false", "no"}),
+        **dict.fromkeys(("since", "until"), moment),
+    }
+    found: dict[str, Any] = {}
+    for name, value in query.items():
         if name not in readers:
-            known = ", ".join([*FILTERS, *_SWITCHES, "since", "until"])
-            raise wrong(name[:50], f"no such filter; there are {known}")
-    return {name: readers[name](value) for name, value in query.items() if value}
+            raise wrong(name[:50], f"no such filter; there are {', '.join(readers)}")
+        try:
+            if value:
+                found[name] = readers[name](value)
+        except ValueError as error:
+            raise wrong(name, str(error)) from None
+    return {name: found.pop(name, None) for name in ("since", "until")}, found
 
 
 def _no_decision(id: str) -> RefusedError:

@@ -28,24 +28,32 @@ from .limits import Limits, address_of
 from .openai_chat import chat_completions
 from .sending import Endpoint
 
+_CODES = {404: "not_found", 405: "method_not_allowed"}
+
 logger = logging.getLogger(__name__)
 
 
 def create_app(config: Config, *, metrics_folder: Path | None = None) -> Starlette:
-    """The server of this configuration. metrics_folder: shared by workers, see `metrics.Metrics`.
-
-    Raises ConfigError, UnknownRouterError and BundleError before anything is opened.
-    """
+    """The server of this configuration. Raises as `ServerState`, before anything is opened."""
     state = ServerState(config, metrics_folder=metrics_folder)
     flow = RequestFlow(state)
 
     def count(status: int) -> None:
         state.metrics.refusals.labels(str(status)).inc()
 
-    def refused(_: Request, error: Exception) -> Response:
-        assert isinstance(error, RefusedError)
-        count(error.status)
-        return _shown(error)
+    def answered(request: Request, error: Exception) -> Response:
+        where = f"{request.method} {request.url.path[:100]}"
+        if isinstance(error, RefusedError):
+            count(error.status)
+        elif isinstance(error, HTTPException):
+            code, told = _CODES.get(error.status_code, "http_error"), f"{where}: {error.detail}"
+            error = RefusedError(error.status_code, code, told, headers=error.headers)
+        else:
+            # Its text may quote a prompt: the log has the place, the client a sentence.
+            if not isinstance(error, asyncio.CancelledError):
+                logger.error("%s: %s", where, type(error).__name__)
+            error = RefusedError(500, "internal_error", "the server failed; its log says where")
+        return JSONResponse(error.to_dict(), error.status, headers=error.headers)
 
     def client(scope: Scope) -> str:
         return client_of(Headers(scope=scope), config, address_of(scope))
@@ -61,20 +69,12 @@ def create_app(config: Config, *, metrics_folder: Path | None = None) -> Starlet
             await state.close()
 
     chat = Endpoint(flow, chat_completions)
+    asking = [Route(f"{v1}/chat/completions", chat, methods=["POST"]) for v1 in ("/v1", "")]
     app = Starlette(
-        routes=[
-            Route("/v1/chat/completions", chat, methods=["POST"]),
-            Route("/chat/completions", chat, methods=["POST"]),
-            *_reading(state),
-            *admin_routes(state),
-        ],
+        routes=[*asking, *_reading(state), *admin_routes(state)],
         lifespan=lifespan,
         middleware=[Middleware(Limits, settings=config.server, on_refusal=count, client_of=client)],
-        exception_handlers={
-            RefusedError: refused,
-            HTTPException: _no_route,
-            Exception: _unexpected,
-        },
+        exception_handlers=dict.fromkeys((RefusedError, HTTPException, Exception), answered),
     )
     app.state.thriftroute = state
     return app
@@ -83,18 +83,11 @@ def create_app(config: Config, *, metrics_folder: Path | None = None) -> Starlet
 def _reading(state: ServerState) -> list[Route]:
     """GET /v1/models, /v1/models/{id}, /health, /ready."""
     config = state.config
-    names = ["auto", *state.registry.models]
+    names = ["auto", *state.registry]
     if config.router.strategy == "pair" and config.router.threshold is not None:
         names.insert(1, f"router-{config.router.name}-{config.router.threshold:g}")
-    described = {
-        name: {
-            "id": name,
-            "object": "model",
-            "created": int(state.started_at),
-            "owned_by": "thriftroute",
-        }
-        for name in names
-    }
+    common = {"object": "model", "created": int(state.started_at), "owned_by": "thriftroute"}
+    described = {name: {"id": name, **common} for name in names}
 
     async def models(request: Request) -> Response:
         principal(request.headers, config)
@@ -103,7 +96,7 @@ def _reading(state: ServerState) -> list[Route]:
     async def model(request: Request) -> Response:
         principal(request.headers, config)
         wanted = request.path_params["name"]
-        found = described.get(short_names(state.registry.models).get(wanted, wanted))
+        found = described.get(short_names(state.registry).get(wanted, wanted))
         if found is None:
             raise RefusedError(404, "model_not_found", f"there is no model {wanted[:100]!r} here")
         return JSONResponse(found)
@@ -128,21 +121,3 @@ def _reading(state: ServerState) -> list[Route]:
         Route("/health", health),
         Route("/ready", ready),
     ]
-
-
-def _shown(error: RefusedError) -> Response:
-    return JSONResponse(error.to_dict(), status_code=error.status, headers=error.headers)
-
-
-def _no_route(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
-    message = f"{request.method} {request.url.path[:100]}: {error.detail}"
-    return _shown(RefusedError(error.status_code, code, message, headers=error.headers))
-
-
-def _unexpected(request: Request, error: Exception) -> Response:
-    # Its text may quote a prompt: the log has the place, the client a sentence.
-    if not isinstance(error, asyncio.CancelledError):
-        logger.error("%s %s: %s", request.method, request.url.path, type(error).__name__)
-    return _shown(RefusedError(500, "internal_error", "the server failed; its log says where"))

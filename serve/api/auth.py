@@ -28,42 +28,34 @@ def digest(key: str) -> str:
 def principal(
     headers: Mapping[str, str], config: Config, *, tenant: str | None = None
 ) -> Principal:
-    """Who sent a request with these `headers` (lower-case names, or Starlette's own).
-
-    tenant: what the request's metadata names; the header `x-thriftroute-tenant` wins over it.
-
-    A tenant that any key names belongs to the holders of such keys: no other client enters it.
+    """Who sent a request with these `headers` (lower-case names, or Starlette's own). tenant: what
+    its metadata names; the header `x-thriftroute-tenant` wins over it.
 
     Raises RefusedError: 401 without a valid key where keys are configured, 403 where a key asks for
-    a tenant that is not its own or another site's page asks without a key, 400 for a tenant that is
-    no name.
+    a tenant that is not its own (one that any key names belongs to such keys) or another site's
+    page asks without a key, 400 for a tenant that is no name.
     """
     asked = _tenant(headers.get(TENANT_HEADER, tenant))
     hashed = _digest_sent(headers)
-    if hashed is not None:
-        if _is(hashed, config.server.admin_sha256):
-            return Principal("admin", asked or "default", config.default_tier, admin=True)
-        # No early exit: the time taken does not tell which key came close.
-        found = [key for key in config.keys if _is(hashed, key.sha256)]
-        if found:
-            key = found[0]
-            tenant = asked or key.tenant or "default"
-            owned = {other.tenant for other in config.keys}
-            free = key.tenant is None and (key.admin or tenant not in owned)
-            if tenant != key.tenant and not free:
-                what = "leave out" if key.tenant is not None else "name another in"
-                message = f"the key {key.name!r} does not belong to the tenant of this request; "
-                message += f"{what} {TENANT_HEADER} or the metadata's tenant"
-                raise RefusedError(403, "wrong_tenant", message)
-            return Principal(key.name, tenant, key.tier or config.default_tier, key.admin)
+    if _is(hashed, config.server.admin_sha256):
+        return Principal("admin", asked or "default", config.default_tier, admin=True)
+    # No early exit: the time taken does not tell which key came close.
+    for key in [key for key in config.keys if _is(hashed, key.sha256)]:
+        tenant = asked or key.tenant or "default"
+        owned = {other.tenant for other in config.keys}
+        free = key.tenant is None and (key.admin or tenant not in owned)
+        if tenant != key.tenant and not free:
+            what = "leave out" if key.tenant is not None else "name another in"
+            message = f"the key {key.name!r} does not belong to the tenant of this request; "
+            message += f"{what} {TENANT_HEADER} or the metadata's tenant"
+            raise RefusedError(403, "wrong_tenant", message)
+        return Principal(key.name, tenant, key.tier or config.default_tier, key.admin)
     if config.keys:
         raise _unknown(hashed)
     allowed = headers.get("origin", "") in config.server.cors_origins
     if not allowed and _from_another_site(headers, config):
-        message = (
-            "this server has no API keys and takes no requests from other sites' pages; "
-            "`thriftroute keys new` makes a key, server.cors_origins lets a site in"
-        )
+        message = "this server has no API keys and takes no requests from other sites' pages; "
+        message += "`thriftroute keys new` makes a key, server.cors_origins lets a site in"
         raise RefusedError(403, "foreign_origin", message)
     return Principal("anonymous", asked or "default", config.default_tier)
 
@@ -71,26 +63,20 @@ def principal(
 def client_of(headers: Mapping[str, str], config: Config, address: str) -> str:
     """Whom a request counts for: its key's digest, or its address where it has no key of ours."""
     hashed = _digest_sent(headers)
-    known = [config.server.admin_sha256, *(key.sha256 for key in config.keys)]
+    known = {config.server.admin_sha256, *(key.sha256 for key in config.keys)}
     return hashed if hashed is not None and hashed in known else address
 
 
 def admin(
     headers: Mapping[str, str], config: Config, *, client: str | None = "127.0.0.1"
 ) -> Principal:
-    """Who sent a request to an admin route; returns only where they may use it.
+    """Who sent a request to an admin route from the address `client`. Without any key in the
+    configuration that is whoever sits at this machine (see `open_to_this_machine`).
 
-    Without any key in the configuration, that is whoever sits at this machine: the server must
-    listen on a loopback address, and the request must come from it, straight (no proxy's headers)
-    and from no other site's page (`Host` and `Origin` name this machine).
-
-    client: the address that the request came from, None where it is not known.
-
-    Raises RefusedError: 401 without a valid key, 403 with one that is no admin's, or where no
-    admin key is configured and the above does not hold.
+    Raises RefusedError: 401 without a valid key, 403 for who may not use it.
     """
     hashed = _digest_sent(headers)
-    if hashed is not None and _is(hashed, config.server.admin_sha256):
+    if _is(hashed, config.server.admin_sha256):
         return principal(headers, config)
     if config.server.admin_sha256 is not None or any(key.admin for key in config.keys):
         if not config.keys:
@@ -101,17 +87,16 @@ def admin(
         raise RefusedError(403, "not_admin", f"the key {who.key!r} is not an admin's")
     if not config.keys and open_to_this_machine(headers, config, client):
         return Principal("local", "default", config.default_tier, admin=True)
-    message = (
-        "this route needs an admin key and none is configured; run `thriftroute keys new --admin` "
-        "and put what it prints in thriftroute.yaml"
-    )
+    message = "this route needs an admin key and none is configured; run `thriftroute keys new "
+    message += "--admin` and put what it prints in thriftroute.yaml"
     raise RefusedError(403, "no_admin_key", message)
 
 
 def open_to_this_machine(
     headers: Mapping[str, str], config: Config, client: str | None = "127.0.0.1"
 ) -> bool:
-    """True where a request without a key comes from this very machine, and from no other site."""
+    """True where a request without a key comes from this very machine (the server listens on a
+    loopback address), straight (no proxy's headers), and from no other site's page."""
     return (
         _is_loopback(config.server.host)
         and _is_loopback(client or "")
@@ -122,12 +107,8 @@ def open_to_this_machine(
 
 
 def _from_another_site(headers: Mapping[str, str], config: Config) -> bool:
-    """True where a browser sent the request for another site's page.
-
-    Without keys any page could otherwise have a browser send requests to an address that only the
-    browser reaches. `Origin` then names that site; or, where its name was made to resolve to this
-    machine, `Host` names it too.
-    """
+    """True where a browser sent the request for another site's page: `Origin` names that site; or,
+    where its name was made to resolve to this machine, `Host` names it too."""
     origin = headers.get("origin")
     if origin is None:  # no browser, or its address bar
         return False
@@ -146,17 +127,15 @@ def _names_this_machine(headers: Mapping[str, str]) -> bool:
 def _digest_sent(headers: Mapping[str, str]) -> str | None:
     """The digest of the key that was sent; None where there is none."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
-    token = token.strip()
-    return digest(token) if scheme.lower() == "bearer" and token else None
+    return digest(token.strip()) if scheme.lower() == "bearer" and token.strip() else None
 
 
-def _is(hashed: str, expected: str | None) -> bool:
-    return expected is not None and hmac.compare_digest(hashed, expected)
+def _is(hashed: str | None, expected: str | None) -> bool:
+    return bool(hashed and expected) and hmac.compare_digest(str(hashed), str(expected))
 
 
 def _unknown(sent: str | None) -> RefusedError:
     code, problem = "invalid_api_key", "the API key is not known here; ask whoever runs this server"
-    problem += " for one"
     if sent is None:
         code = "missing_api_key"
         problem = "no API key in the request; send the header 'Authorization: Bearer <key>'"
@@ -167,12 +146,9 @@ def _unknown(sent: str | None) -> RefusedError:
 def _tenant(value: str | None) -> str | None:
     if value is None:
         return None
-    problem = "of printable characters"
-    if not isinstance(value, str) or not value.strip() or len(value) > _TENANT_CHARS:
-        problem = f"of 1 to {_TENANT_CHARS} characters"
-    elif value.isprintable():
+    if value.strip() and value.isprintable() and len(value) <= _TENANT_CHARS:
         return value.strip()
-    message = f"the tenant must be a name {problem}"
+    message = f"the tenant must be a name of 1 to {_TENANT_CHARS} printable characters"
     raise RefusedError(400, "invalid_tenant", message, param="metadata.tenant")
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import from_json
 
 from ...errors import ThriftrouteError, require_extra
 from ...router.text import as_conversation
@@ -19,41 +18,41 @@ from .. import request_parts
 from ..config.settings import CAPABILITIES
 from ..errors import RefusedError, wrong
 from ..request import LENGTHS, ChatRequest, Options, Principal
-from ..request_parts import kind_of, parts_of, texts
+from ..request_parts import entries, kind_of, parts_of, texts
 
 PREFIX = "x-thriftroute-"
 OPTIONS = tuple(name for name in Options.model_fields if name != "metadata")
-_ALIASES = {
-    "maxCost": "max_cost",
-    "strongShare": "strong_share",
-    "taskType": "task",
-    "task_type": "task",
-}
+_ALIASES = {"maxCost": "max_cost", "strongShare": "strong_share"}
+_ALIASES |= {"taskType": "task", "task_type": "task"}
 # Both cost everybody's time: clients of providers take some 0.2 ms for each, and no loop turns.
 MOST_PARTS = 4096  # messages and parts of their contents
 MOST_OBJECTS = 20_000  # JSON objects and lists in a body
 CHARACTERS_A_TOKEN = 3  # on the safe side of 4: too many tokens refuse late, too few fail upstream
 MOST_VALUES = 100_000  # entries of JSON objects and lists
-LARGE_BYTES = 1_000_000  # from here on a body is read by a faster parser, which is stricter
+LARGE_BYTES = 1_000_000  # from here on one body waits for another
 DEEPEST = 100  # levels of JSON; past some hundreds nothing could write it again
 # Half of a pair that stands for one character: JSON may escape it, UTF-8 has no bytes for it.
 _SURROGATES = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
+
+_KINDS: dict[type, str] = {
+    dict: "an object", list: "a list", str: "text", bool: "true or false",
+}  # fmt: skip
 
 TokenCounter = Callable[[Sequence[Mapping[str, Any]], Sequence[Any] | None], int]
 
 
 def read_body(raw: bytes) -> dict[str, Any]:
     """The JSON object of a request's body, as it can be written again: halves of surrogate pairs
-    become U+FFFD, but of a body from `LARGE_BYTES` on. Raises RefusedError (400) for anything else,
-    NaN and infinite numbers and more than `MOST_VALUES` entries included.
-
-    To be called beside the event loop where the body is not short. A parser lets nobody else run:
-    text it reads fast, but of millions of brackets it makes objects for seconds.
+    become U+FFFD. Raises RefusedError (400) for anything else, NaN and infinite numbers and more
+    than `MOST_VALUES` entries included: of millions of brackets a parser makes objects for seconds.
     """
     if len(raw) > MOST_VALUES:
         _check_entries(raw)
     try:
-        body = _loaded(raw) if len(raw) < LARGE_BYTES else _loaded_fast(raw)
+        body = json.loads(raw, parse_constant=_no_number, parse_float=_finite)
+        if _SURROGATES.search(raw):
+            written = json.dumps(body, ensure_ascii=False).encode("utf-16-le", "surrogatepass")
+            body = json.loads(written.decode("utf-16-le", "replace"))
     # RecursionError: nested a thousand levels deep. ValueError covers bytes that are no UTF-8.
     except (ValueError, RecursionError) as error:
         place = f" at line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
@@ -63,45 +62,22 @@ def read_body(raw: bytes) -> dict[str, Any]:
     return body
 
 
-def _loaded(raw: bytes) -> Any:
-    body = json.loads(raw, parse_constant=_no_number, parse_float=_finite)
-    if _SURROGATES.search(raw):
-        written = json.dumps(body, ensure_ascii=False).encode("utf-16-le", "surrogatepass")
-        body = json.loads(written.decode("utf-16-le", "replace"))
-    return body
-
-
-def _loaded_fast(raw: bytes) -> Any:
-    body = from_json(raw, allow_inf_nan=False)
-    waiting = [body]
-    while waiting:
-        each = waiting.pop()
-        if isinstance(each, dict | list):
-            waiting += each.values() if isinstance(each, dict) else each
-        elif isinstance(each, float) and math.isinf(each):  # written as 1e999
-            _no_number(str(each))
-    return body
-
-
 def _check_entries(raw: bytes) -> None:
     """Refuse JSON of too many entries before it is read, which would stop everybody else."""
 
-    def entries(text: bytes) -> int:
+    def count(text: bytes) -> int:
         return text.count(b",") + text.count(b"[") + text.count(b"{")
 
-    if entries(raw) > MOST_VALUES:  # most of them in text, perhaps
+    if count(raw) > MOST_VALUES:  # most of them in text, perhaps
         plain = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
         strings = require_extra("regex", "serve").compile(rb'"[^"]*+"?')
-        if entries(strings.sub(b"", plain, concurrent=True)) > MOST_VALUES:
+        if count(strings.sub(b"", plain, concurrent=True)) > MOST_VALUES:
             raise _too_much(f"{MOST_VALUES} entries")
 
 
 def read_options(metadata: object, headers: Mapping[str, str]) -> Options:
-    """`headers` have lower-case names.
-
-    Raises RefusedError (400) for a value that is none of an option's, and for a header of ours that
-    is no option. Other entries of `metadata` are the client's own.
-    """
+    """`headers` have lower-case names. Raises RefusedError (400) for a value that is none of an
+    option's, and for a header of ours that is no option."""
     if metadata is not None and not isinstance(metadata, Mapping):
         raise wrong("metadata", f"expected an object, got {_kind(metadata)}")
     given: dict[str, tuple[str, Any]] = {}
@@ -135,22 +111,17 @@ def read_request(
 ) -> ChatRequest:
     """Checks what the router relies on and nothing else: models know their own parameters.
 
-    `expected_output` is assumed where the request sets no maximum. `count` counts a prompt's
-    tokens. `unlimited`: whether a maximum of -1 is none (`request_parts.UNLIMITED`); it is left out
-    then, since not every server that means it so takes it. Raises RefusedError (400), its `param`
-    naming the part of the body.
+    `expected_output` is assumed where the request sets no maximum, `count` counts a prompt's
+    tokens. `unlimited`: whether a maximum of -1 is none; it is left out then, since not every
+    server that means it so takes it. Raises RefusedError (400), its `param` naming the part.
     """
     model = body.get("model", "auto")
     if not isinstance(model, str) or not model.strip():
         raise wrong("model", "expected the name of a model or router, such as 'auto'")
     messages = _checked_messages(body)
-    tools, stream = body.get("tools"), body.get("stream")
-    if not isinstance(stream, bool | None):
-        raise wrong("stream", f"expected true or false, got {_kind(stream)}")
-    if not isinstance(body.get("stream_options"), dict | None):
-        raise wrong("stream_options", f"expected an object, got {_kind(body['stream_options'])}")
-    if not isinstance(tools, list | None):
-        raise wrong("tools", f"expected a list, got {_kind(tools)}")
+    for name, kind in (("stream", bool), ("stream_options", dict), ("tools", list)):
+        if not isinstance(body.get(name), kind | None):
+            raise wrong(name, f"expected {_KINDS[kind]}, got {_kind(body[name])}")
     try:
         text = as_conversation(messages).last
     except ThriftrouteError as error:
@@ -163,9 +134,9 @@ def read_request(
         body={k: v for k, v in body.items() if k != "metadata" and k not in left_out},
         messages=messages,
         text=text,
-        stream=bool(stream),
+        stream=bool(body.get("stream")),
         needs=_needs(body, messages),
-        prompt_tokens=count(messages, tools) + _further_tokens(body),
+        prompt_tokens=count(messages, body.get("tools")) + _further_tokens(body),
         output_tokens=output_tokens,
         choices=request_parts.choices(body),
         principal=principal,
@@ -205,14 +176,9 @@ def _in_headers(headers: Mapping[str, str]) -> dict[str, tuple[str, str]]:
 
 def _further_tokens(body: Mapping[str, Any]) -> int:
     """About how many tokens stand beside messages and tools: a schema, functions, a prediction."""
-    size = sum(
-        len(text)
-        for name, value in body.items()
-        if name not in {"messages", "tools", "metadata"}
-        and (isinstance(value, dict | list) or (isinstance(value, str) and len(value) > 500))
-        for text in texts(value, data=True)
-    )
-    return size // CHARACTERS_A_TOKEN
+    beside = [v for k, v in body.items() if k not in {"messages", "tools", "metadata"}]
+    long = [v for v in beside if isinstance(v, dict | list) or (isinstance(v, str) and v[500:])]
+    return sum(map(len, texts(long, data=True))) // CHARACTERS_A_TOKEN
 
 
 def _needs(body: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> frozenset[str]:
@@ -226,25 +192,18 @@ def _needs(body: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> fr
         json_schema: isinstance(form, Mapping) and form.get("type") == "json_schema",
         reasoning: body.get("reasoning_effort") not in (None, "none"),
     }
-    return frozenset(name for name, is_needed in needed.items() if is_needed)
+    return frozenset(name for name in needed if needed[name])
 
 
 def _check_shape(body: Mapping[str, Any]) -> None:
-    level: list[Any] = [body]
-    count = depth = 0
-    while level:
-        count += len(level)
-        depth += 1
-        if depth > DEEPEST:
-            raise _too_much(f"{DEEPEST} levels")
-        if count > MOST_OBJECTS:
-            raise _too_much(f"{MOST_OBJECTS} objects and lists")
-        level = [
-            part
-            for each in level
-            for part in (each.values() if isinstance(each, dict) else each)
-            if isinstance(part, dict | list)
-        ]
+    count = 0
+    for _, each, depth in entries(body):
+        if isinstance(each, dict | list):
+            count += 1
+            if depth > DEEPEST:
+                raise _too_much(f"{DEEPEST} levels")
+            if count > MOST_OBJECTS:
+                raise _too_much(f"{MOST_OBJECTS} objects and lists")
 
 
 def _finite(digits: str) -> float:
@@ -265,5 +224,4 @@ def _too_much(what: str) -> RefusedError:
 
 
 def _kind(value: object) -> str:
-    kinds = {dict: "an object", list: "a list", str: "text", bool: "true or false"}
-    return "null" if value is None else kinds.get(type(value), "a number")
+    return "null" if value is None else _KINDS.get(type(value), "a number")

@@ -1,6 +1,6 @@
 """A parsed request to its end: plan, look in the cache, reserve, call, settle.
 
-Every door hands its `Parsed` request to `RequestFlow.answer` and writes the `Reply` as it likes.
+Every door hands its `Pending` request to `RequestFlow.answer` and writes the `Reply` as it likes.
 Whatever ends a request (an answer, a refusal, a client that leaves), its money is settled once and
 one record is written.
 """
@@ -20,7 +20,7 @@ from ..request import ChatRequest
 from ..state import ServerState
 from ..upstream.caller import Answer
 from ..upstream.request import wants_usage
-from .request_state import Answered, Parsed, Planned, Reserved, Settled, grown, headers_of
+from .request_state import Ended, Pending, headers_of
 from .settlement import SHORT_BYTES, record, settle
 
 T = TypeVar("T")
@@ -73,76 +73,69 @@ class RequestFlow:
         while self._serving or self._closing:
             await asyncio.wait({*self._serving, *self._closing})
 
-    async def answer(self, parsed: Parsed) -> Reply:
+    async def answer(self, stage: Pending) -> Reply:
         """Raises RefusedError; cancelling it cancels the call."""
-        stage, request = parsed, parsed.request
-        self.state.metrics.in_flight.inc()  # until it is settled, which is at a stream's end
+        state, request = self.state, stage.request
+        state.metrics.in_flight.inc()  # until it is settled, which is at a stream's end
         try:
-            stage = planned = await self._planned(parsed)
-            stage, kept = await self._looked_up(planned)
+            stage = await self._planned(stage)
+            stage, kept = await self._looked_up(stage)
             if kept is None:
-                stage = reserved = await self._reserved(stage)
-                stage = reserved = await self._narrowed(reserved)
-                plan = reserved.decided
-                direct = plan.choice == "direct"
-                answer = await self.state.caller.call(
-                    plan.models, request.body, stream=request.stream, cascade=not direct
+                stage = await self._reserved(stage)
+                stage = await self._narrowed(stage)
+                plan, stream = stage.decided, request.stream
+                cascade = plan.choice != "direct"
+                answer = await state.caller.call(
+                    plan.models, request.body, stream=stream, cascade=cascade
                 )
-        except RefusedError as error:
-            settled = await asyncio.shield(
-                self._settle(_ended(stage, error.status, error.code, error))
-            )
-            error.headers.update(headers_of(settled))
-            raise
-        except asyncio.CancelledError as error:
-            # The loop is cancelling this task: the money is settled in one of its own.
-            self._settle(_ended(stage, *self._cut(), error))
-            raise
-        except Exception as error:
-            self._settle(_ended(stage, 500, "internal_error", error))
+        except BaseException as error:
+            # Cancelled: the loop is cancelling this task, and the money is settled in another.
+            settling = self._settle(self._failed(stage, error))
+            if isinstance(error, RefusedError):
+                error.headers.update(headers_of(await asyncio.shield(settling)))
             raise
         if kept is not None:
-            answered = grown(Answered, stage, model=kept.model, completion=kept.completion)
+            ended = stage.ended(model=kept.model, completion=kept.completion)
         else:
-            answered = _answered(reserved, answer)
+            ended = _answered(stage, answer)
             if answer.chunks is not None:
-                chunks = self._streamed(answered, answer)
+                chunks = self._streamed(ended, answer)
                 # Up to its first `yield`: a generator that never ran would settle nothing.
                 await anext(chunks)
-                return Reply(headers_of(answered), chunks=chunks)
-        settled = await asyncio.shield(self._settle(answered))
-        completion = settled.completion or {}
+                return Reply(headers_of(ended), chunks=chunks)
+        ended = await asyncio.shield(self._settle(ended))
+        completion = ended.completion or {}
         if request.stream:
-            return Reply(headers_of(settled), chunks=_replayed(completion, request))
-        return Reply(headers_of(settled), body=completion)
+            return Reply(headers_of(ended), chunks=_replayed(completion, request))
+        return Reply(headers_of(ended), body=completion)
 
-    async def _planned(self, parsed: Parsed) -> Planned:
+    async def _planned(self, stage: Pending) -> Pending:
         """The models to call, in their order."""
-        request, pipeline = parsed.request, self.state.pipeline_of(parsed.arm)
+        request, pipeline = stage.request, self.state.pipeline_of(stage.arm)
         held = await self.state.sessions.held(request)
         make = functools.partial(pipeline.plan, request, held=held)
-        plan = await self._beside(make, parsed, quick=pipeline.is_quick(request))
-        return grown(Planned, parsed, plan=plan)
+        plan = await self._beside(make, stage, quick=pipeline.is_quick(request))
+        return replace(stage, plan=plan)
 
-    async def _looked_up(self, planned: Planned) -> tuple[Planned, Kept | None]:
+    async def _looked_up(self, stage: Pending) -> tuple[Pending, Kept | None]:
         """The kept answer to the same request, or to one close enough, where that is turned on."""
-        cache, semantic, request = self.state.cache, self.state.semantic, planned.request
-        plan = planned.decided
+        cache, semantic, request = self.state.cache, self.state.semantic, stage.request
+        plan = stage.decided
         if cache is None:
-            return planned, None
+            return stage, None
         if plan.mask or not request.options.cache:  # what is sensitive is not kept anywhere
-            return replace(planned, cache="bypass"), None
+            return replace(stage, cache="bypass"), None
         keys = (request, self.state.model_set, plan)
-        quick = planned.size < SHORT_BYTES
-        key = await self._beside(functools.partial(cache_key, *keys), planned, quick=quick)
-        missed = replace(planned, cache="miss", key=key, meant=plan.models[0])
+        quick = stage.size < SHORT_BYTES
+        key = await self._beside(functools.partial(cache_key, *keys), stage, quick=quick)
+        missed = replace(stage, cache="miss", cache_key=key, meant=plan.models[0])
         kept = unpack(key, await cache.get(key))
         if kept is not None:
             return replace(missed, cache="hit"), kept
         if semantic is None:
             return missed, None
         make = functools.partial(semantic_bucket, *keys)
-        bucket = await self._beside(make, planned, quick=quick)
+        bucket = await self._beside(make, stage, quick=quick)
         missed = replace(missed, bucket=bucket)
         near = await self.state.in_thread(lambda: semantic.find(bucket, request.text))
         kept = None if near is None else unpack(near, await cache.get(near))
@@ -150,13 +143,13 @@ class RequestFlow:
             semantic.discard(bucket, near)
         return (missed if kept is None else replace(missed, cache="semantic")), kept
 
-    async def _reserved(self, planned: Planned) -> Reserved:
+    async def _reserved(self, stage: Pending) -> Pending:
         """The estimate, taken from the budgets."""
-        state, request, plan = self.state, planned.request, planned.decided
+        state, request, plan = self.state, stage.request, stage.decided
         config, who = state.config, request.principal
         output = request.output_tokens * request.choices
         usd, weak_usd, strong_usd = (
-            state.registry.models[name].estimate(request.prompt_tokens, output)
+            state.registry[name].estimate(request.prompt_tokens, output)
             for name in (plan.models[0], config.weak, config.strong)
         )
         tokens = request.prompt_tokens + output
@@ -167,53 +160,64 @@ class RequestFlow:
         reservation = await state.ledger.reserve(
             who, tier, usd=usd, tokens=tokens, weak_usd=weak_usd
         )
-        return grown(Reserved, planned, reservation=reservation)
+        return replace(stage, reservation=reservation)
 
-    async def _narrowed(self, reserved: Reserved) -> Reserved:
+    async def _narrowed(self, stage: Pending) -> Pending:
         """With the plan that a budget leaves: where one runs low, weak models have to do."""
-        plan, request = reserved.decided, reserved.request
-        assert reserved.reservation is not None
-        if reserved.reservation.level == "soft":
-            pipeline = self.state.pipeline_of(reserved.arm)
+        plan, request = stage.decided, stage.request
+        assert stage.reservation is not None
+        if stage.reservation.level == "soft":
+            pipeline = self.state.pipeline_of(stage.arm)
             make = functools.partial(pipeline.narrowed, plan, request)
-            plan = await self._beside(make, reserved, quick=False)
-        return replace(reserved, plan=plan, called=time.perf_counter())
+            plan = await self._beside(make, stage, quick=False)
+        return replace(stage, plan=plan, called=time.perf_counter())
 
-    async def _streamed(self, answered: Answered, answer: Answer) -> AsyncGenerator[dict[str, Any]]:
+    async def _streamed(self, ended: Ended, answer: Answer) -> AsyncGenerator[dict[str, Any]]:
         """The upstream's chunks, kept as they pass; however it ends, the request is settled."""
         chunks, assembler = answer.chunks, Assembler()
         assert chunks is not None
-        ended: dict[str, Any] = {}
+        found: dict[str, Any] = {}
         try:
             yield {}  # for `answer` alone
             async for chunk in chunks:
                 assembler.add(chunk)
                 yield chunk
             if chunks.error is not None:
-                ended = {"status": 502, "error": "stream_broken"}
-            ended["completion"] = assembler.completion()
+                found = {"status": 502, "error": "stream_broken"}
+            found["completion"] = assembler.completion()
         except (asyncio.CancelledError, GeneratorExit):
-            ended = dict(zip(("status", "error"), self._cut(), strict=True))
+            found = dict(zip(("status", "error"), self._cut(), strict=True))
             raise
         finally:
             await chunks.aclose()
-            ended |= {"attempts": answer.attempts, "said": answer.text}
-            self._settle(replace(answered, **ended, upstream_s=chunks.waited_s))
+            found |= {"attempts": answer.attempts, "said": answer.text}
+            self._settle(replace(ended, **found, upstream_s=chunks.waited_s))
 
-    async def _beside(self, work: Callable[[], T], stage: Parsed, *, quick: bool) -> T:
+    async def _beside(self, work: Callable[[], T], stage: Pending, *, quick: bool) -> T:
         """`work()` that reads a request: beside the event loop, unless it is quick."""
         return work() if quick else await self.state.in_thread(work, size=stage.size)
+
+    def _failed(self, stage: Pending, error: BaseException) -> Ended:
+        """The end of a request that no model answered."""
+        status, code = 500, "internal_error"
+        if isinstance(error, RefusedError):
+            status, code = error.status, error.code
+        elif isinstance(error, asyncio.CancelledError):
+            status, code = self._cut()
+        upstream_s = 0.0 if stage.called is None else time.perf_counter() - stage.called
+        attempts = tuple(getattr(error, "attempts", ()))
+        return stage.ended(status=status, error=code, attempts=attempts, upstream_s=upstream_s)
 
     def _cut(self) -> tuple[int, str]:
         return (503, SHUTTING_DOWN) if self._stopping else (CLIENT_LEFT, "client_left")
 
-    def _settle(self, answered: Answered) -> asyncio.Task[Settled]:
+    def _settle(self, ended: Ended) -> asyncio.Task[Ended]:
         """In a task of its own, once: a client that leaves meanwhile cancels nothing."""
         self.state.metrics.in_flight.dec()
-        return self._start(self._settled(answered))
+        return self._start(self._settled(ended))
 
-    async def _settled(self, answered: Answered) -> Settled:
-        settled = await settle(self.state, answered)
+    async def _settled(self, ended: Ended) -> Ended:
+        settled = await settle(self.state, ended)
         self._start(record(self.state, settled))  # with nobody waiting for it
         return settled
 
@@ -224,31 +228,21 @@ class RequestFlow:
         return task
 
 
-def _ended(stage: Parsed, status: int, code: str, error: BaseException) -> Answered:
-    """The end of a request that no model answered."""
-    called = stage.called if isinstance(stage, Reserved) else None
-    upstream_s = 0.0 if called is None else time.perf_counter() - called
-    attempts = tuple(getattr(error, "attempts", ()))
-    return grown(
-        Answered, stage, status=status, error=code, attempts=attempts, upstream_s=upstream_s
-    )
-
-
-def _answered(reserved: Reserved, answer: Answer) -> Answered:
+def _answered(stage: Pending, answer: Answer) -> Ended:
     """What a call came to; of a stream, as far as its first piece."""
-    now, called = time.perf_counter(), reserved.called or reserved.started
-    found = grown(
-        Answered,
-        reserved,
+    now, whole = time.perf_counter(), answer.chunks is None
+    upstream_s = now - (stage.called or stage.started)
+    streams, ttft_s = stage.request.stream, now - stage.started
+    return stage.ended(
         model=answer.model,
         cascade=answer.cascade,
         completion=answer.response,
-        upstream_s=now - called,
+        attempts=answer.attempts if whole else (),
+        said=answer.text if whole else "",
+        upstream_s=upstream_s,
+        ttft_s=ttft_s if streams else None,
+        overhead_s=max(0.0, ttft_s - upstream_s) if streams else None,
     )
-    if answer.chunks is None:
-        return replace(found, attempts=answer.attempts, said=answer.text)
-    ttft_s = now - reserved.started
-    return replace(found, ttft_s=ttft_s, overhead_s=max(0.0, ttft_s - found.upstream_s))
 
 
 async def _replayed(

@@ -1,7 +1,6 @@
 """What one client, or all of them together, can take of the server.
 
-`Limits` is an ASGI middleware: size of a body (gzip is unpacked), requests at once, time to send a
-body, and headers for browsers. `BoundedProtocol` is for what no ASGI application sees: clients that
+`Limits` is an ASGI middleware. `BoundedProtocol` is for what no ASGI application sees: clients that
 open a connection and send no request, endless headers, clients that stop reading an answer.
 """
 
@@ -9,7 +8,7 @@ import asyncio
 import contextlib
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -34,7 +33,10 @@ _SECURITY = {
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
 }
 # What scripts of another site may read of an answer, where `cors_origins` has that site.
-_TOLD = ("decision-id", "cache", "model", "choice", "reason", "score", "threshold", "cost")
+_TOLD = (
+    *("decision-id", "cache", "model", "choice", "reason"),
+    *("score", "percentile", "threshold", "cost"),
+)
 _EXPOSED = (*(f"x-thriftroute-{name}" for name in _TOLD), "retry-after", "x-should-retry")
 
 
@@ -42,13 +44,10 @@ class Limits:
     """Middleware: bounds requests as `settings` says, and sets headers for browsers.
 
     A body is read no earlier than the application asks for it, and arrives unpacked. Past a limit
-    `receive` raises RefusedError: 413, 408, 415 for an encoding other than gzip.
-
-    A request is work from the last byte of its body to the last byte of its answer; `in_flight`
-    counts those. More than `max_concurrency` of them, or more bytes in memory than so many bodies
-    may have: 429. So too where one client (`client_of`, by default an address) has
-    `max_concurrency_per_key` requests open. `on_refusal` is told the status of each refusal that is
-    answered here. Headers that the application sets itself are left as they are.
+    `receive` raises RefusedError: 413, 408, 415 for an encoding other than gzip. A request is work
+    from the last byte of its body to the last byte of its answer; `in_flight` counts those. More
+    than `max_concurrency` of them, or more bytes in memory than so many bodies may have: 429. So
+    too where one client (`client_of`, by default an address) has `max_concurrency_per_key` open.
     """
 
     def __init__(
@@ -56,15 +55,13 @@ class Limits:
         app: ASGIApp,
         settings: ServerSettings,
         *,
-        unlimited: Collection[str] = UNLIMITED,
-        on_refusal: Callable[[int], None] | None = None,
+        on_refusal: Callable[[int], None] = lambda _: None,
         client_of: Callable[[Scope], str] | None = None,
     ) -> None:
         self.app = _for_browsers(app, settings)
         self._on_refusal = on_refusal
         self._client_of = client_of or address_of
         self.settings = settings
-        self.unlimited = frozenset(unlimited)
         self.in_flight = 0
         self._open: Counter[str] = Counter()  # client -> its requests, in work or on their way
         self._bytes = 0  # of the bodies of all open requests
@@ -74,26 +71,26 @@ class Limits:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        counted = scope["path"] not in self.unlimited
-        body = _Body(scope, receive, self.settings, self._take if counted else _take_all)
-        sender = _Sender(send, body)
+        counted, most = scope["path"] not in UNLIMITED, self.settings.max_concurrency_per_key
+        take = self._take if counted else lambda *_: None
+        body = _Exchange(scope, receive, send, self.settings, take)
         client = self._client_of(scope) if counted else ""
         self._open[client] += 1
         try:
-            if counted and self._open[client] > self.settings.max_concurrency_per_key:
-                raise self._too_many()
+            if counted and self._open[client] > most:
+                problem = f"this key (without keys, this address) has {most} requests open, as many"
+                raise _busy("too_many_at_once", f"{problem} as one may have at once")
             if body.complete:
                 body.begin()
             elif counted and self.in_flight >= self.settings.max_concurrency:
                 raise self._overloaded()  # before it is sent in vain
-            await self.app(scope, body.receive, sender)
+            await self.app(scope, body.receive, body.send)
         except RefusedError as error:
-            if sender.started:
+            if body.started:
                 raise
-            if self._on_refusal is not None:
-                self._on_refusal(error.status)
+            self._on_refusal(error.status)
             answer = JSONResponse(error.to_dict(), error.status, headers=error.headers)
-            await _for_browsers(answer, self.settings)(scope, _nothing, sender)
+            await _for_browsers(answer, self.settings)(scope, receive, body.send)
         finally:
             self._open[client] -= 1
             if not self._open[client]:
@@ -114,27 +111,24 @@ class Limits:
         problem = f"{self.in_flight} requests are in work, as many as this server takes at once"
         return _busy("overloaded", problem)
 
-    def _too_many(self) -> RefusedError:
-        most = self.settings.max_concurrency_per_key
-        problem = f"this key (without keys, this address) has {most} requests open, as many as one "
-        return _busy("too_many_at_once", f"{problem}may have at once")
 
-
-class _Body:
-    """`receive` of one request: unpacks it, counts its bytes and watches the clock until all are
-    read. `take` is asked for room for its bytes, and for its work once it is whole."""
+class _Exchange:
+    """`receive` and `send` of one request. Its body is unpacked and counted, and the clock watched
+    until all of it is read; `take` is asked for room for its bytes, and for its work once it is
+    whole. Answers get the security headers. One that begins before the request was read to its end
+    closes the connection: the rest must be neither waited for nor taken for the next request."""
 
     def __init__(
         self,
         scope: Scope,
         receive: Receive,
+        send: Send,
         settings: ServerSettings,
         take: Callable[[int, bool], None],
     ) -> None:
         headers = Headers(scope=scope)
         length = headers.get("content-length", "")
-        self._receive = receive
-        self._take = take
+        self._receive, self._send, self._take = receive, send, take
         self._max = settings.max_body_bytes
         self._timeout_s = settings.read_timeout_s
         # What is no number is counted as it arrives.
@@ -142,12 +136,12 @@ class _Body:
         self._declared = int(length) if is_number else 0
         self._deadline: float | None = None  # runs from the first read
         self._bytes = 0  # as they were sent
-        self._late = False
+        self._late = self._closes = self.started = self.begun = False
         self._encoding = headers.get("content-encoding", "identity").strip().lower()
+        self._is_gzip = self._encoding in {"gzip", "x-gzip"}
         self._unzip = zlib.decompressobj(16 + zlib.MAX_WBITS)
         self.size = 0  # as they are kept
         self.complete = self._declared == 0 and "transfer-encoding" not in headers
-        self.begun = False
 
     def begin(self) -> None:
         """It is work from here on."""
@@ -160,7 +154,7 @@ class _Body:
             self._deadline = asyncio.get_running_loop().time() + self._timeout_s
         elif self.complete:  # what is left to hear is that the client went away
             return await self._receive()
-        if self._encoding not in {"", "identity", "gzip", "x-gzip"}:
+        if not self._is_gzip and self._encoding not in {"", "identity"}:
             problem = "the request's Content-Encoding is not one of gzip and identity"
             told = {"accept-encoding": "gzip"}
             raise RefusedError(415, "unsupported_encoding", problem, headers=told)
@@ -177,9 +171,8 @@ class _Body:
             self._bytes += len(body)
             self._check_size(self._bytes)
             was_complete, self.complete = self.complete, not message.get("more_body", False)
-            if self._encoding in {"gzip", "x-gzip"} and not was_complete:
-                body = self._unpacked(body)
-                message = {**message, "body": body}
+            if self._is_gzip and not was_complete:
+                body = message["body"] = self._unpacked(body)
             self._take(len(body), False)
             self.size += len(body)
             if self.complete and not self.begun:
@@ -188,27 +181,38 @@ class _Body:
 
     def _unpacked(self, body: bytes) -> bytes:
         """More of a gzip body; never more than fits, whatever it would unpack to."""
-        broken, found = False, b""
-        try:
+        found: bytes | None = None
+        with contextlib.suppress(zlib.error):
             found = self._unzip.decompress(body, self._max - self.size + 1)
-        except zlib.error:
-            broken = True
-        self._check_size(self.size + len(found))
-        if broken or self._unzip.unused_data or (self.complete and not self._unzip.eof):
+            self._check_size(self.size + len(found))
+        cut = self.complete and not self._unzip.eof
+        if found is None or self._unzip.unused_data or cut:
             raise RefusedError(400, "invalid_gzip", "the request's body is not whole gzip")
         return found
 
-    async def discard(self) -> None:
-        """Read on for a moment, keeping nothing.
+    async def send(self, message: Message) -> None:
+        """The next piece of the answer."""
+        if message["type"] == "http.response.start":
+            self.started = True
+            message.setdefault("headers", [])
+            headers = MutableHeaders(scope=message)
+            for name, value in _SECURITY.items():
+                headers.setdefault(name, value)
+            self._closes = not self.complete
+            if self._closes:
+                headers["connection"] = "close"
+        elif self._closes and not message.get("more_body", False):
+            await self._send({**message, "more_body": True})
+            await self._discard()
+            message = {"type": "http.response.body", "body": b""}
+        await self._send(message)
 
-        Closing a connection on a client that still sends resets it, and the client may lose the
-        answer that it was sent. A client that was late is not waited for again.
-        """
-        if self._late:
-            return
+    async def _discard(self) -> None:
+        """Read on for a moment, keeping nothing: closing a connection on a client that still sends
+        resets it, and the client may lose its answer. Who was late is not waited for again."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LINGER_S):
-                while not self.complete:
+                while not (self.complete or self._late):
                     message = await self._receive()
                     self.complete = not message.get("more_body", False)
 
@@ -216,36 +220,6 @@ class _Body:
         if size > self._max:
             problem = f"the request's body is larger than {self._max} bytes, this server's limit"
             raise RefusedError(413, "request_too_large", problem)
-
-
-class _Sender:
-    """`send` with the security headers; knows whether an answer has begun.
-
-    An answer that begins before the request was read to its end closes the connection: what is
-    left of the body must be neither waited for nor taken for the next request.
-    """
-
-    def __init__(self, send: Send, body: _Body) -> None:
-        self._send = send
-        self._body = body
-        self._closes = False
-        self.started = False
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.started = True
-            message.setdefault("headers", [])
-            headers = MutableHeaders(scope=message)
-            for name, value in _SECURITY.items():
-                headers.setdefault(name, value)
-            self._closes = not self._body.complete
-            if self._closes:
-                headers["connection"] = "close"
-        elif self._closes and not message.get("more_body", False):
-            await self._send({**message, "more_body": True})
-            await self._body.discard()
-            message = {"type": "http.response.body", "body": b""}
-        await self._send(message)
 
 
 def address_of(scope: Scope) -> str:
@@ -271,31 +245,22 @@ def _busy(code: str, problem: str) -> RefusedError:
     return RefusedError(429, code, f"{problem}; try again in {RETRY_AFTER_S} s", headers=told)
 
 
-def _take_all(size: int, whole: bool) -> None:
-    """Of the routes that are not counted."""
-
-
-async def _nothing() -> Message:
-    return {"type": "http.disconnect"}
-
-
 class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 with bounds on what comes before and after the application.
 
-    A connection is dropped where no whole header of a request arrives within `read_timeout_s`,
-    where a header is larger than `HEADER_BYTES`, and where a client takes nothing of its answer for
-    `read_timeout_s`, which the application's lifespan puts in its state (30 where it does not).
+    A connection is dropped where no whole header of a request arrives within `read_timeout_s` (of
+    the application's state), where a header is larger than `HEADER_BYTES`, and where a client takes
+    nothing of its answer for `read_timeout_s`.
     """
 
-    def __init__(
-        self, config: Any, server_state: Any, app_state: dict[str, Any], **more: Any
-    ) -> None:
+    _header_bytes = 0
+    _header_timer: asyncio.TimerHandle | None = None
+    _write_timer: asyncio.TimerHandle | None = None
+
+    def __init__(self, config: Any, server_state: Any, app_state: Any, **more: Any) -> None:
         super().__init__(config, server_state, app_state, **more)
         self.ws_protocol_class = None  # no route is one, and its connections would have no bounds
         self._timeout_s = float(app_state.get("read_timeout_s", 30.0))
-        self._header_bytes = 0
-        self._header_timer: asyncio.TimerHandle | None = None
-        self._write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has so long for the header of its first request."""

@@ -10,7 +10,7 @@ from ..state import ServerState
 from .auth import principal
 from .chat_request import read_body, read_options, read_request
 from .flow import RequestFlow
-from .request_state import Parsed
+from .request_state import Pending
 from .sending import Client
 from .settlement import SHORT_BYTES
 
@@ -25,7 +25,7 @@ async def chat_completions(flow: RequestFlow, client: Client) -> None:
         await client.reply(flow.answer(parsed))
 
 
-async def parse(state: ServerState, raw: bytes, headers: Mapping[str, str]) -> Parsed:
+async def parse(state: ServerState, raw: bytes, headers: Mapping[str, str]) -> Pending:
     """`headers` have lower-case names. Raises RefusedError."""
     started, size = time.perf_counter(), len(raw)
     # A short body is read, and a short prompt counted, sooner than a thread is woken.
@@ -39,7 +39,7 @@ async def parse(state: ServerState, raw: bytes, headers: Mapping[str, str]) -> P
 
     request = read() if short else await state.in_thread(read, size=size)
     arm = None if state.experiment is None else state.experiment.arm(request)
-    return Parsed(request, headers, size, started, arm)
+    return Pending(request, headers, size, started, arm)
 
 
 def request_of(

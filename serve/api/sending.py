@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -61,8 +61,8 @@ class Client:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FAREWELL_S):
                 if self._takes_events:
-                    await self._event(error.to_dict())
-                    await self._end()
+                    await self._event(_written(error.to_dict()))
+                    await self._event(b"", more=False)
 
     async def _send_events(self, reply: Reply) -> None:
         """The chunks, then [DONE]."""
@@ -74,19 +74,16 @@ class Client:
         broken = False
         async for chunk in reply.chunks:
             broken = broken or "error" in chunk
-            await self._event(chunk)
+            await self._event(_written(chunk))
             # Neither waits where a provider is fast: a full buffer would be sent in one turn of
             # the loop, and a few such streams hold up everybody for a second.
             await asyncio.sleep(0)
         # [DONE] would tell clients that do not look at errors that they have it all.
-        await self._end(b"" if broken else b"data: [DONE]\n\n")
+        await self._event(b"" if broken else b"[DONE]", more=False)
 
-    async def _event(self, chunk: Mapping[str, Any]) -> None:
-        body = b"data: " + _written(chunk) + b"\n\n"
-        await self._put({"type": "http.response.body", "body": body, "more_body": True})
-
-    async def _end(self, last: bytes = b"") -> None:
-        await self._put({"type": "http.response.body", "body": last, "more_body": False})
+    async def _event(self, data: bytes, *, more: bool = True) -> None:
+        body = b"data: " + data + b"\n\n" if data else b""
+        await self._put({"type": "http.response.body", "body": body, "more_body": more})
 
     async def _put(self, message: Message) -> None:
         self.started = True

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from ...router.score_or_fallback import place_of
@@ -10,7 +11,7 @@ from ..spend.cost import Usage, cost_of, usage_of
 from ..state import ServerState
 from ..upstream.caller import CANCELLED
 from ..upstream.failures import Attempt
-from .request_state import Answered, Settled, grown, record_of
+from .request_state import Ended, record_of
 
 logger = logging.getLogger(__name__)
 
@@ -18,22 +19,18 @@ SHORT_BYTES = 4096  # a body below it is worked on sooner than a thread is woken
 LONGEST = 128_000  # tokens that a model may write at once of which nothing is known
 
 
-async def settle(state: ServerState, answered: Answered) -> Settled:
+async def settle(state: ServerState, ended: Ended) -> Ended:
     """Price, pay, remember, keep. Never raises: bookkeeping must not take an answer away."""
-    settled = grown(Settled, answered)
-    try:
-        settled = await _priced(state, answered)
-    except Exception as error:  # noqa: BLE001
-        _log(settled, "price", error)
-    for step in (_pay, _remember, _keep):
+    steps: Sequence[Callable[..., Awaitable[Ended | None]]] = (_price, _pay, _remember, _keep)
+    for step in steps:
         try:
-            await step(state, settled)
+            ended = await step(state, ended) or ended
         except Exception as error:  # noqa: BLE001
-            _log(settled, step.__name__.removeprefix("_"), error)
-    return replace(settled, latency_s=time.perf_counter() - settled.started)
+            _log(ended, getattr(step, "__name__", "").strip("_"), error)
+    return replace(ended, latency_s=time.perf_counter() - ended.started)
 
 
-async def record(state: ServerState, settled: Settled) -> None:
+async def record(state: ServerState, settled: Ended) -> None:
     """One record: to the database, the metrics and the trace. Never raises."""
     try:
         # To be hashed, and with text to be masked, which takes patterns their time.
@@ -54,70 +51,70 @@ async def record(state: ServerState, settled: Settled) -> None:
         _log(settled, "record", error)
 
 
-async def _priced(state: ServerState, answered: Answered) -> Settled:
+async def _price(state: ServerState, ended: Ended) -> Ended:
     """Cost of every attempt whose usage is known; of a stream that was cut, by estimate."""
-    models = state.registry.models
-    strong, plan = models[state.config.strong], answered.plan
-    if answered.cache in {"hit", "semantic"} and answered.completion is not None:
-        usage = usage_of(answered.completion) or Usage(0, 0)
-        costs = {"strong_cost": cost_of(strong, usage), "routed_cost": 0.0}
-        return grown(Settled, answered, usage=usage, **costs)
+    models = state.registry
+    strong, plan = models[state.config.strong], ended.plan
+    routed = None if plan is None else plan.routed
+    if ended.cache in {"hit", "semantic"} and ended.completion is not None:
+        usage, kept = usage_of(ended.completion) or Usage(0, 0), None if routed is None else 0.0
+        would = cost_of(strong, usage)
+        return replace(ended, usage=usage, cost=0.0, strong_cost=would, routed_cost=kept)
     usage, used_tokens, cost = Usage(0, 0), 0, 0.0
     priced: dict[str, float] = {}  # what the latest usage comes to
-    for attempt in answered.attempts:
-        found = await _usage(state, answered, attempt)
+    for attempt in ended.attempts:
+        found = await _usage(state, ended, attempt)
         if found is not None:
             usage, priced = found, {attempt.model: cost_of(models[attempt.model], found)}
             cost += priced[attempt.model]
             used_tokens += found.total_tokens
-    settled = grown(Settled, answered, usage=usage, used_tokens=used_tokens, cost=cost)
-    if answered.model is None:
-        return settled
+    ended = replace(ended, usage=usage, used_tokens=used_tokens, cost=cost)
+    if ended.model is None:
+        return ended
     known = priced.get(strong.name)
-    routed = None if plan is None else plan.routed
     return replace(
-        settled,
+        ended,
         strong_cost=cost_of(strong, usage) if known is None else known,
         routed_cost=None if routed is None else cost_of(models[routed], usage),
     )
 
 
-async def _usage(state: ServerState, answered: Answered, attempt: Attempt) -> Usage | None:
+async def _usage(state: ServerState, ended: Ended, attempt: Attempt) -> Usage | None:
     """What an attempt used. Where the provider did not come to say it: what it will have counted,
     which is no more than the request lets it write."""
-    request = answered.request
+    request = ended.request
     if attempt.error == CANCELLED:  # what it was given will be charged, if nothing else
         return Usage(request.prompt_tokens, 0, estimated=True)
     usage = usage_of(attempt.usage)
-    last = attempt is answered.attempts[-1]
+    last = attempt is ended.attempts[-1]
     # The last one may have failed after a cascade's weak answer, which was given then.
-    if usage is not None or not last or attempt.model != answered.model:
+    if usage is not None or not last or attempt.model != ended.model:
         return usage
     written = 0
-    if answered.said:
-        message = {"role": "assistant", "content": answered.said}
+    if ended.said:
+        message = {"role": "assistant", "content": ended.said}
         written = await state.in_thread(lambda: state.count_tokens([message], None))
     most = request.output_tokens
     if not request.sets_maximum:
-        most = max(most, state.registry.models[attempt.model].max_output_tokens or LONGEST)
+        most = max(most, state.registry[attempt.model].max_output_tokens or LONGEST)
     return Usage(request.prompt_tokens, min(written, most * request.choices), estimated=True)
 
 
-async def _pay(state: ServerState, settled: Settled) -> None:
+async def _pay(state: ServerState, settled: Ended) -> None:
     if settled.reservation is not None:
-        await state.ledger.settle(settled.reservation, settled.cost, settled.used_tokens)
+        await state.ledger.settle(settled.reservation, settled.cost or 0.0, settled.used_tokens)
 
 
-async def _remember(state: ServerState, settled: Settled) -> None:
+async def _remember(state: ServerState, settled: Ended) -> None:
     if settled.model is not None and settled.status == 200:
         # In shadow mode a session goes on as if the model that was meant had answered it.
         model = settled.decided.routed or settled.model
         await state.sessions.remember(settled.request, model, settled.completion)
 
 
-async def _keep(state: ServerState, settled: Settled) -> None:
+async def _keep(state: ServerState, settled: Ended) -> None:
     """Into the cache, where it is a whole answer that was called for."""
-    key, model, completion = settled.key, settled.model, settled.completion
+    key, model, completion = settled.cache_key, settled.model, settled.completion
     if state.cache is None or key is None or model is None or completion is None:
         return
     # The key stands for the plan's first choice. Another model's answer (a fallback's, or a weak
@@ -135,5 +132,5 @@ async def _keep(state: ServerState, settled: Settled) -> None:
         await state.in_thread(lambda: semantic.add(bucket, text, key))
 
 
-def _log(settled: Settled, what: str, error: Exception) -> None:
+def _log(settled: Ended, what: str, error: Exception) -> None:
     logger.error("request %s: %s: %s", settled.request.id, what, place_of(error))

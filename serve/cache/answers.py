@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 _ENDED = frozenset({"stop", "tool_calls", "function_call"})
-_PIECE = 512  # characters of text in a replayed chunk
 _TEXTS = ("content", "refusal")
 _CALLS = ("tool_calls", "function_call")
 # In a delta these come whole, however often they come; all other text comes in pieces.
@@ -76,55 +75,29 @@ def unpack(key: str, data: bytes | None) -> Kept | None:
 
 
 def replay(completion: Mapping[str, Any], include_usage: bool = False) -> Iterator[dict[str, Any]]:
-    """The chunks of a stream that says the same: choice by choice, each with its role, its text in
-    pieces, its tool calls and its end; then, where asked for, the usage that the answer had.
-
-    `completion` is one that `is_complete`. Log probabilities come with the whole of their text.
-    """
+    """The chunks of a stream that says the same as a completion that `is_complete`: of each choice
+    its whole message and its end; then, where asked for, the usage that the answer had."""
     base = {k: v for k, v in completion.items() if k not in {"choices", "usage", "object"}}
     base["object"] = "chat.completion.chunk"
     usage = completion.get("usage") if include_usage else None
     for choice in completion["choices"]:
-        for part in _parts(choice):
+        message = {k: v for k, v in choice["message"].items() if v is not None}
+        delta = {"role": "assistant", "content": None, **message}
+        if calls := message.get("tool_calls"):
+            delta["tool_calls"] = [{"index": at, **call} for at, call in enumerate(calls)]
+        rest = {k: v for k, v in choice.items() if k not in {"index", "message", "logprobs"}}
+        said = {"delta": delta, "logprobs": choice.get("logprobs"), "finish_reason": None}
+        for part in (said, {"delta": {}, "logprobs": None, **rest}):
             chunk = {**base, "choices": [{"index": choice.get("index", 0), **part}]}
             yield {**chunk, "usage": None} if include_usage else chunk
     if usage is not None:
         yield {**base, "choices": [], "usage": usage}
 
 
-def _parts(choice: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    message = choice["message"]
-    logprobs = choice.get("logprobs")
-    content = "" if isinstance(message.get("content"), str) else None
-    yield _part({"role": message.get("role", "assistant"), "content": content})
-    for name, value in message.items():  # reasoning, annotations and the like come first
-        if name not in {"role", *_TEXTS, *_CALLS} and value is not None:
-            yield _part({name: value})
-    for name in _TEXTS:
-        text = message.get(name) or ""
-        step = len(text) if logprobs else _PIECE
-        for start in range(0, len(text), step or 1):
-            yield _part({name: text[start : start + step]}, logprobs)
-            logprobs = None
-    for index, call in enumerate(message.get("tool_calls") or ()):
-        yield _part({"tool_calls": [{"index": index, **call}]})
-    if message.get("function_call"):
-        yield _part({"function_call": message["function_call"]})
-    rest = {k: v for k, v in choice.items() if k not in {"index", "message", "logprobs"}}
-    yield {**_part({}, logprobs), **rest}
-
-
-def _part(delta: dict[str, Any], logprobs: object = None) -> dict[str, Any]:
-    return {"delta": delta, "logprobs": logprobs, "finish_reason": None}
-
-
 class Assembler:
     """Makes a completion of a stream while it passes. Never raises: a stream that cannot be put
-    together, or is larger than `max_chars`, gives None.
-
-    LiteLLM's `stream_chunk_builder` (1.106) runs the texts of all choices together into the first,
-    and drops fields that it does not know.
-    """
+    together, or is larger than `max_chars`, gives None. LiteLLM's own builder (1.106) runs the
+    texts of all choices together."""
 
     def __init__(self, max_chars: int = 4_000_000) -> None:
         self._room = max_chars

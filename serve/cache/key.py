@@ -1,17 +1,10 @@
 """The key under which an answer is kept: a hash of everything that changes the answer.
 
-In the key: the tenant (no answer ever crosses tenants), the pool, the models that were chosen for
-the request in their order of trial, the messages, and every other keyword of the body, known to us
-or not. All that a client asks of the router (threshold, quality, max cost, ...) acts through the
-chosen models alone, so two requests that were routed alike share an answer.
-
-Not in the key, because the answer does not depend on it:
-`stream` and `stream_options` (an answer is replayed in either form), `user`, `safety_identifier`,
-`metadata`, `prompt_cache_key` and `prompt_cache_retention`; `model`, which the chosen models
-replace; and keywords that are null, which OpenAI's API takes for absent.
-
-The order of keys counts inside `tools`, `response_format` and other keywords: a model fills a
-schema's properties in the order in which it reads them. In messages it does not.
+In it are the tenant (no answer ever crosses tenants), the pool, the models that were chosen for the
+request in their order of trial, the messages, and every other keyword of the body, known to us or
+not, but for those of `_IGNORED` and those that are null. What a client asks of the router acts
+through the chosen models alone. The order of keys counts inside `tools`, `response_format` and
+other keywords: a model fills a schema's properties in the order in which it reads them.
 """
 
 import hashlib
@@ -32,20 +25,14 @@ _IGNORED = {  # messages are hashed by themselves
 
 
 def cache_key(asked: ChatRequest, pool: Sequence[str], plan: RoutingPlan) -> str:
-    """SHA-256, 64 hex digits, of what the answer to `asked` depends on.
-
-    pool: the names of all models, or better `model_id` of each: then nothing that was kept is found
-    once a name means another model. plan: whose `models` are tried for the answer, in their order.
-    """
+    """SHA-256, 64 hex digits, of what the answer to `asked` depends on. pool: `model_id` of each
+    model, so that nothing that was kept is found once a name means another one."""
     return _digest(asked, asked.messages, pool, plan, "exact")
 
 
 def semantic_bucket(asked: ChatRequest, pool: Sequence[str], plan: RoutingPlan) -> str | None:
-    """SHA-256 of the same but for `asked.text`: requests of one bucket differ at most in what the
-    user wrote last.
-
-    None where the last message is no user's text, as in the middle of tool calls.
-    """
+    """SHA-256 of the same but for `asked.text`, what the user wrote last. None where the last
+    message is no user's text, as in the middle of tool calls."""
     if not asked.messages or asked.messages[-1].get("role") != "user":
         return None
     blanked, text = _without_text(asked.messages[-1])
@@ -58,7 +45,7 @@ def semantic_bucket(asked: ChatRequest, pool: Sequence[str], plan: RoutingPlan) 
 def model_id(model: Model) -> str:
     """What a pool's name stands for: name, model and parameters, without its key."""
     params = {name: value for name, value in model.params.items() if name != "api_key"}
-    text = _canonical([model.name, model.litellm_model, sorted(params.items())])
+    text = canonical([model.name, model.litellm_model, sorted(params.items())])
     return f"{model.name}:{hashlib.sha256(text).hexdigest()[:16]}"
 
 
@@ -75,24 +62,17 @@ def _digest(
         for name, value in sorted(asked.body.items())
         if name not in _IGNORED and value is not None
     ]
-    digest = hashlib.sha256()
     # JSON holds no raw line break, so three lines can be told apart whatever is in them.
     try:
-        parts = (_canonical(who), _canonical(list(messages), sort=True), _canonical(rest))
+        parts = (canonical(who), canonical(list(messages), sort=True), canonical(rest), b"")
     except RecursionError:  # nested almost too deep to be read at all
         return secrets.token_hex(32)  # found by nobody
-    for part in parts:
-        digest.update(part)
-        digest.update(b"\n")
-    return digest.hexdigest()
+    return hashlib.sha256(b"\n".join(parts)).hexdigest()
 
 
-def _canonical(value: object, *, sort: bool = False) -> bytes:
+def canonical(value: object, *, sort: bool = False) -> bytes:
     """JSON in ASCII: a lone surrogate, which JSON may escape but UTF-8 cannot hold, is kept."""
-    text = json.dumps(
-        value, sort_keys=sort, separators=(",", ":"), ensure_ascii=True, default=_plain
-    )
-    return text.encode("ascii")
+    return json.dumps(value, sort_keys=sort, separators=(",", ":"), default=_plain).encode()
 
 
 def _plain(value: object) -> object:

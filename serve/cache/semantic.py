@@ -1,11 +1,9 @@
 """Finds the kept answer to a prompt that says nearly the same, by its embedding.
 
 Two texts are compared only where the rest of their requests is the same (`semantic_bucket`), and a
-cosine is not all that is asked. To MiniLM "Convert miles to kilometres" and the reverse are .99
-alike, "is it safe" and "is it not safe" .98, and in a text of forty words "French" for "German"
-.97. So the texts must also have the same numbers, symbols and number of negations, and what words
-they share in the same order; be short; and consist of nothing that the encoder does not know. It
-remains a bet, so all of this is off by default.
+cosine is not all that is asked: to MiniLM "is it safe" and "is it not safe" are .98 alike. So the
+texts must also have the same numbers, symbols and number of negations, and what words they share in
+the same order; be short; and consist of nothing that the encoder does not know.
 """
 
 import json
@@ -44,9 +42,8 @@ class SemanticIndex:
     """Embeddings of the texts whose answers are kept, in this process. Safe to share between
     threads; `find` and `add` embed, which takes milliseconds: call them beside the event loop.
 
-    embed: text -> float32[d], of any length but 0, or None for a text that is not to be compared.
-    similarity: the least cosine, in [0, 1], of texts that are taken for one. max_entries: of all
-    buckets together; past it what was not found for the longest is dropped.
+    embed: text -> float32[d], or None for a text that is not to be compared. similarity: the least
+    cosine, in [0, 1]. max_entries: past it what was not found for the longest is dropped.
     """
 
     def __init__(self, embed: Embed, similarity: float, max_entries: int = 10_000) -> None:
@@ -73,14 +70,10 @@ class SemanticIndex:
         if wanted is None:
             return None
         with self._lock:
-            entries = list(self._entries.get((bucket, frame), {}).items())
-            if not entries:
-                return None
-            cosines = np.stack([vector for _, (_, vector) in entries]) @ wanted
-            near = np.flatnonzero(cosines >= self._similarity)
-            for row in map(int, near[np.argsort(-cosines[near], kind="stable")]):
-                key, (others, _) = entries[row]
-                if _agree(words, others):
+            entries = self._entries.get((bucket, frame), {})
+            alike = {key: float(unit @ wanted) for key, (_, unit) in entries.items()}
+            for key in sorted(alike, key=lambda key: -alike[key]):
+                if alike[key] >= self._similarity and _agree(words, entries[key][0]):
                     self._used.move_to_end((bucket, key))
                     return key
         return None
@@ -139,15 +132,15 @@ def _agree(words: Words, others: Words) -> bool:
 
 
 def bundle_embedder(scorer: Scorer) -> Embed:
-    """Embeds with a bundle's encoder; None for a text of which the encoder would not read all:
-    that is longer than it takes, or holds what is unknown to its tokenizer, as letters of most
-    scripts are to an English one. All unknown words are one to it."""
+    """Embeds with a bundle's encoder; None for a text that is longer than it takes, or holds what
+    is unknown to its tokenizer: all unknown words are one to it."""
     manifest = scorer.bundle.manifest
     room = manifest.max_tokens - len(manifest.prefix_ids) - len(manifest.suffix_ids)
     model = json.loads(scorer.bundle.file(TOKENIZER).read_bytes())["model"]
     unknown = model.get("unk_id")  # of a Unigram model; the others name the token
     if unknown is None and isinstance(model.get("vocab"), dict):
         unknown = model["vocab"].get(model.get("unk_token"))
+    scorer.embeddings([""], workers=1)  # loads what the scorer would load at the first request
 
     def embed(text: str) -> Embedding | None:
         if scorer.count_tokens(text) > room or unknown in scorer.token_ids(text):

@@ -5,13 +5,15 @@ id of a tool call alone says nothing: some providers number the calls of each an
 """
 
 import asyncio
+import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..config.settings import Config
 from ..request import ChatRequest
+from .key import canonical
 from .store import Store
 
 TOOLS_S = 3600.0  # how long a tool may take, and its conversation still finds its model
@@ -26,22 +28,17 @@ class Sessions:
         self._sticky_s = config.sticky_s
 
     async def held(self, asked: ChatRequest) -> str | None:
-        """The pool's name of the model that the conversation is on; None where it is on none.
-
-        In the middle of tool calls it is the model that made them, else the session's. Whether that
-        model is still in the pool, and fits, is the caller's to see.
-        """
+        """The name of the model that the conversation is on: in the middle of tool calls the one
+        that made them, else the session's. Whether it is still in the pool is yours to see."""
         keys = []
         last = len(asked.messages) - 1
         while last >= 0 and asked.messages[last].get("role") in {"tool", "function"}:
             last -= 1
         if 0 <= last < len(asked.messages) - 1:  # it ends with the results of that answer's calls
             keys.append(_loop_key(asked, asked.messages[:last], asked.messages[last]))
-        keys += self._session_keys(asked)
-        for key in keys:
+        for key in (*keys, *self._session_keys(asked)):
             for store in self._stores:
-                found = await store.get(key)
-                if found is not None:
+                if (found := await store.get(key)) is not None:
                     return found.decode(errors="replace")
         return None
 
@@ -55,7 +52,7 @@ class Sessions:
         notes = [
             (_loop_key(asked, asked.messages, message), TOOLS_S)
             for message in _mappings(messages)
-            if any(_calls(message))
+            if _calls(message)
         ]
         notes += [(key, self._sticky_s) for key in self._session_keys(asked)]
         for store in self._stores:
@@ -72,53 +69,44 @@ class Sessions:
         return [_hash("session", asked.principal.tenant, session)]
 
 
-def _mappings(items: object) -> Iterator[Mapping[str, Any]]:
-    return (
-        item for item in (items if isinstance(items, list) else ()) if isinstance(item, Mapping)
-    )
+def _mappings(items: object) -> list[Mapping[str, Any]]:
+    known = items if isinstance(items, list) else []
+    return [item for item in known if isinstance(item, Mapping)]
 
 
-def _calls(message: Mapping[str, Any]) -> Iterator[str]:
+def _calls(message: Mapping[str, Any]) -> list[list[object]]:
     """The calls that a message makes: id, name and arguments of each."""
-    for call in _mappings(message.get("tool_calls")):
-        yield from (str(call.get("id")), *_function(call.get("function")))
+    made = [(call.get("id"), call.get("function")) for call in _mappings(message.get("tool_calls"))]
     if message.get("function_call"):  # of the old kind, without an id
-        yield from _function(message["function_call"])
-
-
-def _function(function: object) -> tuple[str, str]:
-    if not isinstance(function, Mapping):
-        return "", ""
-    arguments = function.get("arguments")
-    name = str(function.get("name"))
-    try:  # clients read them and write them anew
-        read = json.loads(arguments or "{}") if isinstance(arguments, str) else arguments
-        return name, json.dumps(read, sort_keys=True)
-    except (ValueError, RecursionError):
-        return name, str(arguments)
+        made.append((None, message["function_call"]))
+    found = []
+    for id, function in made:
+        told = function if isinstance(function, Mapping) else {}
+        arguments = told.get("arguments")
+        with contextlib.suppress(ValueError, RecursionError):  # clients read and rewrite them
+            read = json.loads(arguments or "{}") if isinstance(arguments, str) else arguments
+            arguments = json.dumps(read, sort_keys=True)
+        found.append([id, told.get("name"), str(arguments)])
+    return found
 
 
 def _loop_key(
     asked: ChatRequest, before: Sequence[Mapping[str, Any]], answer: Mapping[str, Any]
 ) -> str:
     """Of whom and of the whole conversation, as far as clients send it back as it was."""
-    who, options = asked.principal, asked.options
-    parts = ["loop", who.tenant, who.key, options.session or "", _plain(asked.body.get("user"))]
-    for message in before:
-        result = message.get("tool_call_id") or message.get("name")
-        parts += [str(message.get("role")), _plain(message.get("content") or ""), _plain(result)]
-        parts += _calls(message)
-    return _hash(*parts, "answer", *_calls(answer))
+    who = asked.principal
+    said = [
+        (
+            message.get("role"),
+            message.get("content") or "",
+            message.get("tool_call_id") or message.get("name"),
+            _calls(message),
+        )
+        for message in before
+    ]
+    user = asked.body.get("user")
+    return _hash("loop", who.tenant, who.key, asked.options.session, user, said, _calls(answer))
 
 
-def _plain(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-
-
-def _hash(*parts: str) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        data = part.encode("utf-8", "surrogatepass")
-        digest.update(len(data).to_bytes(8))
-        digest.update(data)
-    return digest.hexdigest()
+def _hash(*parts: object) -> str:
+    return hashlib.sha256(canonical(parts, sort=True)).hexdigest()

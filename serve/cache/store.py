@@ -19,9 +19,9 @@ from typing import TypeVar
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from ...errors import ConfigError
 from ...files import tighten
 from ..config.settings import Config
+from ..errors import bad_setting
 from ..redis_pool import redis_client
 
 IN_MEMORY = 256 * 2**20  # bytes of all entries together
@@ -35,11 +35,8 @@ logger = logging.getLogger(__name__)
 
 
 class Store(ABC):
-    """Bytes under a key for a while. Methods belong to one event loop and raise nothing.
-
-    name: what logs call it; wait_s: nobody waits longer for an operation; retry_s: how long a store
-    that is away is left alone. `failures` counts operations that did not work.
-    """
+    """Bytes under a key for a while. Methods belong to one event loop and raise nothing. wait_s:
+    nobody waits longer for an operation; retry_s: how long a store that is away is left alone."""
 
     # Errors that say that the whole store is away, and not that one operation failed.
     gone: tuple[type[Exception], ...] = (TimeoutError,)
@@ -94,8 +91,8 @@ class Store(ABC):
             if isinstance(error, self.gone):
                 self._closed_until = time.monotonic() + self._retry_s
                 if not self._away:
-                    text = "%s is away (%s): nothing is found until it is back"
-                    logger.warning(text, self._name, kind)
+                    why = f"{self._name} is away ({kind})"
+                    logger.warning("%s: nothing is found until it is back", why)
                 self._away = True
                 return None
             if kind not in self._said:
@@ -128,8 +125,7 @@ class SqliteStore(Store):
     processes may share and on which a thread works.
 
     Past `max_entries` or `max_bytes` those go that were not asked for the longest, on disk those
-    that were written first. `writes` counts what was kept. Raises ConfigError where the folder
-    cannot be used.
+    that were written first. Raises ConfigError where the folder cannot be used.
     """
 
     def __init__(
@@ -155,11 +151,9 @@ class SqliteStore(Store):
             self._database = self._thread.submit(_open, Path(path)).result()
         except (OSError, sqlite3.Error) as error:
             self._thread.shutdown()
-            raise ConfigError(
-                f"cache.path: {str(path)!r} cannot be used: {error}; expected a folder that can be "
-                "written, new or made by this cache",
-                loc=("cache", "path"),
-            ) from error
+            problem = f"{str(path)!r} cannot be used: {error}; expected a folder that can be "
+            problem += "written, new or made by this cache"
+            raise bad_setting("cache.path", problem) from error
 
     async def _do(self, work: Callable[[], T]) -> T:
         if self._thread is None:
@@ -219,11 +213,8 @@ def _opened(file: Path | str) -> sqlite3.Connection:
 
 
 class RedisStore(Store):
-    """In Redis, shared by all that use the same `prefix`.
-
-    How much Redis keeps in all is its own setting: `maxmemory` and `maxmemory-policy`. Raises
-    ConfigError for a URL that is none of Redis.
-    """
+    """In Redis, shared by all that use the same `prefix`; how much it keeps is its own setting,
+    `maxmemory`. Raises ConfigError for a URL that is none of Redis."""
 
     gone = (TimeoutError, RedisConnectionError, RedisTimeoutError, OSError)
 
@@ -251,21 +242,14 @@ class RedisStore(Store):
 
 
 def cache_store(config: Config) -> Store | None:
-    """The store that `cache` asks for; None for a cache that is off.
-
-    Raises ConfigError where a folder or an address cannot be used.
-    """
+    """The store that `cache` asks for; None for a cache that is off. Raises ConfigError."""
     settings = config.cache
-    bounds = (settings.max_entries, settings.max_entry_bytes)
-    if settings.backend == "memory":
-        return SqliteStore(None, *bounds)
-    if settings.backend == "disk":
-        return SqliteStore(settings.path, *bounds)
+    if settings.backend == "off":
+        return None
     if settings.backend == "redis":
-        if config.redis_url is None:
-            raise ConfigError("cache.backend: redis needs redis_url", loc=("cache", "backend"))
-        return RedisStore(config.redis_url, "thriftroute:cache:", settings.max_entry_bytes)
-    return None
+        return RedisStore(config.redis_url or "", "thriftroute:cache:", settings.max_entry_bytes)
+    path = settings.path if settings.backend == "disk" else None
+    return SqliteStore(path, settings.max_entries, settings.max_entry_bytes)
 
 
 def session_stores(config: Config) -> list[Store]:

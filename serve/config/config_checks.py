@@ -71,12 +71,9 @@ def _bands(config: Config) -> Found:
 
 def _live(config: Config) -> Found:
     router, experiment = config.router, config.experiment
-    has_threshold = router.threshold is not None or router.strong_share is not None
     if router.hold is not None:
         if router.strategy != "pair":
             yield ("router", "hold"), f"moves a threshold, which strategy {router.strategy} has not"
-        elif not has_threshold:
-            yield ("router", "hold"), "needs a threshold or strong_share to begin with"
         if router.hold.lowest > router.hold.highest:
             yield ("router", "hold"), "expected lowest <= highest"
     if experiment is None:
@@ -85,8 +82,6 @@ def _live(config: Config) -> Found:
         yield ("experiment",), "shadow answers everything with the strong model: turn one off"
     if router.strategy != "pair":
         yield ("experiment",), f"is for strategy pair, not {router.strategy}"
-    elif not has_threshold and experiment.threshold is None and experiment.strong_share is None:
-        yield ("experiment", "router"), "needs a threshold or strong_share"
 
 
 def _rules(config: Config) -> Found:

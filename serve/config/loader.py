@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from ...errors import ConfigError, UnknownRouterError
 from .config_checks import problems
-from .settings import Config, Price, Settings
+from .settings import Config, PriceSettings, Settings
 from .yaml_loader import Document, Loc, Problem, read
 
 MOST_SHOWN = 10
@@ -40,10 +40,8 @@ _LIMITS = {"minimum": ">=", "maximum": "<=", "exclusiveMinimum": ">", "exclusive
 
 
 def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
-    """The config in the YAML file `path`, checked.
-
-    A relative `router.checkpoint_path` is relative to the file. environ: what `${VARIABLE}`s stand
-    for; the process's own where it is not given.
+    """The config in the YAML file `path`, checked; its `router.checkpoint_path` is relative to it.
+    environ: what `${VARIABLE}`s stand for, the process's own where it is not given.
 
     Raises ConfigError with a line for each error, at most ten.
     """
@@ -70,7 +68,7 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
 @contextlib.contextmanager
 def lines_told(path: Path | None) -> Iterator[None]:
     """What is found wrong with a config of the file `path` only once its models and its router are
-    loaded gets the line that it is about, as what `load_config` finds has. None: no file.
+    loaded gets the line that it is about. None: no file.
 
     Raises ConfigError in place of ConfigError and UnknownRouterError; all else passes.
     """
@@ -84,19 +82,14 @@ def lines_told(path: Path | None) -> Iterator[None]:
         else:
             errors = list(error.errors) or [error]
         document = read(path.read_text(encoding="utf-8-sig"), os.environ)
-        places = [f"{path}:{document.line(e.loc)}: " if e.loc else "" for e in errors]
-        lines = [f"{place}{each}" for place, each in zip(places, errors, strict=True)]
+        lines = [f"{path}:{document.line(e.loc)}: {e}" if e.loc else str(e) for e in errors]
         raise ConfigError("\n".join(lines)) from error
 
 
 def config_from_flags(flags: Mapping[str, Any]) -> Config:
-    """A config for two models at one address, as the flags of `thriftroute serve` give it.
-
-    flags: by the names of `FLAGS`, strong_model and weak_model among them. Prices are "IN,OUT", USD
-    per million tokens; from LiteLLM's map where they are not given.
-
-    Raises ConfigError, which names flags.
-    """
+    """A config for two models at one address, as the flags of `thriftroute serve` give it, by the
+    names of `FLAGS`. Prices are "IN,OUT", USD per million tokens. Raises ConfigError, which names
+    flags."""
     data: dict[str, Any] = {"models": [{}, {}], "router": {}, "server": {}}
     for flag, value in flags.items():
         for loc in FLAGS[flag]:
@@ -110,10 +103,7 @@ def config_from_flags(flags: Mapping[str, Any]) -> Config:
 
 
 def pool_of(names: Sequence[str]) -> Config:
-    """A config for these models, as LiteLLM names them, with all else by default.
-
-    Raises ConfigError for a name that is none.
-    """
+    """A config for these models, as LiteLLM names them. Raises ConfigError for a bad name."""
     models = [{"name": name} for name in names]
     data = {"models": models, "strong": names[0], "weak": names[-1]}
     return _checked(Document(data=data), lambda p: _where(p.loc))
@@ -167,17 +157,15 @@ def _problems(error: ValidationError, document: Document) -> list[Problem]:
 
 def _text(error: Mapping[str, Any], loc: Loc, document: Document) -> str:
     schema, around = _schema_at(loc), _schema_at(loc[:-1])
-    match error["type"]:
-        case "missing":
-            return f"missing; expected {_expected(schema)}"
-        case "value_error":
-            return str(error["ctx"]["error"])
-        case "extra_forbidden":
-            known = list(around.get("properties", {}))
-            near = difflib.get_close_matches(str(loc[-1]), known, n=1)
-            if near:
-                return f"unknown key; did you mean {near[0]!r}?"
-            return f"unknown key; known are {', '.join(known)}"
+    if error["type"] == "missing":
+        return f"missing; expected {_expected(schema)}"
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    if error["type"] == "extra_forbidden":
+        known = list(around.get("properties", {}))
+        near = difflib.get_close_matches(str(loc[-1]), known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+        return f"unknown key; {hint}"
     if len(loc) < len(error["loc"]):
         return f"expected {_expected(around.get('propertyNames', {}))}"
     return f"expected {_expected(schema)}, got {_shown(error['input'], loc, document)}"
@@ -247,28 +235,24 @@ def _expected(schema: Mapping[str, Any]) -> str:
         "string": schema.get("description", "text"),
         "array": "a list with at least one entry" if schema.get("minItems") else "a list",
         "object": f"a mapping with {keys}" if keys else "a mapping",
-        "boolean": "true or false",
     }
-    return str(words.get(kind, "something else"))
+    return str(words.get(kind, "true or false"))
 
 
 def _price(flag: str, text: str) -> dict[str, Any]:
     try:
         given = dict(zip(("input", "output"), text.split(","), strict=True))
-        return Price.model_validate(given).model_dump()
+        return PriceSettings.model_validate(given).model_dump()
     except ValueError:  # pydantic's too
-        raise ConfigError(
-            f"--{flag.replace('_', '-')} {text!r}: expected IN,OUT in USD per million tokens, as "
-            "2.5,10"
-        ) from None
+        problem = f"{text!r}: expected IN,OUT in USD per million tokens, as 2.5,10"
+        raise ConfigError(f"--{flag.replace('_', '-')} {problem}") from None
 
 
 def _flag(loc: Loc) -> str:
-    for end in range(len(loc), 0, -1):
-        for flag, places in FLAGS.items():
-            if loc[:end] in places:
-                return f"--{flag.replace('_', '-')}"
-    return _where(loc).removesuffix(": ")
+    places = {place: flag for flag, each in FLAGS.items() for place in each}
+    around = (loc[:end] for end in range(len(loc), 0, -1))
+    flag = next((places[each] for each in around if each in places), None)
+    return _where(loc).removesuffix(": ") if flag is None else f"--{flag.replace('_', '-')}"
 
 
 def _where(loc: Loc) -> str:

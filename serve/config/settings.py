@@ -24,7 +24,9 @@ def _no_switch(value: Any) -> Any:
 def _url(*schemes: str) -> AfterValidator:
     def check(value: str) -> str:
         with contextlib.suppress(ValueError):
-            if urlsplit(value).scheme in schemes and "://" in value:
+            parts = urlsplit(value)
+            has_host = bool(parts.netloc) or parts.scheme not in {"http", "https"}
+            if parts.scheme in schemes and "://" in value and has_host:
                 return value
         # The URL itself may hold a password: it is not repeated.
         wanted = " or ".join(f"{scheme}://" for scheme in schemes)
@@ -97,7 +99,7 @@ class Settings(BaseModel):
         return self
 
 
-class Price(Settings):
+class PriceSettings(Settings):
     """USD per million tokens. What is not given is priced as LiteLLM does (cached as input)."""
 
     input: Amount
@@ -113,7 +115,7 @@ class ModelSettings(Settings):
     api_base: WebUrl | None = None
     api_key: str | None = Field(default=None, repr=False)
     params: dict[str, Any] = Field(default_factory=dict, repr=False)  # more keywords for LiteLLM
-    price: Price | None = None  # from LiteLLM's map where it is not given
+    price: PriceSettings | None = None  # from LiteLLM's map where it is not given
     context_window: Count | None = None  # tokens, prompt and answer together
     max_output_tokens: Count | None = None
     capabilities: frozenset[Capability] | None = None
@@ -131,7 +133,7 @@ class Band(Settings):
 
 
 class HoldSettings(Settings):
-    """Moves the threshold so that the latest scored requests keep a strong share or a budget."""
+    """Moves the threshold so that the latest scored requests keep a share or a budget."""
 
     one_of = ("strong_share", "usd_per_1k")
     strong_share: Share | None = None
@@ -148,7 +150,8 @@ class RouterSettings(Settings):
     name: Name = "mf"
     checkpoint_path: str | None = None
     threshold: Share | None = None
-    strong_share: Share | None = None  # instead of a threshold, through the bundle's table
+    # Instead of a threshold, through the bundle's table; 0.3 for a pair where neither is given.
+    strong_share: Share | None = None
     context: Literal["last", "conversation", "full"] = "conversation"
     on_error: Literal["strong", "weak"] = "strong"
     threads: Count = 1
@@ -161,23 +164,21 @@ class RouterSettings(Settings):
 
 
 class ExperimentSettings(Settings):
-    """A share of the traffic, by hash, is routed in another way: the treatment.
-
-    Requests that name their model, threshold, share, quality or priority are in no arm.
-    """
+    """A share of the traffic, by hash, is routed in another way: the treatment."""
 
     name: Label  # another name draws anew
     share: Part
     by: Literal["session", "tenant"] = "session"  # a request without a session is drawn by itself
     threshold: Share | None = None
     strong_share: Share | None = None
-    router: Name | None = None  # another one than `router.name`: mf, bert, or a bundle's folder
+    router: Name | None = None  # another one than `router.name`, or a bundle's folder
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
-        if self.threshold is not None and self.strong_share is not None:
+        given = [each for each in (self.threshold, self.strong_share) if each is not None]
+        if len(given) > 1:
             raise ValueError("give threshold or strong_share, and not both")
-        if self.threshold is None and self.strong_share is None and self.router is None:
+        if not given and self.router is None:
             raise ValueError("give a threshold, a strong_share or another router")
         return self
 

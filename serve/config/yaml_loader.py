@@ -1,8 +1,7 @@
 """A YAML file as plain data, with the line of everything in it and `${VARIABLE}`s filled in.
 
-`${NAME}` in a value that is text stands for the environment variable NAME, `${NAME:-other}` for
-`other` where NAME is not set or empty, `$${` for `${` itself. A value that comes out empty counts
-as not given, so that `api_key: ${OPENAI_API_KEY:-}` needs no key. Names of keys stay as they are.
+`${NAME}` in a text value is the environment variable NAME, `${NAME:-other}` has a default, `$${`
+stands for `${`. A value that comes out empty counts as not given.
 """
 
 import re
@@ -50,26 +49,23 @@ class Document:
 
 def read(text: str, environ: Mapping[str, str]) -> Document:
     """The document in `text`; what is wrong with it is in its `problems`, nothing is raised."""
+    document = Document()
     if len(text) > _MOST_CHARACTERS:
         problem = f"more than {_MOST_CHARACTERS:,} characters: too large to be a config"
-        return Document(problems=[Problem((), problem)])
+        document.problems.append(Problem((), problem))
+        return document
     try:
-        loader = _Loader(text, environ)
+        loader = _Loader(text, environ, document)
+        node = loader.get_single_node()
+        document.data = None if node is None else loader.value(node, ())
     except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         problem = f"not YAML: the character U+{int(error.character):04X}"
-        return Document(problems=[Problem((), problem, line)])
-    document = loader.document
-    try:
-        node = loader.get_single_node()
-        if node is not None:
-            document.data = loader.value(node, ())
+        document.problems.append(Problem((), problem, line))
     except yaml.MarkedYAMLError as error:
         document.problems.append(_syntax(error, text))
     except yaml.YAMLError as error:
         document.problems.append(Problem((), " ".join(str(error).split())))
-    finally:
-        loader.dispose()
     return document
 
 
@@ -80,14 +76,13 @@ class _TooMuchError(yaml.MarkedYAMLError):
 class _Loader(yaml.SafeLoader):
     """Nodes to data with their lines; duplicates are problems, depth and size have an end."""
 
-    def __init__(self, text: str, environ: Mapping[str, str]) -> None:
+    def __init__(self, text: str, environ: Mapping[str, str], document: Document) -> None:
         super().__init__(text)
-        self.document = Document()
+        self.document = document
         self._environ = environ
         self._flattened: set[int] = set()
         self._open: list[yaml.Node] = []
-        self._depth = 0
-        self._count = 0
+        self._depth = self._count = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self._depth == _DEEPEST:
@@ -116,8 +111,8 @@ class _Loader(yaml.SafeLoader):
         if isinstance(node, yaml.MappingNode):
             found = self._mapping(node, loc)
         else:
-            found = [self.value(item, (*loc, i)) for i, item in enumerate(node.value)]
-            found = [None if item is _ABSENT else item for item in found]
+            items = (self.value(item, (*loc, i)) for i, item in enumerate(node.value))
+            found = [None if item is _ABSENT else item for item in items]
         self._open.pop()
         return found
 

@@ -1,7 +1,6 @@
 """What a server does beside its requests: gauges of drift, and a threshold that holds its aim.
 
-Both are fed with finished records and work in a thread, every now and then; each worker watches the
-requests that it answers itself.
+Both are fed with finished records and work in a thread, every now and then, in each worker.
 """
 
 import asyncio
@@ -10,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ import numpy as np
 from ...errors import CalibrationError, ConfigError, ThriftrouteError
 from ...eval.drift.baseline import Baseline, baseline_of
 from ...eval.drift.drift import DriftReport, Examination
-from ...router.routers import BundleRouter, Router
+from ...router.routers import Router, tables_of
 from ...router.threshold import threshold_for_cost, threshold_for_share
 from ..config.settings import Config, HoldSettings
+from ..errors import bad_setting
 from ..policy.pipeline import Pipeline
 from ..records import Record, Recorder
 from ..records.metrics import Metrics
@@ -84,12 +85,15 @@ class DriftMonitor:
             with suppress(ThriftrouteError, OSError):
                 await in_thread(lambda: hold.add(reversed(recorder.recent(1000, latest))))
         while self.on:
-            await in_thread(self._guarded)
+            try:
+                await in_thread(self.step)
+            except Exception:  # the task must live
+                logger.exception("the drift monitor failed")
             await asyncio.sleep(min(self._every_s))
 
     def step(self) -> None:
         """One look at all that was observed."""
-        rows = [self._waiting.popleft().to_dict() for _ in range(len(self._waiting))]
+        rows = [asdict(self._waiting.popleft()) for _ in range(len(self._waiting))]
         if self.hold is not None:
             self.hold.add(rows)
             self.hold.move()
@@ -99,12 +103,6 @@ class DriftMonitor:
             self.report = self._examination.report()
         self._set_gauges()
 
-    def _guarded(self) -> None:
-        try:
-            self.step()
-        except Exception:  # the task must live
-            logger.exception("the drift monitor failed")
-
     def _baseline(self, router: Router) -> Baseline | None:
         settings = self._config.watch
         if not settings.enabled:
@@ -113,11 +111,9 @@ class DriftMonitor:
             try:
                 return Baseline.load(Path(settings.baseline))
             except ThriftrouteError as error:
-                raise ConfigError(f"watch.baseline: {error}", loc=("watch", "baseline")) from error
-        bundle = router.scorer.bundle if isinstance(router, BundleRouter) else None
-        tables = {} if bundle is None else bundle.manifest.thresholds
+                raise bad_setting("watch.baseline", str(error)) from error
         with suppress(ConfigError):  # nobody asked for it by name
-            return baseline_of(tables, self._config.router.name)
+            return baseline_of(tables_of(router), self._config.router.name)
         return None
 
     def _set_gauges(self) -> None:
@@ -134,12 +130,9 @@ class DriftMonitor:
             self._metrics.expected_share.set(share.expected)
         if report.verdict == "drift" and not self._alarmed:
             self._alarmed = True
-            logger.warning(
-                "drift: %s of %d prompts differ from %r; `thriftroute watch` tells more",
-                ", ".join(name for name, finding in by_name.items() if finding.drift),
-                report.n,
-                report.baseline,
-            )
+            what = ", ".join(name for name, finding in by_name.items() if finding.drift)
+            text = "drift: %s of %d prompts differ from %r; `thriftroute watch` tells more"
+            logger.warning(text, what, report.n, report.baseline)
 
 
 class ThresholdHold:

@@ -8,6 +8,7 @@ from ...errors import ConfigError
 from ...eval.drift.arms import CONTROL, TREATMENT
 from ...router.routers import Router, load_router
 from ..config.settings import Config
+from ..errors import bad_setting
 from ..policy.pipeline import AUTO, Pipeline
 from ..policy.selection import Fastest
 from ..registry import Model
@@ -27,7 +28,7 @@ class Experiment:
         config: Config,
         registry: Mapping[str, Model],
         router: Router,
-        fastest: Fastest | None = None,
+        fastest: Fastest = lambda _: None,
     ) -> None:
         """router: the control's, used again where the experiment names no other."""
         assert config.experiment is not None
@@ -36,25 +37,25 @@ class Experiment:
         own: dict[str, Any] = {"hold": None}
         if trial.threshold is not None or trial.strong_share is not None:
             own |= {"threshold": trial.threshold, "strong_share": trial.strong_share}
-        self.router = router
         if trial.router is not None:
             own |= {"name": trial.router, "checkpoint_path": None}
         changed = config.router.model_copy(update=own)
         treatment = config.model_copy(update={"router": changed})
+        options: Any = {"threads": changed.threads, "context": changed.context}
         try:
-            if trial.router is not None:
-                self.router = load_router(
-                    changed.name, {}, threads=changed.threads, context=changed.context
-                )
+            self.router = load_router(trial.router, {}, **options) if trial.router else router
             self.pipeline = Pipeline(treatment, registry, self.router, fastest=fastest)
+            if self.pipeline.threshold is None:
+                raise ConfigError(
+                    f"router {changed.name!r} has no table of thresholds; give the experiment a "
+                    "threshold"
+                )
         except ConfigError as error:
-            raise ConfigError(f"experiment: {error}", loc=("experiment",)) from error
+            raise bad_setting("experiment", str(error)) from error
 
     def arm(self, asked: ChatRequest) -> str | None:
-        """ "control" or "treatment"; None where the request says itself how it is to be routed.
-
-        A session (or a tenant) stays in its arm, whichever worker answers and whenever.
-        """
+        """ "control" or "treatment", the same for a session (or a tenant) whichever worker answers;
+        None where the request says itself how it is to be routed."""
         says_how = any(getattr(asked.options, name) is not None for name in _HOW)
         if says_how or asked.model not in self._names:
             return None

@@ -1,29 +1,24 @@
 """Which models of the pool can take a request at all, and why the others cannot.
 
-A model is out where the user's tier or the request does not allow it, where it lacks a capability
-or a tag that is asked for, where prompt and answer do not fit into its context window, and, in a
-tier of weak models only, where `is_weak` does not hold for it. What nobody knows of a model (a
-window, the longest answer) keeps it from nothing.
+What nobody knows of a model (a window, the longest answer) keeps it from nothing.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ..config.settings import TierSettings
 from ..errors import RefusedError
 from ..registry import Model, short_names
 from ..request import ChatRequest
 
-Kind = Literal["tier", "request", "tag", "capability", "length"]
 _SHOWN = 8  # models that an error names
 
 
-@dataclass(frozen=True, slots=True)
-class Obstacle:
+class Obstacle(NamedTuple):
     """Why one model cannot take a request."""
 
-    kind: Kind
+    kind: Literal["tier", "request", "tag", "capability", "length"]
     text: str
 
 
@@ -54,8 +49,7 @@ def by_price(names: Iterable[str], models: Mapping[str, Model], request: ChatReq
 
 def is_weak(model: Model, request: ChatRequest, *, weak: Model, strong: str) -> bool:
     """Whether `model` counts as weak for this request: the weak model itself, and each that costs
-    no more, but never the strong one. Where the weak model costs nothing, prices tell nothing of
-    the others: it is the only one then."""
+    no more, but never the strong one. Of a weak model that costs nothing: it alone."""
     if model.name in {weak.name, strong}:
         return model.name == weak.name
     least = cost(weak, request)
@@ -78,22 +72,22 @@ def candidates(
     if named is not None:
         short = short_names(models)
         named = frozenset(short.get(name, name) for name in named)
-        unknown = sorted(named - set(models))
-        if unknown:
+        if unknown := sorted(named - set(models)):
             missing = ", ".join(map(repr, unknown))
             message = f"models: {missing} not in the pool, which has: {', '.join(models)}"
             raise RefusedError(400, "model_not_found", message, param="models")
     barred: dict[str, Obstacle] = {}
     for name, model in models.items():
-        barring: Obstacle | None = None
-        if tier is not None:
-            weak_enough = is_weak(model, request, weak=models[weak], strong=strong)
-            barring = _barred_by_tier(name, tier, request.principal.tier, weak_enough)
-        if barring is None and named is not None and name not in named:
-            barring = Obstacle("request", "not among the models that the request allows")
-        barring = barring or _lacking(model, request) or _too_long(model, request)
-        if barring is not None:
-            barred[name] = barring
+        obstacle, own = None, f"tier {request.principal.tier!r}"
+        weak_enough = is_weak(model, request, weak=models[weak], strong=strong)
+        if tier is not None and tier.models is not None and name not in tier.models:
+            obstacle = Obstacle("tier", f"not in {own}")
+        elif tier is not None and tier.weak_only and not weak_enough:
+            obstacle = Obstacle("tier", f"no weak model, and {own} has weak models only")
+        if obstacle is None and named is not None and name not in named:
+            obstacle = Obstacle("request", "not among the models that the request allows")
+        if obstacle := obstacle or _unfit(model, request):
+            barred[name] = obstacle
     return Candidates(tuple(name for name in models if name not in barred), barred)
 
 
@@ -110,39 +104,22 @@ def refusal(found: Candidates, *, only: str | None = None) -> RefusedError:
     return RefusedError(400, "no_eligible_model", message, param="model")
 
 
-def _barred_by_tier(
-    name: str, tier: TierSettings, tier_name: str | None, weak_enough: bool
-) -> Obstacle | None:
-    if tier.models is not None and name not in tier.models:
-        return Obstacle("tier", f"not in tier {tier_name!r}")
-    if tier.weak_only and not weak_enough:
-        problem = f"no weak model, and tier {tier_name!r} has weak models only"
-        return Obstacle("tier", problem)
-    return None
-
-
-def _lacking(model: Model, request: ChatRequest) -> Obstacle | None:
-    missing = request.needs - model.capabilities
-    if missing:
+def _unfit(model: Model, request: ChatRequest) -> Obstacle | None:
+    """A capability, a tag or room that the model lacks."""
+    if missing := request.needs - model.capabilities:
         return Obstacle("capability", f"has no {', '.join(sorted(missing))}")
-    missing = request.options.require - model.capabilities - model.tags
-    if missing:
+    if missing := request.options.require - model.capabilities - model.tags:
         words = ", ".join(sorted(missing))
         return Obstacle("tag", f"is not {words}, which the request requires")
-    return None
-
-
-def _too_long(model: Model, request: ChatRequest) -> Obstacle | None:
-    needed = request.prompt_tokens + request.output_tokens
-    if model.context_window is not None and needed > model.context_window:
-        problem = f"has a window of {model.context_window} tokens, and {request.prompt_tokens} of "
-        problem += f"prompt and up to {request.output_tokens} of answer need {needed}"
-        return Obstacle("length", problem)
+    prompt, output = request.prompt_tokens, request.output_tokens
+    window, longest = model.context_window, model.max_output_tokens
+    if window is not None and prompt + output > window:
+        problem = f"has a window of {window} tokens, and {prompt} of prompt and up to {output} of "
+        return Obstacle("length", f"{problem}answer need {prompt + output}")
     # The expectation for a request that sets no maximum is no demand.
-    longest = model.max_output_tokens
-    if request.sets_maximum and longest is not None and request.output_tokens > longest:
-        problem = f"answers with at most {longest} tokens, and the request allows "
-        return Obstacle("length", f"{problem}{request.output_tokens}")
+    if request.sets_maximum and longest is not None and output > longest:
+        problem = f"answers with at most {longest} tokens, and the request allows {output}"
+        return Obstacle("length", problem)
     return None
 
 

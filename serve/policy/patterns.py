@@ -1,16 +1,16 @@
 """Regular expressions over a request: signals in its text, and patterns that cannot hold it up.
 
 Python's own `re` lets no other thread run while it searches, and has no time limit, though one
-pattern such as `(a+)+$` takes longer than anybody waits on a text made for it. `BuiltInPattern` and
-`OwnPattern` go through the `regex` package, which lets other threads run and takes a limit.
+pattern such as `(a+)+$` takes longer than anybody waits on a text made for it.
 """
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from ...errors import ConfigError, require_extra
+from ...errors import require_extra
+from ...providers.pii import Span
 
 LIMIT_S = 0.25  # for one pattern on one text
 LOOKED_AT = 4000  # characters at either end: some 10 ms, in which no other thread runs
@@ -67,60 +67,54 @@ def has_signal(signal: Signal, text: str) -> bool:
     return _PATTERNS[signal].search(text) is not None
 
 
-class BuiltInPattern:
-    """One of ours, which takes time in proportion to the text and so has no limit.
+class SafePattern:
+    """A pattern under the name that logs give it, which lets other threads run while it searches.
 
-    fits: what a match must be besides. Raises MissingExtraError without the extra `serve`.
+    fits: what a match must be besides. limit_s: for one text; None for ours, which take time in
+    proportion to it. Raises MissingExtraError without the extra `serve`.
     """
 
-    def __init__(self, pattern: re.Pattern[str], fits: Callable[[str], bool] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        pattern: str,
+        *,
+        ignore_case: bool = False,
+        fits: Callable[[str], bool] | None = None,
+        limit_s: float | None = LIMIT_S,
+    ) -> None:
         regex = require_extra("regex", "serve")
-        ignorecase = regex.IGNORECASE if pattern.flags & re.IGNORECASE else 0
-        self._pattern: Any = regex.compile(pattern.pattern, ignorecase)
+        self._pattern: Any = regex.compile(pattern, regex.IGNORECASE if ignore_case else 0)
+        self._name = name
         self._fits = fits
+        self._how: dict[str, Any] = {"timeout": limit_s, "concurrent": True}
 
-    def found(self, text: str) -> bool:
-        """Whether it matches anywhere in `text`."""
-        return any(True for _ in self.spans(text))
-
-    def spans(self, text: str) -> Iterator[tuple[int, int]]:
-        """Where it matches."""
-        for match in self._pattern.finditer(text, concurrent=True):
-            if self._fits is None or self._fits(match.group()):
-                yield match.span()
-
-
-class OwnPattern:
-    """A user's regular expression, under the name that the config gives it.
-
-    Raises ConfigError where it does not compile, MissingExtraError without the extra `serve`.
-    """
-
-    def __init__(self, name: str, pattern: str) -> None:
-        self.name = name
-        regex = require_extra("regex", "serve")
-        try:
-            self._pattern: Any = regex.compile(pattern)
-        except regex.error as error:
-            raise ConfigError(f"{name}: {pattern!r} is no regular expression: {error}") from error
+    @classmethod
+    def built_in(
+        cls, pattern: re.Pattern[str], fits: Callable[[str], bool] | None = None
+    ) -> "SafePattern":
+        """One of ours, made for Python's own `re`."""
+        ignore_case = bool(pattern.flags & re.IGNORECASE)
+        return cls("", pattern.pattern, ignore_case=ignore_case, fits=fits, limit_s=None)
 
     def found(self, text: str) -> bool | None:
         """Whether it matches anywhere in `text`; None where it did not come to an end in time."""
         try:
-            return self._pattern.search(text, timeout=LIMIT_S, concurrent=True) is not None
+            return self._pattern.search(text, **self._how) is not None
         except TimeoutError:
             self._warn(text)
             return None
 
-    def spans(self, text: str) -> list[tuple[int, int]]:
+    def spans(self, text: str) -> list[Span]:
         """Where it matches, empty matches left out; all of `text` where it takes too long."""
         try:
-            matches = self._pattern.finditer(text, timeout=LIMIT_S, concurrent=True)
-            return [match.span() for match in matches if match.group()]
+            matches = list(self._pattern.finditer(text, **self._how))
         except TimeoutError:
             self._warn(text)
             return [(0, len(text))] if text else []
+        fits = self._fits or bool
+        return [match.span() for match in matches if match.group() and fits(match.group())]
 
     def _warn(self, text: str) -> None:
         what = "%s: the pattern took more than %s s on %d characters; simplify it"
-        logger.warning(what, self.name, LIMIT_S, len(text))
+        logger.warning(what, self._name, self._how["timeout"], len(text))

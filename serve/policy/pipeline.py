@@ -12,20 +12,20 @@ operator decides for all:
 4. A threshold makes it the pair's decision: a rule's, else the one in "router-<name>-<threshold>",
    else `threshold`, `strong_share` or `quality` of the request; then its `priority`; then the
    tier's threshold.
-5. What is left goes by `router.strategy`, for the pair with the config's threshold.
+5. What is left goes by `router.strategy`, for the pair with the config's threshold,
+   or that of its strong share.
 
 In shadow mode the strong model takes the place of whatever was decided, where it can take the
 request; a plain model of the pool is still called itself.
 
 Each step is a function from a frozen `Draft` to the next one: it narrows the models that are left,
-makes the choice, or raises a RefusedError. What has been spent is the ledger's business, and
-`narrowed` follows from that.
+makes the choice, or raises a RefusedError. `narrowed` follows from what has been spent.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from ...errors import ConfigError, RoutingError, ThresholdError
+from ...errors import RoutingError, ThresholdError
 from ...router.controller import PREFIX, parse_model_name
 from ...router.routers import Router
 from ...router.threshold import validate_threshold
@@ -34,7 +34,7 @@ from ..errors import RefusedError
 from ..registry import Model, short_names
 from ..request import ChatRequest
 from .eligibility import by_price, candidates, cost, is_weak, refusal
-from .plan import Choice, Draft, RoutingPlan, Step
+from .plan import ChosenModel, Draft, RoutingPlan
 from .rules import Rules
 from .selection import Fastest, Selection, stay, weaker
 from .sensitivity import Sensitivity
@@ -46,7 +46,7 @@ class Pipeline:
     """Plans requests over one config, pool and router. Safe to share between threads.
 
     fastest: model -> seconds that its answers take of late, or None. Raises ConfigError where
-    config, pool and router do not fit each other, MissingExtraError where an extra is needed.
+    config and router do not fit each other, MissingExtraError where an extra is needed.
     """
 
     def __init__(
@@ -55,26 +55,27 @@ class Pipeline:
         models: Mapping[str, Model],
         router: Router,
         *,
-        fastest: Fastest | None = None,
+        fastest: Fastest = lambda _: None,
     ) -> None:
         self._config = config
         self._models = models
         self._short = short_names(models)
-        _check(config, models)
         self._rules = Rules(config)
         self.sensitivity = Sensitivity(config.sensitivity)
         self._selection = Selection(config, models, router, fastest)
-        self._thresholds = self._selection.thresholds
+        self.hold = self._selection.hold
         self.familiarity = self._selection.qualities.familiarity
 
     @property
     def threshold(self) -> float | None:
         """The pair's threshold where neither request nor tier nor rule says one; None: none."""
-        return self._thresholds.standing
+        found = self._selection.default()
+        return None if found is None else found[0]
 
-    def hold(self, threshold: float, source: str) -> None:
-        """From now on this is the pair's threshold instead of the config's; source: in reasons."""
-        self._thresholds.hold(threshold, source)
+    @property
+    def strong_share(self) -> float | None:
+        """The strong share that `threshold` stands for; None where it is given itself, or held."""
+        return self._selection.strong_share
 
     def is_quick(self, request: ChatRequest) -> bool:
         """Whether `plan` takes a few microseconds: a model is named, and no text is looked at."""
@@ -89,15 +90,13 @@ class Pipeline:
         blocked by a rule or for its data, dearer than `max_cost`.
         """
         direct, threshold = self._target(request.model)
-        by_score = self._selection.choose
         held = held if held in self._models else None
         draft = Draft(request, direct, threshold, held, tuple(self._models))
-        for narrow in (self._eligible, self._ruled, self._screened):
-            draft = narrow(draft)
-        for choose in (self._direct, self._tool_calls, self._by_rule, self._session, by_score):
-            draft = draft if draft.choice is not None else choose(draft)
-        for settle in (self._chosen, self._affordable):
-            draft = settle(draft)
+        draft = self._held_or_ruled(self._screened(self._ruled(self._eligible(draft))))
+        draft = self._selection.choose(draft) if draft.choice is None else draft
+        choice = draft.choice
+        assert choice is not None
+        draft = self._affordable(draft.told("choice", f"{choice.model}: {choice.reason}"), choice)
         return self._shadowed(draft) if self._config.shadow else self._planned(draft)
 
     def narrowed(self, plan: RoutingPlan, request: ChatRequest) -> RoutingPlan:
@@ -107,42 +106,31 @@ class Pipeline:
         RefusedError (429) where nothing is left, or the request names another model itself.
         """
         if plan.choice in {"session", "shadow"} and request.in_tool_calls:
-            step = Step("budget", "weak models only, but for these tool calls")
-            return replace(plan, steps=(*plan.steps, step))
+            return plan.told("budget", "weak models only, but for these tool calls")
         weak, strong = self._models[self._config.weak], self._config.strong
-        most = request.options.max_cost
+        most, names = request.options.max_cost, plan.models
         outcome = f"only models no dearer than {weak.name!r}, and not {strong!r}"
-        names = plan.models
         if plan.choice != "direct":
             # The plan may hold one model alone; what else would do is to be found again.
             draft = Draft(request, None, None, None, tuple(self._models))
             others = self._screened(self._eligible(draft)).allowed
-            names = (*plan.models, *self._in_order(request, others, plan.models))
-        left = tuple(
-            name
-            for name in names
-            if is_weak(self._models[name], request, weak=weak, strong=strong)
-            and (most is None or cost(self._models[name], request) <= most)
-        )
+            names = (*names, *self._in_order(request, others, names))
+        left = [name for name in names if self._within(name, request, most)
+                and is_weak(self._models[name], request, weak=weak, strong=strong)]  # fmt: skip
         if not left:
             message = f"the budget allows {outcome} now, and this request can go to: "
-            raise RefusedError(
-                429,
-                "weak_models_only",
-                message + ", ".join(names),
-                param="model",
-                headers={"x-should-retry": "false"},  # OpenAI's clients would, within seconds
-            )
-        choice = Choice(left[0], plan.choice, plan.reason)
+            message += ", ".join(names)
+            never = {"x-should-retry": "false"}  # OpenAI's clients would, within seconds
+            raise RefusedError(429, "weak_models_only", message, param="model", headers=never)
+        kind, reason = plan.choice, plan.reason
         if left[0] != plan.models[0]:
-            choice = self._selection.named(left[0], f"budget: {outcome}")
-        return replace(
-            plan,
-            models=left if self._config.calls.fallbacks else left[:1],
-            choice=choice.kind,
-            reason=choice.reason,
-            steps=(*plan.steps, Step("budget", outcome)),
-        )
+            reason = f"budget: {outcome}"
+            kind = self._selection.named(left[0], reason).kind
+        models = tuple(left if self._config.calls.fallbacks else left[:1])
+        return plan.told("budget", outcome, models=models, choice=kind, reason=reason)
+
+    def _within(self, name: str, request: ChatRequest, most: float | None) -> bool:
+        return most is None or cost(self._models[name], request) <= most
 
     def _target(self, model: str) -> tuple[str | None, float | None]:
         """What a request's `model` means: (a model of the pool, a threshold for the router).
@@ -196,70 +184,54 @@ class Pipeline:
         found = self.sensitivity.judge(draft.request, allowed, self._models)
         return draft.told("sensitivity", found.outcome, allowed=found.allowed, mask=found.mask)
 
-    def _direct(self, draft: Draft) -> Draft:
-        if draft.direct is None:
-            return draft
-        return draft.settled(Choice(draft.direct, "direct", "the request names the model"))
+    def _held_or_ruled(self, draft: Draft) -> Draft:
+        """A model that the request names, its tool calls', a rule's, or its session's. Tool calls
+        go on at their model, or at one that is no step down from it."""
+        request, held, rule, config = draft.request, draft.held, draft.rule, self._config
+        if draft.direct is not None:
+            choice = ChosenModel(draft.direct, "direct", "the request names the model")
+            return replace(draft, choice=choice)
+        if held is not None and request.in_tool_calls:
+            models, allowed = self._models, draft.allowed
+            above = tuple(n for n in allowed if not weaker(n, held, config, models, request))
+            if not above:
+                draft = draft.told("session", f"{held!r} and better ones cannot go on with it")
+            else:
+                draft = replace(draft, allowed=above, choice=stay(request, allowed, held, config))
+                if draft.choice is not None:
+                    return draft
+        if rule is not None and rule.model is not None:
+            if rule.model in draft.allowed:
+                return replace(draft, choice=ChosenModel(rule.model, "rule", f"rule {rule.name!r}"))
+            draft = draft.told("rules", f"{rule.model!r} may not take it after all", rule=None)
+        return replace(draft, choice=stay(request, draft.allowed, held, config))
 
-    def _tool_calls(self, draft: Draft) -> Draft:
-        """Tool calls go on at their model, or at one that is no step down from it."""
-        request, held = draft.request, draft.held
-        if held is None or not request.in_tool_calls:
-            return draft
-        above = tuple(
-            name
-            for name in draft.allowed
-            if not weaker(name, held, self._config, self._models, request)
-        )
-        choice = stay(request, draft.allowed, held, self._config)
-        if above:
-            return replace(draft, allowed=above, choice=choice)
-        return draft.told("session", f"{held!r} and better ones cannot go on with it")
-
-    def _by_rule(self, draft: Draft) -> Draft:
-        rule = draft.rule
-        if rule is None or rule.model is None:
-            return draft
-        if rule.model in draft.allowed:
-            return draft.settled(Choice(rule.model, "rule", f"rule {rule.name!r}"))
-        return draft.told("rules", f"{rule.model!r} may not take it after all", rule=None)
-
-    def _session(self, draft: Draft) -> Draft:
-        if draft.held is None:
-            return draft
-        return draft.settled(stay(draft.request, draft.allowed, draft.held, self._config))
-
-    def _chosen(self, draft: Draft) -> Draft:
-        return draft.told("choice", f"{draft.chosen.model}: {draft.chosen.reason}")
-
-    def _affordable(self, draft: Draft) -> Draft:
+    def _affordable(self, draft: Draft, choice: ChosenModel) -> Draft:
         """The models within the request's `max_cost`. Raises RefusedError (400)."""
-        request, choice, most = draft.request, draft.chosen, draft.request.options.max_cost
-        if most is None:
-            return draft
-        prices = {name: cost(self._models[name], request) for name in draft.allowed}
-        fits = tuple(name for name in draft.allowed if prices[name] <= most)
-        if choice.model in fits:
+        request, most = draft.request, draft.request.options.max_cost
+        fits = tuple(name for name in draft.allowed if self._within(name, request, most))
+        if most is None or choice.model in fits:
             return replace(draft, allowed=fits)
         cheapest = by_price(draft.allowed, self._models, request)[0]
         if fits and self._config.max_cost_action == "cheapest" and choice.kind != "direct":
             reason = f"{choice.model!r} costs more than ${most:.6g}: the cheapest"
-            named = self._selection.named(cheapest, reason)
-            choice = replace(choice, model=cheapest, kind=named.kind, reason=reason)
-            outcome = f"{cheapest}: {reason}"
-            return draft.told("max_cost", outcome, allowed=fits, choice=choice)
-        other = f"; the cheapest that can take it, {cheapest!r}, may cost ${prices[cheapest]:.6g}"
+            kind = self._selection.named(cheapest, reason).kind
+            choice = replace(choice, model=cheapest, kind=kind, reason=reason)
+            return draft.told("max_cost", f"{cheapest}: {reason}", allowed=fits, choice=choice)
+        price, least = (cost(self._models[name], request) for name in (choice.model, cheapest))
+        other = f"; the cheapest that can take it, {cheapest!r}, may cost ${least:.6g}"
         message = (
-            f"{choice.model!r} may cost ${prices[choice.model]:.6g} for {request.prompt_tokens} "
-            f"tokens of prompt and up to {request.output_tokens * request.choices} of answer, "
-            f"max_cost is ${most:.6g}{other if cheapest != choice.model else ''}: raise max_cost "
-            "or lower max_tokens"
+            f"{choice.model!r} may cost ${price:.6g} for {request.prompt_tokens} tokens of prompt "
+            f"and up to {request.output_tokens * request.choices} of answer, max_cost is "
+            f"${most:.6g}{other if cheapest != choice.model else ''}: raise max_cost or lower "
+            "max_tokens"
         )
         raise RefusedError(400, "max_cost", message, param="max_cost")
 
     def _planned(self, draft: Draft) -> RoutingPlan:
         """The choice, and those that stand in for it."""
-        request, choice, allowed = draft.request, draft.chosen, draft.allowed
+        request, choice, allowed = draft.request, draft.choice, draft.allowed
+        assert choice is not None
         calls, strong, most = self._config.calls, self._config.strong, request.options.max_cost
         model = choice.model
         others = self._in_order(request, allowed, (model,)) if calls.fallbacks else []
@@ -270,16 +242,9 @@ class Pipeline:
             both = sum(cost(self._models[name], request) for name in (model, strong))
             if most is not None and both > most:
                 others = [name for name in others if name != strong]
-        return RoutingPlan(
-            (model, *others),
-            choice.kind,
-            choice.reason,
-            draft.steps,
-            score=choice.score,
-            threshold=choice.threshold,
-            router=choice.router,
-            mask=draft.mask,
-        )
+        scored = (choice.score, choice.threshold, choice.router, choice.percentile)
+        models = (model, *others)
+        return RoutingPlan(models, choice.kind, choice.reason, draft.steps, *scored, draft.mask)
 
     def _shadowed(self, draft: Draft) -> RoutingPlan:
         """The strong model in front of the plan, which says what would have been."""
@@ -288,17 +253,12 @@ class Pipeline:
         if plan.choice == "direct":
             return plan
         if strong not in draft.allowed:
-            step = Step("shadow", f"{strong!r} cannot take it")
-            return replace(plan, routed=routed, steps=(*plan.steps, step))
+            return plan.told("shadow", f"{strong!r} cannot take it", routed=routed)
         others = [name for name in plan.models if name != strong]
-        return replace(
-            plan,
-            models=(strong, *others) if self._config.calls.fallbacks else (strong,),
-            choice="shadow",
-            reason=f"shadow: {routed!r} would answer, {plan.reason}",
-            steps=(*plan.steps, Step("shadow", f"{strong}: instead of {routed!r}")),
-            routed=routed,
-        )
+        models = (strong, *others) if self._config.calls.fallbacks else (strong,)
+        reason = f"shadow: {routed!r} would answer, {plan.reason}"
+        changed = {"models": models, "choice": "shadow", "reason": reason, "routed": routed}
+        return plan.told("shadow", f"{strong}: instead of {routed!r}", **changed)
 
     def _in_order(
         self, request: ChatRequest, allowed: Sequence[str], without: Sequence[str]
@@ -308,15 +268,3 @@ class Pipeline:
         others = by_price([n for n in allowed if n not in pair], self._models, request)
         ordered = dict.fromkeys((*(name for name in pair if name in allowed), *others))
         return [name for name in ordered if name not in without]
-
-
-def _check(config: Config, models: Mapping[str, Model]) -> None:
-    """The names that the pipeline follows must be in the pool."""
-    named = [("strong", config.strong), ("weak", config.weak)]
-    named += [(f"rule {r.name!r}", r.model) for r in config.rules if r.model is not None]
-    named += [(f"band {band.name!r}", band.model) for band in config.router.bands]
-    for where, name in named:
-        if name not in models:
-            raise ConfigError(f"{where}: model {name!r} is not in the pool: {', '.join(models)}")
-    if config.router.strategy == "bands" and not config.router.bands:
-        raise ConfigError("router.strategy: 'bands' needs router.bands")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from ..config.settings import Rule
 from ..request import ChatRequest
@@ -11,8 +11,7 @@ from .eligibility import Obstacle
 ChoiceKind = Literal["strong", "weak", "direct", "rule", "pool", "band", "session", "shadow"]
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One step of the pipeline, for the record: never text of the prompt."""
 
     name: str
@@ -20,9 +19,8 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """The model that is to answer, and what settled it; the rest is None where nothing was
-    scored."""
+class ChosenModel:
+    """The model that is to answer, and what settled it. Without a score the rest is None."""
 
     model: str
     kind: ChoiceKind
@@ -30,15 +28,13 @@ class Choice:
     score: float | None = None
     threshold: float | None = None
     router: str | None = None
+    percentile: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A request on its way through the steps.
-
-    `direct` and `threshold` are what its `model` means, `held` the model that its conversation is
-    on; `allowed` and `barred` sort the pool so far.
-    """
+    """A request on its way through the steps. `direct` and `threshold` are what its `model` means,
+    `held` the model that its conversation is on; `allowed` and `barred` sort the pool so far."""
 
     request: ChatRequest
     direct: str | None
@@ -47,32 +43,22 @@ class Draft:
     allowed: tuple[str, ...]
     barred: Mapping[str, Obstacle] = field(default_factory=dict)
     rule: Rule | None = None
-    choice: Choice | None = None
+    choice: ChosenModel | None = None
     mask: bool = False
     steps: tuple[Step, ...] = ()
-
-    @property
-    def chosen(self) -> Choice:
-        """The choice, once it is made."""
-        assert self.choice is not None
-        return self.choice
 
     def told(self, name: str, outcome: str, **changed: Any) -> "Draft":
         """The next draft, with a line on it for the record."""
         return replace(self, steps=(*self.steps, Step(name, outcome)), **changed)
-
-    def settled(self, choice: Choice | None) -> "Draft":
-        """The next draft, with that choice."""
-        return replace(self, choice=choice)
 
 
 @dataclass(frozen=True, slots=True)
 class RoutingPlan:
     """`models` in the order of trial: the first is meant to answer, the others if it cannot.
 
-    `reason` is the step that settled it, in a line. `score`, `threshold` and `router` are None
-    where nothing was scored. `mask`: text must not reach records or logs as it is. `routed`, in
-    shadow mode: the model that would answer without it.
+    `score`, `threshold` and `router` are None where nothing was scored; `percentile` is the share
+    of ordinary prompts that score lower, by the bundle's table. `mask`: text must not reach records
+    or logs as it is. `routed`, in shadow mode: the model that would answer without it.
     """
 
     models: tuple[str, ...]
@@ -82,15 +68,17 @@ class RoutingPlan:
     score: float | None = None
     threshold: float | None = None
     router: str | None = None
+    percentile: float | None = None
     mask: bool = False
     routed: str | None = None
 
+    def told(self, name: str, outcome: str, **changed: Any) -> "RoutingPlan":
+        """The plan with one more step."""
+        return replace(self, steps=(*self.steps, Step(name, outcome)), **changed)
+
     def to_dict(self) -> dict[str, Any]:
-        """As JSON, for the record and for `/route`."""
-        told = ("choice", "reason", "score", "threshold", "router", "routed")
-        return {
-            "model": self.models[0],
-            "fallbacks": list(self.models[1:]),
-            **{name: getattr(self, name) for name in told},
-            "steps": [[step.name, step.outcome] for step in self.steps],
-        }
+        """As JSON, for `/route`."""
+        told = ("choice", "reason", "score", "threshold", "router", "percentile", "routed")
+        said = {name: getattr(self, name) for name in told}
+        first, *others = self.models
+        return {"model": first, "fallbacks": others, **said, "steps": [[*s] for s in self.steps]}

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from ...errors import ConfigError
-from ...router.routers import BundleRouter, Router
+from ...router.routers import BundleRouter, Router, tables_of
 from ...router.score_or_fallback import conversation_for, place_of
 from ...router.scorer import Scorer
-from ...router.threshold import ThresholdTable
+from ...router.threshold import harder_than, percentile_table, share_table
 from ..config.settings import Config
-from ..errors import RefusedError
+from ..errors import RefusedError, bad_setting
 from ..registry import Model
 from ..request import ChatRequest
 
@@ -31,34 +31,27 @@ logger = logging.getLogger(__name__)
 
 
 class Qualities:
-    """The loaded router of a config. Safe to share between threads.
-
-    Raises ConfigError where the config asks for what the router does not have: a strong share
-    without a table of thresholds, or the strategy `pool` without predicted qualities.
-    """
+    """The loaded router of a config. Safe to share between threads. Raises ConfigError where the
+    config asks for what the router does not have: a table of thresholds, predicted qualities."""
 
     def __init__(self, config: Config, models: Mapping[str, Model], router: Router) -> None:
         self.name = config.router.name
         self._context = config.router.context
         # Routers that are no bundle are asked for nothing but scores.
         self._scorer = router.scorer if isinstance(router, BundleRouter) else None
-        tables = [] if self._scorer is None else [*self._scorer.bundle.manifest.thresholds.values()]
-        # The last table: one's own calibration stands after the built-in one.
-        self.table = ThresholdTable.from_dict(tables[-1]) if tables else None
-        if config.router.strong_share is not None and self.table is None:
-            raise ConfigError(
-                f"router.strong_share: router {self.name!r} has no table of thresholds; give "
-                "router.threshold, or save a table into its bundle with `thriftroute calibrate`",
-                loc=("router", "strong_share"),
-            )
+        tables = tables_of(router)
+        self.table, self._percentiles = share_table(tables), percentile_table(tables)
+        wish = config.router
+        key = "hold" if wish.strong_share is None else "strong_share"
+        if self.table is None and wish.threshold is None and getattr(wish, key) is not None:
+            problem = f"router {self.name!r} has no table of thresholds; give router.threshold, or "
+            problem += "write a table into it with `thriftroute calibrate --write`"
+            raise bad_setting(f"router.{key}", problem)
         self.places: dict[str, float] = {}
         if config.router.strategy == "pool":
             if self._scorer is None:
-                raise ConfigError(
-                    "router.strategy: 'pool' needs a bundle, whose qualities tell models apart; "
-                    f"router {self.name!r} is none",
-                    loc=("router", "strategy"),
-                )
+                problem = "'pool' needs a bundle, whose qualities tell models apart; router "
+                raise bad_setting("router.strategy", f"{problem}{self.name!r} is none")
             self.places = _places(config, models, self._scorer)
 
     def threshold_for(self, share: float) -> tuple[float, str]:
@@ -73,6 +66,14 @@ class Qualities:
         threshold, nearest = self.table.threshold_for(share)
         return threshold, f"strong share {nearest:.3g} by table {self.table.name!r}"
 
+    def percentile(self, score: float) -> tuple[float, str] | None:
+        """The share of ordinary prompts that score below `score`, and that in words; None where the
+        router has no table."""
+        if self._percentiles is None:
+            return None
+        found = self._percentiles.percentile(score)
+        return found, harder_than(found, self._percentiles.name)
+
     def familiarity(self, request: ChatRequest) -> float | None:
         """How like the bundle's training the prompt is, in [0, 1]; None where it does not tell."""
         if self._scorer is None:
@@ -85,13 +86,8 @@ class Qualities:
             return None
 
     def losses(self, score: float) -> dict[str, float]:
-        """What each model that the bundle knows is expected to lose against the strong one.
-
-        As a probability: that the strong model's answer to a prompt of that score is preferred.
-        For the bundle's own weak model that is the score; a model that stands halfway between weak
-        and strong loses half of it, one that is better than the strong one less than nothing.
-        Empty but for the strategy `pool`.
-        """
+        """Model -> the probability that the strong model's answer to a prompt of that score is
+        preferred to its own. Empty but for the strategy `pool`."""
         return {name: place * score for name, place in self.places.items()}
 
 
@@ -99,22 +95,18 @@ def _places(config: Config, models: Mapping[str, Model], scorer: Scorer) -> dict
     """Where each model stands from the bundle's strong one, 0, to its weak one, 1.
 
     With q the qualities, s and w the strong and the weak model, the place of m is the least squares
-    solution of q_s - q_m = place * (q_s - q_w) over the probes. Qualities say by how much models
-    differ on a prompt, up to a constant that differs from bundle to bundle, so that a gap alone
-    says nothing of who wins: the pair's score does. Models unknown to the bundle are left out.
+    solution of q_s - q_m = place * (q_s - q_w) over the probes: qualities differ from bundle to
+    bundle by a constant, so that a gap alone says nothing of who wins.
     """
     columns = _columns(config, models, scorer)
-    quality = np.array([e.quality for e in scorer.encode_all(_PROBES, workers=1)], float)
+    quality = scorer.qualities(_PROBES, workers=1).astype(float)
     known = scorer.bundle.manifest.models
     strong = quality[:, known.index(scorer.strong)]
     gap = strong - quality[:, known.index(scorer.weak)]
     size = float(gap @ gap)
     if not np.isfinite(size) or size < 1e-12:
-        raise ConfigError(
-            f"router.strategy: the bundle of router {config.router.name!r} does not tell its own "
-            "strong and weak model apart; use strategy 'pair'",
-            loc=("router", "strategy"),
-        )
+        problem = f"the bundle of router {config.router.name!r} does not tell its own strong and "
+        raise bad_setting("router.strategy", f"{problem}weak model apart; use strategy 'pair'")
     places = {n: float((strong - quality[:, at]) @ gap) / size for n, at in columns.items()}
     if places.get(config.strong, 0.0) >= places.get(config.weak, 1.0):
         what = "the bundle rates the weak model %r no worse than the strong one %r"
@@ -123,11 +115,8 @@ def _places(config: Config, models: Mapping[str, Model], scorer: Scorer) -> dict
 
 
 def _columns(config: Config, models: Mapping[str, Model], scorer: Scorer) -> dict[str, int]:
-    """Pool model -> its column of the bundle's qualities; those unknown to it are left out.
-
-    A model's column is its `bundle_model`'s, else that of its own name, else, for the strong and
-    the weak model, that of the bundle's own pair.
-    """
+    """Pool model -> its column of the bundle's qualities: its `bundle_model`'s, else that of its
+    own name, else, for the pair, that of the bundle's own. Models that it does not know are out."""
     known = list(scorer.bundle.manifest.models)
     pair = {config.strong: scorer.strong, config.weak: scorer.weak}
     columns: dict[str, int] = {}
@@ -142,9 +131,6 @@ def _columns(config: Config, models: Mapping[str, Model], scorer: Scorer) -> dic
         if column is not None:
             columns[name] = known.index(column)
     if len(set(columns.values())) < 2:
-        raise ConfigError(
-            "router.strategy: 'pool' needs at least two models that the bundle knows; give the "
-            f"models their bundle_model, one of: {', '.join(known)}",
-            loc=("router", "strategy"),
-        )
+        problem = "'pool' needs at least two models that the bundle knows; give the models their "
+        raise bad_setting("router.strategy", f"{problem}bundle_model, one of: {', '.join(known)}")
     return columns

@@ -7,18 +7,23 @@ from functools import cache
 from ...router.languages import Languages
 from ..config.settings import Config, Rule, When
 from ..request import ChatRequest
-from .patterns import BuiltInPattern, OwnPattern, has_signal
+from .patterns import SafePattern, has_signal
 
 
 class Rules:
     """The rules of a config, compiled. Safe to share between threads.
 
-    Raises ConfigError for a pattern or a language that cannot be used, MissingExtraError where a
-    rule needs what the extra `serve` brings.
+    Raises ConfigError for a language that cannot be told, MissingExtraError where a rule needs what
+    the extra `serve` brings.
     """
 
     def __init__(self, config: Config) -> None:
-        self._rules = tuple(_CompiledRule(rule) for rule in config.rules)
+        self._rules: list[tuple[Rule, list[SafePattern]]] = []
+        for rule in config.rules:
+            patterns = list(_keywords(rule.when.keywords))
+            if rule.when.regex is not None:
+                patterns.append(SafePattern(f"rule {rule.name!r}: regex", rule.when.regex))
+            self._rules.append((rule, patterns))
         named = {code for rule in config.rules for code in rule.when.languages}
         self._languages = Languages(named) if named else None
 
@@ -32,30 +37,17 @@ class Rules:
         def language() -> str | None:  # of what the user wrote last
             return self._languages.of(request.text) if self._languages else None
 
-        return (each.rule for each in self._rules if each.holds(request, language))
-
-
-class _CompiledRule:
-    def __init__(self, rule: Rule) -> None:
-        self.rule = rule
-        regex = rule.when.regex
-        self._keywords = _keywords(rule.when.keywords)
-        self._regex = None if regex is None else OwnPattern(f"rule {rule.name!r}: regex", regex)
-
-    def holds(self, request: ChatRequest, language: Callable[[], str | None]) -> bool:
-        """Whether all conditions hold, the cheap ones tried first."""
-        when, text = self.rule.when, request.text
+        # A pattern that takes too long does not hold: no request waits for it.
         return (
-            _holds_by_fields(when, request)
-            and (self._keywords is None or self._keywords.found(text))
-            and (not when.signals or any(has_signal(signal, text) for signal in when.signals))
-            and (not when.languages or language() in when.languages)
-            # A pattern that takes too long does not hold: no request waits for it.
-            and (self._regex is None or self._regex.found(text) is True)
+            rule
+            for rule, patterns in self._rules
+            if _holds(rule.when, request, language)
+            and all(pattern.found(request.text) for pattern in patterns)
         )
 
 
-def _holds_by_fields(when: When, request: ChatRequest) -> bool:
+def _holds(when: When, request: ChatRequest, language: Callable[[], str | None]) -> bool:
+    """Whether all conditions but the patterns hold, the cheap ones tried first."""
     options, principal = request.options, request.principal
     return (
         (not when.task or options.task in when.task)
@@ -64,13 +56,15 @@ def _holds_by_fields(when: When, request: ChatRequest) -> bool:
         and (when.min_tokens is None or request.prompt_tokens >= when.min_tokens)
         and (when.max_tokens is None or request.prompt_tokens <= when.max_tokens)
         and all(options.metadata.get(key) == value for key, value in when.metadata.items())
+        and (not when.signals or any(has_signal(signal, request.text) for signal in when.signals))
+        and (not when.languages or language() in when.languages)
     )
 
 
-def _keywords(keywords: Iterable[str]) -> BuiltInPattern | None:
+def _keywords(keywords: Iterable[str]) -> Iterator[SafePattern]:
     """One pattern for all of them, as whole words: "rag" is not in "fragment"."""
-    words = [r"\s{1,20}".join(map(re.escape, keyword.split())) for keyword in keywords]
-    words = [word for word in words if word]
-    # Not \b, which "c++" and "#hashtag" have none of at their ends.
-    pattern = rf"(?<!\w)(?:{'|'.join(words)})(?!\w)"
-    return BuiltInPattern(re.compile(pattern, re.IGNORECASE)) if words else None
+    words = filter(None, (r"\s{1,20}".join(map(re.escape, each.split())) for each in keywords))
+    if either := "|".join(words):
+        # Not \b, which "c++" and "#hashtag" have none of at their ends.
+        pattern = re.compile(rf"(?<!\w)(?:{either})(?!\w)", re.IGNORECASE)
+        yield SafePattern.built_in(pattern)

@@ -13,13 +13,13 @@ from typing import Literal
 
 from ...router.routers import Router
 from ...router.score_or_fallback import compare, score_or_problem
-from ...router.threshold import validate_threshold
-from ..config.settings import Config, Rule
+from ...router.threshold import STRONG_SHARE, validate_threshold
+from ..config.settings import Config
 from ..errors import RefusedError
 from ..registry import Model
 from ..request import ChatRequest, Priority
 from .eligibility import by_price, cost
-from .plan import Choice, ChoiceKind, Draft
+from .plan import ChoiceKind, ChosenModel, Draft
 from .qualities import Qualities
 
 Fastest = Callable[[str], float | None]
@@ -27,142 +27,123 @@ Fastest = Callable[[str], float | None]
 logger = logging.getLogger(__name__)
 
 
-class Thresholds:
-    """Which threshold a request's pair has, each as (threshold, where it is from).
-
-    A rule's, else the one in the model's name, else the request's own; without any of them the one
-    that is held, else the config's.
-    """
-
-    def __init__(self, config: Config, qualities: Qualities) -> None:
-        self._settings = config.router
-        self._qualities = qualities
-        self._held: tuple[float, str] | None = None
-
-    @property
-    def standing(self) -> float | None:
-        """That of a request that asks for none; None: there is none."""
-        found = self._default()
-        return None if found is None else found[0]
-
-    def hold(self, threshold: float, source: str) -> None:
-        """From now on this instead of the config's; source: said in reasons."""
-        self._held = (validate_threshold(threshold), source)
-
-    def wanted(
-        self, request: ChatRequest, named: float | None, rule: Rule | None
-    ) -> tuple[float, str] | None:
-        """What the rule or the request asks for, or None. named: in the model's name.
-
-        Raises RefusedError (400) for a quality that is not set up, or a share without a table.
-        """
-        options = request.options
-        if rule is not None and rule.threshold is not None:
-            return rule.threshold, f"of rule {rule.name!r}"
-        if named is not None:
-            return named, "of the model's name"
-        if options.threshold is not None:
-            return options.threshold, "of the request"
-        if options.strong_share is not None:
-            return self._qualities.threshold_for(options.strong_share)
-        if options.quality is None:
-            return None
-        share = self._settings.quality.get(options.quality)
-        if share is None:
-            message = f"quality {options.quality!r} is not set up here; this server knows: "
-            message += ", ".join(self._settings.quality)
-            raise RefusedError(400, "no_such_quality", message, param="quality")
-        threshold, source = self._qualities.threshold_for(share)
-        return threshold, f"quality {options.quality}: {source}"
-
-    def default(self) -> tuple[float, str]:
-        """For a request that asks for none. Raises RefusedError (400) where none is configured."""
-        found = self._default()
-        if found is not None:
-            return found
-        message = "no threshold is configured: ask for a model such as "
-        message += f"'router-{self._settings.name}-0.5', or set router.threshold in the config"
-        raise RefusedError(400, "no_threshold", message, param="model")
-
-    def _default(self) -> tuple[float, str] | None:
-        settings = self._settings
-        if self._held is None and settings.threshold is not None:
-            return settings.threshold, ""
-        if self._held is None and settings.strong_share is not None:
-            return self._qualities.threshold_for(settings.strong_share)
-        return self._held
-
-
 class Selection:
-    """The ways to choose, over one config. `fastest`: model -> seconds that it takes, or None."""
+    """The ways to choose, over one config. `fastest`: model -> seconds that it takes, or None.
+
+    A threshold is (threshold, where it is from): a rule's, else the one in the model's name, else
+    the request's own; without any of them the one that is held, else the config's.
+    """
 
     def __init__(
         self,
         config: Config,
         models: Mapping[str, Model],
         router: Router,
-        fastest: Fastest | None = None,
+        fastest: Fastest = lambda _: None,
     ) -> None:
         self._config = config
         self._models = models
         self._router = router
         self._fastest = fastest
+        self._held: tuple[float, str] | None = None
         self.qualities = Qualities(config, models, router)
-        self.thresholds = Thresholds(config, self.qualities)
+
+    def hold(self, threshold: float, source: str) -> None:
+        """From now on this instead of the config's; source: said in reasons."""
+        self._held = (validate_threshold(threshold), source)
+
+    def default(self) -> tuple[float, str] | None:
+        """The threshold of a request that asks for none, if there is one."""
+        if self._held is not None:
+            return self._held
+        if self._config.router.threshold is not None:
+            return self._config.router.threshold, ""
+        share = self.strong_share
+        return None if share is None else self.qualities.threshold_for(share)
+
+    @property
+    def strong_share(self) -> float | None:
+        """The strong share that requests without a wish go by: the config's, else 0.3 for a pair
+        whose router has a table; None where a threshold is configured or held."""
+        settings = self._config.router
+        if self._held is not None or settings.threshold is not None:
+            return None
+        by_default = settings.strategy == "pair" and self.qualities.table is not None
+        default = STRONG_SHARE if by_default else None
+        return default if settings.strong_share is None else settings.strong_share
+
+    def _wanted(self, draft: Draft) -> tuple[float, str] | None:
+        """The threshold that the rule or the request asks for, or None.
+
+        Raises RefusedError (400) for a share without a table.
+        """
+        options, rule, qualities = draft.request.options, draft.rule, self._config.router.quality
+        if rule is not None and rule.threshold is not None:
+            return rule.threshold, f"of rule {rule.name!r}"
+        if draft.threshold is not None:
+            return draft.threshold, "of the model's name"
+        if options.threshold is not None:
+            return options.threshold, "of the request"
+        if options.strong_share is not None:
+            return self.qualities.threshold_for(options.strong_share)
+        if options.quality is None:
+            return None
+        share = qualities[options.quality]
+        threshold, source = self.qualities.threshold_for(share)
+        return threshold, f"quality {options.quality}: {source}"
 
     def choose(self, draft: Draft) -> Draft:
         """By a threshold that is asked for, a priority, the tier's threshold, or the strategy."""
-        request, config, allowed = draft.request, self._config, draft.allowed
-        who, settings = request.principal, config.router
-        tier = config.tiers.get(who.tier or "")
-        limit = self.thresholds.wanted(request, draft.threshold, draft.rule)
-        if limit is None and request.options.priority is not None:
-            return draft.settled(self._by_priority(draft, request.options.priority))
+        config, settings = self._config, self._config.router
+        tier_name, priority = draft.request.principal.tier, draft.request.options.priority
+        tier, limit = config.tiers.get(tier_name or ""), self._wanted(draft)
+        if limit is None and priority is not None:
+            return replace(draft, choice=self._by_priority(draft, priority))
         if limit is None and tier is not None and tier.threshold is not None:
-            limit = (tier.threshold, f"of tier {who.tier!r}")
-        strategy = settings.strategy if limit is None else "pair"
-        if strategy == "pair":
-            limit = limit or self.thresholds.default()
-            left = [name for name in (config.weak, config.strong) if name in allowed]
-            if len(left) < 2:  # nothing needs to be scored
-                return draft.settled(self._without_score(draft, left))
-        score, problem = score_or_problem(self._router, request.messages, settings.context)
+            limit = (tier.threshold, f"of tier {tier_name!r}")
+        if limit is not None or settings.strategy == "pair":
+            limit = limit or self.default()
+            if limit is None:
+                message = "no threshold is configured: ask for a model such as "
+                message += f"'router-{settings.name}-0.5', or set router.threshold in the config"
+                raise RefusedError(400, "no_threshold", message, param="model")
+            left = [name for name in (config.weak, config.strong) if name in draft.allowed]
+            if not left:
+                reason = "neither strong nor weak model can take it"
+                return replace(draft, choice=self._cheapest(draft, reason))
+            if len(left) == 1:  # nothing needs to be scored
+                reason = f"of strong and weak only {left[0]!r} can take it"
+                return replace(draft, choice=self.named(left[0], reason))
+        score, problem = score_or_problem(self._router, draft.request.messages, settings.context)
         if problem.startswith("scoring failed"):
             logger.warning("router %r: %s", settings.name, problem)
         if score is None:
             choice = self._first(draft, settings.on_error, problem)
         elif limit is not None:
-            choice = self._by_threshold(score, *limit)
-        elif strategy == "bands":
-            choice = self._by_band(draft, score)
+            kind, reason = compare(score, *limit)
+            choice = self.named(getattr(config, kind), reason)
         else:
-            choice = self._by_loss(draft, score)
+            by = self._by_band if settings.strategy == "bands" else self._by_loss
+            choice = by(draft, score)
         threshold = None if limit is None else limit[0]
-        return draft.settled(
-            replace(choice, score=score, threshold=threshold, router=settings.name)
-        )
+        choice = replace(choice, score=score, threshold=threshold, router=settings.name)
+        return self._ranked(draft, choice, score)
 
-    def named(self, model: str, reason: str) -> Choice:
+    def _ranked(self, draft: Draft, choice: ChosenModel, score: float | None) -> Draft:
+        """With the choice, and how hard the prompt is among ordinary ones, where that is known."""
+        found = None if score is None else self.qualities.percentile(score)
+        if found is None:
+            return replace(draft, choice=choice)
+        return draft.told("percentile", found[1], choice=replace(choice, percentile=found[0]))
+
+    def named(self, model: str, reason: str) -> ChosenModel:
         """A model that was settled on its own, with the choice that it is."""
         kinds: dict[str, ChoiceKind] = {self._config.weak: "weak", self._config.strong: "strong"}
-        return Choice(model, kinds.get(model, "pool"), reason)
+        return ChosenModel(model, kinds.get(model, "pool"), reason)
 
-    def _without_score(self, draft: Draft, left: Sequence[str]) -> Choice:
-        """The one of the pair that can take the request, else the cheapest of the others."""
-        if left:
-            return self.named(left[0], f"of strong and weak only {left[0]!r} can take it")
-        return self._cheapest(draft, "neither strong nor weak model can take it")
-
-    def _by_threshold(self, score: float, threshold: float, source: str) -> Choice:
-        """The strong model where score >= threshold, else the weak one."""
-        kind, reason = compare(score, threshold)
-        return self.named(getattr(self._config, kind), f"{reason}, {source}" if source else reason)
-
-    def _by_band(self, draft: Draft, score: float) -> Choice:
-        """The model of the band that the score falls into, else that of the next higher one.
-
-        Where no higher band's model can take the request, the nearest lower one's does.
-        """
+    def _by_band(self, draft: Draft, score: float) -> ChosenModel:
+        """The model of the band that the score falls into, else that of the next higher one, else
+        that of the nearest lower one that can take the request."""
         bands = self._config.router.bands
         limits = [math.inf if band.below is None else band.below for band in bands[:-1]]
         at = bisect_right(limits, score)
@@ -173,13 +154,11 @@ class Selection:
             return self._cheapest(draft, f"{said}; no band's model can take it")
         if found != at:
             said += f", whose model cannot take it; {bands[found].name!r} can"
-        return Choice(bands[found].model, "band", said)
+        return ChosenModel(bands[found].model, "band", said)
 
-    def _by_loss(self, draft: Draft, score: float) -> Choice:
-        """The cheapest model that loses at most `router.tolerance` against the best.
-
-        Loss: see `Qualities.losses`. Models that the bundle does not know take no part.
-        """
+    def _by_loss(self, draft: Draft, score: float) -> ChosenModel:
+        """The cheapest model that loses at most `router.tolerance` against the best, of those that
+        the bundle knows. Loss: see `Qualities.losses`."""
         losses = {n: x for n, x in self.qualities.losses(score).items() if n in draft.allowed}
         if not losses:
             return self._cheapest(draft, "the bundle knows none that can take it")
@@ -191,23 +170,20 @@ class Selection:
             f"score {score:.6g}: cheapest of {len(fine)} within {tolerance:.3g} of the best, "
             f"{best!r}; loses {losses[model] - losses[best]:.3g}"
         )
-        return Choice(model, "pool", reason)
+        return ChosenModel(model, "pool", reason)
 
-    def _by_priority(self, draft: Draft, wish: Priority) -> Choice:
-        """cost: the weak model; quality: the strong one; speed: the fastest so far.
-
-        Where that one cannot take the request: the cheapest, for quality the dearest that can.
-        """
+    def _by_priority(self, draft: Draft, wish: Priority) -> ChosenModel:
+        """cost: the weak model; quality: the strong one; speed: the fastest so far."""
         if wish != "speed":
             return self._first(draft, "weak" if wish == "cost" else "strong", f"priority {wish}")
-        timed = {name: self._fastest(name) if self._fastest else None for name in draft.allowed}
+        timed = {name: self._fastest(name) for name in draft.allowed}
         known = {name: seconds for name, seconds in timed.items() if seconds is not None}
         if not known:
             return self._first(draft, "weak", "priority speed: nothing timed yet")
         name = min(known, key=lambda n: known[n])
         return self.named(name, f"priority speed: {known[name]:.3g} s of late")
 
-    def _first(self, draft: Draft, kind: Literal["strong", "weak"], reason: str) -> Choice:
+    def _first(self, draft: Draft, kind: Literal["strong", "weak"], reason: str) -> ChosenModel:
         """The strong model, else the dearest that can; or the weak one, else the cheapest."""
         wanted = getattr(self._config, kind)
         if wanted in draft.allowed:
@@ -216,7 +192,7 @@ class Selection:
         name = self._by_price(draft)[at]
         return self.named(name, f"{reason}: the {word} that can, since {wanted!r} cannot take it")
 
-    def _cheapest(self, draft: Draft, reason: str) -> Choice:
+    def _cheapest(self, draft: Draft, reason: str) -> ChosenModel:
         return self.named(self._by_price(draft)[0], f"{reason}: the cheapest that can")
 
     def _by_price(self, draft: Draft) -> list[str]:
@@ -238,16 +214,18 @@ def weaker(
     return cost(models[name], request) < cost(models[held], request)
 
 
-def stay(request: ChatRequest, allowed: Sequence[str], held: str, config: Config) -> Choice | None:
+def stay(
+    request: ChatRequest, allowed: Sequence[str], held: str | None, config: Config
+) -> ChosenModel | None:
     """The model that the conversation is on, where it is to stay there; None where it need not.
 
     In the middle of tool calls it stays on any model but the weak one, and there too in a session:
     from the weak one the next step may well be a better model's.
     """
-    if held not in allowed:
+    if held is None or held not in allowed:
         return None
     if request.in_tool_calls and held != config.weak:
-        return Choice(held, "session", f"tool calls stay on {held!r}")
+        return ChosenModel(held, "session", f"tool calls stay on {held!r}")
     if config.sticky_s > 0 and request.options.session is not None:
-        return Choice(held, "session", f"the session stays on {held!r}")
+        return ChosenModel(held, "session", f"the session stays on {held!r}")
     return None

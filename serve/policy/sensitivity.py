@@ -1,25 +1,50 @@
 """Personal and secret data in a request: what kinds it holds, and what is to follow from that.
 
-Four kinds are known: `email`, `phone`, `card` (a payment card's number that passes Luhn's check)
-and `key` (API keys, tokens and private keys of the common forms); the config adds patterns of its
-own. All that a request sends is looked at: every message and what stands beside it, tools,
-schemas and any other keyword, names too. What is in images, audio and files is not seen.
+All that a request sends is looked at: every message and what stands beside it, tools, schemas and
+any other keyword, names too. What is in images, audio and files is not seen. `block` refuses the
+request, `secure` leaves only the models with the config's tag, `mask` keeps the text out of records
+and logs; whatever is found is masked there.
 
-An action follows from each kind: `block` refuses the request, `secure` leaves only the models with
-the config's tag, `mask` keeps the text out of records and logs. Whatever is found is masked there.
+Presidio's kinds are named as it names them, such as IBAN_CODE. Only its recognizers run that tell
+their kind by pattern and checksum: others need a spaCy model, or fetch a list of domains.
 """
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...providers.pii import cover, masked
+from ...errors import require_extra
+from ...providers.pii import PATTERNS, Found, cover, masked
 from ..config.settings import SensitivitySettings
-from ..errors import RefusedError
+from ..errors import RefusedError, bad_setting
 from ..registry import Model
 from ..request import ChatRequest
 from ..request_parts import texts
-from .detectors import detector_of
+from .patterns import SafePattern
+
+SURE = 0.4  # Presidio's own score; below it a pattern alone says too little
+_PIECE, _OVERLAP = 20_000, 500  # characters; longer than any kind that Presidio tells by pattern
+_FETCHING = frozenset({"EMAIL_ADDRESS", "URL"})
+
+
+def _recognizers() -> dict[str, list[Any]]:
+    """Presidio's pattern recognizers by kind, those that can be sure by themselves."""
+    presidio: Any = require_extra("presidio_analyzer", "presidio")
+    base: Any = presidio.PatternRecognizer
+    found: dict[str, list[Any]] = {}
+    kinds: list[Any] = [
+        made
+        for made in vars(presidio.predefined_recognizers).values()
+        if inspect.isclass(made) and issubclass(made, base) and made is not base
+    ]
+    for made in kinds:
+        recognizer = made()
+        checks = made.validate_result is not base.validate_result
+        if checks or max(pattern.score for pattern in recognizer.patterns) >= SURE:
+            for kind in set(recognizer.supported_entities) - _FETCHING:
+                found.setdefault(kind, []).append(recognizer)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +58,42 @@ class Screening:
 
 
 class Sensitivity:
-    """A config's actions. Safe to share between threads. Raises as `detector_of` does."""
+    """A config's actions. Safe to share between threads.
+
+    Raises ConfigError for a kind that neither our patterns, nor the config's, nor Presidio tells,
+    and MissingExtraError without the extra `presidio` where it is wanted.
+    """
 
     def __init__(self, settings: SensitivitySettings) -> None:
         self._settings = settings
-        self._detector = detector_of(settings)
+        self.active = bool(settings.actions)  # else nothing is looked for
+        self._patterns: dict[str, SafePattern] = {}
+        self._recognizers: list[tuple[str, Any]] = []
+        presidio = self.active and settings.detector == "presidio"
+        own, theirs = settings.patterns, _recognizers() if presidio else {}
+        for kind in settings.actions:
+            if kind in own:
+                self._patterns[kind] = SafePattern(f"sensitivity.patterns.{kind}", own[kind])
+            elif kind in PATTERNS:
+                self._patterns[kind] = SafePattern.built_in(*PATTERNS[kind])
+            elif kind in theirs:
+                self._recognizers += [(kind, each) for each in theirs[kind]]
+            else:
+                known = ", ".join((*PATTERNS, *own, *sorted(theirs)))
+                problem = f"there is no kind {kind!r} without a language model or a download; there"
+                raise bad_setting("sensitivity.actions", f"{problem} are {known}")
 
-    @property
-    def active(self) -> bool:
-        """False where the config has no actions: nothing is looked for."""
-        return self._detector is not None
+    def find(self, text: str) -> list[Found]:
+        """All pieces of the wanted kinds, of Presidio's those that its score calls sure enough."""
+        found = [Found(k, *at) for k, each in self._patterns.items() for at in each.spans(text)]
+        # In pieces: nobody else runs while Presidio looks at one.
+        for end in range(_PIECE, len(text) + _PIECE, _PIECE) if self._recognizers else ():
+            start = max(0, end - _PIECE - _OVERLAP)
+            for kind, recognizer in self._recognizers:
+                for result in recognizer.analyze(text[start:end], [kind], None):
+                    if result.score >= SURE:
+                        found.append(Found(kind, result.start + start, result.end + start))
+        return found
 
     def judge(
         self, request: ChatRequest, allowed: Sequence[str], models: Mapping[str, Model]
@@ -52,10 +103,10 @@ class Sensitivity:
         Raises RefusedError (400): `sensitive_data` where it is blocked, `no_secure_model` where no
         allowed model may see it.
         """
-        if self._detector is None:
+        if not self.active:
             return Screening((), tuple(allowed), False, "not looked at")
         text = "\n".join(texts({**request.body, "messages": request.messages}))
-        hit = {found.kind for found in self._detector.find(text)}
+        hit = {found.kind for found in self.find(text)}
         actions = {kind: act for kind, act in self._settings.actions.items() if kind in hit}
         kinds, named = tuple(actions), ", ".join(actions)
         if not actions:
@@ -82,4 +133,4 @@ class Sensitivity:
 
     def mask(self, text: str) -> str:
         """`text` with every piece of the configured kinds replaced by its kind, as "[email]"."""
-        return text if self._detector is None else cover(text, self._detector.find(text))
+        return cover(text, self.find(text)) if self.active else text

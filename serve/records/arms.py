@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import Engine, func, select
 
 from ...eval.drift.arms import CONTROL, TREATMENT, ArmSums
-from .daily import answered, failed
+from .database import answered, failed
 from .stats import conditions
 from .table import decisions
 
@@ -32,11 +32,7 @@ def arms(
     until: float | None = None,
 ) -> dict[str, dict[str, Any]]:
     """ "control" and "treatment" -> {"units", "requests", "metrics": {name: ArmSums}} of the
-    decisions of [since, until); an arm without any is missing.
-
-    by: "session" or "tenant", what the experiment drew. Costs are USD a request, latency is that of
-    answers, feedback of what was rated.
-    """
+    decisions of [since, until); an arm without any is missing. by: "session" or "tenant"."""
     if engine is None:
         return {}
     names = {f"{experiment}/{arm}": arm for arm in (CONTROL, TREATMENT)}
@@ -55,15 +51,11 @@ def arms(
     found: dict[str, dict[str, Any]] = {}
     with engine.connect() as connection:
         for arm, count, requests, *values in connection.execute(totals):
-            parts = [values[at : at + 6] for at in range(0, len(values), 6)]
-            found[names[arm]] = {
-                "units": count,
-                "requests": int(requests),
-                "metrics": {
-                    name: ArmSums(int(part[0]), *(float(value or 0) for value in part[1:]))
-                    for name, part in zip(_METRICS, parts, strict=True)
-                },
-            }
+            metrics = {}
+            for at, name in enumerate(_METRICS):
+                having, *sums = values[6 * at : 6 * at + 6]
+                metrics[name] = ArmSums(int(having), *(float(value or 0) for value in sums))
+            found[names[arm]] = {"units": count, "requests": int(requests), "metrics": metrics}
     return found
 
 
@@ -89,11 +81,8 @@ def scored_by(
 def shadow(
     engine: Engine | None, since: float | None = None, *, until: float | None = None
 ) -> dict[str, Any]:
-    """What shadow mode would have done, of the answered decisions of [since, until).
-
-    {"requests", "strong_share" (of what would have been routed), "cost", "routed_cost", "saving"
-    (their difference) in USD, "saving_share" (of cost)}; shares are None without requests.
-    """
+    """What shadow mode would have done, of the answered decisions of [since, until). Money is USD;
+    shares are None without requests."""
     requests, strong, cost, routed_cost = 0, 0, 0.0, 0.0
     if engine is not None:
         stays = _count.filter(_c.strong.is_(True) & (_c.routed == _c.model))

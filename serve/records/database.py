@@ -1,7 +1,11 @@
-"""The database of decisions: SQLite (in WAL mode) or PostgreSQL (psycopg 3), and its schema."""
+"""The database of decisions: SQLite (in WAL mode) or PostgreSQL (psycopg 3), its schema, and how
+rows come into it: with sums by day in the same transaction, so that both always agree.
+"""
 
 import logging
 import os
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,11 +20,47 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from ...errors import ConfigError, require_extra
 from ...files import tighten
-from .table import INDEXES, daily, decisions, meta
+from ..errors import bad_setting
+from .table import INDEXES, SUMS, daily, decisions, meta
 
 VERSION = 2  # of the tables. Raising it: create_schema needs the ALTERs that lead there
 CONNECT_S = 5  # for PostgreSQL to answer
 _LOCK = 0x7472_6966_7472  # of creating the table, among PostgreSQL's advisory locks
+
+DAY = 86_400
+DIMENSIONS = ("tenant", "key", "tier", "model", "task", "choice", "cache", "status")
+ALL = "all"  # the dimension of a day's totals
+# Rows of one statement. SQLite's driver keeps the latest 128 statements of a connection, each
+# number of rows is another one, and each takes 4 KB a row: of whole batches they would fill 100 MB.
+PAGE = 32
+
+_c = decisions.c
+answered = _c.model.is_not(None) & (_c.status < 400)
+failed = (_c.status >= 400) & (_c.status != 499)  # 499: the client left
+
+# What a row adds to each of SUMS, in Python and in SQL. What is not named here is the row's own.
+_DERIVED: dict[str, tuple[Callable[[Mapping[str, Any]], float], Any]] = {
+    "requests": (lambda row: 1, sa.func.count()),
+    "errors": (
+        lambda row: row["status"] >= 400 and row["status"] != 499,
+        sa.func.count().filter(failed),
+    ),
+    "answered": (
+        lambda row: row["model"] is not None and row["status"] < 400,
+        sa.func.count().filter(answered),
+    ),
+    "strong": (lambda row: row["strong"] is True, sa.func.count().filter(_c.strong.is_(True))),
+    "known": (lambda row: row["strong"] is not None, sa.func.count(_c.strong)),
+    "cache_hits": (
+        lambda row: row["cache"] in {"hit", "semantic"},
+        sa.func.count().filter(_c.cache.in_(["hit", "semantic"])),
+    ),
+    "overhead": (lambda row: row["overhead_s"] or 0.0, sa.func.sum(_c.overhead_s)),
+    "timed": (lambda row: row["overhead_s"] is not None, sa.func.count(_c.overhead_s)),
+}
+SUMS_OF_ROWS = [
+    (_DERIVED[name][1] if name in _DERIVED else sa.func.sum(_c[name])).label(name) for name in SUMS
+]
 
 _log = logging.getLogger("thriftroute.records")
 
@@ -28,39 +68,29 @@ _log = logging.getLogger("thriftroute.records")
 def open_engine(url: str) -> sa.Engine:
     """An engine for `url`; nothing is opened yet. Its errors hold no password and no row.
 
-    Raises ConfigError for a URL that is none, or of a database other than SQLite and PostgreSQL,
-    and MissingExtraError where psycopg is not installed.
+    Raises ConfigError for a URL of no SQLite or PostgreSQL, and MissingExtraError without psycopg.
     """
     try:
         parsed = make_url(url)
+        backend = parsed.get_backend_name()
     except exc.ArgumentError:
-        raise ConfigError(
-            "records.url: expected a database URL such as sqlite:///thriftroute.db or "
-            "postgresql://user:password@host/database",
-            loc=("records", "url"),
-        ) from None
-    backend = parsed.get_backend_name()
+        backend = "no URL"
     if backend == "sqlite":
         return _open_sqlite(parsed)
     if backend not in {"postgresql", "postgres"}:
-        raise ConfigError(
-            f"records.url: expected a database of sqlite or postgresql, got {backend!r}",
-            loc=("records", "url"),
-        )
+        problem = f"expected a database of sqlite or postgresql, got {backend!r}; such as "
+        problem += "sqlite:///thriftroute.db or postgresql://user:password@host/database"
+        raise bad_setting("records.url", problem)
     require_extra("psycopg", "postgres")
-    return sa.create_engine(
-        parsed.set(drivername="postgresql+psycopg"),
-        hide_parameters=True,
-        pool_pre_ping=True,
-        pool_size=4,
-        connect_args={
-            # They bound how long a server that is gone can hold a thread.
-            "connect_timeout": CONNECT_S,
-            "keepalives_idle": 10,
-            "tcp_user_timeout": 10_000,
-            "prepare_threshold": None,  # prepared statements do not survive a PgBouncer
-        },
-    )
+    options = {  # The first three bound how long a server that is gone can hold a thread.
+        "connect_timeout": CONNECT_S,
+        "keepalives_idle": 10,
+        "tcp_user_timeout": 10_000,
+        "prepare_threshold": None,  # prepared statements do not survive a PgBouncer
+    }
+    own: dict[str, Any] = {"hide_parameters": True, "pool_pre_ping": True, "pool_size": 4}
+    parsed = parsed.set(drivername="postgresql+psycopg")
+    return sa.create_engine(parsed, connect_args=options, **own)
 
 
 def _open_sqlite(url: URL) -> sa.Engine:
@@ -125,15 +155,12 @@ def create_schema(engine: sa.Engine) -> None:
     """Make the tables where they are missing; safe where several workers do it at once. A file of
     SQLite's that others could read is made its owner's alone.
 
-    Raises ConfigError where the tables are of another version, and SQLAlchemy's errors where
-    the database cannot be reached or written.
+    Raises ConfigError where the tables are of another version, and SQLAlchemy's errors.
     """
-    backend = engine.dialect.name
-    path = _sqlite_path(engine.url)
-    if path is not None:
-        tightened = [tighten(Path(f"{path}{end}")) for end in ("", "-wal", "-shm")]
-        if any(tightened):
-            _log.warning("records.url: %s could be read by others; now by its owner alone", path)
+    backend, path = engine.dialect.name, _sqlite_path(engine.url)
+    ends = () if path is None else ("", "-wal", "-shm")
+    if sum(tighten(Path(f"{path}{end}")) for end in ends):
+        _log.warning("records.url: %s could be read by others; now by its owner alone", path)
     with engine.begin() as connection:
         if backend == "postgresql":
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
@@ -145,11 +172,10 @@ def create_schema(engine: sa.Engine) -> None:
         named = sa.select(meta.c.value).where(meta.c.name == "records")
         found = connection.execute(named).scalar_one()
     if int(found) != VERSION:
-        raise ConfigError(
-            f"records.url: the decisions in {shown(engine)} are of version {found}, this "
-            f"thriftroute knows {VERSION}: upgrade it, or use another database",
-            loc=("records", "url"),
+        problem = (
+            f"the decisions in {shown(engine)} are of version {found}, this thriftroute knows "
         )
+        raise bad_setting("records.url", f"{problem}{VERSION}: upgrade it, or use another database")
 
 
 def insert_into(connection: sa.Connection, table: sa.Table) -> Any:
@@ -165,3 +191,33 @@ def is_away(error: Exception) -> bool:
         return True
     driver = (exc.OperationalError, exc.InterfaceError, exc.ProgrammingError, exc.TimeoutError)
     return isinstance(error, (*driver, OSError, ConfigError))
+
+
+def insert(connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """Insert the rows, passing over ids that are there, and add those that were new to their day.
+
+    At most 800 rows: SQLite takes no more values in a statement.
+    """
+    statement = insert_into(connection, decisions).on_conflict_do_nothing().returning(_c.id)
+    paged = {"insertmanyvalues_page_size": PAGE}
+    new = set(connection.execute(statement, list(rows), execution_options=paged).scalars())
+    by_id = {row["id"]: row for row in reversed(rows)}  # of twins in a batch, the first was new
+    sums: dict[tuple[int, str, str], dict[str, float]] = defaultdict(lambda: dict.fromkeys(SUMS, 0))
+    for row in (by_id[id] for id in new):
+        added = {n: _DERIVED[n][0](row) if n in _DERIVED else row[n] for n in SUMS}
+        for dimension in (ALL, *DIMENSIONS):
+            value = "" if dimension == ALL or row[dimension] is None else str(row[dimension])
+            group = sums[int(row["time"] // DAY), dimension, value]
+            for name, part in added.items():
+                group[name] += part
+    if not sums:
+        return
+    add = insert_into(connection, daily)
+    add = add.on_conflict_do_update(
+        index_elements=["day", "dimension", "name"],
+        set_={name: daily.c[name] + add.excluded[name] for name in SUMS},
+    )
+    # In one order, so that workers wait for each other's rows and never in a circle.
+    keys = ("day", "dimension", "name")
+    values = [dict(zip(keys, key, strict=True)) | sums[key] for key in sorted(sums)]
+    connection.execute(add, values)

@@ -1,8 +1,7 @@
 """What Prometheus reads at /metrics: counts, money, tokens, times, budgets.
 
 Labels are bounded by the configuration: no tenant, key or session is one, as clients may bring as
-many as they like. Spend by tenant, key and task is in `/stats`. The dashboard of
-deploy/grafana/thriftroute.json reads these names.
+many as they like. The dashboard of deploy/grafana/thriftroute.json reads these names.
 """
 
 import math
@@ -33,9 +32,8 @@ MULTIPROC = "PROMETHEUS_MULTIPROC_DIR"
 class Metrics:
     """All metrics of a server, in a registry of their own.
 
-    folder: shared by the workers of one server (`workers` > 1), new at its start; each worker
-    writes its numbers there and any of them can render the sum. None: this process alone. `models`
-    are the names that may become labels: a record's other models are counted as "other".
+    folder: shared by the workers of one server; any of them can render the sum. None: this process
+    alone. `models` may become labels: a record's other models are counted as "other".
     """
 
     def __init__(self, models: Sequence[str] = (), *, folder: Path | None = None) -> None:
@@ -61,39 +59,41 @@ class Metrics:
             full = f"thriftroute_{name}"
             return Gauge(full, text, labels, registry=registry, multiprocess_mode=mode)
 
-        answered, money = ("model", "choice", "cache", "status"), ("model", "tier")
-        self.requests = counter("requests", "Requests, by the model that answered", *answered)
-        self.cost = counter("cost_usd", "Spent on calls", *money)
-        would_be = "What the strong model would have cost"
-        self.strong_cost = counter("strong_cost_usd", would_be, *money)
-        kinds = "Tokens; cached ones are part of prompt, reasoning of completion"
-        self.tokens = counter("tokens", kinds, "model", "kind")
+        budget = ("mostrecent", "scope", "name", "per", "unit")
+        # fmt: off
+        self.requests = counter("requests", "Requests, by the model that answered",
+                                "model", "choice", "cache", "status")
+        self.cost = counter("cost_usd", "Spent on calls", "model", "tier")
+        self.strong_cost = counter("strong_cost_usd", "What the strong model would have cost",
+                                   "model", "tier")
+        self.tokens = counter("tokens", "Tokens; cached ones are part of prompt, reasoning of "
+                              "completion", "model", "kind")
         self.latency = histogram("request_seconds", "Whole requests", SECONDS, "model")
-        first = "To a stream's first piece"
-        self.first_token = histogram("first_token_seconds", first, SECONDS, "model")
-        without = "Requests without their upstream calls"
-        self.overhead = histogram("overhead_seconds", without, FINE_SECONDS)
+        self.first_token = histogram("first_token_seconds", "To a stream's first piece",
+                                     SECONDS, "model")
+        self.overhead = histogram("overhead_seconds", "Requests without their upstream calls",
+                                  FINE_SECONDS)
         self.score = histogram("score", "Scores of routed requests", SCORES, "router")
-        went_on = "Calls that went on to another model"
-        self.fallbacks = counter("fallbacks", went_on, "from_model", "to_model")
+        self.fallbacks = counter("fallbacks", "Calls that went on to another model",
+                                 "from_model", "to_model")
         self.refusals = counter("refusals", "Requests refused, by HTTP status", "status")
         self.in_flight = gauge("in_flight", "Requests in work", "livesum")
         self.pending = gauge("records_pending", "Decisions that wait for the database", "livesum")
         self.dropped = counter("records_dropped", "Decisions lost: queue full, or row refused")
-        budget = ("mostrecent", "scope", "name", "per", "unit")
         self.budget_limit = gauge("budget_limit", "Budget a window", *budget)
         self.budget_spent = gauge("budget_spent", "Spent of it, reservations included", *budget)
-        alone = "1 where a worker counts budgets for itself, Redis being away"
-        self.degraded = gauge("budgets_degraded", alone, "livesum")
-        unlikely = "That scores are still the baseline's: how unlikely, valid at every look"
-        self.drift_pvalue = gauge("drift_pvalue", unlikely, "livemin")
-        self.drift_pvalue.set(1)  # 0 would be an alarm
+        self.degraded = gauge("budgets_degraded", "1 where a worker counts budgets for itself, "
+                              "Redis being away", "livesum")
+        self.drift_pvalue = gauge("drift_pvalue", "That scores are still the baseline's: how "
+                                  "unlikely, valid at every look", "livemin")
         self.drift_alarm = gauge("drift_alarm", "1 once drift was found", "livemax")
-        expected = "Of the baseline at the threshold"
-        self.expected_share = gauge("strong_share_expected", expected, "mostrecent")
+        self.expected_share = gauge("strong_share_expected", "Of the baseline at the threshold",
+                                    "mostrecent")
         self.threshold = gauge("threshold", "The pair's, as it is now", "mostrecent")
-        for unknown in (self.expected_share, self.threshold):
-            unknown.set(math.nan)
+        # fmt: on
+        self.drift_pvalue.set(1)  # 0 would be an alarm
+        self.expected_share.set(math.nan)
+        self.threshold.set(math.nan)
         gauge("info", "The version that runs", "livemax", "version").labels(__version__).set(1)
 
     def watch(self, recorder: "Recorder") -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -14,17 +14,13 @@ CacheState = Literal["hit", "semantic", "miss", "bypass", "off"]
 class Record:
     """A request and what became of it. Times are seconds, `time` since the epoch (UTC); money USD.
 
-    `requested` is the model that the client named, `model` the one that answered and `strong`
-    whether that was the configured strong model, both None where none did. `status` is the HTTP
-    status that the client got, 499 where it left before the end; `error` a word for programs
-    (`RefusedError.code`, or what cut a stream short), never text of the prompt or a key. `cost`
-    covers every attempt that was charged, `strong_cost` is what the strong model would have taken
-    for the same tokens. In shadow mode `routed` is the model that would have answered, and
-    `routed_cost` what it would have taken for the same tokens. `arm` is "<experiment>/control" or
-    "<experiment>/treatment". `familiarity`, in [0, 1], says how like the router's training the
-    prompt is, where that was looked at. `overhead_s` is the part of `latency_s` that no upstream
+    `model` is the one that answered and `strong` whether that was the strong one, None where none
+    did. `status` is the client's, 499 where it left; `error` a word for programs, never text of the
+    prompt. `cost` is of all attempts, `strong_cost` what the strong model would have taken for the
+    same tokens, `routed_cost` the model `routed`, which shadow mode passed over. `arm` is
+    "<experiment>/control" or "/treatment". `overhead_s` is the part of `latency_s` that no upstream
     call accounts for, `ttft_s` the time to a stream's first piece. `prompt` and `answer` stay None
-    unless `records.text` is on. `feedback` is in [0, 1]: 1 good, 0 bad.
+    unless `records.text` is on. `feedback` and `familiarity` are in [0, 1].
     """
 
     id: str
@@ -73,10 +69,6 @@ class Record:
         """How often another model had to be tried: changes of model along `attempts`."""
         models = [attempt.get("model") for attempt in self.attempts]
         return sum(a != b for a, b in pairwise(models))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Its fields, as they are."""
-        return {item.name: getattr(self, item.name) for item in fields(self)}
 
 
 def hash_prompt(messages: Sequence[Mapping[str, Any]]) -> str:

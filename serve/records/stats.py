@@ -1,6 +1,6 @@
 """What the decisions add up to: spend, saving, strong share, latency, tokens; lists and exports.
 
-Everything here is synchronous and only reads. Whole days come from the sums that `daily` keeps, the
+Everything here is synchronous and only reads. Whole days come from the sums by day, the
 hours around them, and whatever is filtered, from the rows. Percentiles of latency are those of the
 latest 20,000 answered requests (by day and by hour: of all), in steps of 5%: within 2.5% of them.
 """
@@ -16,9 +16,8 @@ from typing import Any, TextIO
 from sqlalchemy import Connection, Engine, Integer, Select, cast, func, literal, select
 
 from ...terminal import visible
-from ..errors import RefusedError
-from .daily import ALL, DAY, SUMS_OF_ROWS, answered
-from .database import open_recorded
+from ..errors import wrong
+from .database import ALL, DAY, SUMS_OF_ROWS, answered, open_recorded
 from .table import DERIVED, SUMS, daily, decisions, step_seconds
 
 TIMES = {"day": DAY, "hour": 3600}  # groups, in seconds
@@ -47,22 +46,12 @@ def stats(
     """Sums over the decisions of [since, until), seconds since the epoch; None: no bound.
 
     by: one of GROUPS, or None for the totals alone; `day` and `hour` are named by their first
-    second (UTC, seconds since the epoch). filters: as in `recent`.
-
-    Returns {"since", "until", "by", "totals", "groups"}; groups are sorted by cost, the dearest
-    first (days and hours by time). Each holds its `name` and, like totals:
-    requests; errors (status from 400 on, those of clients that left not counted); cost,
-    strong_cost and saving (their difference) in USD; saving_share, of strong_cost; strong_share,
-    of the requests that a model answered (null where that is not known); cache_hits; fallbacks;
-    the four kinds of tokens; latency_p50_s, latency_p95_s (of what was answered; null without
-    any) and overhead_mean_s.
-
-    Raises RefusedError (400) for an unknown `by` or filter.
+    second. filters: as in `recent`. Gives {"since", "until", "by", "totals", "groups"}; groups have
+    a `name` and are sorted by cost, the dearest first (days and hours by time). Errors are a status
+    from 400 on, those of clients that left not counted. Raises RefusedError (400).
     """
     if by is not None and by not in GROUPS:
-        raise RefusedError(
-            400, "invalid_request", f"by: expected one of {', '.join(GROUPS)}", param="by"
-        )
+        raise wrong("by", f"expected one of {', '.join(GROUPS)}")
     sums: dict[Any, Counter[str]] = defaultdict(Counter)
     steps: dict[Any, Counter[int]] = defaultdict(Counter)
     if engine is not None:
@@ -75,21 +64,14 @@ def stats(
                     sums[_name(by, name)].update(dict(zip(SUMS, plain, strict=True)))
             for name, step, count in connection.execute(_latencies(connection, by, wanted)):
                 steps[name][step] += count
-    total: Counter[str] = _sum_up(sums.values())
-    groups = [] if by is None else [
-        {"name": name, **_report(group, steps[name])} for name, group in sums.items()
-    ]  # fmt: skip
+    groups = [{"name": name, **_report(sums[name], steps[name])} for name in sums if by is not None]
     if by in TIMES:
         groups = sorted(groups, key=lambda group: group["name"])[-MAX_GROUPS:]
     else:
         groups.sort(key=lambda g: (-g["cost"], -g["requests"], str(g["name"])))
-    return {
-        "since": since,
-        "until": until,
-        "by": by,
-        "totals": _report(total, _sum_up(steps.values())),
-        "groups": groups[:MAX_GROUPS],
-    }
+    totals = _report(sum(sums.values(), Counter()), sum(steps.values(), Counter()))
+    said = {"since": since, "until": until, "by": by}
+    return {**said, "totals": totals, "groups": groups[:MAX_GROUPS]}
 
 
 def recent(
@@ -97,17 +79,15 @@ def recent(
 ) -> list[dict[str, Any]]:
     """The latest `limit` decisions (1000 at most), newest first, with a record's fields.
 
-    filters, all of which must hold: a value for any of FILTERS (None: where there is none); `since`
-    and `until`, seconds; `errors` True: only those with a status from 400 on or an error; `rated`
-    True: only those with feedback. Raises RefusedError (400) for any other name.
+    filters, all of which must hold: a value for any of FILTERS (None: where there is none), `since`
+    and `until`, `errors`, `rated`. Raises RefusedError (400) for any other name.
     """
     return _fetch(engine, conditions(filters or {}), max(0, min(limit, MAX_ROWS)))
 
 
-def one(engine: Engine | None, id: str, *, tenant: str | None = None) -> dict[str, Any] | None:
-    """The decision with that id, of that tenant where one is given; None where there is none."""
-    where = [] if tenant is None else [decisions.c.tenant == tenant]
-    return next(iter(_fetch(engine, [decisions.c.id == id, *where], 1)), None)
+def one(engine: Engine | None, id: str) -> dict[str, Any] | None:
+    """The decision with that id; None where there is none."""
+    return next(iter(_fetch(engine, [decisions.c.id == id], 1)), None)
 
 
 def _fetch(engine: Engine | None, where: Sequence[Any], limit: int) -> list[dict[str, Any]]:
@@ -126,10 +106,8 @@ def export(
     rated: bool = False,
     only: Collection[str] | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """The decisions of [since, until), oldest first, a few at a time however many there are.
-
-    rated: only those with feedback. only: these fields alone.
-    """
+    """The decisions of [since, until), oldest first, a few at a time however many there are. only:
+    these fields alone."""
     columns = [column for column in _columns if only is None or column.name in only]
     query: Select[Any] = select(*columns).order_by(decisions.c.time, decisions.c.id)
     query = query.where(*conditions({"since": since, "until": until, "rated": rated}))
@@ -139,11 +117,8 @@ def export(
 
 
 def export_jsonl(url: str, out: TextIO, **which: Any) -> int:
-    """Write the decisions of the database at `url` as JSON, one a line; how many.
-
-    which: as of `export`. Raises ConfigError for a URL that cannot be used or a file that is not
-    there, and SQLAlchemy's errors where it holds none.
-    """
+    """Write the decisions of the database at `url` as JSON, one a line; how many. which: as of
+    `export`. Raises as `open_recorded`, and SQLAlchemy's errors where it holds none."""
     engine, count = open_recorded(url), 0
     try:
         for decision in export(engine, **which):
@@ -168,9 +143,7 @@ def conditions(filters: Mapping[str, Any]) -> list[Any]:
             found.append(c[name] == value)  # None: IS NULL
         elif name not in special:
             known = ", ".join([*FILTERS, *special])
-            raise RefusedError(
-                400, "invalid_request", f"unknown filter {name!r}; known: {known}", param=name
-            )
+            raise wrong(name, f"unknown filter {name!r}; known: {known}")
         elif value is not None and value is not False:
             found.append(special[name](value))
     return found
@@ -229,13 +202,6 @@ def _name(by: str | None, name: Any) -> Any:
     return int(name) if by == "status" else name
 
 
-def _sum_up(counters: Collection[Counter[Any]]) -> Counter[Any]:
-    total: Counter[Any] = Counter()
-    for counter in counters:
-        total.update(counter)
-    return total
-
-
 def _report(sums: Counter[str], steps: Counter[int]) -> dict[str, Any]:
     saving = sums["strong_cost"] - sums["cost"]
     return {
@@ -243,7 +209,7 @@ def _report(sums: Counter[str], steps: Counter[int]) -> dict[str, Any]:
         "saving": saving,
         "saving_share": saving / sums["strong_cost"] if sums["strong_cost"] > 0 else None,
         "strong_share": sums["strong"] / sums["known"] if sums["known"] else None,
-        "latency_p50_s": _percentile(steps, 0.50),
+        "latency_p50_s": _percentile(steps, 0.5),
         "latency_p95_s": _percentile(steps, 0.95),
         "overhead_mean_s": sums["overhead"] / sums["timed"] if sums["timed"] else None,
     }

@@ -95,7 +95,8 @@ def step_seconds(step: int) -> float:
 def to_row(record: Record) -> dict[str, Any]:
     """The record as a row: text that a database refuses (NUL, half a surrogate pair) is replaced,
     numbers that are none become NULL, names are cut to 256 bytes and texts to 32,000 characters."""
-    row = {name: _clean(value) for name, value in record.to_dict().items()}
+    names = [column.name for column in decisions.c if column.name not in DERIVED]
+    row = {name: _clean(getattr(record, name)) for name in names}
     for column in decisions.c:
         if not column.nullable and row.get(column.name, 0) is None:
             row[column.name] = 0

@@ -7,17 +7,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partialmethod
 from typing import Any, TypeVar
 
 from sqlalchemy import Engine, delete, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
-from ...errors import ConfigError
 from ..config.settings import RecordSettings
-from ..errors import RefusedError
+from ..errors import RefusedError, bad_setting
 from . import arms, stats
-from .daily import insert
-from .database import create_schema, is_away, open_engine, shown
+from .database import create_schema, insert, is_away, open_engine, shown
 from .record import Record
 from .table import clean_text, decisions, to_row
 
@@ -35,16 +34,11 @@ _log = logging.getLogger("thriftroute.records")
 class Recorder:
     """Keeps decisions in a database without ever making a request wait or fail.
 
-    `put` appends to a queue in memory; a thread writes it, at the latest every `flush_s` seconds,
-    in transactions of up to 500 rows; an id that is there is passed over. While the database is
-    away rows wait, and past `queue` waiting rows the oldest are dropped and counted.
-
-    `close`, which SIGTERM and the end of the interpreter lead to, writes all that waits. kill -9
-    loses the rows that `pending` counts at that moment, and none that was written. The end of the
-    machine (power) may take the last commits of SQLite with it too.
-
-    All methods but `check`, `start` and `close` may be called from any thread; `put` never waits
-    for the database, the others do. Without a URL nothing is kept and every report is empty.
+    `put` appends to a queue in memory; a thread writes it, at the latest every `flush_s` seconds;
+    an id that is there is passed over. While the database is away rows wait, and past `queue`
+    waiting rows the oldest are dropped and counted. All methods but `check`, `start` and `close`
+    may be called from any thread; `put` never waits for the database, the others do. Without a URL
+    nothing is kept and every report is empty.
     """
 
     def __init__(self, settings: RecordSettings) -> None:
@@ -78,10 +72,8 @@ class Recorder:
             self.engine.dispose()  # processes that are started from here need their own
 
     def start(self) -> None:
-        """Make the table and start to write.
-
+        """Make the tables and start to write. A PostgreSQL that cannot be reached is only logged.
         Raises ConfigError where SQLite's file cannot be opened, or the table is of a newer version.
-        A PostgreSQL that cannot be reached is only logged: what is put meanwhile waits for it.
         """
         if self.engine is None or self._thread is not None:
             return
@@ -97,12 +89,9 @@ class Recorder:
         except SQLAlchemyError as error:
             # Locked: other workers start as well.
             if engine.dialect.name == "sqlite" and "locked" not in str(error):
-                where = shown(engine)
-                raise ConfigError(
-                    f"records.url: cannot write decisions to {where}: {_cause(error)}; does its "
-                    "folder exist, and may this user write there?",
-                    loc=("records", "url"),
-                ) from None
+                problem = f"cannot write decisions to {shown(engine)}: {_cause(error)}; does its "
+                problem += "folder exist, and may this user write there?"
+                raise bad_setting("records.url", problem) from None
             self._log_away(error)
 
     def put(self, record: Record) -> None:
@@ -140,9 +129,7 @@ class Recorder:
             self.dropped += lost
         if lost:
             _log.error("%d decisions were not written to %s", lost, shown(self.engine))
-        if (
-            thread is None or not thread.is_alive()
-        ):  # a connection in use cannot be closed from here
+        if thread is None or not thread.is_alive():  # else one is in use, and closes there
             self.engine.dispose()
         return lost
 
@@ -154,14 +141,12 @@ class Recorder:
         """Note what a user thought of an answer; a later word replaces an earlier one.
 
         value: "good" (1), "bad" (0), or a score in [0, 1]. tenant: only decisions of this tenant;
-        None: of any. False where there is no such decision (one that another worker has put may
-        take `flush_s` seconds to appear). Raises RefusedError (400) for any other value.
+        None: of any. False where there is no such decision. Raises RefusedError (400).
         """
         score = RATINGS.get(value) if isinstance(value, str) else value
         if score is None or isinstance(value, bool) or not 0 <= score <= 1:
-            raise RefusedError(
-                400, "invalid_feedback", "feedback is 'good', 'bad' or a number from 0 to 1"
-            )
+            problem = "feedback is 'good', 'bad' or a number from 0 to 1"
+            raise RefusedError(400, "invalid_feedback", problem)
         if self.engine is None:
             return False
         rows = (decisions.c.id == id) & (tenant is None or decisions.c.tenant == tenant)
@@ -179,29 +164,16 @@ class Recorder:
         with self._reached(), self.engine.begin() as connection:
             return bool(connection.execute(update(decisions).where(rows).values(values)).rowcount)
 
-    def recent(self, *args: Any, **options: Any) -> list[dict[str, Any]]:
-        """The latest decisions, newest first; see `stats.recent`."""
-        return self._ask(stats.recent, *args, **options)
-
-    def one(self, id: str, *, tenant: str | None = None) -> dict[str, Any] | None:
-        """The decision with that id (and tenant), None where there is none."""
-        return self._ask(stats.one, id, tenant=tenant)
-
-    def stats(self, *args: Any, **options: Any) -> dict[str, Any]:
-        """Spend, saving, strong share, latency, tokens: in all and by group; see `stats.stats`."""
-        return self._ask(stats.stats, *args, **options)
-
-    def arms(self, *args: Any, **options: Any) -> dict[str, dict[str, Any]]:
-        """An experiment's arms, to be compared; see `arms.arms`."""
-        return self._ask(arms.arms, *args, **options)
-
-    def shadow(self, *args: Any, **options: Any) -> dict[str, Any]:
-        """What shadow mode would have done and saved; see `arms.shadow`."""
-        return self._ask(arms.shadow, *args, **options)
-
     def _ask(self, query: Callable[..., T], *args: Any, **options: Any) -> T:
         with self._reached():
             return query(self.engine, *args, **options)
+
+    # Each as the function of its name in `stats` and `arms`, on this engine.
+    recent: partialmethod[list[dict[str, Any]]] = partialmethod(_ask, stats.recent)
+    one: partialmethod[dict[str, Any] | None] = partialmethod(_ask, stats.one)
+    shadow: partialmethod[dict[str, Any]] = partialmethod(_ask, arms.shadow)
+    arms: partialmethod[dict[str, dict[str, Any]]] = partialmethod(_ask, arms.arms)
+    stats: partialmethod[dict[str, Any]] = partialmethod(_ask, stats.stats)
 
     @contextmanager
     def _reached(self) -> Iterator[None]:
@@ -209,18 +181,16 @@ class Recorder:
             yield
         except SQLAlchemyError as error:
             _log.warning("a report failed: %s", _cause(error))
-            raise RefusedError(
-                503, "records_unavailable", "the database of decisions cannot be reached just now"
-            ) from None
-
-    # The thread.
+            problem = "the database of decisions cannot be reached just now"
+            raise RefusedError(503, "records_unavailable", problem) from None
 
     def _work(self) -> None:
-        self._run()
+        """The thread."""
+        self._write_all()
         if self._closed and self.engine is not None:  # `close` went on without this thread
             self.engine.dispose()
 
-    def _run(self) -> None:
+    def _write_all(self) -> None:
         wait = BACKOFF_S[0]
         while self._batch or self._queue or not self._closing.is_set():
             if not self._batch and not self._queue:
@@ -248,8 +218,7 @@ class Recorder:
         return bool(self._batch)
 
     def _write(self) -> bool:
-        """Write the batch; False where the database is away. Where a row is refused, each is
-        written by itself, and those that are refused are dropped."""
+        """False where the database is away. Rows that it refuses are dropped, one by one."""
         assert self.engine is not None
         size = len(self._batch)
         while rows := self._batch[:size]:
@@ -285,7 +254,7 @@ class Recorder:
             _log.warning("decisions wait for %s: %s", shown(self.engine), _cause(error))
 
     def _prune_when_due(self) -> None:
-        if self.settings.keep_days is None or time.monotonic() < self._next_prune:
+        if time.monotonic() < self._next_prune:
             return
         deleted = 0
         try:

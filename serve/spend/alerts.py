@@ -1,7 +1,6 @@
 """Budget alerts: one POST to a webhook when spending passes a share of a budget.
 
-Off the hot path: each is sent in the background, one after another, tried a few times, and logged
-where it cannot be delivered. Neither a slow webhook nor a dead one holds up a request.
+They are sent in the background, one after another: no webhook holds up a request.
 """
 
 import asyncio
@@ -44,9 +43,7 @@ class Alerts:
 
     def passed(self, budget: Budget, spent: int, claim: Claim) -> None:
         """Note what is spent; an alert goes out for each share that is passed for the first time.
-
-        `claim` is asked once a share, in the background: True where no other worker was first.
-        """
+        `claim` is asked once a share, in the background: True where no other worker was first."""
         for share in self._at:
             if spent < share * budget.limit or (budget.key, share) in self._known:
                 continue
@@ -65,9 +62,7 @@ class Alerts:
 
     async def close(self, timeout_s: float = 5.0) -> None:
         """Send what waits, within `timeout_s`; what is left is logged and dropped."""
-        if not self._tasks:
-            return
-        _, late = await asyncio.wait(self._tasks, timeout=timeout_s)
+        _, late = await asyncio.wait(self._tasks, timeout=timeout_s) if self._tasks else ((), ())
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
@@ -78,17 +73,24 @@ class Alerts:
         async with self._turn:
             if not await claim(budget, f"{share:g}"):
                 return
-            event = alert(budget, share, spent)
-            logger.warning("%s", event["text"])
+            text = (
+                f"thriftroute: {budget.scope} {budget.name!r} has spent {budget.shown(spent)} of "
+                f"{budget.shown(budget.limit)} a {budget.per} ({share:.0%} passed)"
+            )
+            logger.warning("%s", text)
             if self._webhook is None:
                 return
+            # `text` is what chat services show.
+            event = {"event": "budget", "text": text, "share": share, **budget.to_dict(spent)}
             try:
                 problem = await self._post(self._webhook, event)
             except Exception as error:  # noqa: BLE001 - whatever it is, others wait for their turn
                 problem = type(error).__name__
         if problem:
             self.failed += 1
-            logger.error("budget alert not delivered to %s: %s", _host(self._webhook), problem)
+            # Paths of webhooks are often secret.
+            host = urlsplit(self._webhook).hostname
+            logger.error("budget alert not delivered to %s: %s", host, problem)
 
     async def _post(self, webhook: str, event: dict[str, Any]) -> str:
         """What stopped it; empty where it was delivered."""
@@ -109,20 +111,3 @@ class Alerts:
                 if answer.status_code not in (408, 429) and answer.status_code < 500:
                     break  # the same POST would be refused again
         return problem
-
-
-def _host(webhook: str) -> str:
-    """What logs may show: paths of webhooks are often secret."""
-    try:
-        return urlsplit(webhook).hostname or "the webhook"
-    except ValueError:
-        return "the webhook"
-
-
-def alert(budget: Budget, share: float, spent: int) -> dict[str, Any]:
-    """The body of the POST. `text` is what chat services show."""
-    text = (
-        f"thriftroute: {budget.scope} {budget.name!r} has spent {budget.shown(spent)} of "
-        f"{budget.shown(budget.limit)} a {budget.per} ({share:.0%} passed)"
-    )
-    return {"event": "budget", "text": text, "share": share, **budget.to_dict(spent)}

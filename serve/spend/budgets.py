@@ -25,11 +25,8 @@ Stats = Callable[..., Mapping[str, Any]]  # `records.writer.Recorder.stats`
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """One limit of one key, tenant or tier in one calendar window.
-
-    `limit` and `soft` are in nano-USD or tokens, as `unit` says; from `soft` on only weak models
-    answer (None: there is no such share). `resets_at` is the window's end, in seconds since 1970.
-    """
+    """One limit of one key, tenant or tier in one calendar window. `limit` and `soft` are in
+    nano-USD or tokens; from `soft` on only weak models answer. `resets_at` is the window's end."""
 
     tier: str
     scope: Literal["key", "tenant", "tier"]
@@ -64,13 +61,9 @@ class Budget:
     def to_dict(self, spent: int, held: int = 0) -> dict[str, Any]:
         """As JSON: USD or tokens; `held` is set aside for requests that are being answered."""
         scale = NANO if self.unit == "usd" else 1
-        whole = asdict(self) | {
-            "limit": self.limit / scale,
-            "soft": None if self.soft is None else self.soft / scale,
-            "spent": spent / scale,
-            "held": held / scale,
-            "resets_at": iso(self.resets_at),
-        }
+        amounts = {"limit": self.limit, "soft": self.soft, "spent": spent, "held": held}
+        scaled = {name: None if n is None else n / scale for name, n in amounts.items()}
+        whole = asdict(self) | scaled | {"resets_at": iso(self.resets_at)}
         del whole["window"]
         return whole
 
@@ -117,10 +110,8 @@ def refusal(budget: Budget, spent: int, held: int, asked: int, now: float) -> Re
     if spent >= budget.limit:
         message = f"{whose} is spent ({limit}); {again}"
     else:
-        message = (
-            f"{whose} ({limit}) has {left} left, less than the {budget.shown(asked)} that this "
-            f"request may need; {again}"
-        )
+        message = f"{whose} ({limit}) has {left} left, less than the {budget.shown(asked)} that "
+        message += f"this request may need; {again}"
         if spent + asked <= budget.limit:
             wait = min(wait, BUSY_S)
             message += f", and {budget.shown(held)} are only set aside for requests in work"
@@ -131,11 +122,8 @@ def refusal(budget: Budget, spent: int, held: int, asked: int, now: float) -> Re
 
 
 def spent_before(stats: Stats, budget: Budget) -> int:
-    """Spent in the budget's window so far, in its unit, by the decisions on record.
-
-    Answers from the cache have tokens on record, but used up none. What was decided in the last
-    second before a crash may be missing, as it is in the records.
-    """
+    """Spent in the budget's window so far, in its unit, by the decisions on record. Answers from
+    the cache have tokens on record, but used up none."""
     filters = {"tier": budget.tier, budget.scope: budget.name}
     groups = stats(budget.since, "cache", filters=filters)["groups"]
     called = [group for group in groups if group["name"] not in {"hit", "semantic"}]

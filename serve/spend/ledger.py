@@ -8,11 +8,10 @@ import asyncio
 import contextlib
 import functools
 import logging
-import math
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from ..config.settings import Config, TierSettings
 from ..errors import RefusedError
@@ -20,14 +19,15 @@ from ..redis_pool import redis_client
 from ..request import Principal
 from .alerts import Alerts
 from .budgets import Budget, Stats, budgets_of, spent_before
-from .counters import MemoryCounters, Need, Reservation
-from .redis_counters import CONNECTIONS, FAILURES, RedisCounters
+from .counters import CONNECTIONS, FAILURES, MemoryCounters, Need, RedisCounters, Reservation
 
 PATIENCE_S = 0.2
 STEPS = 10  # of the patience: a loop that stands still uses up one of them, however long it does
 PROBE_S = 0.5  # between looks whether Redis is back
 HISTORY_S = 2.0  # the first request of a budget waits no longer for what was spent before
 LEASE_S = 3600.0  # of a reservation whose process died; longer than any request takes
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -37,11 +37,9 @@ class BudgetLedger:
 
     Where Redis does not answer, requests are counted here, on top of the last known totals, and
     merged back when it returns: a request neither fails nor waits longer than `patience_s` for it.
-    Meanwhile each worker holds the limits alone. `degraded` is True then; `outages` counts how
-    often that began, `degraded_requests` the reservations made without Redis.
-
-    Without Redis a restart would forget what was spent. `history` (Budget -> spent, in its unit;
-    called in a thread, once a budget) is asked for windows that began before this process.
+    `degraded` is True then; `outages` counts how often that began, `degraded_requests` the
+    reservations made without Redis. `history` (Budget -> spent, in its unit; called in a thread,
+    once a budget) is asked for windows that began before this process, unless Redis knows.
     """
 
     def __init__(
@@ -92,11 +90,9 @@ class BudgetLedger:
     ) -> Reservation:
         """Set aside what a request may cost, in all budgets of its key, tenant and tier, or none.
 
-        `weak_usd` is what it may cost on the weak model (`usd` where it is None): that much is set
-        aside where a budget's soft share is reached, or where only that still fits in a budget that
-        has one; the reservation's level is "soft" then.
-
-        Raises RefusedError (429, "budget_exceeded", with the time of reset) where it does not fit.
+        `weak_usd` is what it may cost on the weak model (None: `usd`): that much is set aside where
+        a budget's soft share is reached, or only that still fits; the level is "soft" then. Raises
+        RefusedError (429, "budget_exceeded").
         """
         now = self._clock()
         budgets = budgets_of(principal, tier, now)
@@ -111,10 +107,8 @@ class BudgetLedger:
         return await self._take(Need(id, budgets, full, weak), now)
 
     async def settle(self, reservation: Reservation, usd: float, tokens: int) -> None:
-        """Count what the request did cost, in the windows in which it began. Never raises.
-
-        The first call ends the reservation, whatever becomes of it: nothing is charged twice.
-        """
+        """Count what the request did cost, in the windows in which it began. Never raises, and
+        charges nothing twice: the first call ends the reservation."""
         if reservation.ended:
             return
         reservation.ended = True
@@ -123,24 +117,13 @@ class BudgetLedger:
             # Shielded: a client that leaves cancels its request, and must be charged all the same.
             await asyncio.shield(self._keep(self._settle(reservation, spent)))
 
-    async def release(self, reservation: Reservation) -> None:
-        """End a reservation that cost nothing: an answer from the cache, a failed request."""
-        await self.settle(reservation, 0.0, 0)
-
     async def state(self) -> list[dict[str, Any]]:
         """Budgets of the current windows that are used, as `Budget.to_dict` shows them. Of all
         workers where Redis is shared and answers, else of this one."""
         now = self._clock()
-        rows = None
-        if self._remote is not None and not self.degraded:
-            try:
-                # Not on a request's path, and longer than one look at a counter.
-                async with asyncio.timeout(10 * self.patience_s):
-                    rows = await self._remote.state(now)
-            except FAILURES as error:
-                self._lost(error)
-        if rows is None:
-            rows = self._local.state(now)
+        # Not on a request's path, and longer than one look at a counter.
+        rows = await self._ask(lambda remote: remote.state(now), 10 * self.patience_s)
+        rows = self._local.state(now) if rows is None else rows
         return [budget.to_dict(spent, held) for budget, spent, held in rows]
 
     async def close(self) -> None:
@@ -158,20 +141,29 @@ class BudgetLedger:
         if self._client is not None:
             await self._client.aclose()
 
+    async def _ask(self, ask: Callable[[RedisCounters], Awaitable[T]], within_s: float) -> T | None:
+        """What Redis answers; None where there is none, it is away, or falls silent now."""
+        if self._remote is None or self.degraded:
+            return None
+        try:
+            async with patience(within_s):
+                return await ask(self._remote)
+        except FAILURES as error:
+            self._lost(error)
+            return None
+
     async def _take(self, need: Need, now: float) -> Reservation:
         seen = self._known(need.budgets)
         asked = self._remote is not None and not self.degraded
-        if self._remote is not None and asked:
-            try:
-                async with patience(self.patience_s):
-                    made, spent = await self._remote.take(need, now, seen)
-                self._saw(need.budgets, spent)
-                return made
-            except FAILURES as error:
-                self._lost(error)
-            except asyncio.CancelledError:
+        try:
+            found = await self._ask(lambda remote: remote.take(need, now, seen), self.patience_s)
+        except asyncio.CancelledError:
+            if asked:
                 self._keep(self._end_unknown(need))
-                raise
+            raise
+        if found is not None:
+            self._saw(need.budgets, found[1])
+            return found[0]
         self.degraded_requests += self._remote is not None
         try:
             made, _ = self._local.take(need, now, seen)
@@ -204,12 +196,8 @@ class BudgetLedger:
                 spent = await asyncio.to_thread(self._history, budget)
             self._seen[budget.key] = (spent, budget.resets_at)
         except Exception as error:  # noqa: BLE001 - a database that is away must not stop requests
-            logger.warning(
-                "the budget of %s %r counts from 0, because the records cannot be read: %s",
-                budget.scope,
-                budget.name,
-                type(error).__name__,
-            )
+            text, why = "the budget of %s %r counts from 0: no records (%s)", type(error).__name__
+            logger.warning(text, budget.scope, budget.name, why)
 
     async def _settle(self, made: Reservation, spent: tuple[int, ...]) -> None:
         totals: list[int] | None = None
@@ -222,12 +210,7 @@ class BudgetLedger:
                 key = tuple(budget.key for budget in made.budgets)
                 first, sums = self._waiting.get(key, (made, (0,) * len(spent)))
                 self._waiting[key] = (first, tuple(map(sum, zip(sums, spent, strict=True))))
-            if not self.degraded:
-                try:
-                    async with patience(self.patience_s):
-                        totals = await self._deliver(made, spent)
-                except FAILURES as error:
-                    self._lost(error)
+            totals = await self._ask(lambda _: self._deliver(made, spent), self.patience_s)
         if totals is None:
             totals = self._local.settle(made, spent, self._known(made.budgets))
         self._tell(made, totals)
@@ -256,11 +239,9 @@ class BudgetLedger:
                 self.alerts.passed(budget, spent, self._claim)
 
     async def _claim(self, budget: Budget, mark: str) -> bool:
-        if self._remote is not None and not self.degraded:
-            with contextlib.suppress(*FAILURES):
-                async with asyncio.timeout(10 * self.patience_s):
-                    return await self._remote.claim(budget, mark, self._clock())
-        return True
+        now, within_s = self._clock(), 10 * self.patience_s
+        claimed = await self._ask(lambda remote: remote.claim(budget, mark, now), within_s)
+        return claimed is None or claimed
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run on, whoever waits for it; `close` does."""
@@ -301,12 +282,9 @@ class BudgetLedger:
             except Exception:  # noqa: BLE001 - whatever it is, the next look may find it gone
                 if not said:
                     said = True
-                    logger.warning(
-                        "Redis does not answer (%s: %s): budgets are counted in this process "
-                        "until it does",
-                        type(cause).__name__,
-                        str(cause)[:200],
-                    )
+                    why = f"{type(cause).__name__}: {str(cause)[:200]}"
+                    text = "Redis does not answer (%s): budgets are counted in this process"
+                    logger.warning(text, why)
             await asyncio.sleep(PROBE_S)
         self.degraded = False
         if said:
@@ -314,7 +292,7 @@ class BudgetLedger:
 
     def _tidy(self, now: float) -> None:
         """Once a day: forget what is known of windows that are over."""
-        day = math.floor(now / 86400)
+        day = int(now // 86400)
         if day == self._day:
             return
         self._day = day
@@ -327,8 +305,8 @@ class BudgetLedger:
 
 @contextlib.asynccontextmanager
 async def patience(seconds: float) -> AsyncIterator[None]:
-    """TimeoutError after so many seconds in which this loop turns. A process held up by a burst
-    would else take a healthy Redis for away, count alone and spend past a shared budget."""
+    """TimeoutError after so many seconds in which this loop turns: a process held up by a burst
+    must not take a healthy Redis for away."""
     loop = asyncio.get_running_loop()
     timer: asyncio.TimerHandle | None = None
 

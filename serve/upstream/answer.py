@@ -2,36 +2,84 @@
 
 import asyncio
 import contextlib
+import json
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ...providers.error_meaning import CutError, meaning_of
 from ...providers.http_answer import HttpAnswer, Turns
 from . import wire
-from .failures import Attempt
-from .health import Health
-from .tool_calls import Numbering
+from .failures import Attempt, Health
 
 logger = logging.getLogger(__name__)
 
 Chunk = dict[str, Any]
 
 
+@dataclass(slots=True)
+class _Call:
+    at: object  # the provider's own index
+    id: object = None
+    name: object = None
+    arguments: list[str] = field(default_factory=list)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its arguments are a JSON object already, which nothing can be added to."""
+        text = "".join(self.arguments).rstrip()
+        try:
+            return text.endswith("}") and isinstance(json.loads(text), dict)
+        except (ValueError, RecursionError):
+            return False
+
+
+@dataclass(slots=True)
+class Numbering:
+    """The tool calls of one choice of a stream, in the order in which they begin. Some providers
+    send every call at index 0, or at none, or leave out the ids."""
+
+    _calls: list[_Call] = field(default_factory=list)
+
+    def number(self, pieces: list[dict[str, Any]]) -> None:
+        """Set the `index` of each of a delta's `tool_calls`: one of its own for each call."""
+        for piece in pieces:
+            function = piece.get("function") or piece.get("custom") or {}
+            found = self._find(piece, function)
+            if found is None:
+                found = len(self._calls)
+                self._calls.append(_Call(piece.get("index")))
+            call = self._calls[found]
+            call.id = call.id or piece.get("id")
+            call.name = call.name or function.get("name")
+            if isinstance(function.get("arguments"), str):
+                call.arguments.append(function["arguments"])
+            piece["index"] = found
+
+    def _find(self, piece: dict[str, Any], function: dict[str, Any]) -> int | None:
+        """The call that the piece goes on with; None where it begins one."""
+        at, id, name = piece.get("index"), piece.get("id"), function.get("name")
+        here = [i for i, call in enumerate(self._calls) if at is None or call.at == at]
+        named = [i for i in here if id and self._calls[i].id == id]
+        if named or not here:
+            return named[0] if named else None
+        last = self._calls[here[-1]]
+        if not name:  # no call begins without
+            return here[-1]
+        other = (id and last.id) or (last.name and name != last.name)
+        return None if other or (function.get("arguments") and last.is_whole) else here[-1]
+
+
 @dataclass(slots=True, eq=False, repr=False)
 class AnswerStream:
     """The chunks of one answer, as OpenAI's `chat.completion.chunk` dicts. Iterate once.
 
-    `open` comes first: it waits for the first piece that says something, so that a provider that
-    fails before it costs the client nothing. A failure after it ends the stream with a chunk of
-    the form {"error": ...}, as OpenAI's clients understand it; nothing is raised. Closing it, or
-    cancelling the task that iterates, closes the connection to the provider.
-
-    `source`: LiteLLM's stream. `limit_s`: for all of it. `tell_usage`: to the client, at the end.
-    `waited_s`: seconds spent waiting for the provider, the client's own slowness not included.
-    `error`: a word for what broke it off. `usage`: once the provider has said it.
+    A failure after `open` ends the stream with a chunk of the form {"error": ...}; nothing is
+    raised. Closing it, or cancelling the task that iterates, closes the connection to the provider.
+    `limit_s`: for all of it. `waited_s`: seconds spent waiting for the provider alone. `error`: a
+    word for what broke it off. `usage`: once the provider has said it.
     """
 
     model: str
@@ -65,12 +113,11 @@ class AnswerStream:
 
     @property
     def attempt(self) -> Attempt:
-        """This call as it stands; its usage is there once the stream has ended."""
+        """This call as it stands."""
         return Attempt(self.model, self.status, self.error, self.waited_s, self.usage)
 
     async def open(self) -> None:
-        """Wait for the first piece that says something. Raises what the provider fails with, and
-        CutError where the stream ends before; it is closed then."""
+        """Wait for the first piece that says something. Raises what it fails with, closed then."""
         try:
             while (chunk := await self._next()) is not None:
                 self._held.append(chunk)
@@ -112,7 +159,9 @@ class AnswerStream:
         finally:
             await self._release()
         if self.error is not None:
-            yield _broken(self.model, self.error)
+            told = f"model {self.model!r} broke off its answer ({self.error}); what came before "
+            broken = {"message": told + "is incomplete", "type": "server_error", "param": None}
+            yield {"error": {**broken, "code": "upstream_stream_broken"}}
         elif self.tell_usage and self.usage is not None:
             head = {name: last.get(name) for name in ("id", "created", "model")}
             kind = {"object": "chat.completion.chunk"}
@@ -123,11 +172,6 @@ class AnswerStream:
         if self.http.too_large or self.http.done:
             return self.http.too_large
         return not self._ended or (self.http.is_openais and self._ended < self._begun)
-
-    def _is_invented(self) -> bool:
-        """Whether the finish reason that has come is the wrapper's own: the provider gave none."""
-        http = self.http
-        return bool(self._ended) and http.response is not None and not (http.done or http.ended)
 
     async def _next(self) -> Chunk | None:
         """The next chunk with something in it; None at the end."""
@@ -143,7 +187,8 @@ class AnswerStream:
                 return None
             await self._turns.give()
             chunk = self._read(raw)
-            if self._is_invented():
+            http = self.http  # a finish reason of the wrapper's own: the provider gave none
+            if self._ended and http.response is not None and not (http.done or http.ended):
                 raise CutError("the stream ended without a finish reason")
             if chunk is not None:
                 return chunk
@@ -180,46 +225,22 @@ class AnswerStream:
                 logger.debug("closing a stream of %r: %s", self.model, type(error).__name__)
 
 
-class Replay:
-    """A whole answer as a stream: what `AnswerStream` is to its reader. Nothing to wait for."""
-
-    error: str | None = None
-    text = ""
-    attempt: Attempt | None = None  # the call itself ended before
-
-    def __init__(self, chunks: Iterable[Chunk], waited_s: float) -> None:
-        self.waited_s = waited_s
-        self._chunks = (chunk for chunk in chunks)
-
-    async def __aiter__(self) -> AsyncIterator[Chunk]:
-        for chunk in self._chunks:
-            yield chunk
-
-    async def aclose(self) -> None:
-        """Say no more."""
-        self._chunks.close()
-
-
 @dataclass(frozen=True, slots=True)
 class Answer:
     """`response`, an OpenAI `chat.completion` dict, or `chunks`, a stream whose first piece is
-    there already: exactly one of them. `model` is who answered; `cascade` says that a cascade
-    was run; `made`, every call that has ended. The stream must be read to its end, or closed."""
+    there already, which must be read to its end or closed. `made`: every call that has ended."""
 
     model: str
     response: dict[str, Any] | None = None
-    chunks: AnswerStream | Replay | None = None
+    chunks: AnswerStream | None = None
     cascade: bool = False
     made: tuple[Attempt, ...] = ()
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:
-        """Every call, in order; the last one of a stream has its usage once the stream has ended.
-
-        Whatever has usage has to be paid, whether it was the answer or not.
-        """
-        last = None if self.chunks is None else self.chunks.attempt
-        return self.made if last is None else (*self.made, last)
+        """Every call, in order; a stream's has its usage at its end. Whatever has usage has to be
+        paid, whether it was the answer or not."""
+        return self.made if self.chunks is None else (*self.made, self.chunks.attempt)
 
     @property
     def text(self) -> str:
@@ -233,9 +254,7 @@ class Answer:
 def _says(choice: Mapping[str, Any]) -> bool:
     """True for a piece of an answer, or its end; False where only a role is named."""
     delta = choice.get("delta") or {}
-    return bool(choice.get("finish_reason")) or any(
-        value for name, value in delta.items() if name != "role"
-    )
+    return bool(choice.get("finish_reason")) or any(delta[name] for name in delta if name != "role")
 
 
 def words(delta: Mapping[str, Any]) -> list[str]:
@@ -245,9 +264,3 @@ def words(delta: Mapping[str, Any]) -> list[str]:
         function = call.get("function") or {}
         said.extend(v for v in function.values() if isinstance(v, str))
     return said
-
-
-def _broken(model: str, error: str) -> Chunk:
-    message = f"model {model!r} broke off its answer ({error}); what came before is incomplete"
-    code = "upstream_stream_broken"
-    return {"error": {"message": message, "type": "server_error", "param": None, "code": code}}

@@ -2,8 +2,7 @@
 
 LiteLLM does the call. Which model is next, how often and after what wait is decided here: its
 Router knows neither a plan's order nor streams that fail before their first token, and the SDK's
-own retries hide what they cost. See `health` for cooldowns, `providers.error_meaning` for what an
-error means.
+own retries hide what they cost.
 """
 
 import asyncio
@@ -20,15 +19,13 @@ from ...providers.error_meaning import CallError, FailureKind
 from ...providers.http_answer import BadAnswerError, HttpAnswer
 from ...providers.redaction import secrets_of
 from .. import request_parts as parts
-from ..config.settings import CallSettings, Config
-from ..errors import RefusedError
+from ..config.settings import Config
 from ..registry import Model
 from . import wire
 from .answer import Answer, AnswerStream
-from .cascade import cascade as run_cascade
-from .failures import Attempt, all_failed, refused
-from .health import Health
-from .request import HINTS, Target, wants_usage
+from .checks import failed
+from .failures import Attempt, Health, UpstreamError, all_failed, refused
+from .request import HINTS, ModelCall, wants_usage
 
 __all__ = ["Answer", "Caller"]
 
@@ -43,12 +40,11 @@ class Caller:
     """For one event loop. Loads LiteLLM, which takes seconds, when it is made; no network."""
 
     def __init__(self, config: Config, models: Mapping[str, Model]) -> None:
-        self._config = config
-        self._settings: CallSettings = config.calls
+        self._weak, self._strong, self._settings = config.weak, config.strong, config.calls
         self._health = Health(self._settings.failures_to_cool, self._settings.cooldown_s)
         warm_up()
         with quiet():
-            self._targets = {name: Target.of(m, self._settings) for name, m in models.items()}
+            self._targets = {name: ModelCall.of(m, self._settings) for name, m in models.items()}
         self._secrets = {s for model in models.values() for s in secrets_of(model.params)}
         self.cooling = self._health.cooling
         self.latency = self._health.latency
@@ -69,11 +65,41 @@ class Caller:
         Where it is cancelled, the CancelledError has the `attempts`, the last of them cut short.
         Raises UpstreamError, a RefusedError, where none answers or the request is wrong.
         """
-        settings, strong, models = self._settings.cascade, self._config.strong, tuple(models)
-        fits = models[:1] == (self._config.weak,) and strong in models[1:]
-        if cascade and settings.enabled and fits and models[0] not in self._health.cooling():
-            return await run_cascade(self._in_order, settings, models, strong, body, stream=stream)
+        first, *others = models
+        cascades = cascade and self._settings.cascade.enabled and first not in self.cooling()
+        if cascades and first == self._weak and self._strong in others:
+            return replace(await self._cascade(first, others, body, stream=stream), cascade=True)
         return await self._in_order(models, body, stream=stream)
+
+    async def _cascade(
+        self, weak: str, others: Sequence[str], body: Mapping[str, Any], *, stream: bool
+    ) -> Answer:
+        """The weak model first, whole also for a client that streams; then the strong one where its
+        answer comes late or fails a check. Where that fails, the weak answer is given all the same.
+        """
+        settings, rejected = self._settings.cascade, None
+        within_s = settings.timeout_s or inf
+        try:
+            answer = await self._in_order([weak], body, stream=False, within_s=within_s)
+        except UpstreamError as error:
+            if error.final:
+                raise
+            made = error.attempts
+        else:
+            # A schema may take its time.
+            why = await asyncio.to_thread(failed, answer.response or {}, body, settings.checks)
+            if why is None:
+                return answer
+            logger.info("cascade: the answer of %r fails the check %r", weak, why)
+            rejected = answer
+            made = (*answer.made[:-1], replace(answer.made[-1], error=f"rejected: {why}"))
+        others = sorted(others, key=lambda name: name != self._strong)
+        try:
+            return await self._in_order(others, body, stream=stream, attempts=made)
+        except UpstreamError as error:
+            if rejected is None:
+                raise
+            return replace(rejected, made=error.attempts)
 
     async def _in_order(
         self,
@@ -91,7 +117,8 @@ class Caller:
         window: int | None = None
         for name in self._health.order(models):
             target = self._targets[name]
-            if window is not None and not _is_larger(target.model, window):
+            size = target.model.context_window
+            if window is not None and size is not None and size <= window:
                 continue
             outcome = await self._tries(target, body, made, stream=stream, deadline=deadline)
             if isinstance(outcome, Answer):
@@ -100,9 +127,7 @@ class Caller:
             if outcome[-1].kind is FailureKind.STOP:
                 raise refused(made, outcome[-1], self._secrets) from None
             if outcome[-1].kind is FailureKind.WINDOW:
-                window = target.model.context_window or 0
-        if not failures:
-            raise RefusedError(500, "no_model", "the plan names no model")
+                window = size or 0
         if not any(each.kind in {FailureKind.RETRY, FailureKind.NEXT} for each in failures):
             raise refused(made, failures[-1], self._secrets) from None
         waits = [each.retry_after_s for each in failures if each.retry_after_s is not None]
@@ -110,7 +135,7 @@ class Caller:
 
     async def _tries(
         self,
-        target: Target,
+        target: ModelCall,
         body: Mapping[str, Any],
         made: list[Attempt],
         *,
@@ -121,8 +146,6 @@ class Caller:
         name, clock = target.model.name, asyncio.get_running_loop().time
         failures: list[CallError] = []
         for turn in range(self._settings.retries + 1):
-            if clock() >= deadline:
-                break
             start = time.perf_counter()
             try:
                 return await self._once(target, body, stream=stream, within_s=deadline - clock())
@@ -138,16 +161,22 @@ class Caller:
             failures.append(failure)
             if clock() >= deadline:
                 break
-            self._note(name, failure, seconds)
+            if failure.counts:
+                late = failure.name == "Timeout" and failure.status is None
+                self._health.failed(name, seconds if late else None)
+            if failure.kind in {FailureKind.RETRY, FailureKind.NEXT}:
+                logger.warning("model %r failed: %s, status %s", name, failure.name, failure.status)
             pause = pause_s(failure, turn, _BACKOFF_S)
             is_last = turn == self._settings.retries
             if failure.kind is not FailureKind.RETRY or is_last or pause > _LONGEST_WAIT_S:
                 return failures
             await asyncio.sleep(pause)
+            if clock() >= deadline:
+                break
         raise all_failed(made, None)
 
     async def _once(
-        self, target: Target, body: Mapping[str, Any], *, stream: bool, within_s: float
+        self, target: ModelCall, body: Mapping[str, Any], *, stream: bool, within_s: float
     ) -> Answer:
         """One call of one model. Raises CallError."""
         name, start = target.model.name, time.perf_counter()
@@ -174,13 +203,6 @@ class Caller:
         usage = response["usage"] if any(response["usage"].values()) else None
         return Answer(name, response, made=(Attempt(name, 200, None, seconds, usage),))
 
-    def _note(self, name: str, failure: CallError, seconds: float) -> None:
-        if failure.counts:
-            late = failure.name == "Timeout" and failure.status is None
-            self._health.failed(name, seconds if late else None)
-        if failure.kind in {FailureKind.RETRY, FailureKind.NEXT}:
-            logger.warning("model %r failed: %s, status %s", name, failure.name, failure.status)
-
 
 async def _completed(request: dict[str, Any], http: HttpAnswer) -> dict[str, Any]:
     """The completion. Raises what LiteLLM raises, and BadAnswerError."""
@@ -195,7 +217,3 @@ async def _completed(request: dict[str, Any], http: HttpAnswer) -> dict[str, Any
     if not response["choices"]:
         raise BadAnswerError("no choices")
     return response
-
-
-def _is_larger(model: Model, window: int) -> bool:
-    return model.context_window is None or model.context_window > window

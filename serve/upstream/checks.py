@@ -6,6 +6,7 @@ Each looks at every choice of a completion. They never raise: what cannot be jud
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 Check = Literal["empty", "refusal", "json", "schema"]
@@ -52,7 +53,7 @@ def _fails(check: Check, choice: Mapping[str, Any], body: Mapping[str, Any]) -> 
         return len(said) <= _LONGEST_REFUSAL and _REFUSAL.match(said) is not None
     wanted = _wanted(message, body)
     if check == "json":
-        return any(_parsed(text) is _BROKEN for text, _ in wanted)
+        return any(not _conforms(text, None) for text, _ in wanted)
     return any(schema is not None and not _conforms(text, schema) for text, schema in wanted)
 
 
@@ -78,37 +79,28 @@ def _wanted(
     yield message.get("content") or "", schema
 
 
-_BROKEN = object()
-
-
-def _parsed(text: object) -> object:
-    try:
-        return json.loads(text) if isinstance(text, str) else _BROKEN
-    except (ValueError, RecursionError):
-        return _BROKEN
-
-
-def _conforms(text: str, schema: object) -> bool:
+def _conforms(text: object, schema: object) -> bool:
     """False where `text` is no JSON or breaks the schema; a schema that is none judges nothing."""
     from jsonschema.exceptions import ValidationError  # type: ignore[import-untyped]
 
-    value = _parsed(text)
-    if value is _BROKEN or not isinstance(schema, Mapping | bool):
-        return value is not _BROKEN
+    try:
+        value = json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
+        return False
+    if not isinstance(text, str) or not isinstance(schema, Mapping | bool):
+        return isinstance(text, str)
     try:
         _validator(schema).validate(value)
     except ValidationError:
         return False
-    # A client's schema may be wrong, endless, or refer to what is not there.
-    except Exception:  # noqa: BLE001
+    except Exception:  # noqa: BLE001 - it may be wrong, endless, or refer to what is not there
         return True
     return True
 
 
 def _validator(schema: Mapping[str, Any] | bool) -> Any:
-    """Of JSON Schema 2020-12, safe for a client's schema: it fetches nothing (an empty registry),
-    runs no patterns (a regular expression can take hours), and follows a limited number of
-    references."""
+    """Of JSON Schema 2020-12, safe for a client's schema: it fetches nothing, runs no patterns (one
+    can take hours), and follows a limited number of references."""
     from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
     from jsonschema.validators import extend  # type: ignore[import-untyped]
     from referencing import Registry
@@ -116,22 +108,15 @@ def _validator(schema: Mapping[str, Any] | bool) -> Any:
     known = dict(Draft202012Validator.VALIDATORS)
     left = iter(range(_MOST_REFERENCES))
 
-    def counted(name: str) -> Any:
-        def follow(*arguments: Any) -> Any:
-            next(left)  # past the last it raises, and nothing is judged
-            return known[name](*arguments)
+    def counted(name: str, *arguments: Any) -> Any:
+        next(left)  # past the last it raises, and nothing is judged
+        return known[name](*arguments)
 
-        return follow
-
-    def without_patterns(name: str) -> Any:
-        def check(validator: Any, value: Any, instance: Any, own: Any) -> Any:
-            has_patterns = "patternProperties" in own
-            return () if has_patterns else known[name](validator, value, instance, own)
-
-        return check
+    def unless_patterns(name: str, validator: Any, value: Any, instance: Any, own: Any) -> Any:
+        return () if "patternProperties" in own else known[name](validator, value, instance, own)
 
     changed: dict[str, Any] = dict.fromkeys(("pattern", "patternProperties"), lambda *_: ())
-    changed |= {name: counted(name) for name in ("$ref", "$dynamicRef")}
+    changed |= {name: partial(counted, name) for name in ("$ref", "$dynamicRef")}
     unknown = ("additionalProperties", "unevaluatedProperties")
-    changed |= {name: without_patterns(name) for name in unknown}
+    changed |= {name: partial(unless_patterns, name) for name in unknown}
     return extend(Draft202012Validator, changed)(schema, registry=Registry())

@@ -1,6 +1,7 @@
-"""The calls that were made, and what a client gets to read where none was answered."""
+"""The calls that were made, which models fail, and what a client reads where none was answered."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,15 +15,13 @@ _ALL = {
     "HTTP 429": (429, "upstream_rate_limited"),
     "HTTP 503": (503, "upstream_unavailable"),
 }
+_WEIGHT = 0.2  # of the newest in the moving average
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One call of one model. `status` is HTTP's, None where no answer came; `error` a word for it.
-
-    `usage` is what the provider counted, None where it did not say. `seconds` is the time spent
-    waiting for the provider.
-    """
+    """One call of one model. `status` is HTTP's, None where no answer came; `error` a word for it;
+    `seconds` the time spent waiting; `usage` what the provider counted, None if it did not say."""
 
     model: str
     status: int | None
@@ -44,8 +43,7 @@ class Attempt:
 
 
 class UpstreamError(RefusedError):
-    """No model answered, or one says that the request is wrong (`final`: no other was or should
-    be asked). `attempts` as far as they went; what has usage has to be paid.
+    """No model answered, or one says that the request is wrong (`final`: no other is to be asked).
 
     Its text names models and causes only and may be written down. `detail`, what the provider said
     of the client's own request, is for that client alone: it may quote the prompt.
@@ -101,3 +99,50 @@ def all_failed(attempts: Sequence[Attempt], wait_s: float | None) -> UpstreamErr
     headers = {"Retry-After": str(max(1, round(wait_s or 1)))} if status == 429 else {}
     message = f"no model could answer: {told}"
     return UpstreamError(status, code, message, attempts=attempts, headers=headers)
+
+
+class Health:
+    """Failures in a row and cooldowns, as one process sees them. Never blocks, never raises."""
+
+    def __init__(
+        self, failures: int, cooldown_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._limit = failures
+        self._cooldown_s = cooldown_s
+        self._clock = clock
+        self._failed: dict[str, int] = {}
+        self._until: dict[str, float] = {}
+        self._seconds: dict[str, float] = {}
+
+    def succeeded(self, model: str, seconds: float) -> None:
+        """The model answered, after `seconds` of waiting for it."""
+        self._failed.pop(model, None)
+        self._until.pop(model, None)
+        self._took(model, seconds)
+
+    def failed(self, model: str, seconds: float | None = None) -> None:
+        """It failed; `seconds` where it let one wait. After a cooldown the count goes on: a model
+        that is still down cools again at once."""
+        self._failed[model] = self._failed.get(model, 0) + 1
+        if self._failed[model] >= self._limit and self._cooldown_s > 0:
+            self._until[model] = self._clock() + self._cooldown_s
+        if seconds is not None:
+            self._took(model, seconds)
+
+    def cooling(self) -> dict[str, float]:
+        """Models that are left alone after failures, and for how many seconds more."""
+        now = self._clock()
+        return {name: until - now for name, until in self._until.items() if until > now}
+
+    def order(self, models: Sequence[str]) -> list[str]:
+        """`models`, those that cool down last: they are asked only where no other answers."""
+        cooling = self.cooling()
+        return sorted(models, key=lambda name: name in cooling)
+
+    def latency(self, model: str) -> float | None:
+        """Seconds that it takes to answer, as a moving average; None before the first answer."""
+        return self._seconds.get(model)
+
+    def _took(self, model: str, seconds: float) -> None:
+        before = self._seconds.get(model, seconds)
+        self._seconds[model] = before + _WEIGHT * (seconds - before)

@@ -2,10 +2,8 @@
 
 LiteLLM takes its own settings (where to send a request, with which key) from the same keywords as
 a request's parameters. A client's body must never reach those. What is not a parameter of OpenAI's
-chat completions goes, as `extra_body` and under the name that the client gave it, to servers that
-speak OpenAI's API. To them too it may not say where an answer comes from, nor stand for the
-messages: see `is_barred`. Other providers would take it for fields of their own API (an answer's
-length, the messages themselves): of further names they get those of `SAMPLING` alone.
+chat completions goes, as `extra_body`, to servers that speak OpenAI's API, unless `is_barred`.
+Others would take it for fields of their own API: of further names they get those of `SAMPLING`.
 """
 
 import re
@@ -85,11 +83,10 @@ _WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+(?![a-z])")
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """A model as a caller's every request has it. `provider`: LiteLLM's name for who serves it.
-    `params`: the keywords of every call, constant, for LiteLLM keeps a client and its connections
-    for each combination of key, address and timeout. `beside`: parameters that go to the provider
-    past LiteLLM, which would refuse them; `left_out`: names that are not sent."""
+class ModelCall:
+    """A model as a caller's every request has it. `params`: the keywords of every call, constant,
+    for LiteLLM keeps a client and its connections for each key, address and timeout. `beside`:
+    parameters that go to the provider past LiteLLM, which would refuse them."""
 
     model: Model
     provider: str
@@ -99,7 +96,7 @@ class Target:
     fetches_urls: bool
 
     @classmethod
-    def of(cls, model: Model, settings: CallSettings) -> "Target":
+    def of(cls, model: Model, settings: CallSettings) -> "ModelCall":
         """A server that speaks OpenAI's API gets all that changes no answer, and where LiteLLM
         does not know its model, all else too. Other providers are not sent what changes no answer.
         """
@@ -116,11 +113,8 @@ class Target:
         return cls(model, provider, params, beside, left_out, settings.fetch_urls)
 
     def keywords(self, body: Mapping[str, Any], *, stream: bool) -> dict[str, Any]:
-        """Keywords of `litellm.acompletion` for a client's `body`.
-
-        The client's parameters come before the model's own; what those have in `extra_body` comes
-        before the client's further names.
-        """
+        """Keywords of `litellm.acompletion` for a client's `body`, whose parameters come before the
+        model's own; what those have in `extra_body` comes before the client's further names."""
         is_openai = self.provider in OPENAI_API
         known = PARAMETERS - self.beside if is_openai else PARAMETERS | SAMPLING
         request = {**self.params, "model": self.model.litellm_model}
@@ -140,7 +134,10 @@ class Target:
         if stream:
             request["stream"] = True
             # Without usage there is nothing to charge by; who did not ask for it does not get it.
-            request["stream_options"] = {**_stream_options(body), "include_usage": True}
+            request["stream_options"] = {
+                **(body.get("stream_options") or {}),
+                "include_usage": True,
+            }
         return request
 
     def check_addresses(self, body: Mapping[str, Any]) -> None:
@@ -172,9 +169,4 @@ def is_barred(name: str) -> bool:
 
 def wants_usage(body: Mapping[str, Any]) -> bool:
     """Whether the client asked for usage in its stream."""
-    return _stream_options(body).get("include_usage") is True
-
-
-def _stream_options(body: Mapping[str, Any]) -> Mapping[str, Any]:
-    options = body.get("stream_options")
-    return options if isinstance(options, Mapping) else {}
+    return (body.get("stream_options") or {}).get("include_usage") is True

@@ -12,7 +12,7 @@ Json = dict[str, Any]
 def completion(raw: Mapping[str, Any]) -> Json:
     """A ModelResponse of LiteLLM, dumped, as OpenAI's `chat.completion`."""
     answer = _envelope(raw, "chat.completion", "message")
-    return {**answer, "usage": _without_none(raw.get("usage") or {})}
+    return {**answer, "usage": raw.get("usage") or {}}
 
 
 def read(http: HttpAnswer) -> Json | None:
@@ -45,24 +45,20 @@ async def pieces(stream: Any, http: HttpAnswer) -> AsyncIterator[Json]:
     async for part in stream:
         raw = dumped(part)
         chunk = _envelope(raw, "chat.completion.chunk", "delta")
-        yield {**chunk, "usage": _without_none(raw.get("usage") or {})}
+        yield {**chunk, "usage": raw.get("usage") or {}}
 
 
 def dumped(part: Any) -> Json:
-    """A model of pydantic's as a dict, without warnings that quote fields of unexpected types."""
-    found: Json = part.model_dump(warnings=False)
+    """A model of pydantic's as a dict, without the fields that nobody filled in, and without
+    warnings that quote fields of unexpected types."""
+    found: Json = part.model_dump(exclude_none=True, warnings=False)
     return found
 
 
 def _envelope(raw: Mapping[str, Any], kind: str, part: str) -> Json:
-    answer = {
-        "id": raw.get("id"),
-        "object": kind,
-        "created": raw.get("created"),
-        "model": raw.get("model"),
-        "choices": [_choice(each, part) for each in raw.get("choices") or ()],
-    }
-    return _with_more(answer, raw)
+    answer: Json = {name: raw.get(name) for name in ("id", "object", "created", "model")}
+    choices = [_choice(each, part) for each in raw.get("choices") or ()]
+    return _with_more({**answer, "object": kind, "choices": choices}, raw)
 
 
 def _choice(raw: Json, part: str) -> Json:
@@ -82,11 +78,8 @@ def _with_more(known: Json, raw: Mapping[str, Any]) -> Json:
 
 def _unwrapped(raw: Mapping[str, Any]) -> Json:
     """Without what LiteLLM adds, and with the provider's own fields back in their place."""
-    own = raw.get("provider_specific_fields") or {}
-    plain = {n: value for part in (own, raw) for n, value in part.items() if value is not None}
+    plain = {**(raw.get("provider_specific_fields") or {}), **raw}
     plain.pop("provider_specific_fields", None)
-    if isinstance(plain.get("tool_calls"), list):
-        plain["tool_calls"] = [_without_none(call) for call in plain["tool_calls"]]
     _flatten(plain)
     return plain
 
@@ -108,12 +101,3 @@ def _texts(parts: list[Any], kind: str) -> str:
     """The texts of the parts of this type, which may be in parts themselves."""
     found = [p.get(kind) for p in parts if isinstance(p, Mapping) and p.get("type") == kind]
     return "".join(_texts(p, "text") if isinstance(p, list) else str(p or "") for p in found)
-
-
-def _without_none(raw: Mapping[str, Any]) -> Json:
-    """Without the fields that nobody filled in, at any depth."""
-    return {
-        name: _without_none(value) if isinstance(value, Mapping) else value
-        for name, value in raw.items()
-        if value is not None
-    }
