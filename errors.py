@@ -55,6 +55,10 @@ class DataError(ThriftrouteError, ValueError):
             where += f"{', ' if where else ''}field {field!r}"
         super().__init__(f"{where}: {problem}" if where else problem)
 
+    def at(self, path: str | Path, line: int | None = None) -> "DataError":
+        """The same problem, of a row at that place."""
+        return DataError(self.problem, path=path, line=line, field=self.field)
+
 
 class BundleError(ThriftrouteError):
     """A bundle that cannot be used. `path` is its folder."""

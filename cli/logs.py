@@ -23,7 +23,7 @@ FormatOption = Annotated[
     typer.Option("--format", help="auto, openai, litellm, langfuse, otel, records or logs."),
 ]
 RouterOption = Annotated[
-    str, typer.Option("--router", help="The bundle that embeds: mf, bert or a folder.")
+    str, typer.Option("--router", help="The bundle that embeds: mf, bert, fast or a folder.")
 ]
 ClustersOption = Annotated[
     int | None, typer.Option("--clusters", min=1, help="Kinds of request; by default up to 20.")
@@ -79,28 +79,26 @@ def import_(
 
     Example: thriftroute logs import spend.jsonl --out logs.jsonl --sample 500 --mask --report
     """
-    from ..data.logs.import_rows import Options
     from ..data.logs.importing import import_logs
     from ..data.logs.show import show_import
 
     if rejects is not None and not skip_bad:
         raise ConfigError("--rejects takes what --skip-bad skips: give both")
-    options = Options(
-        format=format,
-        sample=sample,
-        report=report,
-        at_least=at_least,
-        clusters=clusters,
-        mask=mask,
-        on_bad="skip" if skip_bad else "stop",
-        rejects=rejects,
-        seed=seed,
-    )
     with _progress() as progress:
         result = import_logs(
             files,
             out,
-            options,
+            _options(
+                skip_bad,
+                format=format,
+                sample=sample,
+                report=report,
+                at_least=at_least,
+                clusters=clusters,
+                mask=mask,
+                rejects=rejects,
+                seed=seed,
+            ),
             embedder=_embedder(router) if report or sample is not None else None,
             language=_language() if report else None,
             workers=workers,
@@ -108,8 +106,8 @@ def import_(
         )
     if as_json:
         print_json({"out": str(out), **result.to_dict()})
-        return
-    show_import(result, out)
+    else:
+        show_import(result, out)
 
 
 @logs.command("report")
@@ -127,25 +125,24 @@ def report_(
 
     Example: thriftroute logs report logs.jsonl
     """
-    from ..data.logs.import_rows import Options
     from ..data.logs.importing import describe_logs
     from ..data.logs.show import show_traffic
 
-    options = Options(
-        format=format,
-        clusters=clusters,
-        mask=mask,
-        on_bad="skip" if skip_bad else "stop",
-        seed=seed,
-    )
+    options = _options(skip_bad, format=format, clusters=clusters, mask=mask, seed=seed)
     with _progress() as progress:
         traffic = describe_logs(
             files, options, embedder=_embedder(router), language=_language(), progress=progress
         )
     if as_json:
         print_json(asdict(traffic))
-        return
-    show_traffic(traffic)
+    else:
+        show_traffic(traffic)
+
+
+def _options(skip_bad: bool, **options: Any) -> Any:
+    from ..data.logs.import_rows import ImportSettings
+
+    return ImportSettings(on_bad="skip" if skip_bad else "stop", **options)
 
 
 def _embedder(name: str) -> Any:
@@ -155,7 +152,7 @@ def _embedder(name: str) -> Any:
 
     router = load_router(name)
     if not isinstance(router, BundleRouter):
-        raise RoutingError(f"router {name!r} does not embed: give mf, bert or a bundle's folder")
+        raise RoutingError(f"router {name!r} does not embed: give a bundle's name or folder")
     return CachedScorer(router.scorer)
 
 
@@ -172,31 +169,27 @@ def _language() -> Callable[[str], str | None] | None:
 @contextlib.contextmanager
 def _progress() -> Iterator[Callable[[str, int, int | None], None]]:
     """A line on a terminal's stderr that says how far it is; elsewhere a line now and then."""
-
     console = new_console(stderr=True)
-    with contextlib.ExitStack() as stack:
-        status = stack.enter_context(console.status("starting")) if console.is_terminal else None
-        told = began = time.monotonic()
-        earlier: int | None = 0
+    status = console.status("starting")
+    told = began = time.monotonic()
+    earlier = 0  # entries that an earlier run read
 
-        def show(stage: str, done: int, total: int | None) -> None:
-            nonlocal told, began, earlier
-            now = time.monotonic()
-            if earlier is None:
-                # From here on: of what an earlier run read, only a hash is computed.
-                earlier, began = done, now
-            if stage == "resumed":
-                earlier = None
-                line = f"going on after {done:,} entries, which an earlier run read"
-                console.print(line, highlight=False, soft_wrap=True)
-                return
-            line = f"{stage}: {done:,}" + ("" if total is None else f" of {total:,}")
-            if stage == "reading" and now > began:
-                line += f", {(done - earlier) / (now - began):,.0f} a second"
-            if status is not None:
-                status.update(line)
-            elif now - told >= scale.LINE_EVERY_S:
-                told = now
-                console.print(line, highlight=False, soft_wrap=True)
+    def show(stage: str, done: int, total: int | None) -> None:
+        nonlocal told, began, earlier
+        now = time.monotonic()
+        if stage == "resumed":
+            earlier, began = done, now
+            line = f"going on after {done:,} entries, which an earlier run read"
+            console.print(line, highlight=False, soft_wrap=True)
+            return
+        line = f"{stage}: {done:,}" + ("" if total is None else f" of {total:,}")
+        if stage == "reading" and now > began:
+            line += f", {(done - earlier) / (now - began):,.0f} a second"
+        if console.is_terminal:
+            status.update(line)
+        elif now - told >= scale.LINE_EVERY_S:
+            told = now
+            console.print(line, highlight=False, soft_wrap=True)
 
+    with status if console.is_terminal else contextlib.nullcontext():
         yield show

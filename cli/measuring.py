@@ -41,7 +41,9 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def evaluate(
-    router: Annotated[Texts, Option(help="mf, bert, or a bundle's folder; several times.")] = None,
+    router: Annotated[
+        Texts, Option(help="A built-in one or a bundle's folder; several times.")
+    ] = None,
     benchmark: BenchmarkOption = None,
     data: Annotated[Text, Option(help="A file of scores or comparisons.")] = None,
     strong: StrongOption = None,
@@ -181,6 +183,8 @@ def _run_protocol(
         )
     if name != "own-logs":
         raise ConfigError(f"no protocol {name!r}; there is own-logs")
+    if len(routers) != 1:
+        raise ConfigError(f"--protocol works on one router, got {', '.join(routers)}")
     try:
         numbers = [] if sizes is None else [int(part) for part in sizes.split(",")]
     except ValueError as error:
@@ -191,8 +195,6 @@ def _run_protocol(
     from ..training.own_logs import run_protocol
     from ..training.progress import Progress
 
-    if len(routers) != 1:
-        raise ConfigError(f"--protocol works on one router, got {', '.join(routers)}")
-    say_how = Progress(Console(stderr=True))
     wanted: dict[str, Any] = {"benchmark_names": benchmarks or (), "sizes": numbers}
-    return run_protocol(routers[0], **wanted, draws=draws, seed=seed, progress=say_how)
+    wanted["progress"] = Progress(Console(stderr=True))
+    return run_protocol(routers[0], **wanted, draws=draws, seed=seed)

@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 RouterOption = Annotated[
-    str, typer.Option("--router", help="mf, bert, random, a bundle's folder, or another's name.")
+    str,
+    typer.Option("--router", help="mf, bert, fast, random, a bundle's folder, or another's name."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]

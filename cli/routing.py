@@ -26,9 +26,18 @@ def route(
         str | None, typer.Argument(help="The prompt; '-' reads it from standard input.")
     ] = None,
     router: RouterOption = "mf",
+    strong_share: Annotated[
+        float | None,
+        typer.Option(
+            "--strong-share",
+            help="Share of prompts that goes to the strong model, by the bundle's table; 0.3 where "
+            "no threshold is given.",
+        ),
+    ] = None,
     threshold: Annotated[
-        float, typer.Option("--threshold", help="Strong where score >= threshold, 0 to 1.")
-    ] = 0.5,
+        float | None,
+        typer.Option("--threshold", help="Instead: strong where score >= threshold, 0 to 1."),
+    ] = None,
     messages: Annotated[
         Path | None, typer.Option("--messages", help="A JSON file with OpenAI messages instead.")
     ] = None,
@@ -43,20 +52,27 @@ def route(
 ) -> None:
     """Decide which model should answer one prompt; no model is called.
 
-    Example: thriftroute route --json --router mf --threshold 0.5 "What is 2+2?"
+    Example: thriftroute route --json --router mf --strong-share 0.3 "What is 2+2?"
     """
     from ..router.controller import Controller
+    from ..router.threshold import harder_than
 
+    if threshold is not None and strong_share is not None:
+        raise ConfigError("give --threshold or --strong-share, and not both")
     controller = Controller([router], strong_model, weak_model, context=context)
-    decision = controller.decide(_prompt(prompt, messages), router, threshold)
+    text = _prompt(prompt, messages)
+    decision = controller.decide(text, router, threshold, strong_share=strong_share)
     if as_json:
         print_json(decision.to_dict())
         return
     score = "-" if decision.score is None else f"{decision.score:.4f}"
-    say(
+    line = (
         f"{decision.model}  score {score}, threshold {decision.threshold:g}, router "
         f"{decision.router}, {decision.latency_ms:.1f} ms: {decision.reason}"
     )
+    if decision.percentile is not None and decision.percentile_of is not None:
+        line += f"; {harder_than(decision.percentile, decision.percentile_of)}"
+    say(line)
 
 
 def score(
@@ -71,14 +87,19 @@ def score(
 ) -> None:
     """Print the score of each prompt: the probability that strong's answer is preferred.
 
+    Where the bundle has a table of ordinary prompts, also the share of those that score lower.
+
     Example: thriftroute score --router mf --data prompts.txt --json > scores.jsonl
     """
-    from ..router.routers import checked_scores, load_router
+    from ..router.routers import checked_scores, load_router, tables_of
     from ..router.text import as_conversation, validate_context
+    from ..router.threshold import ORDINARY, percentile_table
 
     if bool(prompts) == bool(data):
         raise ConfigError("give prompts as arguments, or a file with --data")
     loaded = load_router(router, context=validate_context(context))
+    table = percentile_table(tables_of(loaded))
+    of = None if table is None else table.name
     texts: Iterator[str] = iter(prompts or ())
     if data:
         from ..data.readers import read_prompts
@@ -89,14 +110,18 @@ def score(
     while block := list(islice(lines, 256)):
         scores = loaded.scores([as_conversation(text) for _, text in block])
         for value, (index, text) in zip(checked_scores(scores, len(block)), block, strict=True):
+            percentile = None if table is None else table.percentile(float(value))
             if as_json:
-                print_json({"index": index, "score": float(value)}, indent=None)
+                own = {"percentile": percentile, "percentile_of": of}
+                print_json({"index": index, "score": float(value), **own}, indent=None)
+            elif percentile is not None and of == ORDINARY:
+                say(f"{value:.4f}  {min(percentile, 0.99):>3.0%}  {short(text)}")
             else:
                 say(f"{value:.4f}  {short(text)}")
 
 
 def inspect(
-    bundle: Annotated[Path, typer.Argument(help="A bundle's folder, or mf or bert.")],
+    bundle: Annotated[Path, typer.Argument(help="A bundle's folder, or mf, bert or fast.")],
     card: Annotated[bool, typer.Option("--card", help="Print the whole card.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -122,10 +147,12 @@ def inspect(
     validation = manifest.training.get("validation")
     figures = validation if isinstance(validation, dict) else {}
     method = {k: v for k, v in manifest.calibration.items() if k in ("method", "a", "b")}
+    tiers = (manifest.strong, manifest.weak) == ("strong", "weak")
+    of_tiers = "; tiers of models: what it says of a pair that it never saw is what it says of them"
     lines = {
         "kind": f"{manifest.kind}, format {manifest.format}, by {manifest.written_by}",
         "encoder": f"{manifest.encoder}, {manifest.dim}-d, {manifest.max_tokens} tokens",
-        "pair": f"{manifest.strong} (strong), {manifest.weak} (weak)",
+        "pair": f"{manifest.strong} (strong), {manifest.weak} (weak){of_tiers if tiers else ''}",
         "models": f"{len(manifest.models)}: {short(', '.join(manifest.models), 200)}",
         "calibration": json.dumps(method),
         "thresholds": ", ".join(manifest.thresholds) or "none",

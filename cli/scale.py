@@ -32,7 +32,7 @@ def score(
         typer.Argument(help="Logs: imported ones, JSONL that `logs import` reads, or Parquet."),
     ],
     out: Annotated[Path, Option(help="The file of scores: .parquet, or JSONL by another name.")],
-    router: Annotated[str, Option(help="mf, bert, or a bundle's folder.")] = "mf",
+    router: Annotated[str, Option(help="mf, bert, fast, or a bundle's folder.")] = "mf",
     strong: Annotated[str | None, Option(help="Strong, among the bundle's models.")] = None,
     weak: Annotated[str | None, Option(help="Weak, among the bundle's models.")] = None,
     context: Annotated[

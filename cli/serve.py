@@ -48,10 +48,19 @@ def serve(
         str | None, typer.Option("--weak-model", help="The weak model, as LiteLLM names it.")
     ] = None,
     router: Annotated[
-        str | None, typer.Option("--router", help="mf, bert, random or a bundle's folder.")
+        str | None, typer.Option("--router", help="mf, bert, fast, random or a bundle's folder.")
+    ] = None,
+    strong_share: Annotated[
+        float | None,
+        typer.Option(
+            "--strong-share",
+            help="Share of prompts that goes to the strong model, by the bundle's table; 0.3 where "
+            "no threshold is given.",
+        ),
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option("--threshold", help="Strong where score >= threshold, 0 to 1.")
+        float | None,
+        typer.Option("--threshold", help="Instead: strong where score >= threshold, 0 to 1."),
     ] = None,
     strong_price: Annotated[
         str | None, typer.Option("--strong-price", help="IN,OUT in USD per million tokens.")
@@ -85,6 +94,7 @@ def serve(
         "strong_model": strong_model,
         "weak_model": weak_model,
         "router": router,
+        "strong_share": strong_share,
         "threshold": threshold,
         "strong_price": strong_price,
         "weak_price": weak_price,

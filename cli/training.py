@@ -23,7 +23,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def train(
-    kind: Annotated[str, typer.Argument(help="mf or bert.")],
+    kind: Annotated[str, typer.Argument(help="mf, bert or fast.")],
     data: Annotated[
         list[str],
         typer.Option(help="A file, hf:owner/name, or a known source; may be given again."),
@@ -36,7 +36,8 @@ def train(
         str | None, typer.Option(help="A sentence-transformers name or folder.")
     ] = None,
     base: Annotated[
-        str | None, typer.Option(help="The bundle that mf starts from; by default the built-in mf.")
+        str | None,
+        typer.Option(help="The bundle that mf or fast starts from; by default the built-in one."),
     ] = None,
     max_tokens: Annotated[
         int | None, typer.Option(min=16, max=8192, help="Length after truncation.")
@@ -45,7 +46,7 @@ def train(
     min_evidence: Annotated[
         float | None,
         typer.Option(
-            help="mf: stay with the base bundle unless the labels' log evidence is above; 0, 1.",
+            help="Stay with the base bundle unless the labels' log evidence is above; 0, 1.",
         ),
     ] = None,
     validation: Annotated[

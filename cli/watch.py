@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from ..eval.drift.baseline import Baseline
     from ..serve.config.settings import Config
 
 DRIFT = 4  # exit status
@@ -96,10 +95,10 @@ def watch(
 
 def _settings(url: str | None, config: Path | None) -> "Config | None":
     """The server's config: the one that is named, or without a URL the one that lies here."""
-    if config is None and url is not None:
-        return None
     from ..serve.config.loader import load_config
 
+    if config is None and url is not None:
+        return None
     if config is None and not CONFIG.is_file():
         raise ConfigError(
             "nothing to look at: give --url, such as sqlite:///thriftroute.db, or --config"
@@ -120,8 +119,9 @@ class _Recorded:
         self, router: str | None, file: Path | None, alpha: float | None, threshold: float | None
     ) -> bool:
         """Print what differs from the baseline; whether anything does."""
-        from ..eval.drift.baseline import Baseline
+        from ..eval.drift.baseline import Baseline, baseline_of
         from ..eval.drift.drift import examine, print_drift
+        from ..router.routers import load_router, tables_of
         from ..router.threshold import validate_threshold
         from ..serve.records.arms import shadow
 
@@ -135,7 +135,11 @@ class _Recorded:
                 router = configured.name
                 path = configured.checkpoint_path
                 own = {} if path is None else {"checkpoint_path": path}
-        against = _baseline(router, own) if file is None else Baseline.load(file)
+        if file is not None:
+            against = Baseline.load(file)
+        else:
+            tables = tables_of(load_router(router or "mf", own))
+            against = baseline_of(tables, router or "mf")
         if threshold is not None:
             validate_threshold(threshold)
         router = self._known_router(router)
@@ -205,16 +209,6 @@ class _Recorded:
         listed = ", ".join(f"{name} ({count:,})" for name, count in there.items())
         wanted = "say which with --router" if router is None else f"none by {router!r}"
         raise ConfigError(f"several routers scored these decisions: {listed}; {wanted}")
-
-
-def _baseline(router: str | None, own: dict[str, Any]) -> "Baseline":
-    """Of the router's own table; own: settings of the config's router."""
-    from ..eval.drift.baseline import baseline_of
-    from ..router.routers import BundleRouter, load_router
-
-    loaded = load_router(router or "mf", own)
-    tables = loaded.scorer.bundle.manifest.thresholds if isinstance(loaded, BundleRouter) else {}
-    return baseline_of(tables, router or "mf")
 
 
 def _print_shadow(shadow: "Mapping[str, Any]") -> None:

@@ -109,19 +109,14 @@ def load(name: str, files: Files | None = None) -> Benchmark:
 @register("mmlu")
 def mmlu(files: Files) -> Benchmark:
     """MMLU, 14,042 questions less 5 contaminated; rewards are 0 or 1. Duplicates stay."""
-    if files.local is not None:
-        return _from_parquet("mmlu", files.parquet("routellm_mmlu.parquet"))
     names = [f"mmlu/responses/mmlu_{domain}.csv" for domain in MMLU_DOMAINS]
-    return _from_responses("mmlu", files, names, "mmlu/contaminated_prompts.jsonl")
+    return _right_or_wrong("mmlu", files, names)
 
 
 @register("gsm8k")
 def gsm8k(files: Files) -> Benchmark:
     """GSM8K test, 1,319 questions less 12 contaminated; rewards are 0 or 1."""
-    if files.local is not None:
-        return _from_parquet("gsm8k", files.parquet("routellm_gsm8k.parquet"))
-    names = ["gsm8k/gsm8k_responses.csv"]
-    return _from_responses("gsm8k", files, names, "gsm8k/contaminated_prompts.jsonl")
+    return _right_or_wrong("gsm8k", files, ["gsm8k/gsm8k_responses.csv"])
 
 
 @register("mt-bench")
@@ -138,7 +133,7 @@ def mt_bench(files: Files) -> Benchmark:
         contaminated = {r["question_id"] for r in rows if r["contaminated"]}
     else:
         questions = _json_rows(files.remote("mt_bench/question.jsonl"))
-        bad = _contaminated(files, "mt_bench/contaminated_prompts.jsonl")
+        bad = _contaminated(files, "mt_bench")
         judged = _json_rows(files.remote("mt_bench/judgements.jsonl"))
         grades = [(r["question_id"], r["model"], r["turn"], r["score"]) for r in judged]
         prompts = {q["question_id"]: q["turns"][0] for q in questions}
@@ -146,7 +141,6 @@ def mt_bench(files: Files) -> Benchmark:
     turns: dict[tuple[int, str], dict[int, float]] = {}
     for question, model, turn, grade in grades:
         turns.setdefault((question, _plain(model)), {})[turn] = float(grade)
-    kept = sorted(set(prompts) - contaminated)
 
     def mean_grade(question: int, model: str) -> float:
         graded = turns.get((question, _plain(model)), {})
@@ -157,8 +151,7 @@ def mt_bench(files: Files) -> Benchmark:
             )
         return sum(graded.values()) / 2
 
-    strong, weak = ([mean_grade(q, model) for q in kept] for model in (STRONG, WEAK))
-    return _routellm("mt-bench", [prompts[q] for q in kept], strong, weak, len(contaminated))
+    return _routellm("mt-bench", prompts, contaminated, mean_grade)
 
 
 def from_table(table: PairTable, name: str = "data") -> Benchmark:
@@ -200,58 +193,57 @@ def from_file(
     return from_table(pair_table(read_rows(path), strong, weak), name or Path(path).stem)
 
 
-def _from_parquet(name: str, path: Path) -> Benchmark:
-    """Both models of one question share (task, row); questions come in that order."""
-    rewards: dict[tuple[str, int], dict[str, float]] = {}
-    prompts: dict[tuple[str, int], str] = {}
-    contaminated: set[tuple[str, int]] = set()
-    for row in _parquet(path, ["task", "row", "model", "score", "prompt", "contaminated"]):
-        key = (row["task"], row["row"])
-        rewards.setdefault(key, {})[_plain(row["model"])] = row["score"]
-        prompts[key] = row["prompt"]
-        if row["contaminated"]:
-            contaminated.add(key)
-    kept = sorted(set(prompts) - contaminated)
-    try:
-        strong, weak = ([rewards[key][_plain(model)] for key in kept] for model in (STRONG, WEAK))
-    except KeyError as error:
-        raise EvaluationError(f"{path}: a question has no row of {error}") from error
-    return _routellm(name, [prompts[key] for key in kept], strong, weak, len(contaminated))
+def _right_or_wrong(name: str, files: Files, responses: Iterable[str]) -> Benchmark:
+    """From Parquet rows of a question and model, else from CSV rows of a question with a True or
+    False for each model; questions in their order."""
+    key: Any
+    prompts: dict[Any, str] = {}
+    rewards: dict[Any, dict[str, float | None]] = {}
+    contaminated = set()
+    if files.local is not None:
+        columns = ["task", "row", "model", "score", "prompt", "contaminated"]
+        for row in _parquet(files.parquet(f"routellm_{name}.parquet"), columns):
+            key = (row["task"], row["row"])
+            prompts[key] = row["prompt"]
+            rewards.setdefault(key, {})[_plain(row["model"])] = row["score"]
+            if row["contaminated"]:
+                contaminated.add(key)
+    else:
+        bad = _contaminated(files, name)
+        for one in responses:
+            with files.remote(one).open(encoding="utf-8", newline="") as file:
+                for answers in csv.DictReader(file):
+                    key = len(prompts)
+                    prompts[key] = answers["prompt"]
+                    # A short row has None in its last columns.
+                    rewards[key] = {
+                        _plain(model): {"true": 1.0, "false": 0.0}.get(str(said).strip().lower())
+                        for model, said in answers.items()
+                    }
+        contaminated = {key for key, prompt in prompts.items() if prompt in bad}
 
+    def reward(key: Any, model: str) -> float:
+        found = rewards[key].get(_plain(model))
+        if found is None:
+            raise EvaluationError(f"{name}: no column, no row, or no True or False, for {model}")
+        return found
 
-def _from_responses(name: str, files: Files, names: Iterable[str], contaminated: str) -> Benchmark:
-    """From CSV rows with a prompt and a True/False column a model."""
-    every = []
-    for one in names:
-        with files.remote(one).open(encoding="utf-8", newline="") as file:
-            every += [{_plain(k): v for k, v in row.items()} for row in csv.DictReader(file)]
-    bad = _contaminated(files, contaminated)
-    kept = [row for row in every if row["prompt"] not in bad]
-
-    def rewards(model: str) -> list[float]:
-        values = {"true": 1.0, "false": 0.0}
-        try:
-            return [values[row[_plain(model)].strip().lower()] for row in kept]
-        except (KeyError, AttributeError) as error:  # a short row has None in its last columns
-            raise EvaluationError(
-                f"{name}: no column, or no True or False, for {model}: {error}"
-            ) from error
-
-    prompts = [row["prompt"] for row in kept]
-    return _routellm(name, prompts, rewards(STRONG), rewards(WEAK), len(every) - len(kept))
+    return _routellm(name, prompts, contaminated, reward)
 
 
 def _routellm(
-    name: str, prompts: list[str], strong: list[float], weak: list[float], contaminated: int
+    name: str, prompts: Mapping[Any, str], contaminated: set[Any], reward: Callable[..., float]
 ) -> Benchmark:
+    kept = sorted(set(prompts) - contaminated)
+    strong, weak = (np.array([reward(q, model) for q in kept], float) for model in (STRONG, WEAK))
     return Benchmark(
         name=name,
-        prompts=prompts,
-        strong=np.array(strong, dtype=np.float64),
-        weak=np.array(weak, dtype=np.float64),
+        prompts=[prompts[q] for q in kept],
+        strong=strong,
+        weak=weak,
         strong_model=STRONG,
         weak_model=WEAK,
-        dropped={"contaminated": contaminated},
+        dropped={"contaminated": len(contaminated)},
     )
 
 
@@ -276,8 +268,9 @@ def _json_rows(path: Path) -> list[dict[str, Any]]:
             ) from error
 
 
-def _contaminated(files: Files, name: str) -> set[str]:
-    return {row["eval_prompt"] for row in _json_rows(files.remote(name))}
+def _contaminated(files: Files, folder: str) -> set[str]:
+    rows = _json_rows(files.remote(f"{folder}/contaminated_prompts.jsonl"))
+    return {row["eval_prompt"] for row in rows}
 
 
 # The 57 subjects of MMLU (Hendrycks et al. 2021, arXiv 2009.03300), by the names of their files.

@@ -8,7 +8,7 @@ resampled with the same seed see the same resamples, so the difference of their 
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -90,7 +90,7 @@ def bootstrap(
     gain, positive = (r_strong - r_weak)[order], win[order]
     grid = np.asarray(shares, dtype=np.float64)
     member = ece_bins(s) if np.all((s >= 0) & (s <= 1)) else None
-    parts: list[Samples] = []
+    parts = []
     for counts in resample_counts(s.size, resamples, seed=seed):
         ranked = counts[:, order]
         calls = np.add.reduceat(ranked, starts, axis=1)
@@ -100,18 +100,10 @@ def bootstrap(
         if member is not None:
             bins = [member == b for b in range(ECE_BINS)]
             error = np.sum([np.abs(counts[:, b] @ (win - s)[b]) for b in bins], axis=0) / s.size
-        parts.append(
-            Samples(
-                apgr=apgr_of_groups(calls, gains),
-                cpt50=cpt_of_groups(calls, gains, 0.5),
-                cpt80=cpt_of_groups(calls, gains, 0.8),
-                auc=auc_of_groups(wins, calls - wins),
-                ece=error,
-                pgr=_recovered(calls, gains, grid),
-            )
-        )
-    names = [one.name for one in fields(Samples)]
-    return Samples(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+        cpts = [cpt_of_groups(calls, gains, target) for target in (0.5, 0.8)]
+        found = apgr_of_groups(calls, gains), *cpts, auc_of_groups(wins, calls - wins), error
+        parts.append((*found, _recovered(calls, gains, grid)))
+    return Samples(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def _recovered(calls: Floats, gains: Floats, grid: Floats) -> Floats:
@@ -129,10 +121,8 @@ def resampled_apgr(scores: Floats, gain: Floats, counts: Floats) -> Floats:
     `resample_counts` gives them -> float64[b], NaN where a resample has no gap."""
     order, starts = tied_groups(scores)
     drawn = counts[:, order]
-    return apgr_of_groups(
-        np.add.reduceat(drawn, starts, axis=1),
-        np.add.reduceat(drawn * gain[order], starts, axis=1),
-    )
+    sums = [np.add.reduceat(one, starts, axis=1) for one in (drawn, drawn * gain[order])]
+    return apgr_of_groups(sums[0], sums[1])
 
 
 def interval(samples: npt.ArrayLike) -> Interval:

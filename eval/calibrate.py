@@ -5,7 +5,7 @@ needs prices too; `pricing` finds those.
 """
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -31,29 +31,29 @@ NEIGHBOURS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Threshold:
-    """`strong_pct`: the share of strong calls on the n prompts, `interval`: its Wilson 95% interval
-    for future prompts of the same kind. `usd_per_1k` (mean cost of 1,000 requests) and `quality`
-    (mean reward) are None where costs or rewards were not given."""
+class Neighbour:
+    """An achievable threshold. `strong_pct`: the share of strong calls on the n prompts,
+    `interval`: its Wilson 95% interval for future prompts of the same kind. `usd_per_1k` (mean cost
+    of 1,000 requests) and `quality` (mean reward) are None where unknown."""
 
     threshold: float
     strong_pct: float
     interval: Interval
     usd_per_1k: float | None
     quality: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Neighbour(_Threshold):
-    """One achievable threshold near the chosen one."""
-
     chosen: bool
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calibration(_Threshold):
-    """A threshold and what it gives. `usd_interval`: bootstrap 95% interval of the cost.
-    `requested` says what was asked for. `warning` is empty unless the result needs a caution."""
+class Calibration:
+    """A threshold and what it gives, as `Neighbour`. `usd_interval`: bootstrap 95% interval of the
+    cost. `requested`: what was asked for. `warning` is empty unless a caution is needed."""
+
+    threshold: float
+    strong_pct: float
+    interval: Interval
+    usd_per_1k: float | None
+    quality: float | None
 
     n: int
     usd_interval: Interval | None
@@ -82,9 +82,8 @@ def calibrate_share(
     costs.
     """
     threshold, achieved = threshold_for_share(scores, share)
-    array = check_scores(scores)
-    warning = _tie_warning(array)
-    if not warning and abs(share - achieved) > 0.01 and array.size >= 100:
+    array, warning = check_scores(scores), ""
+    if abs(share - achieved) > 0.01 and array.size >= 100:
         warning = (
             f"tied scores allow no share nearer to {share:.1%} than {achieved:.1%}; "
             "see the table for the shares that are possible"
@@ -119,9 +118,8 @@ def calibrate_cost(
             "--usd-per-1k or choose a cheaper weak model"
         )
     threshold, achieved, _ = threshold_for_cost(array, *costs, budget / 1000)
-    warning = _tie_warning(array)
-    if not warning and achieved == 1.0:
-        warning = "the budget pays for the strong model on every prompt: no routing is needed"
+    pays = "the budget pays for the strong model on every prompt: no routing is needed"
+    warning = pays if achieved == 1.0 else ""
     requested = {"usd_per_1k": float(budget)}
     return _result(array, threshold, requested, costs, rewards, seed, warning)
 
@@ -137,6 +135,11 @@ def _result(
 ) -> Calibration:
     thresholds, shares = achievable(scores)
     n = scores.size
+    if n > 1 and scores.min() == scores.max():
+        warning = (
+            f"all {n} scores equal {scores[0]:g}: this router cannot tell these prompts "
+            "apart, so every prompt goes to the same model; check the router and the prompts"
+        )
     usd = None if costs is None else costs_by_share(scores, *costs) * 1000
     at = int(np.flatnonzero(thresholds == threshold)[0])
 
@@ -157,20 +160,7 @@ def _result(
         paid = np.where(scores >= threshold, *costs) * 1000
         means = [counts @ paid / n for counts in resample_counts(n, 1000, seed=seed)]
         usd_interval = percentile_interval(np.concatenate(means))
-    table = {index: row(index) for index in _nearby(shares, at)}
-    chosen = {one.name: getattr(table[at], one.name) for one in fields(_Threshold)}
-    return Calibration(
-        **chosen,
-        n=n,
-        usd_interval=usd_interval,
-        requested=requested,
-        table=tuple(table.values()),
-        warning=warning,
-    )
-
-
-def _nearby(shares: Floats, at: int) -> list[int]:
-    """Rows around `at`, about five points of share apart where the data allow it."""
+    # Around the chosen one, about five points of share apart where the data allow it.
     wanted = shares[at] + 0.05 * np.arange(-NEIGHBOURS, NEIGHBOURS + 1)
     wanted = wanted[(wanted > -0.05) & (wanted < 1.05)]
     picked = {int(np.argmin(np.abs(shares - w))) for w in wanted} | {at}
@@ -179,13 +169,13 @@ def _nearby(shares: Floats, at: int) -> list[int]:
         picked.add(min(at + 1, len(shares) - 1))
     if min(picked) == at:
         picked.add(max(at - 1, 0))
-    return sorted(picked)
-
-
-def _tie_warning(scores: Floats) -> str:
-    if scores.size > 1 and scores.min() == scores.max():
-        return (
-            f"all {scores.size} scores equal {scores[0]:g}: this router cannot tell these prompts "
-            "apart, so every prompt goes to the same model; check the router and the prompts"
-        )
-    return ""
+    table = {index: row(index) for index in sorted(picked)}
+    chosen = {name: one for name, one in vars(table[at]).items() if name != "chosen"}
+    return Calibration(
+        **chosen,
+        n=n,
+        usd_interval=usd_interval,
+        requested=requested,
+        table=tuple(table.values()),
+        warning=warning,
+    )

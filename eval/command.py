@@ -1,8 +1,7 @@
 """`thriftroute evaluate` and `thriftroute calibrate`: from the command's options to a report."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from ..router.routers import CHECKPOINTS, BundleRouter, Router, load_router
 from ..router.text import Promptlike, as_conversation
 from ..router.threshold import ThresholdTable
 from . import benchmarks
+from .audit.labels import Labels, read_labels
 from .benchmarks import Benchmark
 from .calibrate import Calibration, calibrate_cost, calibrate_share
 from .metrics import Floats
@@ -75,8 +75,15 @@ def run_evaluation(
     shown = names if isinstance(names, Mapping) else {name: name for name in names}
     routers = {name: load_router(source) for name, source in shown.items()}
     loaded = target.load()
-    encoder = _encoder(list(routers.values())) if knn else None
-    train = None
+    encoder = train = None
+    # The kNN baselines use the embeddings of a frozen encoder where there is one.
+    known = [one for one in routers.values() if isinstance(one, BundleRouter)]
+    frozen = [one for one in known if one.scorer.bundle.manifest.kind == "mf"]
+    if not frozen and (CHECKPOINTS / "mf").is_dir() and knn:
+        built_in = load_router("mf")
+        frozen = [built_in] if isinstance(built_in, BundleRouter) else []
+    if knn and (frozen or known):
+        encoder = CachedScorer((frozen or known)[0].scorer)
     if train_data and encoder is not None:
         if not (target.strong and target.weak):
             raise ConfigError("--train-data needs --strong MODEL and --weak MODEL")
@@ -93,86 +100,93 @@ def run_evaluation(
     )
 
 
-def run_calibration(
+@dataclass(frozen=True, eq=False)
+class ScoredPrompts:
+    """A router's scores float64[n] of n prompts. `labels`, and `costs` of a request on strong and
+    weak, are None where unknown; `assumed`: what the costs rest on."""
+
+    router: Router
+    name: str
+    inputs: list[Promptlike]
+    labels: Labels | None
+    costs: tuple[Floats, Floats] | None
+    assumed: tuple[str, ...]
+    scores: Floats
+
+    def write_table(self) -> None:
+        """Put the table of all shares into the router's bundle, under the prompts' name."""
+        assert isinstance(self.router, BundleRouter)
+        bundle = self.router.scorer.bundle
+        table = ThresholdTable.from_scores(self.name, self.scores)
+        # At the end, also where the name was there before: `share_table` takes the last.
+        others = {n: t for n, t in bundle.manifest.thresholds.items() if n != self.name}
+        tables = {**others, self.name: table}
+        update_manifest(bundle, thresholds=tables)
+
+
+def score_prompts(
     name: str,
     target: Target,
     *,
     prompts: str | None = None,
+    cost: CostOptions | None = None,
+    budget: bool = False,
+    write: bool = False,
+) -> ScoredPrompts:
+    """The one set of prompts that the target or the file `prompts` names, scored by router `name`.
+
+    budget: costs must be known. write: the router must be a bundle that can take a table. Raises
+    ConfigError for options that do not fit together, CalibrationError, and what the loaders raise.
+    """
+    router = load_router(name)
+    if write and not isinstance(router, BundleRouter):
+        raise ConfigError(f"router {name!r} is no bundle: there is nowhere to write a table to")
+    labels = benchmark = None
+    if prompts is None:
+        labels = read_labels(target)
+        benchmark = labels.benchmark
+        label, inputs = benchmark.name, benchmark.inputs()
+    elif target.benchmarks or target.data:
+        raise ConfigError("give one of --prompts, --benchmark and --data")
+    else:
+        label, inputs = Path(prompts).name, list(read_prompts(prompts))
+    if not inputs:
+        raise CalibrationError(f"{prompts} holds no prompt; give at least one")
+    costs, assumed = costs_of(router, inputs, benchmark, cost or CostOptions(), budget)
+    scores = np.asarray(scored(router)(inputs))
+    return ScoredPrompts(router, label, inputs, labels, costs, assumed, scores)
+
+
+def run_calibration(
+    name: str,
+    target: Target,
+    *,
     strong_pct: float | None = None,
     usd_per_1k: float | None = None,
-    cost: CostOptions | None = None,
     write: bool = False,
     seed: int = 0,
+    **options: Any,
 ) -> Calibration:
     """A threshold for a share of strong calls or for a budget, on a benchmark or on own prompts.
 
-    With `write` the table of all shares goes into the bundle, under the benchmark's or file's name.
-    Raises ConfigError, CalibrationError, and what the loaders raise.
+    With `write` the table of all shares goes into the bundle. options: `prompts` and `cost` of
+    `score_prompts`; raises as that.
     """
     if (strong_pct is None) == (usd_per_1k is None):
         raise ConfigError("give either --strong-pct SHARE or --usd-per-1k USD")
     if strong_pct is not None and not 0 <= strong_pct <= 1:
         hint = f"; for {strong_pct:g}% give {strong_pct / 100:g}" if 1 < strong_pct <= 100 else ""
         raise ConfigError(f"--strong-pct is a share from 0 to 1, got {strong_pct:g}{hint}")
-    router = load_router(name)
-    if write:
-        check_writable(router, name)
-    inputs, label, benchmark = _calibration_inputs(target, prompts)
-    budget = usd_per_1k is not None
-    costs, assumptions = costs_of(router, inputs, benchmark, cost or CostOptions(), budget)
-    scores = np.asarray(scored(router)(inputs))
-    rewards = None if benchmark is None else (benchmark.strong, benchmark.weak)
+    on = score_prompts(name, target, budget=usd_per_1k is not None, write=write, **options)
+    rewards = None
+    if on.labels is not None:
+        rewards = on.labels.benchmark.strong, on.labels.benchmark.weak
     if strong_pct is not None:
-        result = calibrate_share(scores, strong_pct, costs, rewards, seed=seed)
+        result = calibrate_share(on.scores, strong_pct, on.costs, rewards, seed=seed)
     else:
-        assert usd_per_1k is not None and costs is not None
-        result = calibrate_cost(scores, usd_per_1k, costs, rewards, seed=seed)
+        assert usd_per_1k is not None and on.costs is not None
+        result = calibrate_cost(on.scores, usd_per_1k, on.costs, rewards, seed=seed)
     if write:
-        write_table(router, label, scores)
+        on.write_table()
     # A budget is only as good as what was assumed for it.
-    warning = "; ".join(filter(None, (result.warning, *assumptions)))
-    return dataclasses.replace(result, warning=warning)
-
-
-def _calibration_inputs(
-    target: Target, prompts: str | None
-) -> tuple[list[Promptlike], str, Benchmark | None]:
-    """(what is scored, its name, the labelled set where it is one)."""
-    if prompts is None:
-        found = target.load()
-        if len(found) != 1:
-            raise ConfigError(f"calibrate on one set of prompts, not on {len(found)}")
-        return found[0].inputs(), found[0].name, found[0]
-    if target.benchmarks or target.data:
-        raise ConfigError("give one of --prompts, --benchmark and --data")
-    inputs: list[Promptlike] = list(read_prompts(prompts))
-    if not inputs:
-        raise CalibrationError(f"{prompts} holds no prompt; give at least one")
-    return inputs, Path(prompts).name, None
-
-
-def check_writable(router: Router, name: str) -> None:
-    """Raises ConfigError unless `router`, called `name`, is a bundle that can take a table."""
-    if not isinstance(router, BundleRouter):
-        raise ConfigError(f"router {name!r} is no bundle: there is nowhere to write a table to")
-
-
-def write_table(router: Router, label: str, scores: Floats) -> None:
-    """Put the table of all shares on `scores` into the router's bundle, under `label`."""
-    if not isinstance(router, BundleRouter):
-        return
-    bundle = router.scorer.bundle
-    tables = {**bundle.manifest.thresholds, label: ThresholdTable.from_scores(label, scores)}
-    plain = {k: v.to_dict() if isinstance(v, ThresholdTable) else v for k, v in tables.items()}
-    update_manifest(bundle, thresholds=plain)
-
-
-def _encoder(routers: Sequence[Router]) -> CachedScorer | None:
-    """Whose embeddings the kNN baselines use: those of a frozen encoder where there is one."""
-    bundles = [router for router in routers if isinstance(router, BundleRouter)]
-    frozen = [router for router in bundles if router.scorer.bundle.manifest.kind == "mf"]
-    if not frozen and (CHECKPOINTS / "mf").is_dir():
-        built_in = load_router("mf")
-        frozen = [built_in] if isinstance(built_in, BundleRouter) else []
-    chosen = (frozen or bundles)[:1]
-    return CachedScorer(chosen[0].scorer) if chosen else None
+    return replace(result, warning="; ".join(filter(None, (result.warning, *on.assumed))))

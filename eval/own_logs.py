@@ -5,20 +5,17 @@
 N items are drawn at random from a benchmark as the user's labelled logs; each method is fitted on
 them and its APGR measured on the rest; and so again for other draws.
 
-Two intervals, for two questions. `ci` is Student's t interval over the draws: the draws share most
-of their test prompts, so it says how the figure varies with the labels that a user happens to
-have, and nothing about other prompts or another benchmark. `prompts_ci` adds the prompts. With A_d
+`ci` is Student's t interval over the draws, which share most of their test prompts: it says how the
+figure varies with the labels that a user happens to have. `prompts_ci` adds the prompts. With A_d
 the APGR of draw d, s_d^2 its bootstrap variance over the rest's prompts, and S^2 the variance of
-the A_d over the D draws, it is
+the A_d over the D draws, it is (by the law of total variance)
 
     mean(A_d) +- 1.96 * sqrt(mean(s_d^2) + S^2 / D)
 
-(the law of total variance). Test prompts are shared, so that what is due to them does not average
-out over draws: it counts in full, as if the rests were one set. What is due to the labels is taken
-as independent from draw to draw, and falls with D. Where N is a large part of n both are rough: the
-rests differ more, so that the first term is too large, and the draws share labels, so that the
-second is too small. Differences of two methods are paired: the same draws, the same rests, the same
-resamples.
+What is due to the shared prompts counts in full, what is due to the labels falls with D. Where N is
+a large part of n both are rough: the first term is too large, since the rests differ more, and the
+second too small, since the draws share labels. Differences of two methods are paired: the same
+draws, rests and resamples.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -138,22 +135,27 @@ def own_logs(
 
     `methods`: by name; "general" is by convention the router without own labels. `against` names
     the methods that all others are compared with, where they are there. `progress` is called with
-    (fits done, fits in all). A draw depends on the seed, its size and its number alone; the same
-    prompt never stands on both sides, so that N may be missed by less than its copies. Whether a
-    draw's labels have one class only is the method's to look after.
+    (fits done, fits in all). A draw depends on the seed, its size and its number alone. Whether
+    its labels have one class only is the method's to look after.
 
-    Raises EvaluationError for a size below 20 or not below n, fewer than 2 draws, no method or one
-    that takes a baseline's name, a benchmark or a rest of it without a gap, and scores that are
-    not one finite number for each prompt of the rest.
+    Raises EvaluationError for settings that make no sense, a benchmark or a rest of it without a
+    gap, and scores that are not one finite number for each prompt of the rest.
     """
-    wanted = _check_sizes(benchmark, sizes, draws)
-    if not methods or LENGTH in methods:
-        raise EvaluationError(
-            f"own logs: methods are {sorted(methods)}; name at least one, and none {LENGTH!r}, "
-            "which is always there"
-        )
-    if bootstraps < 2:
-        raise EvaluationError(f"own logs: {bootstraps} bootstrap resamples; give at least 2")
+    wanted = list(dict.fromkeys(sizes))
+    least, most = min(wanted, default=MIN_SIZE), max(wanted, default=0)
+    for bad, problem in (
+        (not wanted or draws < 2, f"sizes {wanted}, {draws} draws; give at least one size, and at "
+         "least 2 draws"),
+        (least < MIN_SIZE, f"{least} labelled items are too few; give at least {MIN_SIZE}"),
+        (most >= benchmark.n, f"{most} of the {benchmark.n} items of {benchmark.name} leave none "
+         "to test on; give a smaller size"),
+        (not methods or LENGTH in methods, f"methods are {sorted(methods)}; name at least one, "
+         f"and none {LENGTH!r}, which is always there"),
+        (bootstraps < 2, f"{bootstraps} bootstrap resamples; give at least 2"),
+    ):  # fmt: skip
+        if bad:
+            raise EvaluationError(f"own logs: {problem}")
+    check_gap(benchmark.strong, benchmark.weak, f"own logs: {benchmark}")
     lengths = baselines.length_scores(benchmark.prompts)
     every: dict[str, Method] = {**methods, LENGTH: lambda logs: lengths[logs.rest]}
     others = tuple(name for name in against if name in every)
@@ -222,34 +224,13 @@ def embedding_methods(embeddings: npt.NDArray[np.floating]) -> dict[str, Method]
     kNN takes the label that its users know, whether strong was better; ridge the gain.
     """
 
-    def knn(logs: OwnLogs) -> Floats:
-        labels = (logs.strong > logs.weak).astype(np.float64)
-        return baselines.knn_scores(embeddings[logs.rest], embeddings[logs.labelled], labels)
+    def fitted(fit: baselines.FitAndScore, logs: OwnLogs, labels: Floats) -> Floats:
+        return fit(embeddings[logs.rest], embeddings[logs.labelled], labels)
 
-    def ridge(logs: OwnLogs) -> Floats:
-        known, gain = embeddings[logs.labelled], logs.strong - logs.weak
-        return baselines.ridge_scores(embeddings[logs.rest], known, gain)
-
-    return {"knn": knn, "ridge": ridge}
-
-
-def _check_sizes(benchmark: Benchmark, sizes: Sequence[int], draws: int) -> list[int]:
-    wanted = list(dict.fromkeys(sizes))
-    if not wanted or draws < 2:
-        raise EvaluationError(
-            f"own logs: sizes {wanted}, {draws} draws; give at least one size, and at least 2 draws"
-        )
-    if min(wanted) < MIN_SIZE:
-        raise EvaluationError(
-            f"own logs: {min(wanted)} labelled items are too few; give at least {MIN_SIZE}"
-        )
-    if max(wanted) >= benchmark.n:
-        raise EvaluationError(
-            f"own logs: {max(wanted)} of the {benchmark.n} items of {benchmark.name} leave none to "
-            "test on; give a smaller size"
-        )
-    check_gap(benchmark.strong, benchmark.weak, f"own logs: {benchmark}")
-    return wanted
+    return {
+        "knn": lambda o: fitted(baselines.knn_scores, o, (o.strong > o.weak).astype(np.float64)),
+        "ridge": lambda o: fitted(baselines.ridge_scores, o, o.strong - o.weak),
+    }
 
 
 def _row(
@@ -293,17 +274,15 @@ def print_own_logs(report: OwnLogsReport, console: "Console | None" = None) -> N
         line(out, f"strong {report.strong_model}, weak {report.weak_model}")
         cells = []
         for row in sorted(group, key=lambda row: -row.mean):
-            of_row = [
-                row.method,
-                f"{row.mean:.3f} {interval_text(row.prompts_ci)}",
-                f"{row.sd:.3f}",
-            ]
-            of_row += [f"{row.low:.3f} to {row.high:.3f}"] if wide else []
+            apgr_text = f"{row.mean:.3f} {interval_text(row.prompts_ci)}"
+            range_text = [f"{row.low:.3f} to {row.high:.3f}"] if wide else []
+            cells.append([row.method, apgr_text, f"{row.sd:.3f}", *range_text])
             for other in others:
                 gain = row.against.get(other)
-                told = difference_text(gain.mean, gain.prompts_ci) if gain else ""
-                of_row += [told, str(gain.worse) if gain else ""]
-            cells.append(of_row)
+                told = (
+                    (difference_text(gain.mean, gain.prompts_ci), gain.worse) if gain else ("",) * 2
+                )
+                cells[-1] += map(str, told)
         table(out, columns, cells)
     line(
         out,

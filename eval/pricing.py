@@ -51,18 +51,12 @@ def costs_of(
     prices = [_price(side, options) for side in SIDES]
     if not isinstance(router, BundleRouter):
         raise ConfigError("counting tokens needs a bundle's tokenizer: give a bundle as --router")
-    output = options.output_tokens
-    tokens, assumed = request_tokens(
-        inputs,
-        benchmark,
-        router.scorer.count_tokens,
-        ASSUMED_OUTPUT_TOKENS if output is None else output,
-    )
-    strong, weak = (
-        price.costs(tokens["input"], tokens[side])
-        for side, price in zip(SIDES, prices, strict=True)
-    )
-    return (strong, weak), assumed
+    length = ASSUMED_OUTPUT_TOKENS if options.output_tokens is None else options.output_tokens
+    tokens, assumed = request_tokens(inputs, benchmark, router.scorer.count_tokens, length)
+    costs = [
+        price.costs(tokens["input"], tokens[s]) for s, price in zip(SIDES, prices, strict=True)
+    ]
+    return (costs[0], costs[1]), assumed
 
 
 def _price(side: str, options: CostOptions) -> Price:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..terminal import new_console
 from .metrics import Interval
 
 if TYPE_CHECKING:
@@ -47,6 +48,11 @@ def line(out: "Console", text: str, style: str | None = None) -> None:
     from rich.markup import escape
 
     out.print(escape(text), style=style, highlight=False)
+
+
+def plain(*lines: str) -> None:
+    """Print lines on stdout as they stand, never wrapped."""
+    new_console().print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 
 
 def table(

@@ -57,17 +57,14 @@ def print_calibration(result: Calibration, console: "Console | None" = None) -> 
         line(out, f"{result.usd_per_1k:.4g} USD per 1,000 requests ({least:.4g} to {most:.4g})")
     if result.warning:
         line(out, f"warning: {result.warning}")
-    rows = [
-        (
-            "->" if row.chosen else "",
-            format_threshold(row.threshold),
-            f"{row.strong_pct:.1%}",
-            f"{row.interval[0]:.1%} to {row.interval[1]:.1%}",
-            "-" if row.usd_per_1k is None else f"{row.usd_per_1k:.4g}",
-            "-" if row.quality is None else f"{row.quality:.4f}",
-        )
-        for row in result.table
-    ]
+    rows = []
+    for row in result.table:
+        least, most = row.interval
+        share = (f"{row.strong_pct:.1%}", f"{least:.1%} to {most:.1%}")
+        usd = "-" if row.usd_per_1k is None else f"{row.usd_per_1k:.4g}"
+        quality = "-" if row.quality is None else f"{row.quality:.4f}"
+        mark = "->" if row.chosen else ""
+        rows.append((mark, format_threshold(row.threshold), *share, usd, quality))
     columns = ("", "threshold", "strong calls", "95% interval", "USD / 1,000", "mean reward")
     table(out, columns, rows)
 
@@ -108,7 +105,7 @@ def to_html(report: EvaluationReport, images: Mapping[str, bytes]) -> str:
         {
             "name": facts["name"],
             "headline": _headline(facts),
-            "alternative": _alternative(report, facts["name"]),
+            "known": [row for row in _ordered(report, facts["name"]) if row["apgr"] == row["apgr"]],
             "image": base64.b64encode(images[facts["name"]]).decode("ascii"),
             "rows": [(row["kind"], _cells(row)) for row in _ordered(report, facts["name"])],
             "pairs": [
@@ -127,12 +124,8 @@ def to_html(report: EvaluationReport, images: Mapping[str, bytes]) -> str:
 def _ordered(report: EvaluationReport, benchmark: str) -> list[dict[str, Any]]:
     """Routers first, then baselines, each by falling APGR; single models last."""
     rows = [row for row in report.results if row["benchmark"] == benchmark]
-
-    def key(row: dict[str, Any]) -> tuple[bool, float]:
-        apgr = row["apgr"]
-        return row["kind"] != "router", math.inf if math.isnan(apgr) else -apgr
-
-    return sorted(rows, key=key)
+    rows.sort(key=lambda row: math.inf if math.isnan(row["apgr"]) else -row["apgr"])
+    return sorted(rows, key=lambda row: row["kind"] != "router")
 
 
 def _headline(facts: Mapping[str, Any]) -> str:
@@ -156,28 +149,15 @@ def _notes(report: EvaluationReport, facts: Mapping[str, Any]) -> list[str]:
     return costs + notes
 
 
-def _alternative(report: EvaluationReport, name: str) -> str:
-    """The figure in words, for a reader who does not see it."""
-    told = ", ".join(
-        f"{row['router']} {row['apgr']:.3f}"
-        for row in _ordered(report, name)
-        if math.isfinite(row["apgr"])
-    )
-    return f"Mean reward against the share of strong calls on {name}; APGR: {told}"
-
-
 def _cells(row: Mapping[str, Any]) -> list[str]:
-    against, undefined = row["vs_random"], math.isnan(row["apgr"])
+    gain, ends = row["vs_random"]["difference"], row["vs_random"]["ci"]
+    apgr = f"{row['apgr']:.3f} {interval_text(row['apgr_ci'])}"
     return [
         str(row["router"]),
-        "-" if undefined else f"{row['apgr']:.3f} {interval_text(row['apgr_ci'])}",
-        _share(row["cpt50"], row["cpt50_ci"]),
-        _share(row["cpt80"], row["cpt80_ci"]),
-        number_text(row["auc"]),
-        number_text(row["ece"]),
-        "-"
-        if math.isnan(against["difference"])
-        else difference_text(against["difference"], against["ci"]),
+        "-" if math.isnan(row["apgr"]) else apgr,
+        *(_share(row[key], row[f"{key}_ci"]) for key in ("cpt50", "cpt80")),
+        *(number_text(row[key]) for key in ("auc", "ece")),
+        "-" if math.isnan(gain) else difference_text(gain, ends),
     ]
 
 

@@ -103,40 +103,26 @@ def _measure(
     report: EvaluationReport, benchmark: Benchmark, scored: dict[str, Floats], routers: list[str]
 ) -> None:
     """Put what the scores are worth on one benchmark into the report."""
+    rewards = benchmark.strong, benchmark.weak
+    settings: dict[str, Any] = {"resamples": report.bootstraps, "seed": report.seed}
     samples, rows, drawn = {}, [], {}
     for name, scores in scored.items():
-        found = samples[name] = bootstrap(
-            scores,
-            benchmark.strong,
-            benchmark.weak,
-            labels=benchmark.labels,
-            resamples=report.bootstraps,
-            seed=report.seed,
-            shares=SHARES,
-        )
-        curve = tradeoff(scores, benchmark.strong, benchmark.weak)
-        kind = "router" if name in routers else "baseline"
-        rows.append(_row(name, kind, benchmark, _figures(name, benchmark, scores, curve, found)))
-        drawn[name] = _drawn(curve, found)
+        found = bootstrap(scores, *rewards, labels=benchmark.labels, shares=SHARES, **settings)
+        curve = tradeoff(scores, *rewards)
+        rows.append(_row(benchmark, name, _figures(name, benchmark, scores, curve, found)))
+        rows[-1]["kind"] = "router" if name in routers else "baseline"
+        samples[name], drawn[name] = found.apgr, _drawn(curve, found)
     rows += _plain_rows(benchmark, report.seed)
-    report.results.extend(
-        {**row, "seed": report.seed, "bootstraps": report.bootstraps} for row in rows
-    )
+    common = {"seed": report.seed, "bootstraps": report.bootstraps}
+    report.results.extend({**row, **common} for row in rows)
     report.curves[benchmark.name] = drawn
     # Every router against every other, and against every baseline but the oracle.
     apgr = {row["router"]: row["apgr"] for row in rows}
     others = [name for name in samples if name not in routers and name != "oracle"]
-    pairs = [*itertools.combinations(routers, 2), *itertools.product(routers, others)]
-    report.comparisons.extend(
-        {
-            "benchmark": benchmark.name,
-            "a": a,
-            "b": b,
-            "apgr_difference": apgr[a] - apgr[b],
-            "ci": list(interval(samples[a].apgr - samples[b].apgr)),
-        }
-        for a, b in pairs
-    )
+    for a, b in (*itertools.combinations(routers, 2), *itertools.product(routers, others)):
+        ends = list(interval(samples[a] - samples[b]))
+        pair = {"benchmark": benchmark.name, "a": a, "b": b}
+        report.comparisons.append({**pair, "apgr_difference": apgr[a] - apgr[b], "ci": ends})
 
 
 def _scores(
@@ -159,10 +145,8 @@ def _scores(
     if embed is None:
         return scores
     embedded = _blocks(f"{benchmark.name}: embeddings", embed, inputs, shown)
-    fits: dict[str, baselines.FitAndScore] = {
-        "knn": baselines.knn_scores,
-        "ridge": baselines.ridge_scores,
-    }
+    fits: dict[str, baselines.FitAndScore]
+    fits = {"knn": baselines.knn_scores, "ridge": baselines.ridge_scores}
     if train is not None:
         vectors, won = np.asarray(train[0]), np.asarray(train[1], dtype=np.float64)
         scores |= {name: fit(embedded, vectors, won) for name, fit in fits.items()}
@@ -175,21 +159,16 @@ def _scores(
     return scores
 
 
-def _row(name: str, kind: str, benchmark: Benchmark, figures: dict[str, Any]) -> dict[str, Any]:
+def _row(benchmark: Benchmark, name: str, figures: dict[str, Any]) -> dict[str, Any]:
     """A row of the report; what `figures` do not have is undefined."""
-    row: dict[str, Any] = {"router": name, "benchmark": benchmark.name, "kind": kind}
+    row: dict[str, Any] = {"router": name, "benchmark": benchmark.name, "kind": "baseline"}
     row["n"] = benchmark.n
     for key in ("apgr", "cpt50", "cpt80", "auc", "ece"):
         row |= {key: NAN, f"{key}_ci": [NAN, NAN]}
-    return {
-        **row,
-        "strong_mean": float(benchmark.strong.mean()),
-        "weak_mean": float(benchmark.weak.mean()),
-        "brier": NAN,
-        "vs_random": {"difference": NAN, "ci": [NAN, NAN]},
-        "note": NOTES.get(name, ""),
-        **figures,
-    }
+    means = {"strong_mean": benchmark.strong.mean(), "weak_mean": benchmark.weak.mean()}
+    row |= {key: float(mean) for key, mean in means.items()}
+    row |= {"brier": NAN, "vs_random": {"difference": NAN, "ci": [NAN, NAN]}}
+    return {**row, "note": NOTES.get(name, ""), **figures}
 
 
 def _figures(
@@ -198,14 +177,12 @@ def _figures(
     labels = benchmark.labels
     values = {"apgr": curve.apgr(), "cpt50": curve.cpt(0.5), "cpt80": curve.cpt(0.8)}
     values["auc"] = auc(scores, labels)
+    found: dict[str, Any] = {}
     # A length ranks, but is no probability: calibration is not defined for it.
     if np.all((scores >= 0) & (scores <= 1)) and name not in NO_PROBABILITY:
-        values["ece"] = ece(scores, labels)
-    found: dict[str, Any] = dict(values)
-    for key in values:
-        found[f"{key}_ci"] = list(interval(getattr(samples, key)))
-    if "ece" in values:
-        found["brier"] = brier(scores, labels)
+        values["ece"], found["brier"] = ece(scores, labels), brier(scores, labels)
+    found |= values
+    found |= {f"{key}_ci": list(interval(getattr(samples, key))) for key in values}
     # A random router has an APGR of 0.5 in every resample, so the difference is paired.
     ends = [end - 0.5 for end in found["apgr_ci"]]
     found["vs_random"] = {"difference": values["apgr"] - 0.5, "ci": ends}
@@ -234,18 +211,14 @@ def _plain_rows(benchmark: Benchmark, seed: int) -> list[dict[str, Any]]:
     for key, (expected, draws) in drawn.items():
         figures |= {key: expected, f"{key}_ci": list(interval(draws))}
     figures["usd_per_1k"] = _usd(benchmark, np.zeros(benchmark.n), figures)
-    rows = [_row("random", "baseline", benchmark, figures)]
-    for name, rewards, cost in (
-        ("always-strong", benchmark.strong, benchmark.strong_cost),
-        ("always-weak", benchmark.weak, benchmark.weak_cost),
-    ):
-        reward = rewards.mean()
-        figures = {
-            "usd_per_1k": {} if cost is None else {"always": float(1000 * cost.mean())},
-            "reward": reward,
-            "note": f"{NOTES[name]}: mean reward {reward:.4f}",
-        }
-        rows.append(_row(name, "baseline", benchmark, figures))
+    rows = [_row(benchmark, "random", figures)]
+    for side in ("strong", "weak"):
+        reward, cost = getattr(benchmark, side).mean(), getattr(benchmark, f"{side}_cost")
+        usd = {} if cost is None else {"always": float(1000 * cost.mean())}
+        name = f"always-{side}"
+        note = f"{NOTES[name]}: mean reward {reward:.4f}"
+        figures = {"usd_per_1k": usd, "reward": reward, "note": note}
+        rows.append(_row(benchmark, name, figures))
     return rows
 
 
@@ -254,24 +227,20 @@ def _drawn(curve: Curve, samples: Samples) -> dict[str, list[float]]:
     # the part recovered, on the scale of the reward, so that it shows what routing adds.
     gap = curve.strong_mean - curve.weak_mean
     ends = curve.weak_mean + gap * np.array([interval(column) for column in samples.pgr.T])
-    return {
-        "share": SHARES.tolist(),
-        "reward": curve.rewards(SHARES).tolist(),
-        "low": ends[:, 0].tolist(),
-        "high": ends[:, 1].tolist(),
+    drawn = {
+        "share": SHARES,
+        "reward": curve.rewards(SHARES),
+        "low": ends[:, 0],
+        "high": ends[:, 1],
     }
+    return {key: values.tolist() for key, values in drawn.items()}
 
 
 def _facts(benchmark: Benchmark) -> dict[str, Any]:
-    return {
-        "name": benchmark.name,
-        "n": benchmark.n,
-        "strong_model": benchmark.strong_model,
-        "weak_model": benchmark.weak_model,
-        "strong_mean": float(benchmark.strong.mean()),
-        "weak_mean": float(benchmark.weak.mean()),
-        "dropped": dict(benchmark.dropped),
-    }
+    same = {key: getattr(benchmark, key) for key in ("name", "n", "strong_model", "weak_model")}
+    means = {"strong_mean": benchmark.strong.mean(), "weak_mean": benchmark.weak.mean()}
+    same |= {key: float(mean) for key, mean in means.items()}
+    return {**same, "dropped": dict(benchmark.dropped)}
 
 
 def _blocks(

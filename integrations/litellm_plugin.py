@@ -35,9 +35,9 @@ logger = logging.getLogger(__name__)
 class Classifier:
     """Chooses a tier of LiteLLM's complexity router; give it as `classifier_plugin`.
 
-    routers, settings (config, context, threads, on_error): as `Controller` takes them.
+    routers, settings (config, context, threads, ...): as `Controller` takes them.
     threshold: where the model's name has none, and for names of another form ("auto"), which are
-        scored by the first router.
+        scored by the first router; without it `strong_share` of the settings, 0.3.
     bands: instead of a threshold for such names, tier -> the score below which it is chosen, from
         the cheapest tier on, the last 1: {"SIMPLE": 0.2, "MEDIUM": 0.5, "COMPLEX": 1}.
 
@@ -61,8 +61,8 @@ class Classifier:
     async def classify(self, context: "RoutingContext") -> str | None:
         """The tier of a request, from its messages and the model's name. Scores in a thread.
 
-        None, with an error in the log, where the name has no threshold that can be used: LiteLLM's
-        own fallback then answers. Never raises.
+        None, with an error in the log, where the name has no threshold that can be used and the
+        router no table for a strong share: LiteLLM's own fallback then answers. Never raises.
         """
         name = str(context.metadata.get("model_group") or "")
         messages = context.structured_messages or context.raw_messages
@@ -86,14 +86,9 @@ class Classifier:
         choosing is turned off: change the caller's max_tokens, shorten the conversation by a model,
         obey a phrase in the prompt. Raises RoutingError for a name that it cannot route.
         """
-        _, threshold = _target(name, self.controller)
-        if threshold is not None:
-            validate_threshold(threshold)
-        elif self.threshold is None and not self.bands:
-            raise RoutingError(
-                f"model {name!r} has no threshold: name it '{PREFIX}<name>-<threshold>', or give "
-                "the classifier threshold= or bands="
-            )
+        router, threshold = _target(name, self.controller)
+        if threshold is not None or not self.bands:
+            self.controller.threshold_of(router, self.threshold if threshold is None else threshold)
         _check_tiers(tiers)
         config = {
             "classifier_type": "custom",
@@ -159,7 +154,8 @@ class Hook(CustomLogger):
         """Put the chosen model into the request, and the decision into its metadata.
 
         Other models' requests are left alone. A name with a router that is not loaded, or with no
-        threshold, is the client's mistake: HTTP 400. Nothing else is raised.
+        threshold where the router has no table for a strong share, is the client's mistake: HTTP
+        400. Nothing else is raised.
         """
         name = data.get("model")
         if not isinstance(name, str) or not (name in self.aliases or name.startswith(PREFIX)):

@@ -10,6 +10,7 @@ import json
 import re
 import socket
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 
@@ -199,12 +200,9 @@ def _status_elsewhere(error: Exception, http: HttpAnswer) -> int | None:
 
 def _retry_after(http: HttpAnswer) -> float | None:
     """Seconds that the provider asks to wait; None where it does not say, or names a date."""
-    if http.response is None:
-        return None
-    try:
-        return max(0.0, float(http.response.headers["retry-after"]))
-    except (KeyError, ValueError):
-        return None
+    with suppress(AttributeError, KeyError, ValueError):  # no answer, or not in it
+        return max(0.0, float(http.response.headers["retry-after"]))  # type: ignore[union-attr]
+    return None
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

@@ -10,6 +10,7 @@ import logging
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -68,11 +69,8 @@ def refresh(
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
         raise ConfigError(f"--url {address!r}: expected https://")
     # Names that start with ours were registered by a registry in this process.
-    installed = {
-        key: entry
-        for key, entry in litellm.model_cost.items()
-        if key != _EXAMPLE and not key.startswith("thriftroute/")
-    }
+    installed = {k: v for k, v in litellm.model_cost.items() if not k.startswith("thriftroute/")}
+    installed.pop(_EXAMPLE, None)
     body = _download(address, timeout_s, most_bytes)
     models = _checked(body, address, math.ceil(_FEWEST * len(installed)))
     path = map_path()
@@ -110,12 +108,10 @@ def read() -> Copy:
 
     One that cannot be read is passed over with a warning: the installed map is there.
     """
-    try:
-        stamp = map_path().stat()
-    except OSError:
-        return None, {}
-    installed = metadata.version("litellm")
-    return _read_once(map_path(), stamp.st_mtime_ns, stamp.st_size, installed)
+    with suppress(OSError):
+        stamp, installed = map_path().stat(), metadata.version("litellm")
+        return _read_once(map_path(), stamp.st_mtime_ns, stamp.st_size, installed)
+    return None, {}
 
 
 @functools.lru_cache(maxsize=1)
@@ -177,9 +173,8 @@ def _checked(body: bytes, url: str, fewest: int) -> dict[str, dict[str, Any]]:
         if not isinstance(entry, dict) or key == _EXAMPLE:
             continue
         for name in _PRICES:
-            price = entry.get(name, 0.0)
-            number = price is None or type(price) in (int, float)
-            if not number or not 0 <= (price or 0) < math.inf:
+            price = 0 if entry.get(name) is None else entry[name]
+            if type(price) not in (int, float) or not 0 <= price < math.inf:
                 raise DataError(
                     f"{key}: expected a price >= 0, got {price!r}", path=url, field=name
                 )

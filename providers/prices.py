@@ -40,7 +40,7 @@ class Price:
     def parse(cls, text: str) -> "Price":
         """From "IN,OUT". Raises CalibrationError for anything else."""
         try:
-            first, second = (float(part) for part in text.split(","))
+            first, second = map(float, text.split(","))
         except ValueError as error:
             raise CalibrationError(
                 f"price {text!r} is not IN,OUT in USD per 1,000,000 tokens, such as 2.5,10"
@@ -52,14 +52,15 @@ class Price:
 
         Raises CalibrationError for counts that are negative or not finite.
         """
-        tokens_in, tokens_out = np.broadcast_arrays(
-            np.asarray(input_tokens, dtype=np.float64), np.asarray(output_tokens, dtype=np.float64)
-        )
-        for name, tokens in (("input", tokens_in), ("output", tokens_out)):
-            if not np.all(np.isfinite(tokens) & (tokens >= 0)):
+        usd: Floats = np.zeros(())
+        for name, tokens, price in (
+            ("input", input_tokens, self.input), ("output", output_tokens, self.output),
+        ):  # fmt: skip
+            counts = np.asarray(tokens, dtype=np.float64)
+            if not np.all(np.isfinite(counts) & (counts >= 0)):
                 raise CalibrationError(f"{name} token counts must be finite numbers >= 0")
-        usd: Floats = (tokens_in * self.input + tokens_out * self.output) / 1e6
-        return usd
+            usd = usd + counts * price
+        return usd / 1e6
 
 
 def listed_price(model: str, *, option: str) -> Price:
@@ -76,10 +77,8 @@ def listed_price(model: str, *, option: str) -> Price:
             "thriftroute prices refresh"
         ) from None
     # A price such as 2.5e-06 a token, times a million, should read 2.5.
-    return Price(
-        round(found["input_cost_per_token"] * PER, 9),
-        round(found["output_cost_per_token"] * PER, 9),
-    )
+    names = ("input_cost_per_token", "output_cost_per_token")
+    return Price(*(round(found[name] * PER, 9) for name in names))
 
 
 def find(model: str) -> tuple[str, Mapping[str, Any], str]:

@@ -18,26 +18,36 @@ import numpy.typing as npt
 import torch
 from rich.console import Console
 
-from ..data.sources import SOURCES, eval_sources, train_sources
+from ..data.sources import (
+    JUDGED_STRONG,
+    JUDGED_WEAK,
+    ORDINARY,
+    SOURCES,
+    eval_sources,
+    train_sources,
+)
 from ..data.split import split_by_hash
+from ..data.tables import PairTable
 from ..errors import ThriftrouteError
 from ..router.scorer import Scorer
+from ..router.text import Promptlike
 from ..training.embed import embed
 from ..training.encoder import encoder_bundle, load_encoder
-from ..training.models.head import Head
+from ..training.models.head import Head, Memory
 from ..training.models.loop import History, fit
 from ..training.models.mf import CHECKED_PROMPTS, export_head, tier_abilities
-from ..training.prepare import Start, prepare, read_data, split_tables, start_of
+from ..training.prepare import Start, prepare, read_data, split_tables
 from ..training.progress import Progress
 from ..training.settings import KINDS, MFSettings, TrainSettings, evaluation_prompts
 from ..training.write_bundle import Trained, TrainResult, write_trained
 from .difficulty import DifficultyTable, difficulty_table
 from .difficulty_head import (
     GeneralSettings,
+    built_in_head,
     fit_gate,
+    fit_memory,
     general_direction,
-    general_head,
-    local_direction,
+    ordinary_direction,
 )
 from .finetune_encoder import (
     TuneModel,
@@ -47,6 +57,7 @@ from .finetune_encoder import (
     save_encoder,
 )
 from .routellm_mf import fit_routellm
+from .static_encoder import static_bundle
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -54,6 +65,7 @@ Bools = npt.NDArray[np.bool_]
 # Tiers by what the sources know: frontier-class models of their day, and models of the class of
 # Mixtral-8x7B. Names differ from source to source.
 STRONG = (
+    JUDGED_STRONG,
     "gpt-4o-2024-05-13", "gpt-4o-2024-08-06", "gpt-4o", "gpt-4-turbo-2024-04-09", "gpt-4-turbo",
     "claude-3-5-sonnet-20240620", "claude-3-opus-20240229", "gemini-1.5-pro", "gemini-1.5-pro-002",
     "Mistral-Large-2", "Mistral-Large-Instruct-2407", "Llama-3.1-405B-Inst@hyperbolic",
@@ -61,6 +73,7 @@ STRONG = (
     "claude-3-opus", "llama-3.1-405b_aws", "llama-3.1-nemotron-51b-instruct",
 )  # fmt: skip
 WEAK = (
+    JUDGED_WEAK,
     "Mixtral-8x7B-Instruct-v0.1", "gpt-3.5-turbo-0125", "claude-3-haiku-20240307",
     "Meta-Llama-3-8B-Instruct", "Meta-Llama-3.1-8B-Instruct", "Meta-Llama-3_1-8B-Instruct",
     "Mistral-7B-Instruct-v0.2", "Mistral-7B-Instruct-v0.3", "Qwen1.5-7B-Chat", "Qwen2-7B-Instruct",
@@ -73,15 +86,21 @@ DIFFICULTY_WEIGHTS = {"planbench": 0.25, "zeroeval/numersense-v2": 0.25}
 # Sources whose categories are subjects of one exam.
 POOLED = ("mmlu_pro",)
 TUNE = TuneSettings()
-GENERAL = {"mf": GeneralSettings(), "bert": GeneralSettings(mix=1.0)}
+GENERAL = {kind: GeneralSettings(mix=1.0 if kind == "bert" else 0.5) for kind in KINDS}
 FOLDS = 5
 ROUTELLM = "routellm-mf"
 
+# A strong answer is clearly better where the mean rating gives it so much more to satisfy.
+CLEAR = 0.25
+
 NOTES = (
-    "The tiers are frontier-class models of 2024 against models of the class of Mixtral-8x7B; "
-    "other pairs were not learned.",
-    "The prompts are exam questions, mathematics, code, logic and planning, nearly all in English: "
-    "no chat. On chat, on your own domain and in other languages measure before you trust it.",
+    "What is known are tiers: frontier-class models of 2024 against models of the class of "
+    "Mixtral-8x7B. Of a pair that it never saw the bundle says what it says of the tiers.",
+    "A score is the probability that judges find the strong tier's answer clearly better (25 "
+    "points of 100 likelier to satisfy), on traffic like the corpus of ordinary prompts. The "
+    "labels of the corpus are judgements of language models, not results.",
+    "The corpus holds as many hard prompts as easy ones; your traffic may not. Measure on your own "
+    "domain before you trust a score.",
     "Left out for unknown or unclear licences of their results: routerbench, bfcl, livecodebench.",
 )
 
@@ -104,79 +123,90 @@ def settings_of(kind: str, out: Path) -> TrainSettings:
 
 
 def train_general(settings: TrainSettings, say: Progress) -> TrainResult:
-    """A general router: the difficulty of prompts, learned from the scores of many models.
+    """A router for prompts that nobody has labelled: see `difficulty_head`.
 
     mf stands on the frozen encoder; bert on the encoder tuned to see difficulty
     (`finetune_encoder`). Raises as `training.train`.
     """
     settings.check()
-    start, tuned = start_of(settings), None
+    tuned, start = None, _encoder(settings)
     data = prepare(settings, start.scorer, say)
     train_part, held_out = split_tables(settings, data.pairs)
     labels = difficulty_table(read_data(settings, {}), pooled=POOLED)
-    known = set(train_part.prompts)
     parts = [
         labels.subset(np.array([prompt in chosen for prompt in labels.prompts]))
-        for chosen in (known, set(held_out.prompts))
+        for chosen in (set(train_part.prompts), set(held_out.prompts))
     ]
     say.note(
         f"difficulty of {parts[0].n:,} prompts of {len(set(parts[0].task))} tasks; left out: "
         + "; ".join(f"{task} ({why})" for task, why in labels.left_out.items())
     )
     history = History()
+    if settings.kind == "fast":
+        loaded, texts = load_encoder(settings.encoder_name), train_part.inputs()
+        static = static_bundle(loaded, start.scorer, texts, settings.work / "static", say)
+        start = Start(Scorer.load(static), None, None, static.manifest.encoder)
     if settings.kind == "bert":
         factors_of = tuple(_factors(part, DIFFICULTY_WEIGHTS) for part in parts)
         history, start, tuned = _tune(settings, (parts[0], parts[1]), factors_of, start, say)
-    with say.bar("embedding prompts") as update:
-        x = embed(start.scorer, _inputs(parts[0]), progress=update, representation=True)
-    with say.bar("embedding prompts") as update:
-        paired = embed(start.scorer, train_part.inputs(), progress=update, representation=True)
+    ordinary, judged = (
+        table.subset(np.array([source == ORDINARY for source in table.source]))
+        for table in (train_part, held_out)
+    )
+    x, of_ordinary, of_judged = (
+        _embedded(start.scorer, inputs, say)
+        for inputs in (_inputs(parts[0]), ordinary.inputs(), judged.inputs())
+    )
     options = GENERAL[settings.kind]
     weight = _factors(parts[0], DIFFICULTY_WEIGHTS)
     models = settings.pair
     abilities = tier_abilities(data.comparisons, (settings.strong, settings.weak), models)
     dim = start.scorer.bundle.manifest.dim
+    general = general_direction(x, parts[0], weight, options, tuned=tuned)
 
-    def head_of(hard: Bools, pair: Bools) -> Head:
-        """A head fitted on some of the prompts with labels of difficulty, and of the pair."""
-        general = general_direction(
-            x[hard], parts[0].subset(hard), weight[hard], options, tuned=tuned
-        )
-        local = local_direction(paired[pair], train_part.subset(pair), settings.seed)
-        gate = fit_gate(paired[pair], train_part.subset(pair), dim, options)
-        return general_head(general, local, gate, abilities, options)
+    def head_of(keep: Bools, memory: Memory | None = None) -> Head:
+        """A head fitted on some of the ordinary prompts."""
+        gate = fit_gate(of_ordinary[keep], x, options)
+        kept = ordinary.subset(keep)
+        direction = ordinary_direction(of_ordinary[keep], kept, options, settings.seed)
+        return built_in_head(direction, general, gate, abilities, options, memory)
 
     # Probabilities are fitted on margins of prompts that the directions have not seen.
-    folds = (1 / FOLDS,) * FOLDS
-    at = split_by_hash(parts[0].prompts, folds, seed=settings.seed)
-    of_pair = split_by_hash(train_part.prompts, folds, seed=settings.seed)
-    margin = np.empty(train_part.n)
+    at = split_by_hash(ordinary.prompts, (1 / FOLDS,) * FOLDS, seed=settings.seed)
+    margin = np.empty(ordinary.n)
     with say.bar("fitting") as update:
         for fold in range(FOLDS):
-            part = head_of(at != fold, of_pair != fold)
-            held = of_pair == fold
-            margin[held] = part.margin(paired[held], models[0], models[1])
+            held = at == fold
+            margin[held] = head_of(~held).margin(of_ordinary[held], models[0], models[1])
             update(fold + 1, FOLDS + 1)
-        head = head_of(np.ones(len(at), np.bool_), np.ones(len(of_pair), np.bool_))
+        memory = fit_memory(np.concatenate((x, of_ordinary)), dim, options, settings.seed)
+        head = head_of(np.ones(len(at), np.bool_), memory)
         update(FOLDS + 1, FOLDS + 1)
-    inputs = held_out.inputs()[:CHECKED_PROMPTS]
-    sample = embed(start.scorer, inputs, representation=True)
-    exported = export_head(start, head, models, sample, inputs)
-    exported.fields["encoder"] = settings.encoder_name
+    inputs = judged.inputs()[:CHECKED_PROMPTS]
+    exported = export_head(start, head, models, of_judged[:CHECKED_PROMPTS], inputs)
+    if settings.kind == "bert":
+        exported.fields["encoder"] = settings.encoder_name
     facts = {
         **data.facts,
-        "label": "how many models fail, within each task (see research/difficulty_head.py)",
+        "label": "how many models fail, within each task of the benchmarks; of ordinary prompts "
+        "how much likelier the strong tier satisfies, as judged (see research/difficulty_head.py)",
         "general": dataclasses.asdict(options),
         "tasks": len(set(parts[0].task)),
         "left_out": labels.left_out,
         "weights": {
             source: DIFFICULTY_WEIGHTS.get(source, 1.0) for source in data.facts["sources"]
         },
-        "prompts": {"train": parts[0].n, "validation": held_out.n},
+        "prompts": {"train": parts[0].n + ordinary.n, "validation": judged.n},
     }
+    clear = dataclasses.replace(judged, win=_clearly(judged))
     used = TUNE if settings.kind == "bert" else MFSettings()
-    calibration = (margin, train_part.win)
-    trained = Trained(exported, facts, used, held_out, calibration=calibration, history=history)
+    seen = head.margin(of_judged, models[0], models[1])
+    trained = Trained(
+        exported, facts, used, clear,
+        calibration=(margin, _clearly(ordinary)),
+        thresholds=(ORDINARY, np.concatenate((margin, seen))),
+        history=history,
+    )  # fmt: skip
     result = write_trained(settings, trained, say)
     shutil.rmtree(settings.work, ignore_errors=True)
     return result
@@ -188,7 +218,7 @@ def train_routellm(settings: TrainSettings, say: Progress) -> TrainResult:
     A baseline, which ships with nothing: what the same prompts, labels and encoder give that way.
     """
     settings.check()
-    start = start_of(settings)
+    start = _encoder(settings, whole=True)
     data = prepare(settings, start.scorer, say)
     train_part, held_out = split_tables(settings, data.pairs)
     chosen = set(train_part.prompts)
@@ -225,6 +255,12 @@ def train_routellm(settings: TrainSettings, say: Progress) -> TrainResult:
     return write_trained(settings, Trained(exported, facts, MFSettings(), held_out), say)
 
 
+def _encoder(settings: TrainSettings, *, whole: bool = False) -> Start:
+    name = settings.encoder_name
+    encoder, fp32 = encoder_bundle(name, max_tokens=settings.max_tokens, whole=whole)
+    return Start(Scorer.load(encoder), None, fp32, name)
+
+
 def _tune(
     settings: TrainSettings,
     parts: tuple[DifficultyTable, DifficultyTable],
@@ -257,10 +293,24 @@ def _tune(
     model.eval()
     folder = settings.work / "encoder"
     save_encoder(loaded, folder)
-    bundle, fp32 = encoder_bundle(str(folder), max_tokens=settings.max_tokens)
+    # What the head was tuned on is the last layer.
+    bundle, fp32 = encoder_bundle(str(folder), max_tokens=settings.max_tokens, whole=True)
     scorer = Scorer.load(bundle)
     layers = bundle.manifest.width - len(bundle.manifest.features)
     return history, Start(scorer, None, fp32, settings.encoder_name), hard_direction(model, layers)
+
+
+def _clearly(table: PairTable) -> Floats:
+    """Whether the strong tier is clearly better on each ordinary prompt, 0 or 1, float64[n]."""
+    # Sums of ratings in steps of 1/200 are a rounding error away from the limit.
+    return (table.strong - table.weak >= CLEAR - 1e-9).astype(np.float64)
+
+
+def _embedded(
+    scorer: Scorer, inputs: Sequence[Promptlike], say: Progress
+) -> npt.NDArray[np.float32]:
+    with say.bar("embedding prompts") as update:
+        return embed(scorer, inputs, progress=update, representation=True)
 
 
 def _inputs(table: DifficultyTable) -> list[Any]:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..data.schema import Messages, PromptScore, Row
+from ..data.tables import PairTable
 from ..errors import DataError
 
 Floats = npt.NDArray[np.float64]
@@ -165,3 +166,25 @@ def _agreeing(scores: Floats) -> Floats:
             and np.mean((column - column.mean()) * (rest - rest.mean())) / spread > MIN_AGREEMENT
         )
     return filled[:, np.array(agree)]
+
+
+def pairs_in_order(scores: Floats, judged: PairTable) -> dict[str, float]:
+    """Shares of pairs of a hard and an easy ordinary prompt in which the hard one scores higher:
+    of all ("in order"), and of those with a short hard and a long easy one ("adverse").
+
+    scores float64[n]: of the prompts of `judged`. Easy: the weak tier satisfies with 90% or more;
+    hard: with less than 40%, and the strong tier with 30 points more. Short: below 80 characters;
+    long: above 300.
+    """
+    gain = judged.strong - judged.weak
+    length = np.array([len(prompt) for prompt in judged.prompts])
+    hard = (judged.weak < 0.4 - 1e-9) & (gain >= 0.3 - 1e-9)
+    easy = judged.weak >= 0.9 - 1e-9
+
+    def share(upper: npt.NDArray[np.bool_], lower: npt.NDArray[np.bool_]) -> float:
+        return float(np.mean(scores[upper][:, None] > scores[lower][None]))
+
+    return {
+        "in order": share(hard, easy),
+        "adverse": share(hard & (length < 80), easy & (length > 300)),
+    }

@@ -1,32 +1,35 @@
-"""The general direction: what makes a prompt hard, whatever the task and the models.
+"""The head of the built-in bundles: what makes a prompt hard, of ordinary ones and of benchmarks'.
 
-Three parts, each linear in the representation. The *slopes* are how the cheap features go with
-difficulty within tasks, all tasks counting alike and nothing about differences between tasks: on 31
-tasks of the public sources prompts of more tokens are harder within 27, prompts with more numbers
-within 23 of 28 (docs/results.md). The *ridge* is fitted on the encoder's layers with half of what
-sets tasks apart taken out. The *length* stands for itself besides, since it is the one feature
-that helps nearly everywhere. Leaving out one family of tasks at a time, the slopes carry most of
-what carries over.
+Its margin is a sum of two directions, each linear in the representation. The *ordinary* one is a
+ridge on the corpus of ordinary prompts: how much likelier a strong model's answer satisfies, as
+language models judged it. The *general* one says which items of benchmarks are hard, whatever the
+task and the models, and counts where a *gate* says that a prompt is like those of benchmarks: there
+longer prompts are harder, which is wrong for ordinary ones.
 
-Beside the general direction stands a *local* one, the pair's own gain on the training sources, and
-with it the *recall* of the gain of the nearest training prompts. They anti-transfer, so a gate lets
-them count only where a prompt is like those of the sources; there they take the place of the
-general direction.
+The general direction has three parts. The *slopes* are how the cheap features go with difficulty
+within tasks, all tasks counting alike and nothing about differences between tasks. The *ridge* is
+fitted on the encoder's layers with half of what sets tasks apart taken out. The *length* stands for
+itself besides, since it is the one feature that helps nearly everywhere.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..data.tables import PairTable
+from ..errors import require_extra
 from ..router.features import FEATURES
-from ..training.models.head import LOOKED_UP, Gate, Head, nearest_mean, unit_rows
+from ..training.models.head import LOOKED_UP, Gate, Head, Memory, unit_rows
 from ..training.models.mf import representation_blocks
 from ..training.models.ridge import estimate_variances, fit_blocks
 from .difficulty import DifficultyTable
 
 Floats = npt.NDArray[np.float64]
+
+# The quotas by which the corpus was written: characters, and the weak tier's rating.
+LENGTHS, DIFFICULTIES = (80, 301), (0.4, 0.7, 0.9)
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,10 @@ class GeneralSettings:
     prompt. between: share of the difference between tasks that the ridge may explain. slopes, mix,
     length: weights of the scores of the slopes, of the ridge, and of the logarithm of the tokens,
     each standardized. balance: a prompt weighs (prompts of its task) ** -balance in the ridge.
-    local, recall: weights of the local direction and of what the neighbours were like, where the
-    gate is open; the two go together (correlation about .45), so that .6 of each have the variance
-    of one. neighbours, temperature, memory_dim, gate_percentiles: of the gate (see
-    `fit_gate`).
+    weak_fails: share of "the weak answer falls short" in the label of ordinary prompts. gated:
+    weight of the general direction where the gate is open, the ordinary one having 1. prior: how
+    much more a prompt that is ordinary counts for the gate than one that is not. gate_strength: of
+    its logistic regression (C). memory_points, memory_dim, memory_percentiles: see `fit_memory`.
     """
 
     slope_ridge: float = 0.3
@@ -63,12 +66,13 @@ class GeneralSettings:
     mix: float = 0.5
     length: float = 0.5
     balance: float = 0.5
-    local: float = 0.6
-    recall: float = 0.6
-    neighbours: int = 30
-    temperature: float = 0.1
+    weak_fails: float = 0.5
+    gated: float = 1.0
+    prior: float = 10.0
+    gate_strength: float = 0.01
+    memory_points: int = 2048
     memory_dim: int = 64
-    gate_percentiles: tuple[float, float] = (40.0, 80.0)
+    memory_percentiles: tuple[float, float] = (1.0, 20.0)
 
 
 def general_direction(
@@ -106,33 +110,57 @@ def general_direction(
     return Direction(direction * scale, -float(score.mean()) * scale)
 
 
-def local_direction(x: npt.NDArray[np.floating], table: PairTable, seed: int) -> Direction:
-    """The gain of the pair itself, of mean 0 and variance 1 on x [n, width].
+def ordinary_direction(
+    x: npt.NDArray[np.floating], table: PairTable, settings: GeneralSettings, seed: int
+) -> Direction:
+    """How much ordinary prompts need the strong model, of mean 0 and variance 1 on x [n, width].
 
-    It tells more than difficulty where prompts are like those of the table, and less than nothing
-    elsewhere: on hard tasks strong wins the easier prompts, which is wrong for ordinary traffic.
+    Weighted so that each part of length and difficulty counts alike: who rates a prompt takes long
+    for hard, and a head would learn that.
     """
-    gain = table.strong - table.weak
+    share = settings.weak_fails
+    wanted = (1 - share) * (table.strong - table.weak) + share * (1 - table.weak)
+    length = np.digitize([len(prompt) for prompt in table.prompts], LENGTHS)
+    part = length * (len(DIFFICULTIES) + 1) + np.digitize(table.weak, DIFFICULTIES)
+    known: dict[str, Any] = {"weight": 1 / np.bincount(part)[part]}
     blocks = representation_blocks(x.shape[1])
-    variances = estimate_variances(x, gain, blocks, seed=seed)
-    weights = fit_blocks(x, gain, blocks, variances=variances).weights
+    variances = estimate_variances(x, wanted, blocks, seed=seed, **known)
+    weights = fit_blocks(x, wanted, blocks, variances=variances, **known).weights
     score = np.asarray(x, dtype=np.float64) @ weights
     scale = 1 / max(float(score.std()), 1e-12)
     return Direction(weights * scale, -float(score.mean()) * scale)
 
 
 def fit_gate(
-    x: npt.NDArray[np.floating],
-    table: PairTable,
-    dim: int,
+    ordinary: npt.NDArray[np.floating],
+    benchmark: npt.NDArray[np.floating],
     settings: GeneralSettings,
 ) -> Gate:
-    """A gate that is open for prompts like the table's, and recalls their gain.
+    """A logistic regression that tells prompts of benchmarks from ordinary ones, by the encoder's
+    layers alone: representations [n, width] and [m, width]."""
+    linear = require_extra("sklearn.linear_model", "train")
+    layers = ordinary.shape[1] - len(FEATURES)
+    x = np.concatenate((ordinary[:, :layers], benchmark[:, :layers])).astype(np.float64)
+    center = x.mean(0)
+    unit = float((x - center).std())
+    label = np.repeat([0, 1], [len(ordinary), len(benchmark)])
+    # Both kinds weigh alike, then the ordinary ones more.
+    weight = np.where(label == 1, 1 / len(benchmark), settings.prior / len(ordinary))
+    model = linear.LogisticRegression(C=settings.gate_strength, max_iter=500)
+    model.fit((x - center) / unit, label, sample_weight=weight * len(x) / weight.sum())
+    weights = np.zeros(ordinary.shape[1])
+    weights[:layers] = model.coef_[0] / unit
+    bias = float(model.intercept_[0]) - float(center @ weights[:layers])
+    return Gate(weights.astype(np.float32), bias)
 
-    x [n, width]: the prompts' representations. Their last layers are projected onto their first
-    principal axes and kept in int8. low and high are percentiles of their own cosines with the
-    nearest other one. What is recalled has mean 0 and variance 1 over the prompts, each by the
-    others.
+
+def fit_memory(
+    x: npt.NDArray[np.floating], dim: int, settings: GeneralSettings, seed: int
+) -> Memory:
+    """Points that tell how familiar a prompt is, drawn from the training prompts x [n, width].
+
+    Their last layers are projected onto the first principal axes and kept in int8. low and high are
+    percentiles of the cosines of other training prompts with the nearest point.
     """
     layers = x.shape[1] - len(FEATURES)
     columns = (layers - dim, layers)
@@ -142,50 +170,41 @@ def fit_gate(
     projection = np.ascontiguousarray(axes[:, : settings.memory_dim], dtype=np.float32)
     short = unit_rows(last @ projection)
     scale = float(np.abs(short).max()) / 127
-    points = np.round(short / scale).astype(np.int8)
-    neighbours = max(1, min(settings.neighbours, len(points) - 1))
-    nearest, recalled = np.empty(len(points)), np.empty(len(points))
-    known = (table.strong - table.weak).astype(np.float32)
+    order = np.random.default_rng(seed).permutation(len(x))
+    cut = min(settings.memory_points, len(x) // 2)
+    points = np.round(short[order[:cut]] / scale).astype(np.int8)
     whole = points.T.astype(np.float32) * np.float32(scale)
-    for start in range(0, len(points), LOOKED_UP):
-        rows = np.arange(start, min(start + LOOKED_UP, len(points)))
-        cosines = short[rows] @ whole
-        cosines[np.arange(len(rows)), rows] = -2.0  # not its own neighbour
-        nearest[rows] = cosines.max(1)
-        recalled[rows] = nearest_mean(cosines, known, neighbours, settings.temperature)
-    low, high = np.percentile(nearest, settings.gate_percentiles)
-    spread = max(float(recalled.std()), 1e-6)
-    return Gate(
-        points,
-        float(low),
-        max(float(high), float(low) + 1e-6),
-        columns,
-        scale,
-        projection,
-        ((known - recalled.mean()) / spread).astype(np.float32),
-        neighbours,
-        settings.temperature,
+    nearest = np.concatenate(
+        [
+            (short[order[start : start + LOOKED_UP]] @ whole).max(1)
+            for start in range(cut, len(x), LOOKED_UP)
+        ]
+    )
+    low, high = np.percentile(nearest, settings.memory_percentiles)
+    return Memory(
+        points, float(low), max(float(high), float(low) + 1e-6), columns, scale, projection
     )
 
 
-def general_head(
+def built_in_head(
+    ordinary: Direction,
     general: Direction,
-    local: Direction,
     gate: Gate,
     abilities: dict[str, float],
     settings: GeneralSettings,
+    memory: Memory | None = None,
 ) -> Head:
-    """Two hidden directions: the general one, which fades where the gate opens, and the local one
-    with what is recalled, which fades where it shuts. Coordinates are abilities."""
+    """Two hidden directions: the ordinary one, and the general one behind the gate. Coordinates are
+    abilities."""
     coordinates = np.array([[ability, ability] for ability in abilities.values()])
     return Head(
         list(abilities),
-        np.stack((general.weights, settings.local * local.weights)).astype(np.float32),
-        np.array([general.intercept, settings.local * local.intercept], dtype=np.float32),
+        np.stack((ordinary.weights, settings.gated * general.weights)).astype(np.float32),
+        np.array([ordinary.intercept, settings.gated * general.intercept], dtype=np.float32),
         coordinates.astype(np.float32),
-        np.array([-1, 1], np.int8),
+        np.array([0, 1], np.int8),
         gate,
-        np.array([0.0, settings.recall], np.float32),
+        memory,
     )
 
 

@@ -7,8 +7,9 @@ of the built-in bundles were chosen.
 Each family of tasks is scored by a head that was fitted on all others. Measured is APGR, strong and
 weak being the best and the second weakest quarter of the models of each task, on the tasks where
 the strong quarter is right more than MIN_STRONG of the time, as strong models are on ordinary
-traffic: first the mean over the tasks of a family, then over families. The last column is the
-validation split of their own sources, which the heads were fitted on the rest of. With --pairs
+traffic: first the mean over the tasks of a family, then over families. "own" is the validation
+split of their own sources, which the heads were fitted on the rest of; "in order" and "adverse" are
+shares of pairs of held-out ordinary prompts (`difficulty.pairs_in_order`). With --pairs
 the built-in head is measured on pairs of single models of every task instead, those whose mean
 scores add up to less than 1 apart from the others. Needs THRIFTROUTE_DATA; about ten minutes on two
 cores, three with --pairs.
@@ -26,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..data.schema import PromptScore, Row
+from ..data.sources import ORDINARY
 from ..data.tables import PairTable
 from ..errors import EvaluationError, ThriftrouteError
 from ..eval.metrics import apgr
@@ -33,16 +35,18 @@ from ..router.features import FEATURES
 from ..router.scorer import Scorer
 from ..training.embed import embed
 from ..training.encoder import encoder_bundle
+from ..training.models.head import Gate
 from ..training.prepare import prepare, read_data, split_tables
 from ..training.progress import Progress
 from .built_in import DIFFICULTY_WEIGHTS, POOLED, settings_of
-from .difficulty import DifficultyTable, difficulty_table
+from .difficulty import DifficultyTable, difficulty_table, pairs_in_order
 from .difficulty_head import (
+    Direction,
     GeneralSettings,
+    built_in_head,
     fit_gate,
     general_direction,
-    general_head,
-    local_direction,
+    ordinary_direction,
 )
 from .model_pairs import ModelMatrix, Pair, choose_pairs, model_matrix
 from .other_pairs import sign_test
@@ -66,24 +70,24 @@ FAMILIES = {
 }  # fmt: skip
 CHOSEN = GeneralSettings()
 OFF = dataclasses.replace(CHOSEN, slopes=0.0, mix=0.0, length=0.0)
-# From which cosine on the gate opens, and is open, where it is not as fitted. No cosine is 2.
-SHUT, OPEN = (2.0, 3.0), (-3.0, -2.0)
-# What is scored: settings of the head, and its gate.
-VARIANTS: dict[str, tuple[GeneralSettings, tuple[float, float] | None]] = {
-    "tokens alone": (dataclasses.replace(OFF, length=1.0), SHUT),
-    "slopes of cheap features": (dataclasses.replace(OFF, slopes=1.0), SHUT),
-    "ridge on difficulty": (dataclasses.replace(OFF, mix=1.0), SHUT),
-    "slopes + ridge": (dataclasses.replace(OFF, slopes=1.0, mix=0.5), SHUT),
-    "slopes + ridge + tokens": (CHOSEN, SHUT),
-    "where familiar the gain's direction": (
-        dataclasses.replace(CHOSEN, local=1.0, recall=0.0), None),
-    "where familiar the neighbours' gain": (
-        dataclasses.replace(CHOSEN, local=0.0, recall=1.0), None),
-    "both, everywhere": (CHOSEN, OPEN),
-    "where familiar both (built-in)": (CHOSEN, None),
+SHUT, OPEN = -50.0, 50.0
+# What is scored: settings of the head, the weight of the ordinary direction, and the bias of a gate
+# that is the same for all prompts; None: the gate that is fitted.
+VARIANTS: dict[str, tuple[GeneralSettings, float, float | None]] = {
+    "tokens alone": (dataclasses.replace(OFF, length=1.0), 0.0, OPEN),
+    "slopes of cheap features": (dataclasses.replace(OFF, slopes=1.0), 0.0, OPEN),
+    "ridge on difficulty": (dataclasses.replace(OFF, mix=1.0), 0.0, OPEN),
+    "slopes + ridge": (dataclasses.replace(OFF, slopes=1.0, mix=0.5), 0.0, OPEN),
+    "slopes + ridge + tokens": (CHOSEN, 0.0, OPEN),
+    "ordinary prompts alone": (CHOSEN, 1.0, SHUT),
+    "both, everywhere": (CHOSEN, 1.0, OPEN),
+    "both, gate with equal priors": (dataclasses.replace(CHOSEN, prior=1.0), 1.0, None),
+    "both, gated twice": (dataclasses.replace(CHOSEN, gated=2.0), 1.0, None),
+    "both, gated thrice": (dataclasses.replace(CHOSEN, gated=3.0), 1.0, None),
+    "both, gated (built-in)": (CHOSEN, 1.0, None),
 }  # fmt: skip
 BUILT_IN = list(VARIANTS)[-1]
-GAIN_ALONE = "the pair's gain alone (strong minus weak)"
+TOLD = ("mean", "own", "in order", "adverse")  # beside the families, see the docstring
 # Pairs of models of a task, spread over gaps and abilities; fewer where fewer have a clear gap.
 PAIRS = (16, 9, 4, 1)
 
@@ -94,13 +98,13 @@ class Data:
 
     labels: DifficultyTable
     x: npt.NDArray[np.float32]
-    pairs: PairTable
-    paired: npt.NDArray[np.float32]
+    corpus: PairTable
+    of_corpus: npt.NDArray[np.float32]
     held_out: PairTable
     held: npt.NDArray[np.float32]
-    dim: int
+    judged: PairTable
+    of_judged: npt.NDArray[np.float32]
     family: npt.NDArray[np.str_]
-    pair_family: npt.NDArray[np.str_]
     tasks: list[Task]
 
 
@@ -136,25 +140,30 @@ def load(say: Progress) -> Data:
     fine = difficulty_table(read_data(settings, {}))
     known = set(pairs.prompts)
     labels = labels.subset(np.array([prompt in known for prompt in labels.prompts]))
-    family = np.array([_family(task) for task in labels.task])
-    of_prompt = dict(zip(labels.prompts, family.tolist(), strict=True))
+    corpus, judged = _of(pairs, ordinary=True), _of(held_out, ordinary=True)
+    held_out = _of(held_out, ordinary=False)
     return Data(
         labels,
         embed(scorer, labels.prompts, representation=True),
-        pairs,
-        embed(scorer, pairs.inputs(), representation=True),
+        corpus,
+        embed(scorer, corpus.inputs(), representation=True),
         held_out,
         embed(scorer, held_out.inputs(), representation=True),
-        plain.manifest.dim,
-        family,
-        np.array([of_prompt.get(prompt, "") for prompt in pairs.prompts]),
+        judged,
+        embed(scorer, judged.inputs(), representation=True),
+        np.array([_family(task) for task in labels.task]),
         _tasks(fine, labels.prompts),
     )
 
 
+def _of(table: PairTable, *, ordinary: bool) -> PairTable:
+    """The prompts of the corpus of ordinary prompts, or all others."""
+    return table.subset(np.array([(source == ORDINARY) == ordinary for source in table.source]))
+
+
 def measure(data: Data, say: Progress, seed: int = 0) -> dict[str, dict[str, float]]:
     """By variant: APGR by family, their mean ("mean"), and on the validation split ("own")."""
-    names = [*VARIANTS, GAIN_ALONE]
+    names = list(VARIANTS)
     result: dict[str, dict[str, float]] = {name: {} for name in names}
     tasks = data.tasks
     families = [name for name in FAMILIES if any(data.family[i[0]] == name for i, _, _ in tasks)]
@@ -162,12 +171,13 @@ def measure(data: Data, say: Progress, seed: int = 0) -> dict[str, dict[str, flo
         for number, family in enumerate([*families, ""]):
             # The last round leaves nothing out: it is for the validation split.
             seen = (data.family != family) | (family == "")
-            pair_seen = (data.pair_family != family) | (family == "")
-            score = _heads(data, seen, pair_seen, seed)
+            score = _heads(data, seen, seed)
             for name in names:
                 if not family:
                     value = apgr(score[name](data.held), data.held_out.strong, data.held_out.weak)
                     result[name]["own"] = value
+                    of_judged = score[name](data.of_judged)
+                    result[name] |= pairs_in_order(of_judged, data.judged)
                     continue
                 found = [
                     apgr(score[name](data.x[index]), strong, weak)
@@ -197,8 +207,7 @@ def measure_pairs(
     result: list[PairResult] = []
     with say.bar("leaving out") as update:
         for number, family in enumerate(families):
-            seen, pair_seen = data.family != family, data.pair_family != family
-            score = _heads(data, seen, pair_seen, seed, {BUILT_IN})[BUILT_IN]
+            score = _heads(data, data.family != family, seed, {BUILT_IN})[BUILT_IN]
             for task in sorted(name for name in by_task if _family(name) == family):
                 matrix = model_matrix(by_task[task])
                 index = np.array([at[prompt] for prompt in matrix.prompts])
@@ -225,25 +234,23 @@ def _pairs(matrix: ModelMatrix, seed: int) -> tuple[Pair, ...]:
 def _heads(
     data: Data,
     seen: npt.NDArray[np.bool_],
-    pair_seen: npt.NDArray[np.bool_],
     seed: int,
     names: Collection[str] = VARIANTS,
 ) -> dict[str, Callable[[npt.NDArray[np.float32]], Floats]]:
     x, labels = data.x[seen], data.labels.subset(seen)
     weight = np.array([DIFFICULTY_WEIGHTS.get(source, 1.0) for source in labels.source])
-    paired = data.paired[pair_seen]
-    local = local_direction(paired, data.pairs.subset(pair_seen), seed)
-    gate = fit_gate(paired, data.pairs.subset(pair_seen), data.dim, CHOSEN)
-    scores: dict[str, Callable[[npt.NDArray[np.float32]], Floats]] = {GAIN_ALONE: local}
+    ordinary = ordinary_direction(data.of_corpus, data.corpus, CHOSEN, seed)
+    scores: dict[str, Callable[[npt.NDArray[np.float32]], Floats]] = {}
     abilities = {"strong": 0.5, "weak": -0.5}
-    for name, (settings, cut) in VARIANTS.items():
+    for name, (settings, share, bias) in VARIANTS.items():
         if name not in names:
             continue
         general = general_direction(x, labels, weight, settings)
-        head = general_head(general, local, gate, abilities, settings)
-        if cut is not None:
-            changed = dataclasses.replace(gate, low=cut[0], high=cut[1])
-            head = dataclasses.replace(head, gate=changed)
+        gate = Gate(np.zeros(x.shape[1], np.float32), bias or 0.0)
+        if bias is None:
+            gate = fit_gate(data.of_corpus, x, settings)
+        own = Direction(share * ordinary.weights, share * ordinary.intercept)
+        head = built_in_head(own, general, gate, abilities, settings)
         scores[name] = lambda asked, head=head: head.margin(  # type: ignore[misc]
             asked, "strong", "weak"
         )
@@ -344,10 +351,10 @@ def main() -> None:
     if arguments.json:
         Console().print_json(json.dumps({**result, "prompt length": {"own": of_length}}))
         return
-    families = [name for name in next(iter(result.values())) if name not in ("mean", "own")]
-    table = Table("left out", *(str(i + 1) for i in range(len(families))), "mean", "own sources")
+    families = [name for name in next(iter(result.values())) if name not in TOLD]
+    table = Table("left out", *(str(i + 1) for i in range(len(families))), *TOLD)
     for name, row in result.items():
-        table.add_row(name, *(f"{row[f]:.3f}" for f in [*families, "mean", "own"]))
+        table.add_row(name, *(f"{row[f]:.3f}" for f in [*families, *TOLD]))
     out = Console()
     # Rows of a figure table that wrap cannot be read.
     Console(width=max(out.width, 120)).print(table)

@@ -233,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one protocol and print what it found."""
     parser = argparse.ArgumentParser(prog="python -m thriftroute.research.protocols")
     parser.add_argument("name", choices=PROTOCOLS)
-    parser.add_argument("--router", default="mf", help="mf, bert, or a bundle's folder")
+    parser.add_argument("--router", default="mf", help="mf, bert, fast, or a bundle's folder")
     parser.add_argument("--benchmark", action="append", default=[], help="may be given again")
     parser.add_argument("--data", default="", help="results of many models; names, by commas")
     parser.add_argument("--sizes", default="", help="numbers of labels, as 100,300")

@@ -1,10 +1,12 @@
 """The bundle on disk: a folder that a trainer writes and the runtime reads.
 
     manifest.json   format number, kind, models, truncation, calibration, thresholds, file hashes
-    model.onnx      one graph: input_ids, attention_mask (int64 [1, t]) and, where the manifest
-                    names features, features (float32 [1, n_features]) -> quality (float32
-                    [1, n_models]; absent in an encoder), embedding (float32 [1, dim]) and, where
-                    width > 0, representation (float32 [1, width]), on which heads are fitted
+    model.onnx      input_ids, attention_mask (int64 [1, t]) and, where the manifest names
+                    features, features (float32 [1, n_features]) -> quality (float32 [1, n_models];
+                    absent in an encoder), where width > 0 representation (float32 [1, width]), on
+                    which heads are fitted, and embedding (float32 [1, dim]) or states
+    embedding.onnx  may be absent: states (float32 [1, t, dim]), what model.onnx leaves of the
+                    tokens, and attention_mask -> embedding. A decision does without this graph
     tokenizer.json  Hugging Face tokenizers format
     card.md         what it was trained on, how good it is, what it cannot do
 
@@ -23,9 +25,9 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from .._version import __version__
 from ..errors import BundleError, BundleFormatError, BundleIntegrityError
@@ -34,10 +36,11 @@ from .features import unknown_features
 from .graph import check_graph
 from .strict_json import is_finite, parse_json
 
-FORMAT = 2
-KINDS = ("mf", "bert", "encoder")
+FORMAT = 3
+KINDS = ("mf", "bert", "fast", "encoder")
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
+EMBEDDING = "embedding.onnx"
 TOKENIZER = "tokenizer.json"
 CARD = "card.md"
 MANIFEST_MAX_BYTES = 4 * 1024 * 1024
@@ -45,22 +48,18 @@ MODEL_MAX_BYTES = 2**31  # the largest protobuf there is
 FILE_MAX_BYTES = 100 * 1024 * 1024  # three times what the largest vocabulary takes
 LONGEST = 8192  # tokens; attention over more takes gigabytes
 
-# JSON types of the manifest's fields, and of the items of those that are lists.
-_TYPES: dict[str, tuple[type, type]] = {
-    **dict.fromkeys(("kind", "encoder", "strong", "weak", "written_by"), (str, object)),
-    **dict.fromkeys(("dim", "max_tokens", "width", "format"), (int, object)),
-    **dict.fromkeys(("models", "features"), (list, str)),
-    **dict.fromkeys(("prefix_ids", "suffix_ids"), (list, int)),
-    **dict.fromkeys(("calibration", "files", "thresholds", "training"), (dict, object)),
-}
-
 
 def _upgrade_1(raw: dict[str, Any]) -> dict[str, Any]:
     """Format 1 knew neither features nor a representation: the defaults say so."""
     return {**raw, "format": 2}
 
 
-_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _upgrade_1}
+def _upgrade_2(raw: dict[str, Any]) -> dict[str, Any]:
+    """Format 2 knew no embedding.onnx: without it the embedding is model.onnx's."""
+    return {**raw, "format": 3}
+
+
+_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _upgrade_1, 2: _upgrade_2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +74,7 @@ class FileEntry:
 class Manifest:
     """What a bundle says of itself. All fields are JSON; unknown ones are an error.
 
-    kind: "mf", "bert" or "encoder" (embeddings only, no models).
+    kind: "mf", "bert", "fast" or "encoder" (embeddings only, no models).
     models: names of the columns of `quality`, in order.
     strong, weak: the default pair, each one of `models` ('' in an encoder).
     max_tokens: length after truncation, special tokens included.
@@ -108,10 +107,6 @@ class Manifest:
     written_by: str = ""
     format: int = FORMAT
 
-    def to_json(self) -> str:
-        """The manifest as it stands in manifest.json; ends in a newline."""
-        return json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False) + "\n"
-
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
@@ -137,18 +132,20 @@ class Bundle:
         """Path of one of the bundle's files."""
         return self.path / name
 
-    def graph(self) -> bytes:
-        """The graph, checked (see `graph`). Raises BundleFormatError where it may not be loaded."""
-        data = self.file(MODEL).read_bytes()
+    def graph(self, name: str = MODEL) -> bytes:
+        """A graph, checked (see `graph`). Raises BundleFormatError where it may not be loaded,
+        BundleIntegrityError where it is no longer the file that was verified."""
+        _check_file(self.path, name, self.manifest.files[name])
+        data = self.file(name).read_bytes()
         try:
             check_graph(data)
         except ValueError as error:
-            raise BundleFormatError(f"{MODEL} does not load: it {error}", self.path) from error
+            raise BundleFormatError(f"{name} does not load: it {error}", self.path) from error
         return data
 
     @property
     def model_sha256(self) -> str:
-        """Identity of the model, for caches: hash of graph, tokenizer, truncation and features.
+        """Identity of the model, for caches: hash of graphs, tokenizer, truncation and features.
 
         Never the bundle's name: a new checkpoint under an old name must not find old scores.
         """
@@ -156,6 +153,8 @@ class Bundle:
         parts = [m.files[MODEL].sha256, m.files[TOKENIZER].sha256, str(m.max_tokens)]
         if m.features:
             parts.append(",".join(m.features))
+        if EMBEDDING in m.files:
+            parts.append(m.files[EMBEDDING].sha256)
         return hashlib.sha256("|".join(parts).encode()).hexdigest()
 
     def __str__(self) -> str:
@@ -168,10 +167,9 @@ def read_manifest(folder: Path) -> Manifest:
     Raises BundleFormatError.
     """
     path = folder / MANIFEST
-    if not folder.is_dir():
-        raise BundleFormatError("no such folder", folder)
     if not path.is_file():
-        raise BundleFormatError(f"has no {MANIFEST}: not a bundle", folder)
+        problem = f"has no {MANIFEST}: not a bundle" if folder.is_dir() else "no such folder"
+        raise BundleFormatError(problem, folder)
     _check_place(path, folder)
     if path.stat().st_size > MANIFEST_MAX_BYTES:
         raise BundleFormatError(f"{MANIFEST} is larger than {MANIFEST_MAX_BYTES} bytes", folder)
@@ -224,7 +222,7 @@ def write_bundle(
             entries[name] = {"bytes": size, "sha256": file_sha256(work / name)}
         raw = {"format": FORMAT, "written_by": f"thriftroute {__version__}", **fields}
         manifest = _manifest(json.loads(json.dumps({**raw, "files": entries})), target)
-        (work / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        (work / MANIFEST).write_bytes(_as_json(manifest))
         if target.exists():
             shutil.rmtree(old, ignore_errors=True)
             target.rename(old)
@@ -243,12 +241,16 @@ def update_manifest(bundle: Bundle, **changes: Any) -> Bundle:
 
     Raises BundleFormatError where they do not fit; the manifest is then as it was.
     """
-    manifest = dataclasses.replace(bundle.manifest, **changes)
-    # Through plain dumps: `to_json` refuses NaN without saying where it stands.
-    checked = _manifest(json.loads(json.dumps(dataclasses.asdict(manifest))), bundle.path)
+    raw = asdict(replace(bundle.manifest, **changes))
+    # Through plain dumps: `_as_json` refuses NaN without saying where it stands.
+    checked = _manifest(json.loads(json.dumps(raw)), bundle.path)
     with whole_file(bundle.path / MANIFEST) as stream:
-        stream.write(checked.to_json().encode())
+        stream.write(_as_json(checked))
     return Bundle(bundle.path, checked)
+
+
+def _as_json(manifest: Manifest) -> bytes:
+    return (json.dumps(asdict(manifest), indent=1, allow_nan=False) + "\n").encode()
 
 
 def file_sha256(path: Path) -> str:
@@ -263,13 +265,13 @@ def _check_file(folder: Path, name: str, entry: FileEntry) -> None:
         raise BundleIntegrityError(f"{name} is missing", folder)
     _check_place(path, folder)
     size = path.stat().st_size
-    problem = None
     if size != entry.bytes:
         problem = f"has {size} bytes, the manifest says {entry.bytes}: truncated or replaced"
     elif file_sha256(path) != entry.sha256:
         problem = "is not the file that was written (its SHA-256 differs from the manifest's)"
-    if problem:
-        raise BundleIntegrityError(f"{name} {problem}; copy or train the bundle again", folder)
+    else:
+        return
+    raise BundleIntegrityError(f"{name} {problem}; copy or train the bundle again", folder)
 
 
 def _check_place(path: Path, folder: Path) -> None:
@@ -293,16 +295,19 @@ def _manifest(raw: dict[str, Any], folder: Path) -> Manifest:
 
 
 def _check_types(raw: dict[str, Any]) -> None:
-    if unknown := sorted(set(raw) - set(_TYPES)):
+    hints = get_type_hints(Manifest)
+    if unknown := sorted(set(raw) - set(hints)):
         raise ValueError(f"unknown field {unknown[0]!r}")
     for item in dataclasses.fields(Manifest):
         needed = item.default is item.default_factory is dataclasses.MISSING
         if needed and item.name not in raw:
             raise ValueError(f"field {item.name!r} is missing")
     for name, value in raw.items():
-        kind, items = _TYPES[name]
+        hint = hints[name]
+        kind = {tuple: list, Mapping: dict}.get(get_origin(hint), hint)
         if not _is_a(value, kind):
             raise ValueError(f"{name!r} must be {kind.__name__}, is {type(value).__name__}")
+        items = get_args(hint)[0] if kind is list else object
         if kind is list and not all(_is_a(item, items) for item in value):
             raise ValueError(f"{name!r} must be a list of {items.__name__}")
 
@@ -316,7 +321,7 @@ def _entry(name: str, value: Any) -> FileEntry:
         raise ValueError(f"bad file name {name!r}")
     match value:
         case {"bytes": int(size), "sha256": str(digest)} if len(value) == 2 and len(digest) == 64:
-            if size > (MODEL_MAX_BYTES if name == MODEL else FILE_MAX_BYTES):
+            if size > (MODEL_MAX_BYTES if name in (MODEL, EMBEDDING) else FILE_MAX_BYTES):
                 raise ValueError(f"files[{name!r}] is too large")
             return FileEntry(size, digest)
     raise ValueError(f"files[{name!r}] must hold 'bytes' and 'sha256'")

@@ -20,14 +20,27 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from ..errors import ConfigError, RoutingError, ThresholdError, UnknownRouterError
+from ..errors import (
+    CalibrationError,
+    ConfigError,
+    RoutingError,
+    ThresholdError,
+    UnknownRouterError,
+)
 from ..providers.completion import acomplete, complete
 from ..terminal import new_console
 from .decision import Choice, Decision, attach
-from .routers import Floats, Router, available_routers, checked_scores, load_router
+from .routers import Floats, Router, available_routers, checked_scores, load_router, tables_of
 from .score_or_fallback import compare, conversation_for, score_or_problem
 from .text import Promptlike, validate_context
-from .threshold import validate_threshold
+from .threshold import (
+    STRONG_SHARE,
+    ThresholdTable,
+    check_share,
+    percentile_table,
+    share_table,
+    validate_threshold,
+)
 
 PREFIX = "router-"
 FORM = "expected 'router-<name>-<threshold>', for example 'router-mf-0.5'"
@@ -36,6 +49,7 @@ BATCH = 256
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Target = tuple[str, float, str]  # router, threshold, where the threshold is from
 
 
 class Controller:
@@ -47,7 +61,8 @@ class Controller:
     routers: names, see `routers.load_router`; a bundle's folder is a name too.
     strong_model, weak_model: as LiteLLM names them. Other plain names can be asked directly.
     config: router name -> its settings, as a dict or as the path of a YAML file (paths in it are
-        relative to it). Besides a router's own settings each takes `threshold`, its default.
+        relative to it). Besides a router's own settings each takes `threshold` or `strong_share`,
+        its default.
     api_base, api_key: for both models, as far as `models` and the request do not say otherwise.
     progress_bar: show one while routers load and batches are scored.
     models: model name -> any LiteLLM parameters for calls to it: api_base, api_key, timeout, or
@@ -55,11 +70,13 @@ class Controller:
     on_error: the model that answers where a request cannot be scored, "strong" or "weak".
     context: what of a conversation is scored, "conversation", "last" or "full"; see `router.text`.
     threads: of one scoring run; more than one is slower under load.
+    strong_share: of prompts that go to the strong model where neither the request nor `config` says
+        it; through the table of a bundle, so that other routers need a threshold.
 
     Raises ConfigError, UnknownRouterError and BundleError.
     """
 
-    def __init__(  # noqa: PLR0913 - RouteLLM's own signature, and four keywords of ours
+    def __init__(  # noqa: PLR0913 - RouteLLM's own signature, and five keywords of ours
         self,
         routers: Sequence[str],
         strong_model: str,
@@ -73,6 +90,7 @@ class Controller:
         on_error: Literal["strong", "weak"] = "strong",
         context: str = "conversation",
         threads: int = 1,
+        strong_share: float = STRONG_SHARE,
     ) -> None:
         for key, model in (("strong_model", strong_model), ("weak_model", weak_model)):
             if not isinstance(model, str) or not model.strip() or model.startswith(PREFIX):
@@ -89,23 +107,26 @@ class Controller:
         defaults = {"api_base": api_base, "api_key": api_key}
         self._defaults = {key: value for key, value in defaults.items() if value is not None}
         self._models = _settings(models, "models")
+        try:
+            check_share(strong_share)
+        except CalibrationError as error:
+            raise ConfigError(str(error)) from error
         settings, base = _read_config(config)
         for name in settings:
             if name not in routers and name not in available_routers():
                 logger.warning("config: there is no router %r; its settings are ignored", name)
         self.routers: dict[str, Router] = {}
-        self._thresholds: dict[str, float] = {}
+        # Router -> (threshold, strong share), one of which is None.
+        self._wishes: dict[str, tuple[float | None, float | None]] = {}
+        self._share_tables: dict[str, ThresholdTable | None] = {}
+        self._percentile_tables: dict[str, ThresholdTable | None] = {}
         for name in self._track(list(routers), "loading routers"):
             own = dict(settings.get(name, {}))
-            threshold = own.pop("threshold", None)
-            if threshold is not None:
-                try:
-                    self._thresholds[name] = validate_threshold(threshold)
-                except ThresholdError as error:
-                    raise ConfigError(f"config of router {name!r}: {error}") from error
-            self.routers[name] = load_router(
-                name, own, threads=threads, context=self.context, base=base
-            )
+            wish = own.pop("threshold", None), own.pop("strong_share", None)
+            router = load_router(name, own, threads=threads, context=self.context, base=base)
+            self.routers[name] = router
+            self._percentile_tables[name] = percentile_table(tables_of(router))
+            self._wishes[name] = self._checked_wish(name, wish) or (None, strong_share)
         self._counts: dict[str, Counter[str]] = {name: Counter() for name in self.routers}
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="thriftroute")
@@ -113,57 +134,82 @@ class Controller:
         self.chat = SimpleNamespace(completions=completions)
 
     def decide(
-        self, prompt: Promptlike, router: str | None = None, threshold: float | None = None
+        self,
+        prompt: Promptlike,
+        router: str | None = None,
+        threshold: float | None = None,
+        *,
+        strong_share: float | None = None,
     ) -> Decision:
         """Which model is to answer a prompt or a list of OpenAI messages, and why. Calls no model.
 
-        `router` may be left out where one is loaded, `threshold` where the router's config has it.
-        Raises RoutingError; a prompt that cannot be scored raises nothing, see `on_error`.
+        `router` may be left out where one is loaded. Give `threshold` or `strong_share`, or neither
+        for that of the router's config, else of the Controller. Raises RoutingError; a prompt that
+        cannot be scored raises nothing, see `on_error`.
         """
-        return self._decide(prompt, *self._target(router, threshold))
+        return self._decide(prompt, *self._target(router, threshold, strong_share))
 
     async def adecide(
-        self, prompt: Promptlike, router: str | None = None, threshold: float | None = None
+        self,
+        prompt: Promptlike,
+        router: str | None = None,
+        threshold: float | None = None,
+        *,
+        strong_share: float | None = None,
     ) -> Decision:
         """`decide`, with the scoring in a thread: the event loop goes on meanwhile."""
-        target = self._target(router, threshold)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, self._decide, prompt, *target)
+        return await self._adecide(prompt, *self._target(router, threshold, strong_share))
 
     def route(
-        self, prompt: Promptlike, router: str | None = None, threshold: float | None = None
+        self,
+        prompt: Promptlike,
+        router: str | None = None,
+        threshold: float | None = None,
+        *,
+        strong_share: float | None = None,
     ) -> str:
         """The name of the model that `decide` chooses."""
-        return self.decide(prompt, router, threshold).model
+        return self.decide(prompt, router, threshold, strong_share=strong_share).model
+
+    def threshold_of(self, router: str | None = None, threshold: float | None = None) -> float:
+        """The threshold that `decide` goes by. Raises RoutingError where there is none."""
+        return self._target(router, threshold)[1]
 
     def completion(
-        self, *, router: str | None = None, threshold: float | None = None, **request: Any
+        self,
+        *,
+        router: str | None = None,
+        threshold: float | None = None,
+        strong_share: float | None = None,
+        **request: Any,
     ) -> Any:
         """A chat completion of the model that the router chooses; also `chat.completions.create`.
 
-        `model="router-<name>-<threshold>"`, or `router` and `threshold`, as for `decide`; the model
-        string wins. Any other `model` is called itself. All other keywords go to LiteLLM as they
-        are, before `models` and the defaults. `decision_of(answer)` tells what was decided.
+        `model="router-<name>-<threshold>"`, or `router` and `threshold` or `strong_share`, as for
+        `decide`; the model string wins. Any other `model` is called itself. All other keywords go
+        to LiteLLM as they are, before `models` and the defaults. `decision_of(answer)` tells what
+        was decided.
 
         Raises RoutingError as `decide` does, and what LiteLLM raises.
         """
-        decision = self._named(request, router, threshold)
+        decision = self._named(request, router, threshold, strong_share)
         if not isinstance(decision, Decision):
-            decision = self.decide(request["messages"], *decision)
-        answer = complete(self._request(decision, request))
-        attach(answer, decision)
-        return answer
+            decision = self._decide(request["messages"], *decision)
+        return attach(complete(self._request(decision, request)), decision)
 
     async def acompletion(
-        self, *, router: str | None = None, threshold: float | None = None, **request: Any
+        self,
+        *,
+        router: str | None = None,
+        threshold: float | None = None,
+        strong_share: float | None = None,
+        **request: Any,
     ) -> Any:
         """`completion` for asyncio; also `chat.completions.acreate`. Scoring stays off the loop."""
-        decision = self._named(request, router, threshold)
+        decision = self._named(request, router, threshold, strong_share)
         if not isinstance(decision, Decision):
-            decision = await self.adecide(request["messages"], *decision)
-        answer = await acomplete(self._request(decision, request))
-        attach(answer, decision)
-        return answer
+            decision = await self._adecide(request["messages"], *decision)
+        return attach(await acomplete(self._request(decision, request)), decision)
 
     def batch_calculate_win_rate(self, prompts: Iterable[Promptlike], router: str) -> Any:
         """Scores of n prompts: a pandas Series with the same index for a Series, else float64[n].
@@ -203,68 +249,101 @@ class Controller:
         self.close()
 
     def _named(
-        self, request: Mapping[str, Any], router: str | None, threshold: float | None
-    ) -> Decision | tuple[str, float]:
+        self,
+        request: Mapping[str, Any],
+        router: str | None,
+        threshold: float | None,
+        strong_share: float | None,
+    ) -> Decision | Target:
         """Router and threshold that a request names, or the decision where it names its model."""
         if request.get("messages") is None:
             raise RoutingError("the request has no messages; give messages=[{'role': ...}, ...]")
         model = request.get("model")
         if model is None:
-            return self._target(router, threshold)
+            return self._target(router, threshold, strong_share)
         if not isinstance(model, str) or not model.strip():
             raise RoutingError(
                 f"model must be a name, got {model!r}; {FORM}, or a model's own name"
             )
         if model.startswith(PREFIX):
             name, limit = parse_model_name(model, self.routers)
-            return self._target(name, limit)
-        if router is not None or threshold is not None:
+            if limit is not None:
+                return self._target(name, limit)
+            return self._target(name, threshold, strong_share)
+        if (router, threshold, strong_share) != (None, None, None):
             raise RoutingError(
                 f"the request names the model {model!r} and a router or threshold too: leave out "
                 f"one of them; {FORM}"
             )
         return Decision(model, "direct", None, None, None, "the caller named the model", 0.0)
 
-    def _target(self, router: str | None, threshold: float | None) -> tuple[str, float]:
+    def _target(
+        self,
+        router: str | None = None,
+        threshold: float | None = None,
+        strong_share: float | None = None,
+    ) -> Target:
         """Router and threshold, filled in from what is loaded and configured."""
         loaded = ", ".join(self.routers)
         if router is None and len(self.routers) > 1:
             raise RoutingError(f"no router is named; {FORM}; loaded: {loaded}")
         name = next(iter(self.routers)) if router is None else router
         self._router(name)
-        limit = self._thresholds.get(name) if threshold is None else threshold
-        if limit is None:
-            raise RoutingError(
-                f"no threshold is given, nor set in the config of router {name!r}; {FORM}; "
-                f"loaded: {loaded}"
-            )
-        return name, validate_threshold(limit)
+        if threshold is None and strong_share is None:
+            threshold, strong_share = self._wishes[name]
+        if threshold is not None and strong_share is not None:
+            raise RoutingError("give threshold or strong_share, and not both")
+        if strong_share is None:
+            return name, validate_threshold(threshold), ""
+        try:
+            if name not in self._share_tables:
+                self._share_tables[name] = share_table(tables_of(self.routers[name]))
+            table = self._share_tables[name]
+            if table is not None:
+                return (name, *table.sourced(strong_share))
+        except CalibrationError as error:
+            raise ThresholdError(f"router {name!r}: {error}") from error
+        raise RoutingError(
+            f"no threshold is given, nor set in the config of router {name!r}, which has no table "
+            f"of thresholds for a strong share; {FORM}; loaded: {loaded}"
+        )
+
+    def _checked_wish(self, name: str, wish: tuple[Any, Any]) -> tuple[Any, Any] | None:
+        """Threshold and strong share of a router's config; None where it has neither."""
+        if wish == (None, None):
+            return None
+        try:
+            self._target(name, *wish)
+        except RoutingError as error:
+            raise ConfigError(f"config of router {name!r}: {error}") from error
+        return wish
 
     def _router(self, name: str) -> Router:
         if name not in self.routers:
             raise UnknownRouterError(name, tuple(self.routers))
         return self.routers[name]
 
-    def _decide(self, prompt: Promptlike, router: str, threshold: float) -> Decision:
+    async def _adecide(self, prompt: Promptlike, *target: Any) -> Decision:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, self._decide, prompt, *target)
+
+    def _decide(self, prompt: Promptlike, router: str, threshold: float, source: str) -> Decision:
+        """Never raises, and the reason never holds text of the prompt."""
         start = time.perf_counter()
-        score, choice, reason = self._scored(prompt, self.routers[router], threshold)
-        if reason.startswith("scoring failed"):
+        choice: Choice = self.on_error
+        score, reason = score_or_problem(self.routers[router], prompt, self.context)
+        if score is not None:
+            choice, reason = compare(score, threshold, source)
+        elif reason.startswith("scoring failed"):
             logger.warning(
                 "router %r: %s; the request goes to the %s model", router, reason, choice
             )
         model = self.strong_model if choice == "strong" else self.weak_model
+        table = None if score is None else self._percentile_tables[router]
+        percentile = None if table is None or score is None else table.percentile(score)
+        of = None if table is None else table.name
         latency_ms = (time.perf_counter() - start) * 1000
-        return Decision(model, choice, score, threshold, router, reason, latency_ms)
-
-    def _scored(
-        self, prompt: Promptlike, router: Router, threshold: float
-    ) -> tuple[float | None, Choice, str]:
-        """(score, choice, reason). Never raises, and the reason never holds text of the prompt."""
-        score, problem = score_or_problem(router, prompt, self.context)
-        if score is None:
-            return None, self.on_error, problem
-        choice, reason = compare(score, threshold)
-        return score, choice, reason
+        return Decision(model, choice, score, threshold, router, reason, latency_ms, percentile, of)
 
     def _request(self, decision: Decision, request: Mapping[str, Any]) -> dict[str, Any]:
         """Keywords for LiteLLM: the request's before the model's before the defaults. Counts it."""
@@ -291,25 +370,24 @@ def parse_model_name(model: str, routers: Collection[str]) -> tuple[str, float |
     is no number, UnknownRouterError where only the form fits, else RoutingError.
     """
     rest = model.removeprefix(PREFIX)
-    loaded = ", ".join(routers) or "none"
     if rest in routers:
         return rest, None
-    fitting = sorted((n for n in routers if rest.startswith(f"{n}-")), key=len, reverse=True)
-    for name in fitting:
-        number = _number(rest[len(name) + 1 :])
+    loaded = ", ".join(routers) or "none"
+    cuts = [at for at, char in enumerate(rest) if char == "-"]
+    splits = [(rest[:at], _number(rest[at + 1 :])) for at in cuts]
+    fitting = [(name, number) for name, number in splits if name in routers]
+    for name, number in reversed(fitting):
         if number is not None:
             return name, number
     if fitting:
         raise ThresholdError(
-            f"model {model!r}: threshold {rest[len(fitting[0]) + 1 :]!r} is no number; {FORM}; "
+            f"model {model!r}: threshold {rest[len(fitting[-1][0]) + 1 :]!r} is no number; {FORM}; "
             f"routers: {loaded}"
         )
-    # "x-1e-05" splits into ("x-1e", "05") at the last dash and into ("x", "1e-05") at the first
-    # that leaves a number: the second is meant.
-    parts = rest.split("-")
-    for at in range(1, len(parts)):
-        if _number("-".join(parts[at:])) is not None:
-            raise UnknownRouterError("-".join(parts[:at]), tuple(routers))
+    # Of "x-1e-05" both "x-1e" and "x" leave a number: the shorter name is meant.
+    for name, number in splits:
+        if number is not None:
+            raise UnknownRouterError(name, tuple(routers))
     raise RoutingError(f"model {model!r} names no router and threshold; {FORM}; routers: {loaded}")
 
 
@@ -342,9 +420,7 @@ def _settings(value: object, where: str) -> dict[str, dict[str, Any]]:
         return {}
     if not isinstance(value, Mapping):
         raise ConfigError(f"{where}: expected a mapping of names, got {type(value).__name__}")
-    result: dict[str, dict[str, Any]] = {}
     for name, settings in value.items():
         if not isinstance(name, str) or not isinstance(settings, Mapping | None):
             raise ConfigError(f"{where}: expected settings under {name!r}, as a mapping")
-        result[name] = dict(settings or {})
-    return result
+    return {name: dict(settings or {}) for name, settings in value.items()}

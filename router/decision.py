@@ -14,7 +14,9 @@ class Decision:
 
     `choice` is "direct" where the caller named a model and no router was asked; `score`,
     `threshold` and `router` are then None. `score` is None too where scoring failed, and `reason`
-    says so. `latency_ms` is the time that the decision took, not the model's answer.
+    says so. `latency_ms` is the time that the decision took, not the model's answer. `percentile`
+    is the share of prompts that score below this one, in [0, 1], and `percentile_of` names the
+    bundle's table of them ("ordinary"); both are None where there is no score or no table.
     """
 
     model: str
@@ -24,17 +26,20 @@ class Decision:
     router: str | None
     reason: str
     latency_ms: float
+    percentile: float | None = None
+    percentile_of: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The decision as a JSON-able dict, its keys in the order of the fields."""
         return asdict(self)
 
 
-def attach(response: Any, decision: Decision) -> None:
-    """Put `decision` where `decision_of` finds it, beside LiteLLM's own hidden parameters."""
+def attach(response: Any, decision: Decision) -> Any:
+    """`response` with the decision where `decision_of` finds it, beside what LiteLLM hides."""
     hidden = getattr(response, _HIDDEN, None)
     # A new dict instead of a new key: LiteLLM's logging threads may be iterating over the old one.
     setattr(response, _HIDDEN, {**(hidden if isinstance(hidden, dict) else {}), _KEY: decision})
+    return response
 
 
 def decision_of(response: object) -> Decision | None:

@@ -13,100 +13,52 @@ a new name.
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
+_ASCII_WORD = re.compile(r"[A-Za-z]+(?:['-][A-Za-z]+)*")  # the same on ASCII, at half the time
+_TERM = re.compile(r"\w+")
 _OPTION = re.compile(r"^[ \t]*\(?(?:[A-Ja-j]|\d{1,2})[.):][ \t]", re.MULTILINE)
-_SENTENCE_END = re.compile(r"[.!?](?:\s|$)|[。！？]")
-_QUANTITY = re.compile(
-    r"\b(?:percent|percentage|half|twice|third|quarter|times|ratio|fraction|average|total"
-    r"|remaining|left|each|per|more than|less than|double|triple)\b|%",
-    re.IGNORECASE,
-)
-_LOGIC = re.compile(
-    r"\b(?:if|then|not|except|unless|neither|nor|all|none|some|only|must|at least|at most"
-    r"|either)\b",
-    re.IGNORECASE,
-)
+_SENTENCE_END = re.compile(r"[.!?](?:\s|$)")
+_THAN = re.compile(r"\b(?:more|less) than\b")
+_AT = re.compile(r"\bat (?:least|most)\b")
 _CODE = re.compile(r"```|\bdef \w+\(|\breturn\b|\bfunction\b|\bimport\b|[{};]|==|=>|\bclass \w+")
 _LATEX = re.compile(r"\\[a-zA-Z]+|\$|\^|_\{")
-_EXPLAIN = re.compile(r"\b(?:why|explain)", re.IGNORECASE)
-_HOW = re.compile(r"\bhow\b", re.IGNORECASE)
-_WRITE = re.compile(r"\bwrite\b", re.IGNORECASE)
-_WHAT = re.compile(r"\s*what\b", re.IGNORECASE)
-_PUNCTUATION = frozenset(',;:()"')
+_EXPLAIN = re.compile(r"\b(?:why|explain)")
+_WHAT = re.compile(r"\s*what\b")
+_QUANTITIES, _LOGICAL = (
+    frozenset(words.split())
+    for words in (
+        "percent percentage half twice third quarter times ratio fraction average total remaining "
+        "left each per double triple",
+        "if then not except unless neither nor all none some only must either",
+    )
+)
+# What must be in a text that _CODE or _LATEX finds anything in.
+_CODE_SIGNS = ("{", "}", ";", "==", "=>", "```", "def ", "class ", "return", "function", "import")
+_LATEX_SIGNS = ("\\", "$", "^", "_{")
+_NO_TERM = {c: " " for c in range(128) if not (chr(c).isalnum() or chr(c) == "_")}
+_DIGITS, _UPPER, _PUNCTUATION = b"0123456789", b"ABCDEFGHIJKLMNOPQRSTUVWXYZ", b',;:()"'
 
-
-@dataclass(frozen=True, slots=True)
-class _Text:
-    """What the features are made of: the text, its tokens by the encoder's tokenizer, and parts
-    that several features need."""
-
-    text: str
-    tokens: int
-    words: list[str]
-    numbers: list[str]
-    sentences: int
-
-    @property
-    def n(self) -> int:
-        return max(len(self.text), 1)
-
-
-def _log_count(pattern: re.Pattern[str]) -> Callable[[_Text], float]:
-    return lambda t: math.log1p(sum(1 for _ in pattern.finditer(t.text)))
-
-
-def _share(test: Callable[[str], bool]) -> Callable[[_Text], float]:
-    return lambda t: sum(map(test, t.text)) / t.n
-
-
-def _flag(pattern: re.Pattern[str]) -> Callable[[_Text], float]:
-    return lambda t: float(pattern.search(t.text) is not None)
-
-
-# How each is made of a text, and its cap: the 99th percentile of the public training sources,
-# rounded; for flags there is no need.
-_FEATURES: Mapping[str, tuple[Callable[[_Text], float], float]] = {
-    "tokens": (lambda t: math.log1p(t.tokens), 7.0),
-    "characters": (lambda t: math.log1p(len(t.text)), 8.4),
-    "word_length": (lambda t: sum(map(len, t.words)) / max(len(t.words), 1) / 10, 0.7),
-    "tokens_per_word": (lambda t: math.log1p(t.tokens / max(len(t.words), 1)), 1.8),
-    "numbers": (lambda t: math.log1p(len(t.numbers)), 4.4),
-    "distinct_numbers": (lambda t: math.log1p(len(set(t.numbers))), 3.7),
-    "long_numbers": (lambda t: math.log1p(sum(len(number) > 2 for number in t.numbers)), 3.6),
-    "digit_share": (_share(str.isdigit), 0.27),
-    "upper_share": (_share(str.isupper), 0.14),
-    "non_ascii_share": (_share(lambda c: not c.isascii()), 0.03),
-    "punctuation_share": (_share(_PUNCTUATION.__contains__), 0.15),
-    "options": (_log_count(_OPTION), 2.6),
-    "sentences": (lambda t: math.log1p(t.sentences), 3.7),
-    "words_per_sentence": (lambda t: math.log1p(len(t.words) / t.sentences), 3.8),
-    "lines": (lambda t: math.log1p(t.text.count("\n")), 4.2),
-    "quotes": (lambda t: math.log1p(t.text.count('"') + t.text.count("'")), 3.2),
-    "equals_signs": (lambda t: math.log1p(t.text.count("=")), 3.1),
-    "quantity_words": (_log_count(_QUANTITY), 2.7),
-    "logic_words": (_log_count(_LOGIC), 2.9),
-    "code": (_log_count(_CODE), 3.8),
-    "latex": (_log_count(_LATEX), 4.1),
-    "question_mark": (lambda t: float("?" in t.text or "？" in t.text), math.inf),
-    "how": (_flag(_HOW), math.inf),
-    "explain": (_flag(_EXPLAIN), math.inf),
-    "write": (_flag(_WRITE), math.inf),
-    "starts_with_what": (lambda t: float(_WHAT.match(t.text) is not None), math.inf),
-}
-
-FEATURES: tuple[str, ...] = tuple(_FEATURES)
+# The caps: the 99th percentile of the public training sources, rounded; flags need none.
+_CAPS = {
+    "tokens": 7.0, "characters": 8.4, "word_length": 0.7, "tokens_per_word": 1.8, "numbers": 4.4,
+    "distinct_numbers": 3.7, "long_numbers": 3.6, "digit_share": 0.27, "upper_share": 0.14,
+    "non_ascii_share": 0.03, "punctuation_share": 0.15, "options": 2.6, "sentences": 3.7,
+    "words_per_sentence": 3.8, "lines": 4.2, "quotes": 3.2, "equals_signs": 3.1,
+    "quantity_words": 2.7, "logic_words": 2.9, "code": 3.8, "latex": 4.1, "question_mark": math.inf,
+    "how": math.inf, "explain": math.inf, "write": math.inf, "starts_with_what": math.inf,
+}  # fmt: skip
+FEATURES: tuple[str, ...] = tuple(_CAPS)
 
 
 def unknown_features(names: Sequence[str]) -> list[str]:
     """Those of `names` that this version does not know."""
-    return [name for name in names if name not in _FEATURES]
+    return [name for name in names if name not in _CAPS]
 
 
 def features(text: str, tokens: int, names: Sequence[str] = FEATURES) -> npt.NDArray[np.float32]:
@@ -116,7 +68,58 @@ def features(text: str, tokens: int, names: Sequence[str] = FEATURES) -> npt.NDA
     special tokens. An empty text has values too. Raises KeyError for a name that is not known; see
     `unknown_features`.
     """
-    sentences = max(len(_SENTENCE_END.findall(text)), 1)
-    parts = _Text(text, tokens, _WORD.findall(text), _NUMBER.findall(text), sentences)
-    asked = [_FEATURES[name] for name in names]
-    return np.array([min(value(parts), cap) for value, cap in asked], dtype=np.float32)
+    n, lower, data = max(len(text), 1), text.lower(), text.encode("utf-8", "surrogatepass")
+    others = "" if text.isascii() else "".join(char for char in text if not char.isascii())
+    words = (_WORD if others else _ASCII_WORD).findall(text)
+    terms = _TERM.findall(lower) if others else lower.translate(_NO_TERM).split()
+    known = set(terms)
+    digits = _count(data, _DIGITS) + sum(map(str.isdigit, others))
+    numbers = _NUMBER.findall(text) if digits else []
+    n_words = max(len(words), 1)
+    sentences = max(len(_SENTENCE_END.findall(text)) + sum(map(others.count, "。！？")), 1)
+
+    counts = {
+        "tokens": tokens,
+        "characters": len(text),
+        "tokens_per_word": tokens / n_words,
+        "numbers": len(numbers),
+        "distinct_numbers": len(set(numbers)),
+        "long_numbers": sum(len(number) > 2 for number in numbers),
+        "options": len(_OPTION.findall(text)),
+        "sentences": sentences,
+        "words_per_sentence": len(words) / sentences,
+        "lines": text.count("\n"),
+        "quotes": text.count('"') + text.count("'"),
+        "equals_signs": text.count("="),
+        "quantity_words": sum(map(_QUANTITIES.__contains__, terms))
+        + (len(_THAN.findall(lower)) if "than" in known else 0)
+        + text.count("%"),
+        "logic_words": sum(map(_LOGICAL.__contains__, terms))
+        + (len(_AT.findall(lower)) if "at" in known else 0),
+        "code": _found(_CODE, _CODE_SIGNS, text),
+        "latex": _found(_LATEX, _LATEX_SIGNS, text),
+    }
+    values = {
+        **{name: math.log1p(count) for name, count in counts.items()},
+        "word_length": sum(map(len, words)) / n_words / 10,
+        "digit_share": digits / n,
+        "upper_share": (_count(data, _UPPER) + sum(map(str.isupper, others))) / n,
+        "non_ascii_share": len(others) / n,
+        "punctuation_share": _count(data, _PUNCTUATION) / n,
+        "question_mark": float("?" in text or "？" in others),
+        "how": float("how" in known),
+        "explain": float(_found(_EXPLAIN, ("why", "explain"), lower) > 0),
+        "write": float("write" in known),
+        "starts_with_what": float(_WHAT.match(lower) is not None),
+    }
+    return np.array([min(values[name], _CAPS[name]) for name in names], dtype=np.float32)
+
+
+def _count(data: bytes, of: bytes) -> int:
+    """How many bytes of `data` are among `of`."""
+    return len(data) - len(data.translate(None, of))
+
+
+def _found(pattern: re.Pattern[str], signs: tuple[str, ...], text: str) -> int:
+    """Matches of a pattern; it runs only where one of its signs stands in the text."""
+    return len(pattern.findall(text)) if any(map(text.__contains__, signs)) else 0

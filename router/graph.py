@@ -38,61 +38,52 @@ _MESSAGES: dict[str, tuple[frozenset[int], dict[int, str]]] = {
 
 def check_graph(data: bytes) -> None:
     """Raises ValueError, which says what, where a serialized ONNX model may not be loaded."""
-    try:
-        _Walk().message(memoryview(data), "model")
-    except IndexError:
-        raise ValueError("is cut, or no ONNX graph") from None
-
-
-class _Walk:
-    """One pass over a model; counts what it has seen."""
-
-    def __init__(self) -> None:
-        self._fields = self._nodes = 0
-
-    def message(self, data: memoryview, what: str) -> None:
-        self._nodes += what == "node"
-        if self._nodes > MAX_NODES:
+    todo, fields, nodes = [(memoryview(data), "model")], 0, 0
+    while todo:
+        message, what = todo.pop()
+        known, inner = _MESSAGES[what]
+        nodes += what == "node"
+        if nodes > MAX_NODES:
             raise ValueError(f"has more than {MAX_NODES:,} nodes")
         elements = 1
-        for number, value in self._read(data, what):
-            if number in _MESSAGES[what][1]:
-                self.message(_bytes(value), _MESSAGES[what][1][number])
+        for number, value in _read(message):
+            fields += 1
+            if fields > MAX_FIELDS:
+                raise ValueError(f"has more than {MAX_FIELDS:,} fields")
+            if number not in known and (what, number) != ("tensor", 13):
+                raise ValueError(f"has the field {what} {number}, which no bundle may have")
+            if number in inner:
+                todo.append((_bytes(value), inner[number]))
             elif what == "node":
                 _check_node(number, value)
             elif what == "tensor":
                 elements = min(elements * _tensor_size(number, value), 2**64)
         # The densest elements have two bits.
-        if what == "tensor" and elements > 4 * len(data):
+        if what == "tensor" and elements > 4 * len(message):
             raise ValueError("has a tensor that claims more elements than its data holds")
 
-    def _read(self, data: memoryview, what: str) -> Iterator[tuple[int, int | memoryview]]:
-        """(field number, value) of a message: an int, or the bytes of any other value."""
-        at, end = 0, len(data)
+
+def _read(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """(field number, value) of a message: an int, or the bytes of any other value."""
+    at, end = 0, len(data)
+    try:
         while at < end:
-            self._fields += 1
-            if self._fields > MAX_FIELDS:
-                raise ValueError(f"has more than {MAX_FIELDS:,} fields")
             tag, at = _varint(data, at)
-            number, kind = tag >> 3, tag & 7
-            if number not in _MESSAGES[what][0]:
-                if what == "tensor" and number == 13:
-                    raise ValueError("keeps weights in another file")
-                raise ValueError(f"has the field {what} {number}, which no bundle may have")
-            if kind == 0:
-                value, at = _varint(data, at)
-                yield number, value
-                continue
-            if kind == 2:
+            kind, size = tag & 7, 0
+            if kind in (0, 2):
                 size, at = _varint(data, at)
-            elif kind in (1, 5):
-                size = 8 if kind == 1 else 4
-            else:
+            if kind == 0:
+                yield tag >> 3, size
+                continue
+            if kind not in (1, 2, 5):
                 raise ValueError("is no ONNX graph")
+            size = {1: 8, 5: 4}.get(kind, size)
             if at + size > end:
                 raise IndexError
-            yield number, data[at : at + size]
+            yield tag >> 3, data[at : at + size]
             at += size
+    except IndexError:
+        raise ValueError("is cut, or no ONNX graph") from None
 
 
 def _check_node(number: int, value: int | memoryview) -> None:
@@ -104,7 +95,7 @@ def _check_node(number: int, value: int | memoryview) -> None:
 
 def _tensor_size(number: int, value: int | memoryview) -> int:
     """The factor that a field of a tensor puts on its number of elements."""
-    if number == 14 and value != 0:
+    if number == 13 or (number == 14 and value != 0):
         raise ValueError("keeps weights in another file")
     if number != 1:
         return 1
@@ -115,18 +106,14 @@ def _tensor_size(number: int, value: int | memoryview) -> int:
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
     """A number of up to 64 bits, and where the next field begins."""
-    byte = data[at]
-    if byte < 128:
-        return byte, at + 1
-    value, shift = byte & 127, 7
-    while byte > 127:
-        at += 1
+    value = 0
+    for shift in range(0, 71, 7):
         byte = data[at]
+        at += 1
         value |= (byte & 127) << shift
-        shift += 7
-        if shift > 70:
-            raise ValueError("is no ONNX graph")
-    return value, at + 1
+        if byte < 128:
+            return value, at
+    raise ValueError("is no ONNX graph")
 
 
 def _bytes(value: int | memoryview) -> memoryview:

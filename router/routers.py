@@ -1,4 +1,4 @@
-"""Routers by name: `mf` and `bert` (a bundle each), `random`, and those of other distributions.
+"""Routers by name: `mf`, `bert` and `fast` (bundles), `random`, and those of other distributions.
 
 A distribution adds a router through the entry-point group `thriftroute.routers`:
 
@@ -26,7 +26,7 @@ from .text import Context, Conversation
 Floats = npt.NDArray[np.float64]
 
 GROUP = "thriftroute.routers"
-BUNDLED = ("mf", "bert")
+BUNDLED = ("mf", "bert", "fast")
 BUILT_IN = (*BUNDLED, "random")
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
 
@@ -46,19 +46,11 @@ class Router(Protocol):
 class BundleRouter:
     """Scores by a bundle. `scorer` is the `Scorer` that it was made from."""
 
-    def __init__(
-        self,
-        path: str | Path | Bundle,
-        *,
-        strong: str | None = None,
-        weak: str | None = None,
-        threads: int = 1,
-        context: Context = "conversation",
-    ) -> None:
-        """Raises BundleError (cannot be used) and ConfigError (a setting does not fit it)."""
+    def __init__(self, path: str | Path | Bundle, **settings: Any) -> None:
+        """settings, and what is raised: as of `Scorer.load`; ConfigError for an encoder too."""
         from .scorer import Scorer  # brings onnxruntime
 
-        self.scorer = Scorer.load(path, threads=threads, context=context, strong=strong, weak=weak)
+        self.scorer = Scorer.load(path, **settings)
         if not self.scorer.bundle.manifest.models:
             raise ConfigError(f"{path} is an encoder, which embeds but cannot route; give a router")
 
@@ -82,6 +74,16 @@ class RandomRouter:
             return self._random.random(len(conversations))
 
 
+def tables_of(router: Router) -> Mapping[str, Any]:
+    """The tables of thresholds of a bundle (`Manifest.thresholds`), in their order. None of them
+    for another router, or a bundle that scores another pair than its own."""
+    if not isinstance(router, BundleRouter):
+        return {}
+    scorer, manifest = router.scorer, router.scorer.bundle.manifest
+    own = (scorer.strong, scorer.weak) == (manifest.strong, manifest.weak)
+    return manifest.thresholds if own else {}
+
+
 def available_routers() -> tuple[str, ...]:
     """Names that `load_router` knows: the built-in ones, then those of other distributions."""
     return (*BUILT_IN, *sorted(_plugins()))
@@ -97,7 +99,7 @@ def load_router(
 ) -> Router:
     """The router of that name, or the bundle in the folder of that name.
 
-    settings: of `mf`, `bert` and folders `checkpoint_path` (a bundle's folder, relative to `base`;
+    settings: of the bundles and folders `checkpoint_path` (a bundle's folder, relative to `base`;
     the built-in one where it is not given), `strong_model` and `weak_model` (names among the
     bundle's models) and `threads`; of `random` `seed`; of others whatever they take.
 
@@ -111,7 +113,13 @@ def load_router(
         return RandomRouter(**given)
     if name in BUNDLED or (name not in plugins and (Path(name) / MANIFEST).is_file()):
         _check_keys(name, given, ("checkpoint_path", "strong_model", "weak_model", "threads"))
-        return _bundle_router(name, given, threads, context, base)
+        return BundleRouter(
+            _bundle(name, given.get("checkpoint_path"), base),
+            strong=given.get("strong_model"),
+            weak=given.get("weak_model"),
+            threads=given.get("threads", threads),
+            context=context,
+        )
     if name not in plugins:
         raise UnknownRouterError(name, (*BUILT_IN, *sorted(plugins)))
     return _plugin_router(name, plugins[name], given)
@@ -135,16 +143,13 @@ def checked_scores(values: object, n: int) -> Floats:
     return scores
 
 
-def _bundle_router(
-    name: str, settings: Mapping[str, Any], threads: int, context: Context, base: Path | None
-) -> BundleRouter:
-    given = settings.get("checkpoint_path")
-    if given is not None and not isinstance(given, str | Path):
-        raise ConfigError(
-            f"router {name!r}: checkpoint_path must be a folder, got {type(given).__name__}"
-        )
+def _bundle(name: str, given: object, base: Path | None) -> Bundle:
     folder = CHECKPOINTS / name if name in BUNDLED else Path(name)
     if given is not None:
+        if not isinstance(given, str | Path):
+            raise ConfigError(
+                f"router {name!r}: checkpoint_path must be a folder, got {type(given).__name__}"
+            )
         folder = (base or Path()) / Path(given).expanduser()
     if not folder.is_dir():
         raise ConfigError(
@@ -160,13 +165,7 @@ def _bundle_router(
             f"router {name!r}: the bundle in {folder} is of kind {kind!r}; load it as router "
             f"{kind!r}, or by its folder"
         )
-    return BundleRouter(
-        bundle,
-        strong=settings.get("strong_model"),
-        weak=settings.get("weak_model"),
-        threads=settings.get("threads", threads),
-        context=context,
-    )
+    return bundle
 
 
 def _plugin_router(
@@ -201,7 +200,7 @@ def _plugins() -> dict[str, list[metadata.EntryPoint]]:
             )
             continue
         same = found.setdefault(entry.name, [])
-        if entry.value not in {other.value for other in same}:
+        if all(entry.value != other.value for other in same):
             same.append(entry)
     return found
 
@@ -214,5 +213,6 @@ def _check_keys(name: str, settings: Mapping[str, Any], known: Sequence[str]) ->
     for key in settings:
         if key not in known:
             raise ConfigError(
-                f"router {name!r}: unknown setting {key!r}; known: threshold, {', '.join(known)}"
+                f"router {name!r}: unknown setting {key!r}; known: threshold, strong_share, "
+                f"{', '.join(known)}"
             )

@@ -45,11 +45,15 @@ def score_or_problem(router: Router, prompt: Promptlike, context: str) -> tuple[
         return None, f"scoring failed: {error}"
 
 
-def compare(score: float, threshold: float) -> tuple[Literal["strong", "weak"], str]:
-    """The choice, and the reason for it in a line. Raises ThresholdError for a bad threshold."""
+def compare(
+    score: float, threshold: float, source: str = ""
+) -> tuple[Literal["strong", "weak"], str]:
+    """The choice, and the reason for it in a line. source: where the threshold is from. Raises
+    ThresholdError for a bad threshold."""
     choice = choose(score, threshold)
     sign = ">=" if choice == "strong" else "<"
-    return choice, f"score {score:.6g} {sign} threshold {threshold:.6g}"
+    reason = f"score {score:.6g} {sign} threshold {threshold:.6g}"
+    return choice, f"{reason}, {source}" if source else reason
 
 
 def place_of(error: Exception) -> str:

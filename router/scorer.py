@@ -6,6 +6,7 @@ core a batch of unpadded single runs is no slower. Many prompts are spread over 
 """
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import onnxruntime as ort
 from tokenizers import Tokenizer
 
 from ..errors import BundleFormatError, CalibrationError, ConfigError
-from .bundle import MODEL, TOKENIZER, Bundle
+from .bundle import EMBEDDING, MODEL, TOKENIZER, Bundle, Manifest
 from .features import features
 from .text import Conversation, Encoded, Promptlike, as_conversation, encode, validate_context
 from .threshold import apply_calibration
@@ -66,12 +67,17 @@ class Scorer:
         self._strong = self._weak = -1
         if manifest.models:
             self._strong, self._weak = self._pair()
-        self._session = _session(bundle, threads)
+        self._threads = threads
+        self._session = _session(bundle, MODEL, threads)
+        # Most users never ask for an embedding: its graph is loaded at the first one.
+        self._second: ort.InferenceSession | None = None
+        self._loading = threading.Lock()
+        if EMBEDDING in manifest.files:
+            bundle.graph(EMBEDDING)
         try:
             self._tokenizer: Tokenizer = load_tokenizer(bundle.file(TOKENIZER).read_bytes())
         except ValueError as error:
             raise BundleFormatError(f"{TOKENIZER} does not load: {error}", bundle.path) from error
-        _check_graph(self._session, bundle)
         try:
             apply_calibration(0.0, manifest.calibration if manifest.models else None)
         except CalibrationError as error:
@@ -103,34 +109,34 @@ class Scorer:
 
     def margins(self, prompts: Sequence[Prompt], *, workers: int | None = None) -> Floats:
         """Margins of n prompts, float64[n]."""
-        if not self.bundle.manifest.models:
+        quality = self.qualities(prompts, workers=workers)
+        return (quality[:, self._strong] - quality[:, self._weak]).astype(np.float64)
+
+    def qualities(self, prompts: Sequence[Prompt], *, workers: int | None = None) -> Floats32:
+        """Qualities of the bundle's models in logits, in their order, float32[n, n_models]."""
+        models = self.bundle.manifest.models
+        if not models:
             raise ConfigError(f"{self.bundle} is an encoder: it embeds, but knows no models")
-        found = self._map(prompts, ["quality"], workers)
-        return np.array([float(q[self._strong] - q[self._weak]) for [q] in found], dtype=np.float64)
+        return self._rows(prompts, "quality", len(models), workers)
 
     def encode_all(
         self, prompts: Sequence[Prompt], *, workers: int | None = None
     ) -> Iterator[Encoding]:
         """Quality and embedding of each prompt, in order; quality is empty for an encoder."""
-        if self.bundle.manifest.models:
-            for quality, embedding in self._map(prompts, ["quality", "embedding"], workers):
-                yield Encoding(quality, embedding)
-        else:
-            for [embedding] in self._map(prompts, ["embedding"], workers):
-                yield Encoding(np.empty(0, np.float32), embedding)
+        outputs = ["quality", "embedding"] if self.bundle.manifest.models else ["embedding"]
+        for *quality, embedding in self._map(prompts, outputs, workers):
+            yield Encoding(quality[0] if quality else np.empty(0, np.float32), embedding)
 
     def embeddings(self, prompts: Sequence[Prompt], *, workers: int | None = None) -> Floats32:
         """Sentence embeddings, float32[n, dim], of unit length."""
-        rows = [row for [row] in self._map(prompts, ["embedding"], workers)]
-        return np.array(rows, dtype=np.float32).reshape(len(rows), self.bundle.manifest.dim)
+        return self._rows(prompts, "embedding", self.bundle.manifest.dim, workers)
 
     def representations(self, prompts: Sequence[Prompt], *, workers: int | None = None) -> Floats32:
         """What heads are fitted on, float32[n, width]; raises ConfigError where there is none."""
         width = self.bundle.manifest.width
         if not width:
             raise ConfigError(f"{self.bundle} gives no representation (a bundle of format 1?)")
-        rows = [row for [row] in self._map(prompts, ["representation"], workers)]
-        return np.array(rows, dtype=np.float32).reshape(len(rows), width)
+        return self._rows(prompts, "representation", width, workers)
 
     def familiarity(self, prompt: Prompt) -> float | None:
         """How like the prompts that were trained on a prompt is, 0 to 1; None where the bundle
@@ -193,7 +199,26 @@ class Scorer:
             raise BundleFormatError(f"{TOKENIZER} {error}", self.bundle.path) from error
 
     def _run(self, prompt: Prompt, outputs: list[str]) -> list[Floats32]:
-        return [output[0] for output in self._session.run(outputs, self.feeds(prompt))]
+        feeds = self.feeds(prompt)
+        if "embedding" not in outputs or EMBEDDING not in self.bundle.manifest.files:
+            return [output[0] for output in self._session.run(outputs, feeds)]
+        asked = ["states" if name == "embedding" else name for name in outputs]
+        found = dict(zip(asked, self._session.run(asked, feeds), strict=True))
+        between = {"states": found["states"], "attention_mask": feeds["attention_mask"]}
+        [found["embedding"]] = self._second_half().run(["embedding"], between)
+        return [found[name][0] for name in outputs]
+
+    def _second_half(self) -> ort.InferenceSession:
+        with self._loading:
+            if self._second is None:
+                self._second = _session(self.bundle, EMBEDDING, self._threads)
+            return self._second
+
+    def _rows(
+        self, prompts: Sequence[Prompt], output: str, width: int, workers: int | None
+    ) -> Floats32:
+        rows = [row for [row] in self._map(prompts, [output], workers)]
+        return np.array(rows, dtype=np.float32).reshape(len(rows), width)
 
     def _map(
         self, prompts: Sequence[Prompt], outputs: list[str], workers: int | None
@@ -208,7 +233,8 @@ class Scorer:
                 yield from pool.map(run, prompts[start : start + BLOCK])
 
 
-def _session(bundle: Bundle, threads: int) -> ort.InferenceSession:
+def _session(bundle: Bundle, name: str, threads: int) -> ort.InferenceSession:
+    """One of a bundle's graphs, loaded and checked."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -217,39 +243,50 @@ def _session(bundle: Bundle, threads: int) -> ort.InferenceSession:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # Otherwise bytes that look like onnxruntime's own format are read as that, unchecked.
     options.add_session_config_entry("session.load_model_format", "ONNX")
-    graph = bundle.graph()
+    graph = bundle.graph(name)
     try:
-        return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises its own, unrelated classes
-        raise BundleFormatError(f"{MODEL} does not load: {error}", bundle.path) from error
+        raise BundleFormatError(f"{name} does not load: {error}", bundle.path) from error
+    _check_graph(session, name, bundle)
+    return session
 
 
-def _check_graph(session: ort.InferenceSession, bundle: Bundle) -> None:
+def _check_graph(session: ort.InferenceSession, name: str, bundle: Bundle) -> None:
     """The graph must be the one that the manifest describes: names, types and widths."""
     manifest = bundle.manifest
+    wanted, outputs = _described(name, manifest)
 
     def check(fits: bool, problem: str) -> None:
         if not fits:
-            raise BundleFormatError(f"{MODEL}{problem}", bundle.path)
+            raise BundleFormatError(f"{name}{problem}", bundle.path)
 
+    inputs = {node.name: node for node in session.get_inputs()}
+    check(set(inputs) == set(wanted), f" has inputs {sorted(inputs)}; expected {', '.join(wanted)}")
+    for node, kind in wanted.items():
+        found = inputs[node].type
+        check(found == kind, f": input {node!r} is {found}; expected {kind}")
+    if "features" in wanted:
+        known, takes = len(manifest.features), inputs["features"].shape[-1]
+        check(takes == known, f" takes {takes} features, the manifest names {known}")
+    if "states" in wanted:
+        takes = inputs["states"].shape[-1]
+        check(takes == manifest.dim, f" takes states of width {takes}, not {manifest.dim}")
+    widths = {o.name: o.shape[-1] if o.shape else None for o in session.get_outputs()}
+    for output, width in outputs.items():
+        given = widths.get(output)
+        problem = f": output {output!r} has width {given}, the manifest says {width}"
+        check(given == width or (width == 0 and output in ("representation", "quality")), problem)
+
+
+def _described(name: str, manifest: Manifest) -> tuple[dict[str, str], dict[str, int]]:
+    """The types of a graph's inputs and the widths of its outputs, by the manifest."""
+    if name == EMBEDDING:
+        wanted = {"states": "tensor(float)", "attention_mask": "tensor(int64)"}
+        return wanted, {"embedding": manifest.dim}
     wanted = {"input_ids": "tensor(int64)", "attention_mask": "tensor(int64)"}
     if manifest.features:
         wanted["features"] = "tensor(float)"
-    inputs = {node.name: node for node in session.get_inputs()}
-    check(set(inputs) == set(wanted), f" has inputs {sorted(inputs)}; expected {', '.join(wanted)}")
-    for name, kind in wanted.items():
-        check(
-            inputs[name].type == kind, f": input {name!r} is {inputs[name].type}; expected {kind}"
-        )
-    if manifest.features:
-        known, takes = len(manifest.features), inputs["features"].shape[-1]
-        check(takes == known, f" takes {takes} features, the manifest names {known}")
-    widths = {o.name: o.shape[-1] if o.shape else None for o in session.get_outputs()}
-    for name, width in (
-        ("embedding", manifest.dim),
-        ("representation", manifest.width),
-        ("quality", len(manifest.models)),
-    ):
-        found = widths.get(name)
-        problem = f": output {name!r} has width {found}, the manifest says {width}"
-        check(found == width or (width == 0 and name != "embedding"), problem)
+    last = "states" if EMBEDDING in manifest.files else "embedding"
+    outputs = {"representation": manifest.width, "quality": len(manifest.models)}
+    return wanted, {last: manifest.dim, **outputs}

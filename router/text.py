@@ -117,9 +117,12 @@ def encode(
     """
     budget = max_tokens - len(prefix) - len(suffix)
     text = _clip(conversation.last)
-    last = _ids(tokenizer, text)
-    history = [] if context == "last" else _ids(tokenizer, _clip(conversation.history))
-    system = _ids(tokenizer, _clip(conversation.system)) if context == "full" else []
+    texts = (
+        text,
+        "" if context == "last" else _clip(conversation.history),
+        _clip(conversation.system) if context == "full" else "",
+    )
+    last, history, system = (token_ids(tokenizer, part) if part else [] for part in texts)
     budget -= len(suffix) * (bool(history) + bool(system))
     room_system = min(len(system), budget // 8)
     room_history = min(len(history), budget // 4)
@@ -127,17 +130,11 @@ def encode(
     # What the last turn leaves free goes to the history first: it is nearer to the question.
     room_history = min(len(history), budget - room_last - room_system)
     room_system = min(len(system), budget - room_last - room_history)
-    ids = list(prefix)
-    for part in (
-        system[:room_system],
-        history[len(history) - room_history :],
-        _head_and_tail(last, room_last),
-    ):
-        if part:
-            ids += part + list(suffix)
-    if len(ids) == len(prefix):
-        ids += list(suffix)
-    return Encoded(ids, text, len(last))
+    tail = room_last // 2 if len(last) > room_last else 0
+    kept = last[: room_last - tail] + last[len(last) - tail :]
+    parts = (system[:room_system], history[len(history) - room_history :], kept)
+    ids = [token for part in parts if part for token in (*part, *suffix)]
+    return Encoded([*prefix, *(ids or suffix)], text, len(last))
 
 
 def special_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
@@ -157,17 +154,6 @@ def _clip(text: str) -> str:
     # A lone surrogate is legal in a Python string and in JSON, but is no character: the tokenizer
     # would refuse the whole text for it.
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    return token_ids(tokenizer, text) if text else []
-
-
-def _head_and_tail(ids: list[int], room: int) -> list[int]:
-    if len(ids) <= room:
-        return ids
-    tail = room // 2
-    return ids[: room - tail] + ids[len(ids) - tail :]
 
 
 def _join(texts: Sequence[str]) -> str:

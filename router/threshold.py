@@ -5,9 +5,11 @@ same side: n prompts with k distinct scores have only k + 1 shares of strong cal
 and everything here works on those instead of on quantiles.
 """
 
+import contextlib
 import itertools
 import math
 import numbers
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -23,6 +25,8 @@ Floats = npt.NDArray[np.float64]
 SCORE_MARGIN = 1e-6
 # Slope, in logits a unit of margin, that keeps an isotonic map strictly increasing past its ends.
 TAIL_SLOPE = 1e-3
+STRONG_SHARE = 0.3  # where neither a threshold nor a strong share is given
+ORDINARY = "ordinary"  # name of the table that percentiles are of, if a bundle has it
 
 
 def validate_threshold(value: object) -> float:
@@ -128,19 +132,17 @@ def costs_by_share(
     """Mean cost of a prompt at each row of `achievable(scores)`: float64[k], in the unit of the
     costs of each prompt on either model, float64[n]. Raises CalibrationError."""
     array = check_scores(scores)
-    sides = [np.asarray(cost, dtype=np.float64) for cost in (strong_cost, weak_cost)]
-    for name, cost in zip(("strong", "weak"), sides, strict=True):
+    strong, weak = (np.asarray(cost, dtype=np.float64) for cost in (strong_cost, weak_cost))
+    for name, cost in (("strong", strong), ("weak", weak)):
         if cost.shape != array.shape:
             raise CalibrationError(f"{name} costs have shape {cost.shape}, scores {array.shape}")
         if not np.all(np.isfinite(cost) & (cost >= 0)):
             raise CalibrationError(f"{name} costs must be finite numbers >= 0 for every prompt")
-    strong, weak = sides
     order = np.argsort(-array, kind="stable")
     running = np.append(0.0, np.cumsum((strong - weak)[order]))
     _, shares = achievable(array)
     calls = np.rint(shares * array.size).astype(np.intp)
-    costs: Floats = (weak.sum() + running[calls]) / array.size
-    return costs
+    return np.asarray((weak.sum() + running[calls]) / array.size)
 
 
 def threshold_for_cost(
@@ -205,12 +207,26 @@ class ThresholdTable:
     def threshold_for(self, share: float) -> tuple[float, float]:
         """(threshold, strong_pct) of the row nearest to `share`; of two, the lower share."""
         wanted = check_share(share)
-        row = min(self.rows, key=lambda item: (round(abs(item[0] - wanted), 12), item[0]))
+        at = bisect_left(self.rows, wanted, key=lambda row: row[0])  # first share >= wanted
+        near = self.rows[max(at - 1, 0) : at + 1]
+        row = min(near, key=lambda item: (round(abs(item[0] - wanted), 12), item[0]))
         return row[1], row[0]
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON; `from_dict` gives back an equal table."""
-        return {"name": self.name, "n": self.n, "rows": [list(row) for row in self.rows]}
+    def sourced(self, share: float) -> tuple[float, str]:
+        """(threshold, where it is from) for a strong share, as reasons say it."""
+        threshold, nearest = self.threshold_for(share)
+        return threshold, f"strong share {nearest:.3g} by table {self.name!r}"
+
+    def percentile(self, score: float) -> float:
+        """The share of the table's prompts that score below `score`, in [0, 1]: 1 - strong share of
+        the row with that threshold, linear between rows. Off by a row's step at most, but where
+        many prompts have one score."""
+        at = bisect_left(self.rows, -score, key=lambda row: -row[1])  # first threshold <= score
+        share, limit = self.rows[min(at, len(self.rows) - 1)]
+        if 0 < at < len(self.rows):
+            less, higher = self.rows[at - 1]
+            share -= (share - less) * (score - limit) / (higher - limit)
+        return 1.0 - share
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> "ThresholdTable":
@@ -218,14 +234,36 @@ class ThresholdTable:
         try:
             rows = tuple((share, threshold) for share, threshold in value["rows"])
             name, n = value["name"], value["n"]
+            if not isinstance(name, str):
+                raise TypeError
         except (KeyError, TypeError, ValueError):
-            name = n = rows = None
-        if not isinstance(name, str) or rows is None:
             raise CalibrationError(
                 "threshold table: expected {'name': str, 'n': int, 'rows': [[share, threshold], "
                 f"...]}}, got {value!r:.200}"
-            )
+            ) from None
         return cls(name=name, n=n, rows=rows)
+
+
+def share_table(tables: Mapping[str, Any]) -> ThresholdTable | None:
+    """The table that turns strong shares into thresholds: the last of a manifest's, since one's own
+    calibration stands after the built-in ones. Raises CalibrationError or ThresholdError."""
+    return ThresholdTable.from_dict([*tables.values()][-1]) if tables else None
+
+
+def percentile_table(tables: Mapping[str, Any]) -> ThresholdTable | None:
+    """The table that percentiles are of: that of ordinary prompts, else the last; None where there
+    is none that can be used."""
+    with contextlib.suppress(ValueError):
+        own = {ORDINARY: tables[ORDINARY]} if ORDINARY in tables else tables
+        return share_table(own)
+    return None
+
+
+def harder_than(percentile: float, name: str) -> str:
+    """A percentile in words; `name`: of the table that it is of."""
+    known = {ORDINARY: "ordinary prompts", "validation": "the bundle's validation prompts"}
+    whose = known.get(name, f"the prompts of {name!r}")
+    return f"harder than {min(percentile, 0.99):.0%} of {whose}"
 
 
 def sigmoid(logit: npt.ArrayLike) -> Floats:

@@ -24,7 +24,6 @@ from ..eval.command import Target, run_calibration, run_evaluation
 from ..router.bundle import MANIFEST
 from ..router.controller import Controller
 from ..router.decision import decision_of
-from ..router.routers import CHECKPOINTS
 from ..router.threshold import format_threshold
 from ..training.encoder import DEFAULT_ENCODER
 from ..training.models.loop import TrainingInterruptedError
@@ -120,15 +119,10 @@ def run_demo(out: Path, *, with_bert: bool, encoder: str = DEFAULT_ENCODER) -> N
         )
         _show_training(_train(settings, screen), screen)
     _evaluate(out, bundles, screen)
-    _route(bundles["mf"], _calibrate(bundles["mf"], screen), screen)
+    _route(_calibrate(bundles["mf"], screen), screen)
     screen.heading("What next", numbered=False)
     screen.say(SIMULATED, style="yellow")
     screen.say(NEXT.format(out=out))
-
-
-def has_built_in() -> bool:
-    """Whether the package holds a trained mf bundle."""
-    return (CHECKPOINTS / "mf" / MANIFEST).is_file()
 
 
 def _own(out: Path) -> None:
@@ -175,10 +169,8 @@ def _train(settings: TrainSettings, screen: _Screen) -> TrainResult:
     unfinished = settings.work.exists()
     try:
         return train(settings, Progress(screen.console))
-    except TrainingInterruptedError:
-        raise
     except TrainingError as error:
-        if not unfinished:
+        if not unfinished or isinstance(error, TrainingInterruptedError):
             raise
         screen.say(f"the interrupted run cannot go on, so it starts anew ({error})")
         shutil.rmtree(settings.work, ignore_errors=True)
@@ -217,7 +209,7 @@ def _evaluate(out: Path, bundles: dict[str, Path], screen: _Screen) -> None:
 
 
 def _calibrate(bundle: Path, screen: _Screen) -> float:
-    """The threshold of the router that the next step uses."""
+    """The threshold of the built-in bundle."""
     screen.heading(f"Calibrate for {STRONG_PCT:.0%} strong calls")
     prompts = str(SAMPLES / "prompts.jsonl")
     screen.say("On other prompts, which have no labels: a share of calls needs none.")
@@ -226,31 +218,23 @@ def _calibrate(bundle: Path, screen: _Screen) -> float:
     )
     report.print_calibration(result, screen.console)
     screen.say(f"wrote the table into {bundle / MANIFEST}", style="green")
-    if has_built_in():
-        result = run_calibration("mf", Target(), prompts=prompts, strong_pct=STRONG_PCT)
-        screen.say(
-            "The built-in bundle has scores of its own; its threshold for the same share: "
-            f"{format_threshold(result.threshold)}"
-        )
+    result = run_calibration("mf", Target(), prompts=prompts, strong_pct=STRONG_PCT)
+    screen.say(
+        "The built-in bundle has scores of its own; its threshold for the same share: "
+        f"{format_threshold(result.threshold)}"
+    )
     return result.threshold
 
 
-def _route(bundle: Path, threshold: float, screen: _Screen) -> None:
-    config = {}
-    whose = "the built-in bundle" if has_built_in() else "the bundle of this demo"
-    screen.heading(f"Route with {whose}, and call both models")
-    if not has_built_in():
-        screen.say(f"There is no bundle in {CHECKPOINTS / 'mf'}: the demo's own routes instead.")
-        config = {"mf": {"checkpoint_path": str(bundle.resolve())}}
+def _route(threshold: float, screen: _Screen) -> None:
+    screen.heading("Route with the built-in bundle, and call both models")
     model = f"router-mf-{format_threshold(threshold)}"
     table = Table("prompt", "score", "choice", "answer", box=box.SIMPLE_HEAD, pad_edge=False)
     with StubProvider((STRONG, WEAK)) as provider:
         screen.say(f"A stub of a provider listens on {provider.url}; the client asks for {model}")
         names = f"openai/{STRONG}", f"openai/{WEAK}"
         with (
-            Controller(
-                ["mf"], *names, config=config, api_base=provider.url, api_key="none"
-            ) as client,
+            Controller(["mf"], *names, api_base=provider.url, api_key="none") as client,
             screen.console.status("loading LiteLLM"),
         ):
             for prompt in PROMPTS:

@@ -50,10 +50,8 @@ class PracticeProvider(StubProvider):
         if fault.status != 200 or model not in MODELS:
             return fault
         messages = self._own.messages
-        if model == "judge-sim":
-            text = verdict(str(messages[-1]["content"]))
-        else:
-            text = answer(model, messages)
+        is_judge = model == "judge-sim"
+        text = verdict(str(messages[-1]["content"])) if is_judge else answer(model, messages)
         tokens_in, tokens_out = tokens(model, messages)
         usage = {"prompt_tokens": tokens_in, "completion_tokens": tokens_out}
         usage["total_tokens"] = tokens_in + tokens_out

@@ -73,29 +73,23 @@ class StubProvider:
         self._always: dict[str | None, Fault | None] = {}
         self._lock = threading.Lock()
         self._server: _Server | None = None
-        self._thread: threading.Thread | None = None
 
     def start(self) -> "StubProvider":
         """Bind and serve in a thread. Raises OSError where the port is taken."""
         if self._server is None:
             self.closing.clear()
             self._server = _Server(("127.0.0.1", self._port), self)
-            self._thread = threading.Thread(
-                target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, name="stub"
-            )
-            self._thread.start()
+            self._server.thread.start()
         return self
 
     def close(self) -> None:
         """Stop, wait for running requests, and free the port. Closing twice does nothing."""
-        server, thread = self._server, self._thread
-        self._server = self._thread = None
-        if server is None or thread is None:
-            return
-        self.closing.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+        server, self._server = self._server, None
+        if server is not None:
+            self.closing.set()
+            server.shutdown()
+            server.server_close()
+            server.thread.join()
 
     def __enter__(self) -> "StubProvider":
         return self.start()
@@ -140,6 +134,7 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], provider: StubProvider) -> None:
         self.provider = provider
         super().__init__(address, _Handler)
+        self.thread = threading.Thread(target=self.serve_forever, args=(0.02,), name="stub")
 
     def handle_error(self, request: Any, client_address: object) -> None:
         """A client that hangs up is no error of the stub's; anything else is printed."""
@@ -158,11 +153,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path.rstrip("/") != "/v1/models":
-            self._error(404, f"no such path: {self.path}")
-            return
+            return self._error(404, f"no such path: {self.path}")
         about = {"object": "model", "created": 0, "owned_by": "stub"}
         rows = [{"id": name, **about} for name in self.server.provider.models]
-        self._send(200, json.dumps({"object": "list", "data": rows}).encode())
+        return self._send(200, json.dumps({"object": "list", "data": rows}).encode())
 
     def do_POST(self) -> None:
         provider = self.server.provider
@@ -189,15 +183,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _complete(self, model: str, body: Mapping[str, Any], choices: int, fault: Fault) -> None:
         if fault.drop:
-            reset(self.connection)
-            return
+            return reset(self.connection)
         if fault.status != 200:
             told = fault.error or f"the stub was told to fail with {fault.status}"
-            self._error(fault.status, told, fault.headers)
-            return
+            return self._error(fault.status, told, fault.headers)
         if fault.raw is not None:
-            self._send(200, fault.raw.encode(), fault.headers)
-            return
+            return self._send(200, fault.raw.encode(), fault.headers)
         message, reason = _answer(model, body)
         message, reason = dict(fault.message or message), fault.finish or reason
         head = {"id": "chatcmpl-stub", "created": int(time.time()), "model": model, **fault.extra}
@@ -212,14 +203,13 @@ class _Handler(BaseHTTPRequestHandler):
             ]
             if (body.get("stream_options") or {}).get("include_usage") and usage:
                 pieces.append({**head, "choices": [], "usage": usage})
-            self._stream(pieces, fault)
-            return
+            return self._stream(pieces, fault)
         each = [
             {"index": index, "message": message, "finish_reason": reason, "logprobs": None}
             for index in range(choices)
         ]
         whole = {**head, "object": "chat.completion", "choices": each, "usage": usage}
-        self._send(200, json.dumps(whole).encode(), fault.headers, cut=fault.cut is not None)
+        return self._send(200, json.dumps(whole).encode(), fault.headers, cut=fault.cut is not None)
 
     def _stream(self, pieces: Sequence[Mapping[str, Any]], fault: Fault) -> None:
         provider = self.server.provider
@@ -257,7 +247,8 @@ class _Handler(BaseHTTPRequestHandler):
         status: int,
         data: bytes,
         headers: Mapping[str, str] = NO_HEADERS,
-        cut: int | None = None,
+        *,
+        cut: bool = False,
     ) -> None:
         self._head(status, "application/json", {"Content-Length": str(len(data)), **headers})
         self.wfile.write(data[: len(data) // 2] if cut else data)

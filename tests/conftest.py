@@ -76,8 +76,8 @@ def tiny_graph(n_models: int, dim: int = 4, features: int = 0) -> bytes:
         helper.make_node("Gather", ["table", "input_ids"], ["tokens"]),
         helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
         helper.make_node("Unsqueeze", ["mask", "axis2"], ["mask3"]),
-        helper.make_node("Mul", ["tokens", "mask3"], ["kept"]),
-        helper.make_node("ReduceMean", ["kept", "axis1"], ["embedding"], keepdims=0),
+        helper.make_node("Mul", ["tokens", "mask3"], ["states"]),
+        helper.make_node("ReduceMean", ["states", "axis1"], ["embedding"], keepdims=0),
     ]
     inputs = [
         helper.make_tensor_value_info(name, TensorProto.INT64, ["b", "t"])
@@ -110,15 +110,37 @@ def tiny_graph(n_models: int, dim: int = 4, features: int = 0) -> bytes:
     return bytes(model.SerializeToString())
 
 
+def tiny_halves(n_models: int, dim: int = 4, features: int = 0) -> tuple[bytes, bytes]:
+    """`tiny_graph` in two, of which the second gives the embedding."""
+    onnx = pytest.importorskip("onnx")
+    from onnx.utils import Extractor
+
+    graph = onnx.load_from_string(tiny_graph(n_models, dim, features))
+    states = onnx.helper.make_tensor_value_info("states", onnx.TensorProto.FLOAT, ["b", "t", dim])
+    graph.graph.value_info.append(states)
+    inputs, outputs = (
+        [value.name for value in values] for values in (graph.graph.input, graph.graph.output)
+    )
+    first = Extractor(graph).extract_model(inputs, ["states", *outputs[1:]])
+    second = Extractor(graph).extract_model(["states", "attention_mask"], ["embedding"])
+    return bytes(first.SerializeToString()), bytes(second.SerializeToString())
+
+
 BundleMaker = Callable[..., Bundle]
 
 
 @pytest.fixture
 def make_bundle(tmp_path: Path) -> BundleMaker:
     """Write a tiny real bundle; keyword arguments replace fields of its manifest, and its graph
-    takes as many features as the manifest names. files: content in the place of a file's."""
+    takes as many features as the manifest names. files: content in the place of a file's. split:
+    the embedding has a graph of its own."""
 
-    def make(name: str = "tiny", files: Mapping[str, bytes] | None = None, **fields: Any) -> Bundle:
+    def make(
+        name: str = "tiny",
+        files: Mapping[str, bytes] | None = None,
+        split: bool = False,
+        **fields: Any,
+    ) -> Bundle:
         models = fields.get("models", ["strong-1", "weak-1", "other-1"])
         n_features = len(fields.get("features", []))
         if n_features:
@@ -135,8 +157,12 @@ def make_bundle(tmp_path: Path) -> BundleMaker:
             "suffix_ids": [3],
             "calibration": {"method": "platt", "a": 1.0, "b": 0.0},
         }
+        graphs = {"model.onnx": tiny_graph(len(models), features=n_features)}
+        if split:
+            halves = tiny_halves(len(models), features=n_features)
+            graphs = dict(zip(("model.onnx", "embedding.onnx"), halves, strict=True))
         files = {
-            "model.onnx": tiny_graph(len(models), features=n_features),
+            **graphs,
             "tokenizer.json": tiny_tokenizer_json(),
             "card.md": b"# tiny\n",
             **(files or {}),

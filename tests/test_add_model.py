@@ -23,7 +23,7 @@ pytest.importorskip("sentence_transformers")
 from thriftroute.training.add_model import MIN_COMPARISONS, Added, add_model
 from thriftroute.training.encoder import encoder_bundle
 from thriftroute.training.export import graft_head, read_head
-from thriftroute.training.models.head import Gate, Head
+from thriftroute.training.models.head import Gate, Head, Memory
 from thriftroute.training.settings import TrainSettings
 from thriftroute.training.train import train
 
@@ -45,11 +45,18 @@ def base(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle
     w1 = np.zeros((2, manifest.width), np.float32)
     w1[0, layers + FEATURES.index("digit_share")] = 2.0
     w1[1, :layers] = random.normal(size=layers)
-    centres = random.normal(size=(2, manifest.dim)).astype(np.float32)
-    centres /= np.linalg.norm(centres, axis=1, keepdims=True)
-    gate = Gate(centres, -0.5, 0.9, (layers - manifest.dim, layers))
+    gate = Gate((0.5 * random.normal(size=manifest.width)).astype(np.float32), 0.1)
+    memory = Memory(
+        points=random.integers(-127, 128, (20, 4)).astype(np.int8),
+        low=-0.5,
+        high=1.5,
+        columns=(layers - manifest.dim, layers),
+        scale=0.005,
+        projection=random.normal(size=(manifest.dim, 4)).astype(np.float32),
+    )
     u = np.array([[a, 0.3 * a] for a in ABILITIES.values()], np.float32)
-    head = Head(MODELS, w1, np.array([-0.5, 0.1], np.float32), u, np.array([0, 1], np.int8), gate)
+    b1, gated = np.array([-0.5, 0.1], np.float32), np.array([0, 1], np.int8)
+    head = Head(MODELS, w1, b1, u, gated, gate, memory)
     return write_bundle(
         tmp_path_factory.mktemp("add") / "base",
         files={
@@ -229,7 +236,9 @@ class TestBundle:
             expected = (found.ability + 0.5) * before.margin(prompt)
             assert new.margin(prompt) == pytest.approx(expected, abs=1e-4)
             assert after.margin(prompt) == pytest.approx(before.margin(prompt), abs=1e-5)
-            assert after.familiarity(prompt) == pytest.approx(before.familiarity(prompt), abs=1e-6)
+            familiar = before.familiarity(prompt)
+            assert familiar is not None and 0 < familiar < 1
+            assert after.familiarity(prompt) == pytest.approx(familiar, abs=1e-6)
         assert np.ptp([new.margin(prompt) for prompt in PROMPTS]) > 0.1
 
     def test_all_else_stays(self, add: Add, base: Bundle) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def settings(provider: StubProvider, make_bundle: BundleMaker) -> dict[str, Any]
     """A pool of four models from cheap to dear; the tiny bundle as its router."""
     rows = ((0.0, 1.0), (0.5, 0.5), (1.0, 0.0))
     bundle = make_bundle("mf")
-    update_manifest(bundle, thresholds={"own": ThresholdTable("own", 10, rows).to_dict()})
+    update_manifest(bundle, thresholds={"own": asdict(ThresholdTable("own", 10, rows))})
     return {
         "models": [
             {

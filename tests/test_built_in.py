@@ -1,6 +1,5 @@
 """How the built-in bundles are made, on small data: many models, a tiny encoder, few steps."""
 
-import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from thriftroute.data import sources
+from thriftroute.data.sources import JUDGED_STRONG, JUDGED_WEAK, ORDINARY
 from thriftroute.errors import DataError, EvaluationError, TrainingError
 from thriftroute.eval.metrics import apgr
 from thriftroute.router.features import FEATURES
 from thriftroute.router.scorer import Scorer
+from thriftroute.router.threshold import ThresholdTable
 
 pytest.importorskip("torch")
 pytest.importorskip("onnx")
@@ -29,7 +31,7 @@ from thriftroute.training.encoder import encoder_bundle
 from thriftroute.training.export import read_head
 from thriftroute.training.prepare import prepare, read_data, split_tables
 from thriftroute.training.progress import Progress
-from thriftroute.training.settings import TrainSettings
+from thriftroute.training.settings import KINDS, TrainSettings
 from thriftroute.training.write_bundle import TrainResult
 
 # What a model adds to the log odds of being right.
@@ -66,25 +68,37 @@ def rows(n: int = 70, seed: int = 0) -> list[Row]:
     return found
 
 
+def judged(n: int = 240, seed: int = 5) -> list[Row]:
+    """Ordinary prompts with ratings: the more vowels, the harder; long or short alike."""
+    random = np.random.default_rng(seed)
+    found: list[Row] = []
+    for number in range(n):
+        vowels = int(random.integers(0, 13))
+        letters = [*random.choice(list("xyzv"), 14 - vowels), *random.choice(list("uuw"), vowels)]
+        prompt = "".join(letters) + "." * int(random.choice([1, 100, 320])) + f" {number}"
+        weak = round(96 - 7 * vowels)
+        rated = {"weak_ok": weak, "strong_ok": round(100 - (100 - weak) / 4)}
+        found.append({"prompt": prompt, "kind": "test", "area": "test", **rated,
+                      **{f"{name}_blind": value for name, value in rated.items()}})  # fmt: skip
+    return found
+
+
 def write(path: Path, found: list[Row]) -> str:
     path.write_text("".join(json.dumps(row) + "\n" for row in found))
     return str(path)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small() -> Iterator[None]:
-    """Few steps of tuning, few neighbours, one thread."""
+def small(folder: Path) -> Iterator[None]:
+    """Few steps of tuning, one thread, a small corpus."""
     import torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    general = {
-        kind: dataclasses.replace(settings, neighbours=7)
-        for kind, settings in built_in.GENERAL.items()
-    }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(built_in, "TUNE", TUNE)
-        patch.setattr(built_in, "GENERAL", general)
+        patch.setattr(sources, "CORPUS", folder / "corpus.jsonl")
+        write(folder / "corpus.jsonl", judged())
         yield
     torch.set_num_threads(before)
 
@@ -100,7 +114,8 @@ def request_of(tiny_encoder: Path, folder: Path) -> Any:
 
     def make(kind: str = "mf", **fields: Any) -> TrainSettings:
         defaults: dict[str, Any] = {
-            "kind": kind, "data": [data], "strong": STRONG, "weak": WEAK, "out": folder / kind,
+            "kind": kind, "data": [data, ORDINARY], "out": folder / kind,
+            "strong": (*STRONG, JUDGED_STRONG), "weak": (*WEAK, JUDGED_WEAK),
             "encoder": str(tiny_encoder), "max_tokens": 48, "validation": 0.25,
             "command": f"make {kind}", "notes": ("of a test",),
         }  # fmt: skip
@@ -111,22 +126,29 @@ def request_of(tiny_encoder: Path, folder: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def made(request_of: Any) -> dict[str, TrainResult]:
-    return {kind: built_in.train_general(request_of(kind), Progress()) for kind in ("mf", "bert")}
+    return {kind: built_in.train_general(request_of(kind), Progress()) for kind in KINDS}
 
 
-@pytest.mark.parametrize("kind", ["mf", "bert"])
+@pytest.mark.parametrize("kind", KINDS)
 class TestGeneral:
     def test_the_bundle_routes(self, kind: str, made: dict[str, TrainResult]) -> None:
         result = made[kind]
         scorer = Scorer.load(result.bundle.path)
         manifest = scorer.bundle.manifest
         assert (manifest.kind, manifest.strong, manifest.weak) == (kind, "strong", "weak")
-        assert set(manifest.models) == {*STRONG, *WEAK, "strong", "weak"}
+        assert set(manifest.models) == {
+            *STRONG, *WEAK, JUDGED_STRONG, JUDGED_WEAK, "strong", "weak",
+        }  # fmt: skip
         fresh = [row["prompt"] for row in rows(40, seed=9)][:: len(MODELS)]
         digits = np.array([sum(map(str.isdigit, prompt)) for prompt in fresh])
-        scores = scorer.scores(fresh)
-        assert np.corrcoef(scores, digits)[0, 1] > 0.5
-        assert "validation" in manifest.thresholds
+        margins = scorer.margins(fresh)
+        assert np.corrcoef(margins, digits)[0, 1] > 0.5
+        asked = judged(80, seed=9)
+        scores = scorer.scores([row["prompt"] for row in asked])
+        assert np.corrcoef(scores, [row["weak_ok"] for row in asked])[0, 1] < -0.5
+        assert list(manifest.thresholds) == [ORDINARY]
+        table = ThresholdTable.from_dict(manifest.thresholds[ORDINARY])
+        assert table.n == len(judged())
 
     def test_figures_are_those_of_prompts_that_were_held_out(
         self, kind: str, made: dict[str, TrainResult], request_of: Any
@@ -134,7 +156,8 @@ class TestGeneral:
         asked = request_of(kind)
         encoder, _ = encoder_bundle(asked.encoder_name, max_tokens=48)
         prepared = prepare(asked, Scorer.load(encoder), Progress())
-        _, held_out = split_tables(asked, prepared.pairs)
+        _, every = split_tables(asked, prepared.pairs)
+        held_out = every.subset(np.array([source == ORDINARY for source in every.source]))
         summary = made[kind].summary
         assert summary["prompts"]["validation"] == summary["validation"]["n"] == held_out.n
         margin = [Scorer.load(made[kind].bundle.path).margin(p) for p in held_out.prompts]
@@ -147,12 +170,13 @@ class TestGeneral:
     ) -> None:
         result = made[kind]
         summary, manifest = result.summary, result.bundle.manifest
-        assert manifest.encoder == summary["encoder"] == str(tiny_encoder)
+        name = str(tiny_encoder)
+        assert manifest.encoder == (f"static vectors of {name}" if kind == "fast" else name)
+        assert summary["encoder"] == name
         assert summary["tasks"] == 3
-        (small_task,) = summary["left_out"].items()
-        assert small_task[0] == "alpha/small"
-        assert small_task[1].startswith("10 prompts")
-        assert summary["weights"] == {"alpha": 1.0, "planbench": 0.25}
+        assert set(summary["left_out"]) == {"alpha/small", f"{ORDINARY}/test"}
+        assert summary["left_out"]["alpha/small"].startswith("10 prompts")
+        assert summary["weights"] == {"alpha": 1.0, ORDINARY: 1.0, "planbench": 0.25}
         assert summary["general"]["mix"] == (1.0 if kind == "bert" else 0.5)
         if summary["validation"]["calibration"] != "none":
             assert summary["validation"]["calibrated_on"].endswith("other prompts")
@@ -164,15 +188,15 @@ class TestGeneral:
         self, kind: str, made: dict[str, TrainResult]
     ) -> None:
         scorer = Scorer.load(made[kind].bundle.path)
-        known = [row["prompt"] for row in rows()][:: len(MODELS)]
+        known = [row["prompt"] for row in rows()][:: len(MODELS)] + [r["prompt"] for r in judged()]
         random = np.random.default_rng(0)
         gibberish = ["".join(random.choice(list("!?;:()&%#@"), 30)) for _ in range(20)]
         familiar, strange = (
             np.array([scorer.familiarity(prompt) for prompt in prompts], dtype=np.float64)
             for prompts in (known, gibberish)
         )
-        assert familiar.mean() > 0.4
-        assert strange.mean() < 0.1
+        assert familiar.mean() > 0.8
+        assert strange.mean() < familiar.mean() - 0.3
 
     def test_abilities_are_those_of_the_models(
         self, kind: str, made: dict[str, TrainResult]
@@ -224,6 +248,21 @@ def test_mf_stands_on_the_encoder_that_it_names_and_bert_on_a_tuned_one(
         del benchmarks.BENCHMARKS[bench.name]
 
 
+def test_mf_decides_by_half_of_its_encoder_and_bert_by_all_of_it(
+    request_of: Any, encoder_maker: Any, folder: Path
+) -> None:
+    encoder = str(encoder_maker(4))
+    files = {}
+    for kind in ("mf", "bert"):
+        asked = request_of(kind, encoder=encoder, out=folder / f"deep-{kind}")
+        bundle = built_in.train_general(asked, Progress()).bundle
+        assert Scorer.load(bundle).embeddings(["abc"]).shape == (1, 32)
+        files[kind] = set(bundle.manifest.files)
+        layers = {"mf": 2, "bert": 3}[kind]
+        assert bundle.manifest.width == 32 * layers + len(FEATURES)
+    assert files["mf"] - files["bert"] == {"embedding.onnx"}
+
+
 def test_one_command_one_graph(request_of: Any, made: dict[str, TrainResult], folder: Path) -> None:
     again = built_in.train_general(request_of(out=folder / "again"), Progress())
     assert again.bundle.model_sha256 == made["mf"].bundle.model_sha256
@@ -235,8 +274,10 @@ def test_what_the_bundles_were_validated_on_can_be_read(
     asked = request_of()
     monkeypatch.setattr(built_in, "settings_of", lambda kind, out: asked)
     found = list(read_source(HELD_OUT))
+    ordinary = {row.prompt for row in found if row.source == ORDINARY}
+    assert len(ordinary) == made["mf"].summary["validation"]["n"]
+    found = [row for row in found if row.source != ORDINARY]
     prompts = {row.prompt for row in found}
-    assert len(prompts) == made["mf"].summary["validation"]["n"]
     # All models, not those of the tiers alone.
     assert {row.model for row in found} == set(MODELS)  # type: ignore[union-attr]
     assert len(found) == len(prompts) * len(MODELS)
@@ -247,7 +288,7 @@ def test_what_the_bundles_were_validated_on_can_be_read(
 class TestErrors:
     def test_a_request_is_checked_before_anything_is_read(self, request_of: Any) -> None:
         for run in (built_in.train_general, built_in.train_routellm):
-            with pytest.raises(TrainingError, match="expected one of mf, bert"):
+            with pytest.raises(TrainingError, match="expected one of mf, bert, fast"):
                 run(request_of("svm", data=["missing"]), Progress())
 
     def test_scores_of_few_models_have_no_difficulty(self, request_of: Any, folder: Path) -> None:
@@ -295,7 +336,7 @@ class TestRival:
         np.testing.assert_allclose(margins, self.expected(asked, prompts), atol=1e-4)
         assert margins.std() > 1e-2
         manifest = scorer.bundle.manifest
-        assert set(manifest.models) == {*STRONG, *WEAK, "strong", "weak"}
+        assert {*STRONG, *WEAK, "strong", "weak"} < set(manifest.models)
         assert result.summary["label"] == "strong wins, ties dropped (RouteLLM's recipe)"
         assert scorer.familiarity(prompts[0]) is None
         assert not (folder / "routellm.run").exists()
@@ -316,12 +357,13 @@ class TestRival:
         for model in MODELS:
             at[model]["score"] = 0.1 + 0.2 if model in STRONG else 0.3
         data = write(folder / "close.jsonl", changed)
-        result = built_in.train_routellm(request_of(out=folder / "close", data=[data]), Progress())
+        asked = request_of(out=folder / "close", data=[data, ORDINARY])
+        result = built_in.train_routellm(asked, Progress())
         assert result.bundle.manifest.strong == "strong"
 
 
-def test_the_settings_of_the_box() -> None:
+def test_the_settings_of_the_built_in_bundles() -> None:
     """bert's own head takes the ridge's place, at full weight."""
-    fresh = {"mf": GeneralSettings(neighbours=7), "bert": GeneralSettings(neighbours=7, mix=1.0)}
-    assert fresh == built_in.GENERAL
+    assert built_in.GENERAL["bert"] == GeneralSettings(mix=1.0)
+    assert built_in.GENERAL["mf"] == built_in.GENERAL["fast"] == GeneralSettings()
     assert not set(built_in.STRONG) & set(built_in.WEAK)

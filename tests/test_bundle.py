@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from thriftroute.router.threshold import ThresholdTable
 
 BUNDLE_V1 = Path(__file__).parent / "data" / "bundle_v1"
 BUNDLE_V2 = Path(__file__).parent / "data" / "bundle_v2"
+BUNDLE_V3 = Path(__file__).parent / "data" / "bundle_v3"
 
 FIELDS: dict[str, Any] = {
     "kind": "mf",
@@ -134,8 +136,19 @@ class TestFormat2:
     def test_manifest(self) -> None:
         manifest = Bundle.open(BUNDLE_V2).manifest
         assert manifest.features == ("digit_share", "tokens", "latex", "numbers")
-        assert (manifest.dim, manifest.width, manifest.format) == (4, 8, 2)
+        assert (manifest.dim, manifest.width, manifest.format) == (4, 8, FORMAT)
         assert manifest.written_by == "thriftroute 0.1.0"
+
+    def test_it_is_read_as_what_it_meant(self) -> None:
+        raw = json.loads((BUNDLE_V2 / "manifest.json").read_text(encoding="utf-8"))
+        assert raw["format"] == 2
+        assert "embedding.onnx" not in Bundle.open(BUNDLE_V2).manifest.files
+
+    def test_its_identity_is_the_one_that_caches_know(self) -> None:
+        graph, tokenizer = (file_sha256(BUNDLE_V2 / n) for n in ("model.onnx", "tokenizer.json"))
+        known = f"{graph}|{tokenizer}|32|digit_share,tokens,latex,numbers"
+        expected = hashlib.sha256(known.encode()).hexdigest()
+        assert Bundle.open(BUNDLE_V2).model_sha256 == expected
 
     @pytest.mark.parametrize(
         ("prompt", "score"),
@@ -165,6 +178,31 @@ class TestFormat2:
         embedding = [-0.023416195, -0.0015126163, -0.01965441, -0.0079730991]
         cheap = [2 / 13, np.log1p(5), 0.0, np.log1p(2)]
         np.testing.assert_allclose(got, [[*embedding, *cheap]], atol=1e-6)
+
+    def test_golden_embedding(self) -> None:
+        """It is model.onnx that gives it."""
+        got = Scorer.load(BUNDLE_V2).embeddings(["what is 2 + 2"])
+        expected = [[-0.023416195, -0.0015126163, -0.01965441, -0.0079730991]]
+        np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+class TestFormat3:
+    """The committed bundle of format 3: the graph of format 2's in two."""
+
+    def test_manifest(self) -> None:
+        raw = json.loads((BUNDLE_V3 / "manifest.json").read_text(encoding="utf-8"))
+        assert raw["format"] == 3
+        assert sorted(Bundle.open(BUNDLE_V3).manifest.files) == [
+            "card.md", "embedding.onnx", "model.onnx", "tokenizer.json",
+        ]  # fmt: skip
+
+    def test_it_says_what_format_2_says(self) -> None:
+        two, three = Scorer.load(BUNDLE_V2), Scorer.load(BUNDLE_V3)
+        for prompt in ("hello easy", "prove the hard theorem", "$x^2$ is 10, $y$ is 12.5", ""):
+            assert three.score(prompt) == pytest.approx(two.score(prompt), abs=1e-6)
+            for name in ("representations", "embeddings"):
+                got, expected = (getattr(one, name)([prompt]) for one in (three, two))
+                np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
 class TestWrite:
@@ -459,7 +497,7 @@ class TestManifest:
         ("name", "value", "message"),
         [
             ("kind", 1, "'kind' must be str, is int"),
-            ("kind", "pickle", "'pickle' is none of mf, bert, encoder"),
+            ("kind", "pickle", "'pickle' is none of mf, bert, fast, encoder"),
             ("encoder", None, "'encoder' must be str"),
             ("dim", "2", "'dim' must be int, is str"),
             ("dim", True, "'dim' must be int, is bool"),
@@ -570,10 +608,10 @@ class TestIdentity:
 class TestUpdate:
     def test_replaces_one_field_and_keeps_the_rest(self, folder: Path) -> None:
         bundle = Bundle.open(folder)
-        table = ThresholdTable.from_scores("mine", [0.1, 0.5, 0.9]).to_dict()
+        table = asdict(ThresholdTable.from_scores("mine", [0.1, 0.5, 0.9]))
         changed = update_manifest(bundle, thresholds={"mine": table})
         assert changed == Bundle.open(folder)
-        assert changed.manifest.thresholds == {"mine": table}
+        assert changed.manifest.thresholds == {"mine": json.loads(json.dumps(table))}
         assert changed.manifest.files == bundle.manifest.files
         assert changed.model_sha256 == bundle.model_sha256
         assert sorted(p.name for p in folder.iterdir()) == [

@@ -21,7 +21,10 @@ from thriftroute.tests.conftest import BundleMaker
 from typer.testing import CliRunner, Result
 
 COMMANDS = ("route", "score", "train", "add-model", "evaluate", "calibrate", "inspect", "demo")
-DECISION = {"model", "choice", "score", "threshold", "router", "reason", "latency_ms"}
+DECISION = {
+    "model", "choice", "score", "threshold", "router", "reason", "latency_ms", "percentile",
+    "percentile_of",
+}  # fmt: skip
 RESULT = {
     "router", "benchmark", "n", "apgr", "apgr_ci", "cpt50", "cpt50_ci", "cpt80", "cpt80_ci",
     "strong_mean", "weak_mean",
@@ -61,6 +64,8 @@ def python(*args: str, **options: Any) -> subprocess.CompletedProcess[str]:
 
 
 def decide(bundle: Path, *args: object, stdin: bytes | str | None = None) -> dict[str, Any]:
+    if not {"--threshold", "--strong-share"} & set(args):
+        args = ("--threshold", "0.5", *args)
     found = json.loads(ok("route", "--json", "--router", bundle, *args, stdin=stdin))
     assert set(found) == DECISION
     assert isinstance(found, dict)
@@ -94,7 +99,45 @@ def test_route_prints_a_decision(tiny_bundle: Path) -> None:
     assert hard["reason"].startswith("score ")
     easy = decide(tiny_bundle, "--weak-model", "llama", "hello")
     assert (easy["model"], easy["choice"]) == ("llama", "weak")
-    assert "0.5" in ok("route", "--router", tiny_bundle, "hello")
+    assert "0.5" in ok("route", "--router", tiny_bundle, "--threshold", "0.5", "hello")
+
+
+ROWS = ((0.0, 1.0), (0.3, 0.6), (1.0, 0.0))  # (strong share, threshold)
+
+
+@pytest.mark.parametrize(
+    ("name", "whose"),
+    [
+        ("ordinary", "ordinary prompts"),
+        ("validation", "the bundle's validation prompts"),
+        ("mine.txt", "the prompts of 'mine.txt'"),
+    ],
+)
+def test_route_goes_by_a_strong_share_and_tells_the_percentile(
+    make_bundle: BundleMaker, name: str, whose: str
+) -> None:
+    table = {"name": name, "n": 10, "rows": ROWS}
+    bundle = make_bundle(thresholds={name: table}).path
+    found = decide(bundle, "--strong-share", "1", "hello")
+    assert (found["choice"], found["threshold"], found["percentile_of"]) == ("strong", 0.0, name)
+    # Linear from score 0, which is above nobody, to 0.6, above 70%.
+    assert found["percentile"] == pytest.approx(0.7 * found["score"] / 0.6)
+    text = ok("route", "--router", bundle, "hello")
+    assert f"threshold 0.6, strong share 0.3 by table {name!r}" in text
+    assert text.strip().endswith(f"; harder than {found['percentile']:.0%} of {whose}")
+    row = json.loads(ok("score", "--router", bundle, "--json", "hello"))
+    assert (row["percentile"], row["percentile_of"]) == (found["percentile"], name)
+    column = f"  {found['percentile']:>3.0%}" if name == "ordinary" else ""
+    assert ok("score", "--router", bundle, "hello") == f"{row['score']:.4f}{column}  hello\n"
+
+
+def test_route_needs_a_threshold_where_there_is_no_table(tiny_bundle: Path) -> None:
+    assert "no threshold is given" in fails(2, "route", "--router", tiny_bundle, "hello")
+    both = ("--threshold", "0.5", "--strong-share", "0.5")
+    message = fails(2, "route", "--router", tiny_bundle, *both, "hello")
+    assert "--threshold or --strong-share, and not both" in message
+    message = fails(2, "route", "--router", "mf", "--strong-share", "30", "hello")
+    assert "strong share 30.0 is no fraction" in message
 
 
 def test_route_and_inspect_work_with_the_router_in_the_box() -> None:
@@ -103,6 +146,7 @@ def test_route_and_inspect_work_with_the_router_in_the_box() -> None:
     found = json.loads(ok("route", "--json", "--router", "mf", "--threshold", "0.5", "Is 2+2 4?"))
     assert set(found) == DECISION
     assert json.loads(ok("inspect", "mf", "--json"))["verified"] is True
+    assert "tiers of models: what it says of a pair that it never saw" in ok("inspect", "mf")
 
 
 def test_score_prints_one_line_a_prompt(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -366,7 +410,7 @@ def test_a_threshold_that_is_none_is_an_error(threshold: str) -> None:
 
 
 def test_an_unknown_router_lists_those_there_are() -> None:
-    assert "mf, bert, random" in fails(2, "route", "--router", "nosuch", "hello")
+    assert "mf, bert, fast, random" in fails(2, "route", "--router", "nosuch", "hello")
 
 
 def test_a_prompt_or_messages_but_not_both(tmp_path: Path) -> None:
@@ -397,7 +441,7 @@ def test_a_blank_prompt_goes_to_the_strong_model_and_says_why(
         None,
         "no text to score",
     )
-    assert "score -" in ok("route", "--router", tiny_bundle, prompt)
+    assert "score -" in ok("route", "--router", tiny_bundle, "--threshold", "0.5", prompt)
 
 
 @pytest.mark.parametrize(
@@ -616,7 +660,7 @@ def test_routing_works_without_any_extra(tiny_bundle: Path) -> None:
         "onnx",
         "sklearn",
     }
-    args = ["route", "--json", "--router", str(tiny_bundle), "hello"]
+    args = ["route", "--json", "--router", str(tiny_bundle), "--threshold", "0.5", "hello"]
     code = HIDE.format(hidden=hidden, args=args)
     done = python("-c", code)
     assert done.returncode == 0, done.stderr

@@ -162,6 +162,11 @@ def test_a_model_whose_provider_nobody_knows_stops_the_start() -> None:
             "cache.semantic: needs a router with an encoder (a bundle); 'random' has none",
         ),
         (
+            "router: {name: random, strong_share: 0.3}",
+            11,
+            "router.strong_share: router 'random' has no table of thresholds; give ",
+        ),
+        (
             "router: {strategy: pool, threshold: 0.5}",
             8,
             "model '[red]own': bundle_model 'nosuch' is not in the bundle of router 'mf'",
@@ -176,6 +181,14 @@ def test_what_is_found_wrong_when_all_is_loaded_has_its_line_too(
     Path("router.yaml").write_text(f"{text if line == 8 else POOL}{more}\n", encoding="utf-8")
     (found,) = fails(2, "serve", "--config", "router.yaml", "--port", "0", "--workers", "2")
     assert found.startswith(f"router.yaml:{line}: {told}")
+
+
+def test_a_flag_for_the_strong_share_and_one_for_the_threshold() -> None:
+    flags = ("--strong-model", "gpt-4o", "--weak-model", "gpt-4o-mini", "--strong-share")
+    (line,) = fails(2, "serve", *flags, "0.3", "--threshold", "0.5")
+    assert line == "--strong-share: give threshold or strong_share, and not both"
+    (line,) = fails(2, "serve", *flags, "30")
+    assert line == "--strong-share: expected a number >= 0 and <= 1, got 30.0"
 
 
 def test_prices_of_models() -> None:

@@ -312,7 +312,7 @@ def training(**changes: Any) -> Any:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"kind": "svm"}, "mf or bert"),
+        ({"kind": "svm"}, "mf, bert or fast"),
         ({"epochs": 3}, "--epochs is for bert"),
         ({"kind": "bert", "min_evidence": 0.0}, "--min-evidence is for mf"),
         ({"base": "random"}, "--base 'random' is no bundle"),
@@ -377,7 +377,10 @@ def test_without_a_base_mf_starts_from_the_built_in_one(
     ("changes", "told"),
     [
         ({"base": "tiny", "encoder": "tiny"}, "not both"),
-        ({"base": "tiny", "kind": "bert"}, "only mf starts from a bundle"),
+        (
+            {"base": "tiny", "kind": "bert"},
+            "mf and fast start from a bundle; bert starts from an --encoder",
+        ),
     ],
 )
 def test_a_base_that_does_not_fit(changes: dict[str, Any], told: str) -> None:

@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ import numpy as np
 import pytest
 from thriftroute.errors import ConfigError, RoutingError, ThresholdError, UnknownRouterError
 from thriftroute.providers.completion import load_litellm
+from thriftroute.router.bundle import Bundle
 from thriftroute.router.controller import Controller, parse_model_name
 from thriftroute.router.decision import decision_of
 from thriftroute.router.routers import CHECKPOINTS
+from thriftroute.router.threshold import ThresholdTable
 from thriftroute.testing.stub import StubProvider
 
 # LiteLLM silences these itself when it is imported; pytest undoes that for each test.
@@ -155,6 +158,80 @@ def test_router_and_threshold_have_defaults(make: Make, tiny_bundle: Path) -> No
     assert two.decide(HARD, "mf").choice == "strong"
     with pytest.raises(RoutingError, match=r"no router is named.*mf, random"):
         two.decide(HARD)
+
+
+ROWS = ((0.0, 1.0), (0.3, 0.6), (1.0, 0.0))  # (strong share, threshold)
+
+
+def tables(*names: str) -> dict[str, Any]:
+    return {name: asdict(ThresholdTable(name, 10, ROWS)) for name in names}
+
+
+@pytest.fixture
+def tabled(make_bundle: Callable[..., Bundle]) -> str:
+    """Folder of the tiny bundle with tables; the first, "ordinary", is that of percentiles."""
+    lower = {"own": asdict(ThresholdTable("own", 5, ((0.0, 1.0), (0.3, 0.4), (1.0, 0.0))))}
+    return str(make_bundle("tabled", thresholds={**tables("ordinary"), **lower}).path)
+
+
+def test_a_strong_share_is_the_default_and_may_be_asked_for(make: Make, tabled: str) -> None:
+    client = make(tabled)
+    hard = client.decide(HARD)
+    assert (hard.choice, hard.threshold) == ("strong", 0.4)
+    assert hard.reason.endswith(">= threshold 0.4, strong share 0.3 by table 'own'")
+    assert client.decide(HARD, strong_share=0).choice == "weak"
+    assert client.route(EASY, strong_share=1) == STRONG
+    assert client.decide(HARD, threshold=0.7).threshold == 0.7
+    assert client.threshold_of() == 0.4
+    answer = client.completion(model=f"router-{tabled}", strong_share=1, messages=MESSAGES)
+    assert decision_of(answer).threshold == 0.0
+    answer = asyncio.run(client.acompletion(strong_share=0, messages=MESSAGES))
+    assert answer.model == "weak"
+    assert asyncio.run(client.adecide(HARD, strong_share=0)).choice == "weak"
+    named = client.completion(model=f"router-{tabled}-0.3", strong_share=0, messages=MESSAGES)
+    assert decision_of(named).threshold == 0.3  # a threshold in the name wins
+    assert make(tabled, strong_share=1).decide(EASY).choice == "strong"
+    assert make(tabled, config={tabled: {"strong_share": 1}}).decide(EASY).choice == "strong"
+    assert make(tabled, config={tabled: {"threshold": 0.1}}).decide(EASY).threshold == 0.1
+
+
+def test_a_decision_tells_its_percentile(make: Make, make_bundle: Any, tabled: str) -> None:
+    found = make(tabled).decide(HARD)
+    assert found.score is not None and found.score > 0.6
+    expected = 1 - 0.3 * (1 - found.score) / 0.4  # linear from (0.6, 0.7) to (1, 1)
+    assert found.percentile == pytest.approx(expected)
+    assert found.percentile_of == "ordinary"
+    assert (blank := make(tabled).decide("")).percentile is None and blank.percentile_of is None
+    assert make().decide(HARD, "mf", 0.5).percentile is None
+    other = str(make_bundle("other", thresholds=tables("validation")).path)
+    assert make(other).decide(HARD).percentile_of == "validation"
+    # Another pair's scores are not what the table was measured on.
+    pair = make(other, config={other: {"weak_model": "other-1"}})
+    assert pair.decide(HARD, threshold=0.5).percentile is None
+    with pytest.raises(RoutingError, match="no threshold"):
+        pair.decide(HARD)
+
+
+def test_a_wrong_strong_share_is_refused(make: Make, make_bundle: Any, tabled: str) -> None:
+    with pytest.raises(RoutingError, match="threshold or strong_share, and not both"):
+        make(tabled).decide(HARD, threshold=0.5, strong_share=0.5)
+    with pytest.raises(ThresholdError, match=r"strong share 1\.5 is no fraction"):
+        make(tabled).decide(HARD, strong_share=1.5)
+    with pytest.raises(RoutingError, match="no table of thresholds"):
+        make().decide(HARD, strong_share=0.5)
+    with pytest.raises(RoutingError, match="names the model 'other' and a router or threshold too"):
+        make(tabled).completion(model="other", strong_share=0.5, messages=MESSAGES)
+    for config in ({"strong_share": 2}, {"strong_share": 0.1, "threshold": 0.1}):
+        with pytest.raises(ConfigError, match="config of router"):
+            make(tabled, config={tabled: config})
+    with pytest.raises(ConfigError, match=r"config of router 'random'.*no table"):
+        make("random", config={"random": {"strong_share": 0.5}})
+    with pytest.raises(ConfigError, match="strong share 30 is no fraction"):
+        make(tabled, strong_share=30)
+    broken = make(str(make_bundle("broken", thresholds={"own": {}}).path))
+    assert broken.decide(HARD, threshold=0.5).choice == "strong"
+    with pytest.raises(ThresholdError, match="threshold table: expected"):
+        broken.decide(HARD)
 
 
 def test_messages_are_scored_by_the_context(make: Make, odd_routers: None) -> None:

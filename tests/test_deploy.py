@@ -67,7 +67,7 @@ def mounts(service: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def test_the_config_is_taken_and_its_models_have_prices(config: Config) -> None:
     registry = Registry.build(config)
-    assert registry.models[config.strong].input_price > registry.models[config.weak].input_price > 0
+    assert registry[config.strong].input_price > registry[config.weak].input_price > 0
     assert config.keys
     assert config.server.admin_sha256 is not None
     assert not config.server.public_metrics

@@ -1,4 +1,4 @@
-"""The general direction, the local one beside it, and the gate between them."""
+"""The general direction, the ordinary one beside it, the gate between them, and the memory."""
 
 import dataclasses
 from typing import Any
@@ -19,12 +19,13 @@ pytest.importorskip("torch")
 from thriftroute.research.difficulty_head import (
     Direction,
     GeneralSettings,
+    built_in_head,
     fit_gate,
+    fit_memory,
     general_direction,
-    general_head,
-    local_direction,
+    ordinary_direction,
 )
-from thriftroute.training.models.head import Gate
+from thriftroute.training.models.head import Gate, Memory
 
 Floats = npt.NDArray[np.float64]
 LAYERS = 16
@@ -187,104 +188,159 @@ class TestGeneral:
         np.testing.assert_allclose(again.weights, direction.weights)
 
 
-def pairs(gain: Floats) -> PairTable:
+def judged(strong: Floats, weak: Floats) -> PairTable:
     rows = [
-        PromptScore(f"prompt {i}", model, score)
-        for i, value in enumerate(gain)
-        for model, score in (("big", 0.5 + value / 2), ("small", 0.5 - value / 2))
+        PromptScore(f"prompt {i}", model, float(score))
+        for i, scores in enumerate(zip(strong, weak, strict=True))
+        for model, score in zip(("big", "small"), scores, strict=True)
     ]
     return pair_table(rows, "big", "small")
 
 
-class TestLocal:
-    def test_it_is_the_gain_of_the_pair(self) -> None:
-        x = 5 + 3 * representations(500)
-        truth = sum((x[:, i] - x[:, i].mean()) / x[:, i].std() for i in (3, NUMBERS))
-        gain = np.clip(0.3 * truth + 0.2 * np.random.default_rng(1).normal(size=500), -1, 1)
-        direction = local_direction(x, pairs(gain), seed=0)
-        assert corr(direction(x), truth) > 0.95
+class TestOrdinary:
+    @pytest.mark.parametrize("weak_fails", [0.0, 0.3, 1.0])
+    def test_it_is_the_gain_blended_with_how_often_weak_falls_short(
+        self, weak_fails: float
+    ) -> None:
+        """One column says how far strong is ahead, another how often both fall short."""
+        x = 5 + 3 * representations(800)
+        rng = np.random.default_rng(1)
+        ahead, both = ((x[:, i] - x[:, i].mean()) / x[:, i].std() for i in (3, NUMBERS))
+        gain = np.clip(0.25 + 0.08 * ahead, 0, 0.5)
+        strong = np.clip(0.75 - 0.08 * both, 0.5, 1) + 0.01 * rng.normal(size=800)
+        strong = np.clip(strong, 0.5, 1)
+        table = judged(strong, strong - gain)
+        settings = GeneralSettings(weak_fails=weak_fails)
+        direction = ordinary_direction(x, table, settings, seed=0)
+        wanted = ahead + weak_fails * both
+        assert corr(direction(x), wanted) > 0.95
         assert direction(x).mean() == pytest.approx(0.0, abs=1e-6)
         assert direction(x).std() == pytest.approx(1.0)
+        part = corr(direction(x), both)
+        assert part == pytest.approx(weak_fails / np.hypot(1, weak_fails), abs=0.1)
 
     def test_nothing_to_learn(self) -> None:
+        table = judged(np.full(50, 0.9), np.full(50, 0.4))
         with pytest.raises(TrainingError, match="not all the same"):
-            local_direction(representations(50), pairs(np.full(50, 0.5)), seed=0)
+            ordinary_direction(representations(50), table, GeneralSettings(), seed=0)
+
+
+def apart(n: int, by: float, seed: int) -> Floats:
+    """Representations whose fourth column is further up by so much."""
+    x = representations(n, seed)
+    x[:, 3] += by
+    return x
 
 
 class TestGate:
-    def test_it_is_open_for_prompts_like_those_it_was_fitted_on(self) -> None:
-        rng = np.random.default_rng(0)
-        x = representations(1000)
-        # The last layer, of eight columns, has four clusters; the first layer has none.
-        corners = np.eye(8)[:4]
-        cluster = rng.integers(0, 4, 1000)
-        last = corners[cluster] + 0.1 * rng.normal(size=(1000, 8))
-        x[:, 8:16] = last / np.linalg.norm(last, axis=1, keepdims=True)
-        # Strong gains by cluster.
-        table = pairs(np.array([0.7, 0.3, -0.2, -0.7])[cluster] + 0.05 * rng.normal(size=1000))
-        gate = fit_gate(x, table, 8, GeneralSettings(memory_dim=5, neighbours=9))
-        assert gate.columns == (8, 16)
-        assert gate.projection is not None
-        assert gate.projection.shape == (8, 5)
-        assert gate.points.shape == (1000, 5)
-        assert gate.points.dtype == np.int8
-        lengths = np.linalg.norm(gate.points * gate.scale, axis=1)
-        np.testing.assert_allclose(lengths, 1.0, atol=0.02)
-        # Percentiles 40 and 80 of the cosines with another prompt: of prompts that are drawn
-        # alike about so many are shut out, and so many let in.
-        fresh = representations(1000, seed=3)
-        theirs = rng.integers(0, 4, 1000)
-        other = corners[theirs] + 0.1 * rng.normal(size=(1000, 8))
-        fresh[:, 8:16] = other / np.linalg.norm(other, axis=1, keepdims=True)
-        found, recalled = gate.look_up(fresh)
-        assert np.mean(found == 0) == pytest.approx(0.40, abs=0.05)
-        assert np.mean(found == 1) == pytest.approx(0.20, abs=0.05)
-        means = [recalled[theirs == one].mean() for one in range(4)]
+    def test_it_is_open_for_prompts_like_those_of_benchmarks(self) -> None:
+        ordinary, benchmark = apart(400, 0.0, 0), apart(1200, 1.0, 1)
+        gate = fit_gate(ordinary, benchmark, GeneralSettings())
+        assert gate.weights.dtype == np.float32
+        assert gate.weights.shape == (WIDTH,)
+        shut, opened = gate(apart(300, 0.0, 2)), gate(apart(300, 1.0, 3))
+        assert ((shut > 0) & (shut < 1)).all()
+        assert opened.mean() > shut.mean() + 0.3
+        assert np.mean(opened[:, None] > shut[None]) > 0.95
+
+    def test_cheap_features_do_not_open_it(self) -> None:
+        """Else a long ordinary prompt would count as one of a benchmark."""
+        ordinary, benchmark = apart(400, 0.0, 0), apart(400, 1.0, 1)
+        benchmark[:, LAYERS:] += 5
+        gate = fit_gate(ordinary, benchmark, GeneralSettings())
+        assert (gate.weights[LAYERS:] == 0).all()
+        changed = ordinary.copy()
+        changed[:, LAYERS:] += 100
+        np.testing.assert_allclose(gate(changed), gate(ordinary))
+
+    def test_ordinary_prompts_weigh_more(self) -> None:
+        ordinary, benchmark = apart(400, 0.0, 0), apart(400, 0.5, 1)
+        means = []
+        for prior in (1.0, 10.0, 100.0):
+            gate = fit_gate(ordinary, benchmark, GeneralSettings(prior=prior))
+            shut, opened = float(gate(ordinary).mean()), float(gate(benchmark).mean())
+            # A logistic regression is right on average, by the weights it was fitted with.
+            assert (prior * shut + opened) / (prior + 1) == pytest.approx(1 / (prior + 1), abs=1e-3)
+            means.append(shut + opened)
         assert means == sorted(means, reverse=True)
-        assert recalled.mean() == pytest.approx(0.0, abs=0.2)  # clusters are drawn
-        assert recalled.std() == pytest.approx(1.0, abs=0.1)
+
+    def test_how_many_there_are_of_each_kind_does_not_matter(self) -> None:
+        benchmark = apart(300, 1.0, 1)
+        ordinary = apart(300, 0.0, 0)
+        asked = apart(200, 0.5, 2)
+        even, more = (
+            fit_gate(ordinary, np.tile(benchmark, (times, 1)), GeneralSettings(prior=1.0))(asked)
+            for times in (1, 8)
+        )
+        assert even.mean() == pytest.approx(more.mean(), abs=0.1)
+
+
+class TestMemory:
+    def test_as_many_are_familiar_as_the_percentiles_say(self) -> None:
+        rng = np.random.default_rng(0)
+
+        def clustered(n: int, seed: int) -> Floats:
+            """The last layer, of eight columns, has four clusters; the first has none."""
+            x = representations(n, seed)
+            last = np.eye(8)[:4][rng.integers(0, 4, n)] + 0.1 * rng.normal(size=(n, 8))
+            x[:, 8:16] = last / np.linalg.norm(last, axis=1, keepdims=True)
+            return x
+
+        settings = GeneralSettings(memory_points=300, memory_dim=5, memory_percentiles=(40.0, 80.0))
+        x = clustered(2000, 0)
+        memory = fit_memory(x, 8, settings, seed=0)
+        assert memory.columns == (8, 16)
+        assert (memory.projection.shape, memory.points.shape) == ((8, 5), (300, 5))
+        assert memory.points.dtype == np.int8
+        lengths = np.linalg.norm(memory.points * memory.scale, axis=1)
+        np.testing.assert_allclose(lengths, 1.0, atol=0.02)
+        fresh = clustered(1000, 3)
+        found = memory.familiarity(fresh)
+        assert np.mean(found == 0) == pytest.approx(0.40, abs=0.06)
+        assert np.mean(found == 1) == pytest.approx(0.20, abs=0.06)
         far = fresh[:20].copy()
         far[:, 8:16] = np.eye(8)[5]
-        assert (gate.look_up(far)[0] == 0).all()
-        again = x.copy()
-        again[:, :8] = -1
-        # Each finds itself, but for rounding.
-        assert gate.look_up(again)[0].mean() > found.mean() + 0.2
+        assert (memory.familiarity(far) == 0).all()
+        elsewhere = fresh.copy()
+        elsewhere[:, :8] = -1
+        np.testing.assert_array_equal(memory.familiarity(elsewhere), found)
+        again = fit_memory(x, 8, settings, seed=0)
+        assert (again.points == memory.points).all()
+        assert not (fit_memory(x, 8, settings, seed=1).points == memory.points).all()
 
-    def test_fewer_prompts_than_neighbours(self) -> None:
-        x = representations(12)
-        gate = fit_gate(x, pairs(np.linspace(-1, 1, 12)), 8, GeneralSettings(memory_dim=64))
-        assert gate.points.shape == (12, 8)
-        assert gate.neighbours == 11
-        assert gate.high > gate.low
-        asked = representations(5, seed=1)
-        assert np.isfinite(gate.look_up(asked)[0]).all()
-        assert np.isfinite(gate.look_up(asked)[1]).all()
+    def test_fewer_prompts_than_points(self) -> None:
+        memory = fit_memory(representations(12), 8, GeneralSettings(memory_dim=64), seed=0)
+        assert memory.points.shape == (6, 8)
+        assert memory.high > memory.low
+        assert np.isfinite(memory.familiarity(representations(5, seed=1))).all()
 
     def test_prompts_that_are_all_the_same(self) -> None:
         x = np.repeat(representations(1), 9, axis=0)
-        gate = fit_gate(x, pairs(np.full(9, 0.5)), 8, GeneralSettings())
-        assert gate.high > gate.low
-        assert np.isfinite(gate.look_up(x)[1]).all()
+        memory = fit_memory(x, 8, GeneralSettings(), seed=0)
+        assert memory.high > memory.low
+        assert np.isfinite(memory.familiarity(x)).all()
 
 
-def test_general_head_is_the_formula() -> None:
-    """Ability times (general where the gate is shut, the gain and the neighbours where open)."""
+def test_built_in_head_is_the_formula() -> None:
+    """Ability times (ordinary, and the general one as often as the gate is open)."""
     rng = np.random.default_rng(0)
     x = representations(30)
-    general, local = (Direction(rng.normal(size=WIDTH), float(rng.normal())) for _ in range(2))
-    centres = np.eye(8, dtype=np.float32)[:2]
-    values = np.array([2, -1], np.float32)
-    gate = Gate(centres, -0.2, 0.6, (8, 16), values=values, neighbours=2, temperature=0.3)
+    general, ordinary = (Direction(rng.normal(size=WIDTH), float(rng.normal())) for _ in range(2))
+    gate = Gate((0.3 * rng.normal(size=WIDTH)).astype(np.float32), 0.2)
+    points, projection = np.array([[127, 0], [0, 127]], np.int8), np.eye(8, 2, dtype=np.float32)
+    memory = Memory(points, 0.0, 1.0, (8, 16), 1 / 127, projection)
     abilities = {"strong": 0.5, "weak": -0.5, "other": 1.25}
-    settings = GeneralSettings(local=0.7, recall=0.4)
-    head = general_head(general, local, gate, abilities, settings)
+    settings = GeneralSettings(gated=1.7)
+    head = built_in_head(ordinary, general, gate, abilities, settings, memory)
     assert head.models == ["strong", "weak", "other"]
-    familiar, recalled = gate.look_up(x)
-    assert np.mean((familiar > 0) & (familiar < 1)) > 0
-    gain = 0.7 * local(x) + 0.4 * recalled
-    margin = (1 - familiar) * general(x) + familiar * gain
+    assert head.memory is memory
+    open_ = gate(x)
+    assert np.mean((open_ > 0.05) & (open_ < 0.95)) > 0
+    margin = ordinary(x) + 1.7 * open_ * general(x)
     np.testing.assert_allclose(head.margin(x, "strong", "weak"), margin, atol=1e-4)
     for model, ability in abilities.items():
         at = head.models.index(model)
         np.testing.assert_allclose(head.quality(x)[:, at], ability * margin, atol=1e-4)
+    # Without a memory it says the same.
+    bare = built_in_head(ordinary, general, gate, abilities, settings)
+    np.testing.assert_array_equal(bare.quality(x), head.quality(x))

@@ -17,12 +17,13 @@ from thriftroute.router.scorer import Scorer
 
 torch = pytest.importorskip("torch")
 st = pytest.importorskip("sentence_transformers")
-pytest.importorskip("onnx")
+onnx = pytest.importorskip("onnx")
 
 from thriftroute.training import encoder as encoder_module  # noqa: E402
 from thriftroute.training.encoder import (  # noqa: E402
     DEFAULT_ENCODER,
     DEFAULT_SHA256,
+    OUTPUTS,
     EncoderModule,
     RepresentationModule,
     encoder_bundle,
@@ -31,7 +32,7 @@ from thriftroute.training.encoder import (  # noqa: E402
     torch_probe,
     usable_positions,
 )
-from thriftroute.training.export import run_graph  # noqa: E402
+from thriftroute.training.export import quantize, run_graph, split_graph  # noqa: E402
 
 Maker = Callable[..., Path]
 # The first components of the embedding of SENTENCE by the official weights, in torch.
@@ -116,15 +117,17 @@ def reference(folder: Path, text: str) -> Any:
     return st.SentenceTransformer(str(folder), device="cpu").encode([text])[0]
 
 
-def pooled_layers(loaded: Any, text: str, pooling: str = "mean") -> Any:
-    """The last four layers of a text, pooled and of unit length, side by side; by hand."""
+def pooled_layers(loaded: Any, text: str, pooling: str = "mean", whole: bool = False) -> Any:
+    """The last three layers of the encoder's first half, or of the whole of it, for a text: pooled
+    and of unit length, side by side; by hand."""
     ids = torch.tensor([loaded.tokenizer.encode(text).ids])
     with torch.no_grad():
         states = loaded.module.transformer(
             input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states=True
         ).hidden_states
+    last = len(states) - 1 if whole else max((len(states) - 1) // 2, 1)
     parts = []
-    for state in states[-min(4, len(states) - 1) :]:
+    for state in states[max(last - 2, 1) : last + 1]:
         vector = state[0].numpy().mean(0) if pooling == "mean" else state[0, 0].numpy()
         parts.append(vector / np.linalg.norm(vector))
     return np.concatenate(parts)
@@ -158,21 +161,24 @@ def test_padding_is_not_pooled() -> None:
 
 
 class TestRepresentation:
-    @pytest.mark.parametrize("layers", [1, 3, 4, 6])
-    def test_the_last_four_layers_and_then_the_features(
-        self, encoder_maker: Callable[[int], Path], layers: int
+    @pytest.mark.parametrize("whole", [False, True])
+    @pytest.mark.parametrize(("layers", "half"), [(1, 1), (3, 1), (4, 2), (6, 3), (8, 4)])
+    def test_the_last_three_layers_of_the_first_half_and_then_the_features(
+        self, encoder_maker: Callable[[int], Path], layers: int, half: int, whole: bool
     ) -> None:
         """Fewer where there are no more; the table of words and positions is no layer."""
         loaded = load_encoder(str(encoder_maker(layers)))
         ids = torch.tensor([loaded.tokenizer.encode(SENTENCE).ids])
         cheap = torch.arange(5.0)[None]
         with torch.no_grad():
-            embedding, representation = RepresentationModule(loaded.module)(
+            embedding, representation, states = RepresentationModule(loaded.module, whole=whole)(
                 ids, torch.ones_like(ids), cheap
             )
         got = representation.numpy()[0]
-        assert got.shape == (32 * min(layers, 4) + 5,)
-        assert np.abs(got[:-5] - pooled_layers(loaded, SENTENCE)).max() < 1e-6
+        assert got.shape == (32 * min(layers if whole else half, 3) + 5,)
+        assert np.abs(got[:-5] - pooled_layers(loaded, SENTENCE, whole=whole)).max() < 1e-6
+        last = states.numpy()[0].mean(0)
+        assert np.abs(last / np.linalg.norm(last) - got[-37:-5]).max() < 1e-6
         assert got[-5:].tolist() == [0, 1, 2, 3, 4]
         assert np.abs(embedding.numpy()[0] - embed(loaded, SENTENCE)).max() < 1e-6
 
@@ -181,7 +187,7 @@ class TestRepresentation:
         loaded = load_encoder(str(variant(pooling, "Normalize")))
         ids = torch.tensor([loaded.tokenizer.encode(SENTENCE).ids])
         with torch.no_grad():
-            embedding, layers = loaded.module.layers(ids, torch.ones_like(ids))
+            embedding, layers, _ = loaded.module.layers(ids, torch.ones_like(ids))
         expected = pooled_layers(loaded, SENTENCE, pooling.removesuffix("_tokens"))
         assert np.abs(layers.numpy()[0] - expected).max() < 1e-6
         # One layer, of unit length as the encoder's own recipe has it: the same thing twice.
@@ -195,7 +201,7 @@ class TestRepresentation:
             alone = module.layers(*pad([[2, 20, 3]]))
             beside = module.layers(*pad([[2, 20, 3], [2, *range(5, 40), 3]]))
         for one, two in zip(alone, beside, strict=True):
-            assert torch.allclose(one[0], two[0], atol=1e-5)
+            assert torch.allclose(one[0], two[0, :3] if two.dim() == 3 else two[0], atol=1e-5)
 
     def test_the_embedding_is_what_comes_after_the_last_norm(self) -> None:
         """Some encoders list their last layer as it is before a norm that closes the stack."""
@@ -212,9 +218,13 @@ class TestRepresentation:
 
         module = EncoderModule(Normed(), "mean", normalize=False)
         ids, mask = torch.tensor([[2, 4]]), torch.tensor([[1, 1]])
-        embedding, layers = module.layers(ids, mask)
+        embedding, layers, states = module.layers(ids, mask, whole=True)
         assert embedding.tolist() == module(ids, mask).tolist() == [[3.0, -6.0]]
         assert layers.shape == (1, 4)
+        assert states.tolist() == [[[2.0, -4.0], [4.0, -8.0]]]
+        embedding, layers, states = module.layers(ids, mask)
+        assert embedding.tolist() == [[3.0, -6.0]]
+        assert (layers.shape, states.tolist()) == ((1, 2), [[[6.0, 12.0], [12.0, 24.0]]])
 
 
 class TestPositions:
@@ -290,14 +300,14 @@ class TestBundle:
         """The layers are close to torch, and the cheap features are passed through as they are."""
         scorer = Scorer.load(encoder_bundle(str(deep_encoder))[0])
         [got] = scorer.representations([SENTENCE])
-        assert got.shape == (4 * 32 + len(FEATURES),)
+        assert got.shape == (3 * 32 + len(FEATURES),)
         expected = pooled_layers(load_encoder(str(deep_encoder)), SENTENCE)
-        for layer in range(4):
+        for layer in range(3):
             columns = slice(32 * layer, 32 * layer + 32)
             assert np.linalg.norm(got[columns]) == pytest.approx(1.0, abs=1e-5)
             assert got[columns] @ expected[columns] > 0.98
         cheap = features(SENTENCE, scorer.count_tokens(SENTENCE))
-        assert got[4 * 32 :].tolist() == cheap.tolist()
+        assert got[3 * 32 :].tolist() == cheap.tolist()
         # What int8 rounds is the encoder, once for all prompts: the features do not disturb it.
         other = scorer.representations([SENTENCE + " " * 9])[0]
         assert (other == got).all()
@@ -311,7 +321,7 @@ class TestBundle:
         cheap = np.concatenate([feeds["features"] for feeds in probe.feeds])
         assert cheap.shape == (16, len(FEATURES))
         assert len(np.unique(cheap)) == cheap.size
-        assert probe.representations.shape == (16, 4 * 32 + len(FEATURES))
+        assert probe.representations.shape == (16, 3 * 32 + len(FEATURES))
         loaded = load_encoder(str(deep_encoder))
         with torch.no_grad():
             inputs = [torch.from_numpy(value) for value in probe.feeds[7].values()]
@@ -336,21 +346,82 @@ class TestBundle:
         other, _ = encoder_bundle(str(tmp_path / "other"), folder=tmp_path / "cache")
         assert other.path != first.path
 
-    @pytest.mark.parametrize("name", ["int8/model.onnx", "probe.npz", "fp32.onnx"])
+    @pytest.mark.parametrize(
+        "name", ["int8/model.onnx", "int8/embedding.onnx", "probe.npz", "fp32.onnx"]
+    )
     @pytest.mark.parametrize("damage", ["gone", "cut"])
     def test_a_damaged_cache_is_made_again(
-        self, tiny_encoder: Path, tmp_path: Path, name: str, damage: str
+        self, encoder_maker: Callable[[int], Path], tmp_path: Path, name: str, damage: str
     ) -> None:
-        bundle, fp32 = encoder_bundle(str(tiny_encoder), folder=tmp_path)
+        encoder = str(encoder_maker(2))
+        bundle, fp32 = encoder_bundle(encoder, folder=tmp_path)
         path = fp32.parent / name
         whole = path.read_bytes()
         if damage == "gone":
             path.unlink()
         else:
             path.write_bytes(whole[: len(whole) // 2])
-        again, _ = encoder_bundle(str(tiny_encoder), folder=tmp_path)
+        again, _ = encoder_bundle(encoder, folder=tmp_path)
         assert again.model_sha256 == bundle.model_sha256
         assert len(path.read_bytes()) == len(whole)
+
+    @pytest.mark.parametrize("layers", [2, 3, 6])
+    def test_two_graphs_say_what_one_says(
+        self, encoder_maker: Callable[[int], Path], layers: int
+    ) -> None:
+        """The whole graph is made from the same weights, and quantized before it is cut."""
+        bundle, fp32 = encoder_bundle(str(encoder_maker(layers)))
+        assert {"model.onnx", "embedding.onnx"} < set(bundle.manifest.files)
+        scorer = Scorer.load(bundle)
+        texts = [SENTENCE, "", "word 12 " * 100]
+        feeds = [scorer.feeds(text) for text in texts]
+        embedding, representation = run_graph(
+            quantize(fp32), feeds, ["embedding", "representation"]
+        )
+        assert np.abs(scorer.embeddings(texts) - embedding).max() < 1e-5
+        assert np.abs(scorer.representations(texts) - representation).max() < 1e-5
+        found = np.array([one.embedding for one in scorer.encode_all(texts)])
+        assert (found == scorer.embeddings(texts)).all()
+
+    def test_each_graph_holds_its_own_half(self, deep_encoder: Path) -> None:
+        """Layers 0 to 2 and the tables lie in one, layers 3 to 5 in the other."""
+        bundle = encoder_bundle(str(deep_encoder))[0]
+        held = {}
+        for name in ("model.onnx", "embedding.onnx"):
+            graph = onnx.load_from_string(bundle.graph(name)).graph
+            names = " ".join(node.name for node in graph.node if "MatMul" in node.op_type)
+            held[name] = {layer for layer in range(6) if f"/layer.{layer}/" in names}
+        assert held == {"model.onnx": {0, 1, 2}, "embedding.onnx": {3, 4, 5}}
+
+    def test_one_graph_where_nothing_is_left_to_cut(
+        self, tiny_encoder: Path, deep_encoder: Path
+    ) -> None:
+        """One layer has no second half, and a tuned encoder is read at its end."""
+        one = encoder_bundle(str(tiny_encoder))[0]
+        tuned = encoder_bundle(str(deep_encoder), whole=True)[0]
+        half = encoder_bundle(str(deep_encoder))[0]
+        for bundle in (one, tuned):
+            assert set(bundle.manifest.files) == {"model.onnx", "tokenizer.json"}
+        assert tuned.path != half.path
+        embeddings = [Scorer.load(bundle).embeddings([SENTENCE]) for bundle in (tuned, half)]
+        assert np.abs(embeddings[0] - embeddings[1]).max() < 1e-5
+
+    def test_a_second_half_that_reads_the_tokens_is_not_cut(self, tmp_path: Path) -> None:
+        class Looking(torch.nn.Module):
+            """States that later meet the tokens' own ids once more."""
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.weight = torch.nn.Parameter(torch.randn(8, 8))
+
+            def forward(self, ids: Any, mask: Any, features: Any) -> Any:
+                states = ids.unsqueeze(-1) * mask.unsqueeze(-1) * torch.ones(8)
+                embedding = ((states @ self.weight) + ids.unsqueeze(-1)).mean(1)
+                return embedding, torch.cat((states.mean(1), features), -1), states * 2
+
+        path = tmp_path / "looking.onnx"
+        encoder_module.export_module(Looking(), path, outputs=OUTPUTS, features=len(FEATURES))
+        assert split_graph(path.read_bytes(), []) is None
 
     def test_more_tokens_than_positions(self, tiny_encoder: Path, tmp_path: Path) -> None:
         with pytest.raises(TrainingError, match="300 is more than the 256 positions"):
@@ -661,8 +732,10 @@ class TestDefault:
         assert feeds["input_ids"].tolist() == [loaded.tokenizer.encode(SENTENCE).ids]
         by_graph, representation = run_graph(fp32, [feeds], ["embedding", "representation"])
         assert np.abs(by_graph[0] - expected).max() < 1e-4
-        assert np.abs(representation[0, : 4 * 384] - pooled_layers(loaded, SENTENCE)).max() < 1e-4
-        # The recipe of this encoder ends in unit length: the last layer is the embedding.
-        assert np.abs(representation[0, 3 * 384 : 4 * 384] - expected).max() < 1e-4
+        assert representation.shape == (1, 3 * 384 + len(FEATURES))
+        assert np.abs(representation[0, : 3 * 384] - pooled_layers(loaded, SENTENCE)).max() < 1e-4
         int8 = scorer.embeddings([SENTENCE])[0]
         assert int8 @ expected / np.linalg.norm(int8) > 0.98
+        # The second half has neither the table of words nor the first half's layers.
+        sizes = {name: entry.bytes for name, entry in bundle.manifest.files.items()}
+        assert sizes["embedding.onnx"] < sizes["model.onnx"] / 3

@@ -14,6 +14,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("sentence_transformers")
 
 from thriftroute.training.encoder import (  # noqa: E402
+    OUTPUTS,
     LoadedEncoder,
     RepresentationModule,
     load_encoder,
@@ -31,7 +32,7 @@ from thriftroute.training.export import (  # noqa: E402
     run_graph,
     without_head,
 )
-from thriftroute.training.models.head import Gate, Head  # noqa: E402
+from thriftroute.training.models.head import Gate, Head, Memory  # noqa: E402
 
 LENGTHS = (1, 2, 9, 40, 160)
 N_FEATURES = 5
@@ -63,7 +64,7 @@ def represented(encoder: LoadedEncoder, tmp_path_factory: pytest.TempPathFactory
     """The graph of the encoder's layer and five cheap features."""
     path = tmp_path_factory.mktemp("graph") / "fp32.onnx"
     module = RepresentationModule(encoder.module).eval()
-    export_module(module, path, outputs=["embedding", "representation"], features=N_FEATURES)
+    export_module(module, path, outputs=OUTPUTS, features=N_FEATURES)
     return path
 
 
@@ -84,29 +85,24 @@ def feeds(cheap: bool = False) -> list[dict[str, Any]]:
     return made
 
 
-def head_of(gated: str, n_models: int = 3, seed: int = 1) -> Head:
-    """Two hidden directions on 37 columns; the gate, where there is one, is half open."""
+def head_of(kind: str, n_models: int = 3, seed: int = 1) -> Head:
+    """Two hidden directions on 37 columns; where there is a gate, it is between open and shut."""
     rng = np.random.default_rng(seed)
     width = 32 + N_FEATURES
     w1, b1, u = (rng.normal(size=s).astype(np.float32) for s in ((2, width), 2, (n_models, 2)))
-    names = [f"m{i}" for i in range(n_models)]
-    if not gated:
-        return Head(names, w1, b1, u, np.zeros(2, np.int8))
-    centres = rng.normal(size=(7, 32)).astype(np.float32)
-    centres /= np.linalg.norm(centres, axis=1, keepdims=True)
-    if gated == "centres":
-        gate = Gate(centres, 0.1, 0.35, (0, 32))
-        return Head(names, w1, b1, u, np.array([0, 1], np.int8), gate)
-    gate = Gate(
-        rng.integers(-127, 128, (40, 6)).astype(np.int8), -0.5, 1.5, (0, 32),
-        scale=0.004,
-        projection=rng.normal(size=(32, 6)).astype(np.float32),
-        values=rng.normal(size=40).astype(np.float32),
-        neighbours=5,
-        temperature=0.1,
-    )  # fmt: skip
-    recall = np.array([0, 0.8], np.float32)
-    return Head(names, w1, b1, u, np.array([-1, 1], np.int8), gate, recall)
+    names, gated, gate, memory = [f"m{i}" for i in range(n_models)], [0, 0], None, None
+    if "gate" in kind:
+        gated, gate = [0, 1], Gate((0.3 * rng.normal(size=width)).astype(np.float32), 0.2)
+    if "memory" in kind:
+        memory = Memory(
+            points=rng.integers(-127, 128, (40, 6)).astype(np.int8),
+            low=-0.5,
+            high=1.5,
+            columns=(0, 32),
+            scale=0.004,
+            projection=rng.normal(size=(32, 6)).astype(np.float32),
+        )
+    return Head(names, w1, b1, u, np.array(gated, np.int8), gate, memory)
 
 
 def by_torch(encoder: LoadedEncoder) -> Any:
@@ -190,72 +186,82 @@ def test_features_are_a_third_input_of_a_graph(encoder: LoadedEncoder, represent
     assert (representation[:, 32:] == cheap).all()
 
 
-@pytest.mark.parametrize("gated", ["", "centres", "memory"])
+@pytest.mark.parametrize("kind", ["", "gate", "gate and memory"])
 class TestHead:
     def test_the_grafted_head_is_the_one_that_was_fitted(
-        self, represented: Path, gated: str
+        self, represented: Path, kind: str
     ) -> None:
-        head = head_of(gated)
+        head = head_of(kind)
         graph = graft_head(represented.read_bytes(), head)
         onnx.checker.check_model(onnx.load_from_string(graph))
         quality, x = run_graph(graph, feeds(cheap=True), ["quality", "representation"])
         assert quality.shape == (len(LENGTHS), 3)
         assert np.abs(quality - head.quality(x)).max() < 1e-4
         plain = (x @ head.w1.T + head.b1) @ head.u.T
-        assert (np.abs(quality - plain).max() > 1e-2) == bool(gated)
+        assert (np.abs(quality - plain).max() > 1e-2) == ("gate" in kind)
 
-    def test_familiarity_is_the_gate(self, represented: Path, gated: str) -> None:
-        head = head_of(gated)
+    def test_the_gate_in_the_graph_is_the_one_in_numpy(self, represented: Path, kind: str) -> None:
+        """A head that has one gated direction and nothing else says how far the gate is open."""
+        head = head_of(kind)
+        if head.gate is None:
+            return
+        made = feeds(cheap=True)
+        one = Head(["m"], np.zeros((1, 37), np.float32), np.ones(1, np.float32),
+                   np.ones((1, 1), np.float32), np.ones(1, np.int8), head.gate)  # fmt: skip
+        graph = graft_head(represented.read_bytes(), one)
+        found, x = run_graph(graph, made, ["quality", "representation"])
+        assert np.abs(found[:, 0] - head.gate(x)).max() < 1e-6
+        assert ((found > 0.01) & (found < 0.99)).sum() > 2
+        assert np.ptp(found) > 0.1
+
+    def test_familiarity_is_that_of_the_memory(self, represented: Path, kind: str) -> None:
+        head = head_of(kind)
         graph = graft_head(represented.read_bytes(), head)
         outputs = [output.name for output in onnx.load_from_string(graph).graph.output]
-        assert outputs == [
-            "embedding", "representation", "quality", *(["familiarity"] if gated else []),
-        ]  # fmt: skip
-        if head.gate is None:
+        told = ["familiarity"] if head.memory is not None else []
+        before = [output.name for output in onnx.load(represented).graph.output]
+        assert outputs == [*before, "quality", *told]
+        if head.memory is None:
             return
         found, x = run_graph(graph, feeds(cheap=True), ["familiarity", "representation"])
         assert found.shape == (len(LENGTHS), 1)
-        assert np.abs(found[:, 0] - head.gate.look_up(x)[0]).max() < 1e-5
+        assert np.abs(found[:, 0] - head.memory.familiarity(x)).max() < 1e-5
         assert ((found > 0) & (found < 1)).any()
 
-    def test_it_can_be_read_from_the_graph(self, represented: Path, gated: str) -> None:
-        head = head_of(gated)
+    def test_it_can_be_read_from_the_graph(self, represented: Path, kind: str) -> None:
+        head = head_of(kind)
         found = read_head(graft_head(represented.read_bytes(), head), head.models)
         assert found.models == head.models
         for name in ("w1", "b1", "u", "gated"):
             assert (getattr(found, name) == getattr(head, name)).all()
             assert getattr(found, name).dtype == getattr(head, name).dtype
-        if head.gate is None:
-            assert found.gate is None
-            return
-        assert found.gate is not None
-        for field in dataclasses.fields(Gate):
-            expected = getattr(head.gate, field.name)
-            assert getattr(found.gate, field.name) == pytest.approx(expected), field.name
-        assert found.gate.points.dtype == head.gate.points.dtype
-        assert (found.recall is None) == (head.recall is None)
-        assert head.recall is None or (found.recall == head.recall).all()
+        for part in ("gate", "memory"):
+            expected, got = getattr(head, part), getattr(found, part)
+            assert (got is None) == (expected is None) == (part not in kind)
+            for field in dataclasses.fields(expected) if expected is not None else ():
+                value = getattr(expected, field.name)
+                assert getattr(got, field.name) == pytest.approx(value), (part, field.name)
+                if isinstance(value, np.ndarray):
+                    assert getattr(got, field.name).dtype == value.dtype
 
-    def test_and_grafted_again_it_is_the_same_graph(self, represented: Path, gated: str) -> None:
-        graph = graft_head(represented.read_bytes(), head_of(gated))
+    def test_and_grafted_again_it_is_the_same_graph(self, represented: Path, kind: str) -> None:
+        graph = graft_head(represented.read_bytes(), head_of(kind))
         assert graft_head(graph, read_head(graph, ["m0", "m1", "m2"])) == graph
 
-    @pytest.mark.parametrize("before", ["", "centres", "memory"])
-    def test_it_takes_the_place_of_another(
-        self, represented: Path, gated: str, before: str
-    ) -> None:
+    @pytest.mark.parametrize("before", ["", "gate", "gate and memory"])
+    def test_it_takes_the_place_of_another(self, represented: Path, kind: str, before: str) -> None:
         bare = represented.read_bytes()
         old = graft_head(bare, head_of(before, n_models=5, seed=9))
-        assert graft_head(old, head_of(gated)) == graft_head(bare, head_of(gated))
+        assert graft_head(old, head_of(kind)) == graft_head(bare, head_of(kind))
 
-    def test_without_it_the_encoder_is_left(self, represented: Path, gated: str) -> None:
+    def test_without_it_the_encoder_is_left(self, represented: Path, kind: str) -> None:
         bare = represented.read_bytes()
-        assert without_head(graft_head(bare, head_of(gated))) == without_head(bare)
-        assert without_head(bare) != graft_head(bare, head_of(gated))
+        assert without_head(graft_head(bare, head_of(kind))) == without_head(bare)
+        assert without_head(bare) != graft_head(bare, head_of(kind))
 
-    def test_it_is_not_quantized(self, represented: Path, gated: str) -> None:
+    def test_it_is_not_quantized(self, represented: Path, kind: str) -> None:
         """The graph is quantized before; the head's factors stay what they were."""
-        head = head_of(gated)
+        head = head_of(kind)
         graph = graft_head(quantize(represented), head)
         quality, x = run_graph(graph, feeds(cheap=True), ["quality", "representation"])
         assert np.abs(quality - head.quality(x)).max() < 1e-4
@@ -266,6 +272,19 @@ def test_a_graph_without_a_head(fp32: Path, represented: Path) -> None:
     for graph in (fp32, represented):
         with pytest.raises(ExportError, match="has no mf head: only a bundle of kind mf, format 2"):
             read_head(graph.read_bytes(), [])
+
+
+@pytest.mark.parametrize("older", ["centres", "neighbours"])
+def test_a_head_of_an_older_kind(represented: Path, older: str) -> None:
+    """What opened the gate was the nearest point, or the neighbours' values beside it."""
+    model = onnx.load_from_string(graft_head(represented.read_bytes(), head_of("")))
+    points, values = np.ones((32, 7), np.float32), np.ones(7, np.float32)
+    kept = {"points": points, **({"values": values} if older == "neighbours" else {})}
+    for name, value in kept.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(value, f"mf.{name}"))
+    message = r"older kind, which still routes but cannot be started from: train it again"
+    with pytest.raises(ExportError, match=message):
+        read_head(model.SerializeToString(), ["m0", "m1", "m2"])
 
 
 class TestParity:

@@ -196,3 +196,20 @@ def test_any_text_has_values_of_the_order_of_one(text: str, tokens: int) -> None
     assert (got >= 0).all()
     shares = [name for name in FEATURES if name.endswith("_share")]
     assert (features(text, tokens, shares) <= 1).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("More than half, at least; less than a third at most.", {"quantity_words": log1p(4)}),
+        ("Whyever not? EXPLAINED how: unexplained", {"explain": 1.0, "how": 1.0}),
+        ("rewrite it. overwrite_it = write_it", {"write": 0.0, "equals_signs": log1p(1)}),
+        ("x ==> y; a === b", {"code": log1p(3), "equals_signs": log1p(5)}),
+        ("don't re-enter Ünder-way’s -x- 12,500.25 ²", {"numbers": log1p(1)}),
+        ("more  than at\nleast 5% not if-then", {"quantity_words": log1p(1)}),
+        ("more  than at\nleast 5% not if-then", {"logic_words": log1p(3)}),
+    ],
+)
+def test_words_are_whole_and_counted_once(text: str, named: dict[str, float]) -> None:
+    values = dict(zip(FEATURES, features(text, 9).tolist(), strict=True))
+    assert {name: values[name] for name in named} == pytest.approx(named, abs=1e-6)

@@ -377,7 +377,7 @@ class TestErrors:
             (row_of(level="1"), "level", "'1' is no level"),
             (row_of(language="DE"), "language", "expected two letters of ISO 639-1"),
             (row_of(language="deu"), "language", "'deu' is no language"),
-            (row_of(language=None), "language", "is not text"),
+            (row_of(language=None), "language", "missing; expected text"),
             (row_of(prompt=" \n"), "prompt", "is empty"),
             (row_of(prompt=["a"]), "prompt", "is not text"),
             ({k: v for k, v in row_of().items() if k != "kind"}, "kind", "is missing"),

@@ -148,6 +148,20 @@ def test_a_name_without_threshold_is_declined(
     assert "model 'auto' cannot be routed: no threshold is given" in caplog.text
 
 
+def test_a_name_without_threshold_goes_by_the_strong_share(
+    provider: StubProvider, make_bundle: Any
+) -> None:
+    rows = ((0.0, 1.0), (0.3, 0.5), (1.0, 0.0))
+    table = {"ordinary": {"name": "ordinary", "n": 10, "rows": rows}}
+    path = str(make_bundle("tabled", thresholds=table).path)
+    made = Classifier(config={"mf": {"checkpoint_path": path}})
+    router = make_router(provider, made.entry("auto", strong="strong", weak="weak"))
+    for messages in (EASY, HARD):
+        ask(router, "auto", messages)
+    made.close()
+    assert called(provider) == ["weak", "strong"]
+
+
 def test_fallbacks_of_the_router_stay(provider: StubProvider, classifier: Classifier) -> None:
     entry = classifier.entry(NAME, strong="strong", weak="weak")
     router = make_router(provider, entry, fallbacks=[{"weak": ["strong"]}])
@@ -199,7 +213,7 @@ def test_wrong_bands(config: Any, bands: dict[str, float], message: str) -> None
 
 
 def test_a_wrong_entry_is_refused_when_it_is_made(classifier: Classifier) -> None:
-    with pytest.raises(RoutingError, match="'auto' has no threshold"):
+    with pytest.raises(RoutingError, match="no threshold is given"):
         classifier.entry("auto", strong="strong", weak="weak")
     with pytest.raises(RoutingError, match="unknown router 'nope'"):
         classifier.entry("router-nope-0.5", strong="strong", weak="weak")

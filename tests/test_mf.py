@@ -1,5 +1,6 @@
 """Matrix factorization in closed form: the fit of one pair, the head it becomes, and abilities."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -15,7 +16,7 @@ pytest.importorskip("scipy")
 pytest.importorskip("torch")
 
 from thriftroute.tests.helpers.tables import comparison_table
-from thriftroute.training.models.head import Base, Gate, Head
+from thriftroute.training.models.head import LOOKED_UP, Base, Gate, Head, Memory
 from thriftroute.training.models.mf import (
     PairFit,
     fit_pair,
@@ -189,26 +190,52 @@ class TestFitPair:
         np.testing.assert_allclose(got, bare.margin(x), atol=1e-3)
 
 
-def gate(**changes: Any) -> Gate:
-    """Two centres in the last four columns of six; half open at a cosine of 0.7."""
-    centres = np.array([[1, 0, 0, 0], [0, 1, 0, 0]], np.float32)
-    fields = {"points": centres, "low": 0.5, "high": 0.9, "columns": (2, 6)}
-    return Gate(**{**fields, **changes})
+def gate() -> Gate:
+    """Of six columns the third and the fourth say of which kind a prompt is."""
+    return Gate(np.array([0, 0, 4, -2, 0, 0], np.float32), -0.5)
+
+
+def by_hand(one: Gate, row: npt.NDArray[np.float32]) -> float:
+    """How far the gate is open."""
+    logit = sum(float(w) * float(v) for w, v in zip(one.weights, row, strict=True)) + one.bias
+    return 1 / (1 + math.exp(-logit))
+
+
+def memory(**changes: Any) -> Memory:
+    """Two points in the last four columns of six; half familiar at a cosine of 0.7."""
+    points = np.array([[100, 0, 0, 0], [0, 100, 0, 0]], np.int8)
+    fields = {"points": points, "low": 0.5, "high": 0.9, "columns": (2, 6), "scale": 0.01}
+    return Memory(**{"projection": np.eye(4, dtype=np.float32), **fields, **changes})
 
 
 def in_front_of(cosines: list[tuple[float, float]]) -> npt.NDArray[np.float32]:
-    """Rows [n, 6] with these cosines to the two centres; the first two columns do not count."""
+    """Rows [n, 6] with these cosines to the two points; the first two columns do not count."""
     rows = [[9, -9, a, b, math.sqrt(max(1 - a * a - b * b, 0)), 0] for a, b in cosines]
     return np.array(rows, np.float32)
 
 
 class TestHead:
-    def test_the_gate_opens_with_the_nearest_centre(self) -> None:
+    def test_the_gate_is_logistic(self) -> None:
+        x = in_front_of([(0.1, 0.2), (0.7, 0.6), (0.95, 0.1)])
+        assert gate()(x).dtype == np.float64
+        np.testing.assert_allclose(gate()(x), [by_hand(gate(), row) for row in x], rtol=1e-6)
+        far = np.array([[0, 0, 1000, 0, 0, 0], [0, 0, -1000, 0, 0, 0]], np.float32)
+        with np.errstate(over="ignore"):
+            np.testing.assert_allclose(gate()(far), [1.0, 0.0], atol=1e-12)
+
+    def test_what_is_familiar_is_so_by_the_nearest_point(self) -> None:
         x = in_front_of(
             [(0.5, 0.1), (-0.9, 0), (0.7, 0.6), (0.6, 0.7), (0.9, 0.1), (0, 1), (0.6, 0)]
         )
         expected = [0, 0, 0.5, 0.5, 1, 1, 0.25]
-        np.testing.assert_allclose(gate().look_up(x)[0], expected, atol=1e-6)
+        np.testing.assert_allclose(memory().familiarity(x), expected, atol=1e-6)
+        # A cosine: the length of a prompt does not matter.
+        np.testing.assert_allclose(memory().familiarity(7 * x), expected, atol=1e-6)
+
+    def test_more_prompts_than_are_looked_up_at_once(self) -> None:
+        few = in_front_of([(0.7, 0.6), (0, 1), (-0.9, 0), (0.6, 0)])
+        found = memory().familiarity(np.tile(few, (LOOKED_UP // 2, 1)))
+        np.testing.assert_allclose(found, np.tile([0.5, 1, 0, 0.25], LOOKED_UP // 2), atol=1e-6)
 
     def test_quality_is_the_formula(self) -> None:
         rng = np.random.default_rng(0)
@@ -217,7 +244,8 @@ class TestHead:
         x = in_front_of([(0.1, 0.2), (0.7, 0.6), (0.95, 0.1)])
         names = ["a", "b", "c", "d"]
         head = Head(names, w1, b1, u, gated, gate())
-        for row, open_ in zip(x, (0.0, 0.5, 1.0), strict=True):
+        for row in x:
+            open_ = by_hand(gate(), row)
             hidden = [(row @ w1[k] + b1[k]) * (open_ if gated[k] else 1) for k in range(3)]
             quality = [sum(u[m, k] * hidden[k] for k in range(3)) for m in range(4)]
             np.testing.assert_allclose(head.hidden(row[None])[0], hidden, rtol=1e-5)
@@ -228,24 +256,13 @@ class TestHead:
         np.testing.assert_allclose(bare.quality(x), (x @ w1.T + b1) @ u.T, rtol=1e-4)
         assert bare.quality(x).dtype == np.float32
 
-    def test_what_is_recalled_and_what_fades_where_the_gate_opens(self) -> None:
+    def test_what_is_familiar_moves_no_quality(self) -> None:
         rng = np.random.default_rng(0)
         w1, b1, u = (rng.normal(size=s).astype(np.float32) for s in ((3, 6), 3, (4, 3)))
         x = in_front_of([(0.1, 0.2), (0.7, 0.6), (0.95, 0.1)])
-        known = gate(values=np.array([3, -1], np.float32), neighbours=2, temperature=0.2)
-        recall, names = np.array([0, 2.5, -1], np.float32), ["a", "b", "c", "d"]
-        head = Head(names, w1, b1, u, np.array([-1, 1, 0], np.int8), known, recall)
-        for row, near, open_ in zip(
-            x, ((0.1, 0.2), (0.7, 0.6), (0.95, 0.1)), (0, 0.5, 1), strict=True
-        ):
-            weight = [math.exp(cosine / 0.2) for cosine in near]
-            told = (3 * weight[0] - weight[1]) / sum(weight)
-            plain = [row @ w1[k] + b1[k] + told * recall[k] for k in range(3)]
-            hidden = [plain[0] * (1 - open_), plain[1] * open_, plain[2]]
-            assert known.look_up(row[None])[1][0] == pytest.approx(told, rel=1e-5)
-            np.testing.assert_allclose(head.hidden(row[None])[0], hidden, rtol=1e-4, atol=1e-6)
-        nearest = gate(values=np.array([3, -1], np.float32))
-        np.testing.assert_allclose(nearest.look_up(x)[1], [-1, 3, 3])
+        plain = Head(["a", "b", "c", "d"], w1, b1, u, np.array([0, 1, 0], np.int8), gate())
+        knowing = dataclasses.replace(plain, memory=memory())
+        assert (knowing.quality(x) == plain.quality(x)).all()
 
     def test_points_are_looked_up_where_they_are_projected_to(self) -> None:
         rng = np.random.default_rng(1)
@@ -253,11 +270,11 @@ class TestHead:
         x[4, 2:] = 0  # nothing to look up: no cosine, and no error
         projection = rng.normal(size=(4, 3)).astype(np.float32)
         points = rng.integers(-127, 128, (7, 3)).astype(np.int8)
-        found = gate(points=points, scale=0.01, projection=projection, low=-2.0, high=2.0)
-        for row, open_ in zip(x, found.look_up(x)[0], strict=True):
+        known = memory(points=points, scale=0.01, projection=projection, low=-2.0, high=2.0)
+        for row, familiar in zip(x, known.familiarity(x), strict=True):
             short = row[2:] @ projection
             nearest = max(0.01 * points @ short) / max(np.linalg.norm(short), 1e-9)
-            assert open_ == pytest.approx(np.clip((nearest + 2) / 4, 0, 1), abs=1e-5)
+            assert familiar == pytest.approx(np.clip((nearest + 2) / 4, 0, 1), abs=1e-5)
 
     def test_a_base_is_the_margin_of_its_pair(self) -> None:
         x = in_front_of([(0.1, 0.2), (0.7, 0.6)])
@@ -275,13 +292,14 @@ class TestPairHead:
     def base(self) -> Base:
         rng = np.random.default_rng(8)
         w1, b1, u = (rng.normal(size=s).astype(np.float32) for s in ((2, 6), 2, (3, 2)))
-        return Base(Head(["a", "b", "c"], w1, b1, u, np.array([0, 1], np.int8), gate()), "c", "a")
+        gated = np.array([0, 1], np.int8)
+        return Base(Head(["a", "b", "c"], w1, b1, u, gated, gate(), memory()), "c", "a")
 
     def test_its_margin_is_the_one_that_was_fitted(self) -> None:
         x = in_front_of([(0.1, 0.2), (0.7, 0.6), (0.95, 0.1)])
         found = self.fitted()
         head = pair_head(found, {"big": 0.5, "small": -0.5}, ("big", "small"))
-        assert (head.models, head.gate) == (["big", "small"], None)
+        assert (head.models, head.gate, head.memory) == (["big", "small"], None, None)
         np.testing.assert_allclose(head.margin(x, "big", "small"), found.margin(x), atol=1e-4)
         np.testing.assert_allclose(head.quality(x)[:, 0], found.margin(x) / 2, atol=1e-4)
 
@@ -296,6 +314,7 @@ class TestPairHead:
         assert (head.w1[:2] == base.head.w1).all()
         assert head.gated.tolist() == [0, 1, 0]
         assert head.gate is base.head.gate
+        assert head.memory is base.head.memory
 
     def test_starting_from_a_bundle_that_was_started_from_another(self) -> None:
         x = in_front_of([(0.1, 0.2), (0.7, 0.6), (0.95, 0.1)])

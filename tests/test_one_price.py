@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from thriftroute.data.logs.schema import LogRow
-from thriftroute.data.logs.traffic_profile import ModelUse
+from thriftroute.data.logs.traffic_profile import Tally, model_use
 from thriftroute.errors import CalibrationError, ConfigError
 from thriftroute.eval.pricing import CostOptions, costs_of
 from thriftroute.labels.settings import LabelSettings, make_setup
@@ -54,12 +54,12 @@ def price(request: pytest.FixtureRequest, router: BundleRouter) -> Price:
         return float(costs[0][0])
 
     def report(model: str) -> float:
-        use = ModelUse()
+        tally = Tally()
         messages = ({"role": "user", "content": TEXT},)
         counts = {"input_tokens": tokens, "output_tokens": OUTPUT}
-        use.add(LogRow("1", messages, TEXT, model=model, **counts))
-        use.price(model)
-        return use.cost if not use.unpriced else float("nan")
+        tally.add(LogRow("1", messages, TEXT, model=model, **counts))
+        use = model_use(model, tally.models[model])
+        return float(use["cost"]) if not use["unpriced"] else float("nan")
 
     ways = {"serve": serve, "label": label, "calibrate and audit": calibrate, "logs report": report}
     return ways[request.param]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from thriftroute.cli import app
+from thriftroute.data.lines import write_jsonl
 from thriftroute.files import private, tighten, whole_file
 from thriftroute.labels.ledger import LabelLedger
-from thriftroute.labels.output import write_jsonl
 from thriftroute.serve.cache.store import SqliteStore
 from thriftroute.serve.records.database import create_schema, open_engine
 from typer.testing import CliRunner
@@ -67,7 +67,7 @@ def write_records_by_uri(folder: Path) -> Path:
 
 
 def write_labels(folder: Path) -> Path:
-    write_jsonl([{"prompt": "x"}], folder / "it")
+    write_jsonl(folder / "it", [{"prompt": "x"}])
     return folder / "it"
 
 

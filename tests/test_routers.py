@@ -126,13 +126,13 @@ def test_random_repeats_with_a_seed_and_is_uniform() -> None:
 
 
 def test_an_unknown_router_lists_those_that_are_there() -> None:
-    with pytest.raises(UnknownRouterError, match="'sw_ranking'; available: mf, bert, random"):
+    with pytest.raises(UnknownRouterError, match="'sw_ranking'; available: mf, bert, fast, random"):
         load_router("sw_ranking")
 
 
 def test_another_distribution_adds_a_router(distribution: Distribution) -> None:
     distribution("dist_length", LENGTH, length="Length", bare="NoScores")
-    assert available_routers() == ("mf", "bert", "random", "bare", "length")
+    assert available_routers() == ("mf", "bert", "fast", "random", "bare", "length")
     router = load_router("length", {"limit": 10})
     assert isinstance(router, Router)
     np.testing.assert_array_equal(router.scores([EASY]), [0.5])

@@ -205,6 +205,143 @@ class TestRepresentations:
             scorer.representations([])
 
 
+class TestTwoGraphs:
+    """The embedding is a graph of its own, which a decision does without."""
+
+    @pytest.fixture
+    def split(self, make_bundle: BundleMaker) -> Path:
+        return make_bundle("split", split=True, features=CHEAP).path
+
+    @pytest.fixture
+    def whole(self, make_bundle: BundleMaker) -> Scorer:
+        return Scorer.load(make_bundle("whole", features=CHEAP))
+
+    @pytest.mark.parametrize("workers", [1, 3])
+    def test_they_say_what_one_graph_says(self, split: Path, whole: Scorer, workers: int) -> None:
+        scorer = Scorer.load(split)
+        for name in ("scores", "margins", "qualities", "representations", "embeddings"):
+            ours, theirs = (getattr(one, name)(PROMPTS, workers=workers) for one in (scorer, whole))
+            assert ours.dtype == theirs.dtype
+            np.testing.assert_allclose(ours, theirs, atol=1e-5)
+        for ours, theirs in zip(scorer.encode_all(PROMPTS), whole.encode_all(PROMPTS), strict=True):
+            np.testing.assert_allclose(ours.quality, theirs.quality, atol=1e-5)
+            np.testing.assert_allclose(ours.embedding, theirs.embedding, atol=1e-5)
+        assert scorer.feeds("hello").keys() == whole.feeds("hello").keys()
+
+    def test_an_encoder_in_two(self, make_bundle: BundleMaker) -> None:
+        names: dict[str, Any] = {"kind": "encoder", "models": [], "strong": "", "weak": ""}
+        one, two = (
+            Scorer.load(make_bundle(f"e{split}", split=split, calibration={}, **names))
+            for split in (False, True)
+        )
+        np.testing.assert_allclose(one.embeddings(PROMPTS), two.embeddings(PROMPTS), atol=1e-5)
+
+    def test_decisions_never_load_the_second(self, split: Path, whole: Scorer) -> None:
+        scorer = Scorer.load(split)
+        (split / "embedding.onnx").unlink()
+        for name in ("scores", "margins", "qualities", "representations"):
+            found = getattr(scorer, name)(PROMPTS)
+            np.testing.assert_allclose(found, getattr(whole, name)(PROMPTS), atol=1e-5)
+        assert scorer.score("hello") == pytest.approx(whole.score("hello"))
+        assert scorer.familiarity("hello") is None
+        with pytest.raises(BundleIntegrityError, match=r"embedding\.onnx is missing"):
+            scorer.embeddings(["hello"])
+
+    def test_a_bundle_that_was_replaced_under_a_loaded_one(self, split: Path) -> None:
+        """Its states mean nothing to another bundle's second half."""
+        scorer = Scorer.load(split)
+        data = bytearray((split / "embedding.onnx").read_bytes())
+        data[-1] ^= 1
+        replace_file(split, "embedding.onnx", bytes(data))
+        with pytest.raises(BundleIntegrityError, match=r"embedding\.onnx is not the file"):
+            scorer.embeddings(["hello"])
+
+    def test_threads_that_ask_at_once_load_it_once(
+        self, split: Path, whole: Scorer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import onnxruntime as ort
+
+        scorer, made, make = Scorer.load(split), [], ort.InferenceSession
+        start = threading.Barrier(8)
+
+        def counted(*args: Any, **options: Any) -> Any:
+            made.append(make(*args, **options))
+            return made[-1]
+
+        def ask(prompt: Any) -> Any:
+            start.wait()
+            return scorer.embeddings([prompt], workers=1)[0]
+
+        monkeypatch.setattr(ort, "InferenceSession", counted)
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(ask, PROMPTS[:8]))
+        assert len(made) == 1
+        np.testing.assert_allclose(found, whole.embeddings(PROMPTS[:8]), atol=1e-5)
+
+    def test_missing(self, split: Path) -> None:
+        (split / "embedding.onnx").unlink()
+        with pytest.raises(BundleIntegrityError, match=r"embedding\.onnx is missing"):
+            Scorer.load(split)
+
+    def test_not_listed(self, split: Path) -> None:
+        raw = json.loads((split / "manifest.json").read_text())
+        del raw["files"]["embedding.onnx"]
+        (split / "manifest.json").write_text(json.dumps(raw))
+        with pytest.raises(BundleFormatError, match="'embedding' has width None"):
+            Scorer.load(split)
+
+    def test_changed(self, split: Path) -> None:
+        data = bytearray((split / "embedding.onnx").read_bytes())
+        data[len(data) // 2] ^= 0x10
+        (split / "embedding.onnx").write_bytes(data)
+        with pytest.raises(BundleIntegrityError, match=r"embedding\.onnx is not the file"):
+            Scorer.load(split)
+
+    def test_a_forbidden_operator_with_the_right_hash(self, split: Path) -> None:
+        """Found when the bundle is loaded, not at the first embedding."""
+        onnx = pytest.importorskip("onnx")
+        model = onnx.load_from_string((split / "embedding.onnx").read_bytes())
+        model.graph.node[0].op_type = "Loop"
+        replace_file(split, "embedding.onnx", model.SerializeToString())
+        with pytest.raises(
+            BundleFormatError, match=r"embedding\.onnx does not load: it uses the operator 'Loop'"
+        ):
+            Scorer.load(split)
+
+    def test_no_graph_with_the_right_hash(self, split: Path) -> None:
+        replace_file(split, "embedding.onnx", b"not a graph")
+        with pytest.raises(BundleFormatError, match=r"embedding\.onnx does not load"):
+            Scorer.load(split)
+
+    @pytest.mark.parametrize(
+        ("part", "message"),
+        [
+            ("input", "takes states of width 5, not 4"),
+            ("output", r"'embedding' has width \w+, the manifest says 4"),
+            ("name", r"has inputs \['attention_mask', 'other'\]; expected states, attention_mask"),
+        ],
+    )
+    def test_a_second_half_of_another_encoder(self, split: Path, part: str, message: str) -> None:
+        onnx = pytest.importorskip("onnx")
+        model = onnx.load_from_string((split / "embedding.onnx").read_bytes())
+        if part == "name":
+            model.graph.input[0].name = model.graph.node[0].input[0] = "other"
+        else:
+            (value, *_) = getattr(model.graph, part)
+            value.type.tensor_type.shape.dim[-1].dim_value = 5
+        replace_file(split, "embedding.onnx", model.SerializeToString())
+        scorer = Scorer.load(split)
+        assert 0 < scorer.score("hello") < 1
+        with pytest.raises(BundleFormatError, match=message):
+            scorer.embeddings(["hello"])
+
+    def test_it_is_part_of_the_identity(self, split: Path, tmp_path: Path) -> None:
+        """Tuned above its first half, an encoder has the same model.onnx and other embeddings."""
+        before = Bundle.open(split).model_sha256
+        replace_file(split, "embedding.onnx", (split / "embedding.onnx").read_bytes() + b"\0")
+        assert Bundle.open(split).model_sha256 != before
+
+
 class TestFamiliarity:
     def test_a_bundle_that_does_not_tell(self, scorer: Scorer) -> None:
         assert scorer.familiarity("hello") is None

@@ -64,7 +64,7 @@ def test_the_values_that_it_shows_are_the_defaults(tmp_path: Path) -> None:
     config = load(tmp_path, everything_on())
     # What shows an example instead: nobody has these by default.
     examples = {
-        ("router", "threshold"), ("router", "checkpoint_path"), ("records", "keep_days"),
+        ("router", "strong_share"), ("router", "checkpoint_path"), ("records", "keep_days"),
         ("alerts", "webhook"), ("server", "admin_sha256"), ("calls", "cascade", "timeout_s"),
         ("router", "hold"), ("watch", "baseline"), ("server", "cors_origins"),
     }  # fmt: skip

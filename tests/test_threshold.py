@@ -15,7 +15,8 @@ def test_a_decision_is_frozen_and_json_able() -> None:
     decision = Decision("gpt", "strong", 0.7, 0.5, "mf", "score 0.7 >= 0.5", 1.2)
     assert json.loads(json.dumps(decision.to_dict()))["choice"] == "strong"
     assert list(decision.to_dict()) == [
-        "model", "choice", "score", "threshold", "router", "reason", "latency_ms"
+        "model", "choice", "score", "threshold", "router", "reason", "latency_ms",
+        "percentile", "percentile_of",
     ]  # fmt: skip
     with pytest.raises(dataclasses.FrozenInstanceError):
         decision.model = "other"
@@ -137,7 +138,7 @@ def test_a_table_tells_thresholds_and_survives_json() -> None:
         assert np.mean(scores >= limit) == share
     limit, share = table.threshold_for(0.304)
     assert share == 0.3 and np.mean(scores >= limit) == 0.3
-    again = th.ThresholdTable.from_dict(json.loads(json.dumps(table.to_dict())))
+    again = th.ThresholdTable.from_dict(json.loads(json.dumps(dataclasses.asdict(table))))
     assert again == table
 
 
@@ -147,6 +148,58 @@ def test_a_table_of_few_distinct_scores_has_few_rows() -> None:
     assert table.threshold_for(0.5)[1] == pytest.approx(1 / 3)
     with pytest.raises(CalibrationError, match="points"):
         th.ThresholdTable.from_scores("x", [0.5], points=1)
+
+
+@pytest.mark.parametrize(
+    ("score", "below"),
+    [
+        (0.0, 0.0),
+        (0.2, 0.25),  # halfway from 0.0, share 1, to 0.4, share 0.5
+        (0.4, 0.5),
+        (0.5, 0.6),  # a third of the way from 0.4, share 0.5, to 0.7, share 0.2
+        (0.7, 0.8),
+        (0.85, 0.9),
+        (1.0, 1.0),
+    ],
+)
+def test_a_percentile_is_the_share_that_scores_below(score: float, below: float) -> None:
+    table = th.ThresholdTable("t", 10, ((0.0, 1.0), (0.2, 0.7), (0.5, 0.4), (1.0, 0.0)))
+    assert table.percentile(score) == pytest.approx(below)
+
+
+def test_percentiles_past_the_rows_and_of_many_scores() -> None:
+    few = th.ThresholdTable("t", 10, ((0.2, 0.7), (0.5, 0.4)))
+    assert [few.percentile(s) for s in (0.1, 0.4, 0.7, 0.9)] == [0.5, 0.5, 0.8, 0.8]
+    assert th.ThresholdTable("t", 10, ((0.2, 0.7),)).percentile(0.9) == 0.8
+    scores = np.random.default_rng(1).beta(2, 5, 1000)
+    table = th.ThresholdTable.from_scores("t", scores)
+    for score in np.linspace(0.0, 1.0, 50):
+        assert table.percentile(score) == pytest.approx(np.mean(scores < score), abs=0.01)
+
+
+def test_the_tables_of_a_bundle() -> None:
+    rows = ((0.0, 1.0), (1.0, 0.0))
+    ordinary, own = th.ThresholdTable("ordinary", 9, rows), th.ThresholdTable("mine.txt", 5, rows)
+    both = {t.name: dataclasses.asdict(t) for t in (ordinary, own)}
+    assert th.share_table(both) == own
+    assert th.percentile_table(both) == ordinary
+    assert th.percentile_table({"mine.txt": both["mine.txt"]}) == own
+    assert th.share_table({}) is None and th.percentile_table({}) is None
+    assert th.percentile_table({"x": {}}) is None  # no reason to fail a decision
+    with pytest.raises(CalibrationError):
+        th.share_table({"x": {}})
+
+
+@pytest.mark.parametrize(
+    ("percentile", "name", "said"),
+    [
+        (0.834, "ordinary", "harder than 83% of ordinary prompts"),
+        (0.999, "validation", "harder than 99% of the bundle's validation prompts"),
+        (0.0, "mine.txt", "harder than 0% of the prompts of 'mine.txt'"),
+    ],
+)
+def test_a_percentile_in_words(percentile: float, name: str, said: str) -> None:
+    assert th.harder_than(percentile, name) == said
 
 
 @pytest.mark.parametrize(

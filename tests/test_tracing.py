@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from thriftroute.errors import ConfigError
+from thriftroute.serve.config.settings import Config
 from thriftroute.serve.records import Record
 from thriftroute.serve.records.tracing import Tracing, traces_url
 
@@ -136,8 +136,9 @@ def test_an_endpoint_gets_the_usual_path(endpoint: str, url: str) -> None:
 
 @pytest.mark.parametrize("endpoint", ["", "collector:4318", "grpc://collector:4317", "http://"])
 def test_an_endpoint_that_is_no_url_stops_the_start(endpoint: str) -> None:
-    with pytest.raises(ConfigError, match="otel_endpoint: expected a URL"):
-        Tracing(endpoint)
+    models = {"models": [{"name": "a"}], "strong": "a", "weak": "a"}
+    with pytest.raises(ValueError, match=r"otel_endpoint\n.*expected a URL"):
+        Config.model_validate({**models, "otel_endpoint": endpoint})
 
 
 class Collector(http.server.ThreadingHTTPServer):

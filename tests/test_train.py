@@ -22,7 +22,7 @@ from thriftroute.errors import (
     TrainingError,
     UnknownRouterError,
 )
-from thriftroute.router.bundle import Bundle, write_bundle
+from thriftroute.router.bundle import FORMAT, Bundle, write_bundle
 from thriftroute.router.features import FEATURES
 from thriftroute.router.scorer import Scorer
 
@@ -31,12 +31,13 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("sentence_transformers")
 
 from thriftroute.training import write_bundle as write_bundle_module  # noqa: E402
+from thriftroute.training.add_model import add_model  # noqa: E402
 from thriftroute.training.embed import embed  # noqa: E402
 from thriftroute.training.encoder import DEFAULT_ENCODER, MAX_TOKENS, encoder_bundle  # noqa: E402
 from thriftroute.training.export import graft_head, read_head  # noqa: E402
 from thriftroute.training.models import bert as bert_module  # noqa: E402
 from thriftroute.training.models import mf as mf_module  # noqa: E402
-from thriftroute.training.models.head import Base, Gate, Head  # noqa: E402
+from thriftroute.training.models.head import Base, Gate, Head, Memory  # noqa: E402
 from thriftroute.training.models.loop import TrainingInterruptedError  # noqa: E402
 from thriftroute.training.prepare import start_of  # noqa: E402
 from thriftroute.training.progress import Progress  # noqa: E402
@@ -323,6 +324,22 @@ class TestMf:
         assert f"- started from: {tiny_encoder}\n" in card
         assert "Torch against ONNX fp32 differs by" in card
 
+    def test_the_second_half_of_an_encoder_comes_along(
+        self, request_of: Request, encoder_maker: Callable[[int], Path], tmp_path: Path
+    ) -> None:
+        """To the bundle, to one that starts from it, and to one that a model is added to."""
+        encoder = str(encoder_maker(2))
+        first = train(request_of(way="mf from an encoder", encoder=encoder)).bundle
+        again = train(request_of(base=str(first.path), out=tmp_path / "again")).bundle
+        rows = [Comparison(f"p {i}", "newer", "small", i % 2) for i in range(30)]
+        grown = add_model(first, rows, "newer", tmp_path / "grown").bundle
+        bare, _ = encoder_bundle(encoder, max_tokens=first.manifest.max_tokens)
+        expected = Scorer.load(bare).embeddings(["aeiou 123", ""])
+        for bundle in (first, again, grown):
+            assert bundle.manifest.format == FORMAT
+            assert bundle.manifest.files["embedding.onnx"] == bare.manifest.files["embedding.onnx"]
+            assert (Scorer.load(bundle).embeddings(["aeiou 123", ""]) == expected).all()
+
     def test_an_fp32_graph_that_disagrees(
         self, request_of: Request, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -417,14 +434,18 @@ class TestMf:
         hard, easy = means(second)
         assert hard > easy + 0.3
 
-    def test_a_gate_of_the_base_stays(
+    def test_gate_and_memory_of_the_base_stay(
         self, request_of: Request, tiny_base: Path, tmp_path: Path
     ) -> None:
         def gated(head: Head) -> Head:
-            [centre] = Scorer.load(tiny_base).representations(["0123456789"])
-            centres = centre[None, :32] / np.linalg.norm(centre[:32])
-            gate = Gate(centres.astype(np.float32), 0.5, 1.0, (0, 32))
-            return dataclasses.replace(head, gated=np.array([1], np.int8), gate=gate)
+            [known] = Scorer.load(tiny_base).representations(["0123456789"])
+            unit = known[:32] / np.linalg.norm(known[:32])
+            scale = float(np.abs(unit).max()) / 127
+            points = np.round(unit[None] / scale).astype(np.int8)
+            memory = Memory(points, 0.5, 0.99, (0, 32), scale, np.eye(32, dtype=np.float32))
+            gate = Gate(np.full(head.w1.shape[1], 0.01, np.float32), 0.3)
+            one = np.array([1], np.int8)
+            return dataclasses.replace(head, gated=one, gate=gate, memory=memory)
 
         base = rebased(tiny_base, tmp_path / "gated", gated)
         bundle = train(request_of(base=str(base))).bundle
@@ -435,6 +456,10 @@ class TestMf:
         assert Scorer.load(tiny_base).familiarity("aeiou") is None
         head = read_head(model_bytes(bundle), bundle.manifest.models)
         assert head.gated.tolist() == [1, 0]
+        known = read_head(model_bytes(Bundle.open(base)), ("base-strong", "base-weak"))
+        assert head.gate is not None and known.gate is not None
+        assert (head.gate.weights == known.gate.weights).all()
+        assert head.gate.bias == known.gate.bias
 
     def test_cached_vectors_of_another_machine_are_no_figures(
         self, request_of: Request, tiny_base: Path, tmp_path: Path
@@ -583,7 +608,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("fields", "message"),
         [
-            ({"kind": "knn"}, "kind 'knn': expected one of mf, bert"),
+            ({"kind": "knn"}, "kind 'knn': expected one of mf, bert, fast"),
             ({"weak_fails": 1.5}, "weak_fails 1.5: expected a share"),
             ({"weak_fails": float("nan")}, "weak_fails nan"),
             ({"validation": 0.0}, "validation share 0.0"),
@@ -630,8 +655,35 @@ class TestRefused:
             train(request_of(way="mf from an encoder", base=str(tiny_base)))
 
     def test_a_base_for_bert(self, request_of: Request, tiny_base: Path) -> None:
-        with pytest.raises(TrainingError, match="only mf starts from a bundle"):
+        with pytest.raises(
+            TrainingError, match="mf and fast start from a bundle; bert starts from an --encoder"
+        ):
             train(request_of(way="bert", base=str(tiny_base), encoder=None))
+
+    def test_an_encoder_for_fast(self, request_of: Request, tiny_encoder: Path) -> None:
+        with pytest.raises(TrainingError, match="fast starts from a bundle of its kind"):
+            train(request_of(kind="fast", encoder=str(tiny_encoder)))
+
+    def test_a_base_of_an_older_kind_of_head(
+        self, request_of: Request, tiny_base: Path, tmp_path: Path
+    ) -> None:
+        """Points without a gate of their own opened it."""
+        bundle = Bundle.open(tiny_base)
+        graph = onnx.load_from_string(model_bytes(bundle))
+        points = onnx.numpy_helper.from_array(np.ones((32, 7), np.float32), "mf.points")
+        graph.graph.initializer.append(points)
+        made = rebased(tiny_base, tmp_path / "older", lambda head: head)
+        fields = {
+            name: getattr(bundle.manifest, name)
+            for name in ("kind", "encoder", "dim", "models", "strong", "weak", "max_tokens",
+                         "prefix_ids", "suffix_ids", "features", "width", "calibration")
+        }  # fmt: skip
+        files: dict[str, Any] = {name: tiny_base / name for name in ("tokenizer.json", "card.md")}
+        files["model.onnx"] = graph.SerializeToString()
+        write_bundle(made, files=files, overwrite=True, **fields)
+        with pytest.raises(ExportError, match="older kind, which still routes but cannot"):
+            train(request_of(base=str(made)))
+        assert not (tmp_path / "out").exists()
 
     def test_a_base_without_a_representation(self, request_of: Request) -> None:
         message = r"--base .*bundle_v1: .* no representation .*start from another, or give --encod"

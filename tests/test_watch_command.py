@@ -92,7 +92,7 @@ def test_the_bundles_own_table_is_the_baseline_where_no_file_is_given() -> None:
     url = record("r", n=300)
     result = run("--url", url, "--router", "mf", "--json")
     assert result.exit_code == 4  # other scores than those of its validation prompts
-    assert json.loads(result.stdout)["baseline"] == "validation"
+    assert json.loads(result.stdout)["baseline"] == "ordinary"
     assert run("--url", url, "--json").stdout == result.stdout
 
 
@@ -100,7 +100,7 @@ def test_the_config_says_where_and_against_what() -> None:
     record("thriftroute", n=300)
     assert "nothing to look at: give --url" in fails()
     Path("thriftroute.yaml").write_text(CONFIG)
-    assert json.loads(run("--json").stdout)["baseline"] == "validation"
+    assert json.loads(run("--json").stdout)["baseline"] == "ordinary"
     run("--save-baseline", "b.json")
     Path("thriftroute.yaml").write_text(CONFIG + "watch: {baseline: b.json, alpha: 0.2}\n")
     found = json.loads(run("--json").stdout)

@@ -74,7 +74,13 @@ def add_model(
         f"{ability + error:+.2f}], from {len(known):,} comparisons with models above; the figures "
         "of this card are not about it.\n"
     )
-    written = _write(bundle, grown, out, line, overwrite=overwrite)
+    fields = dataclasses.asdict(bundle.manifest)
+    for key in ("format", "written_by", "files", "models"):
+        del fields[key]
+    files: dict[str, bytes | Path] = {name: bundle.file(name) for name in bundle.manifest.files}
+    files["model.onnx"] = graft_head(bundle.graph(), grown)
+    files["card.md"] = bundle.file("card.md").read_bytes() + line.encode()
+    written = write_bundle(out, files=files, overwrite=overwrite, models=grown.models, **fields)
     return Added(written, name, ability, ability - error, ability + error, len(known))
 
 
@@ -96,10 +102,9 @@ def _distance(ours: Floats, theirs: Floats) -> tuple[float, float]:
 def _unit(bundle: Bundle) -> float:
     """Log odds between the bundle's strong and weak model, on its own validation prompts."""
     validation = bundle.manifest.training.get("validation", {})
-    try:
-        unit = float(log_odds(validation["strong_mean"]) - log_odds(validation["weak_mean"]))
-    except KeyError:
-        unit = 0.0
+    # Where either is not told, the two are not apart.
+    strong, weak = validation.get("strong_mean", 0.0), validation.get("weak_mean", 1.0)
+    unit = float(log_odds(strong) - log_odds(weak))
     if unit <= 0:
         raise TrainingError(
             f"{bundle} does not tell how far its strong and weak model are apart: train it again"
@@ -137,15 +142,3 @@ def _comparisons(
     found = [row for row in found if row[0] in models]
     ours, theirs = (np.array([row[i] for row in found], dtype=np.float64) for i in (1, 2))
     return [row[0] for row in found], ours, theirs
-
-
-def _write(bundle: Bundle, head: Head, out: Path, line: str, *, overwrite: bool) -> Bundle:
-    fields = dataclasses.asdict(bundle.manifest)
-    for name in ("format", "written_by", "files", "models"):
-        del fields[name]
-    files: dict[str, bytes | Path] = {
-        "model.onnx": graft_head(bundle.graph(), head),
-        "tokenizer.json": bundle.file("tokenizer.json"),
-        "card.md": bundle.file("card.md").read_bytes() + line.encode(),
-    }
-    return write_bundle(out, files=files, overwrite=overwrite, models=head.models, **fields)

@@ -22,20 +22,21 @@ from tokenizers import Tokenizer
 
 from ..errors import BundleError, ExportError, TrainingError, require_extra
 from ..files import cache_folder, whole_file
-from ..router.bundle import FORMAT, Bundle, file_sha256, write_bundle
+from ..router.bundle import EMBEDDING, FORMAT, Bundle, file_sha256, write_bundle
 from ..router.features import FEATURES
 from ..router.text import Promptlike, as_conversation, encode, special_tokens
 from ..router.tokenizing import load_tokenizer
-from .export import TORCH_BOUND, Feeds, export_module, quantize, run_graph
+from .export import TORCH_BOUND, Feeds, export_module, quantize, run_graph, split_graph
 
 DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 # The longest that stays under 50 ms on one core, with room for a busy machine.
 MAX_TOKENS = 160
 # Part of the cache's key: raise it whenever the exported graph changes for the same weights.
-EXPORT_VERSION = 2
+EXPORT_VERSION = 3
 PROBES = 16
-LAYERS = 4
+LAYERS = 3
+OUTPUTS = ("embedding", "representation", "states")
 # Endings of the files of an encoder that are read, and downloaded.
 READ = (".json", ".safetensors", ".txt", ".model")
 
@@ -59,9 +60,9 @@ class LoadedEncoder:
 class EncoderModule(torch.nn.Module):
     """input_ids, attention_mask int64[b, t] -> embedding float32[b, dim].
 
-    `layers(...)` gives the pooled states of the last LAYERS layers too, float32[b, layers * dim]:
-    what is easy and what is hard shows better in them than in the last one alone, which was trained
-    to tell topics apart.
+    `layers(...)` gives the pooled states of LAYERS layers too, float32[b, layers * dim]: what is
+    easy and what is hard shows better in them than in the last one alone, which was trained to tell
+    topics apart. Those that end the first half show it as well as the last ones, at half the cost.
     """
 
     def __init__(self, transformer: torch.nn.Module, pooling: str, *, normalize: bool) -> None:
@@ -78,17 +79,21 @@ class EncoderModule(torch.nn.Module):
         return self._embedding(self._pool(states, attention_mask))
 
     def layers(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The embedding, and the last LAYERS layers pooled, each of unit length, side by side."""
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, *, whole: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The embedding; the last LAYERS layers of the encoder's first half, or of the whole of it,
+        pooled, each of unit length, side by side; the token states of the last of these layers,
+        float32[b, t, dim]."""
         output = self.transformer(
             input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True
         )
         # Encoders that close with a norm may list their last layer as it is before it.
-        states = (*output.hidden_states[1:-1], output.last_hidden_state)[-LAYERS:]
-        pooled = [self._pool(state, attention_mask) for state in states]
+        states = (*output.hidden_states[1:-1], output.last_hidden_state)
+        used = states[: len(states) if whole else max(len(states) // 2, 1)][-LAYERS:]
+        pooled = [self._pool(state, attention_mask) for state in used]
         unit = [torch.nn.functional.normalize(vector, dim=-1) for vector in pooled]
-        return self._embedding(pooled[-1]), torch.cat(unit, dim=-1)
+        embedding = self._embedding(self._pool(states[-1], attention_mask))
+        return embedding, torch.cat(unit, dim=-1), used[-1]
 
     def _pool(self, states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         if self.pooling == "cls":
@@ -101,29 +106,25 @@ class EncoderModule(torch.nn.Module):
 
 
 class RepresentationModule(torch.nn.Module):
-    """The encoder as a graph: embedding float32[b, dim], representation float32[b, width].
+    """The encoder as a graph of OUTPUTS: `EncoderModule.layers`, and in the representation float32
+    [b, width] the cheap features too, as they are, since heads can scale and centre them."""
 
-    The representation is the last layers (`EncoderModule.layers`) and the cheap features, as they
-    are: heads are linear in it, so that they can scale and centre it themselves.
-    """
-
-    def __init__(self, encoder: EncoderModule) -> None:
+    def __init__(self, encoder: EncoderModule, *, whole: bool = False) -> None:
         super().__init__()
         self.encoder = encoder
+        self.whole = whole
 
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, features: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Embedding and representation."""
-        embedding, layers = self.encoder.layers(input_ids, attention_mask)
-        return embedding, torch.cat((layers, features), dim=-1)
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Embedding, representation and states."""
+        embedding, layers, states = self.encoder.layers(input_ids, attention_mask, whole=self.whole)
+        return embedding, torch.cat((layers, features), dim=-1), states
 
 
 def resolve_encoder(name: str) -> Path:
-    """The local folder of an encoder: a folder, the packaged default, or a hub repository.
-
-    The hub is asked only where the name is in no local place. Raises TrainingError.
-    """
+    """The local folder of an encoder. The hub is asked only for a name that is in no local place.
+    Raises TrainingError."""
     folder = Path(name)
     if name and (folder / "config.json").is_file():
         return folder
@@ -144,11 +145,7 @@ def resolve_encoder(name: str) -> Path:
 
 
 def load_encoder(name: str = DEFAULT_ENCODER) -> LoadedEncoder:
-    """Load an encoder for training and export.
-
-    Raises TrainingError where it cannot be found, or pools in a way that is not supported (mean
-    and cls are).
-    """
+    """An encoder for training and export. Raises TrainingError where it is not found or not fit."""
     st = require_extra("sentence_transformers", "train")
     folder = resolve_encoder(name)
     _check_modules(folder, name)
@@ -190,11 +187,11 @@ def load_encoder(name: str = DEFAULT_ENCODER) -> LoadedEncoder:
 
 def _check_modules(folder: Path, name: str) -> None:
     """Raises TrainingError where an encoder is made of classes of its own: code that would run."""
+    kinds: list[str] = []
     try:
-        modules = json.loads((folder / "modules.json").read_bytes())
-        kinds = [str(module["type"]) for module in modules]
-    except FileNotFoundError:
-        return
+        with contextlib.suppress(FileNotFoundError):
+            modules = json.loads((folder / "modules.json").read_bytes())
+            kinds = [str(module["type"]) for module in modules]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise TrainingError(f"encoder {name!r}: modules.json cannot be read: {error}") from error
     for kind in kinds:
@@ -206,14 +203,21 @@ def _check_modules(folder: Path, name: str) -> None:
 
 
 def encoder_bundle(
-    name: str = DEFAULT_ENCODER, *, max_tokens: int = MAX_TOKENS, folder: Path | None = None
+    name: str = DEFAULT_ENCODER,
+    *,
+    max_tokens: int = MAX_TOKENS,
+    folder: Path | None = None,
+    whole: bool = False,
 ) -> tuple[Bundle, Path]:
-    """The encoder as an int8 bundle of kind "encoder", and the path of its fp32 graph.
+    """The encoder as an int8 bundle of kind "encoder", and the path of its fp32 graph: exported and
+    checked at the first call, then cached by the hash of its weights. Raises TrainingError.
 
-    Exported at the first call, checked against torch (see `torch_probe`), and then read from the
-    cache, by the hash of its weights. Raises TrainingError, ExportError.
+    whole: represent prompts by the last layers of the whole encoder (one that was tuned to see
+    difficulty there), in one graph; else by those of its first half, and the second half, which
+    only the embedding needs, is a graph of its own.
     """
-    home = (folder or cache_folder()) / "encoders" / _fingerprint(resolve_encoder(name), max_tokens)
+    fingerprint = _fingerprint(resolve_encoder(name), max_tokens, whole)
+    home = (folder or cache_folder()) / "encoders" / fingerprint
     fp32 = home / "fp32.onnx"
     try:
         torch_probe(fp32)
@@ -227,43 +231,28 @@ def encoder_bundle(
             f"max_tokens {max_tokens} is more than the {positions} positions of encoder {name!r}"
         )
     home.mkdir(parents=True, exist_ok=True)
-    module = RepresentationModule(encoder.module).eval()
-    export_module(module, fp32, outputs=["embedding", "representation"], features=len(FEATURES))
+    module = RepresentationModule(encoder.module, whole=whole).eval()
+    export_module(module, fp32, outputs=OUTPUTS, features=len(FEATURES))
     int8 = quantize(fp32)
     width = _write_probe(encoder, module, fp32, max_tokens)
     prefix, suffix = special_tokens(encoder.tokenizer)
-    bundle = write_bundle(
-        home / "int8",
-        files={"model.onnx": int8, "tokenizer.json": encoder.tokenizer.to_str().encode()},
-        overwrite=True,
-        kind="encoder",
-        encoder=name,
-        dim=encoder.dim,
-        models=[],
-        strong="",
-        weak="",
-        max_tokens=max_tokens,
-        prefix_ids=prefix,
-        suffix_ids=suffix,
-        features=list(FEATURES),
-        width=width,
-        calibration={},
-    )
-    return bundle, fp32
+    files = {"model.onnx": int8, "tokenizer.json": encoder.tokenizer.to_str().encode()}
+    if not whole and (halves := split_graph(int8, torch_probe(fp32).feeds)):
+        files["model.onnx"], files[EMBEDDING] = halves
+    fields = {"encoder": name, "dim": encoder.dim, "width": width, "max_tokens": max_tokens}
+    fields |= {"prefix_ids": prefix, "suffix_ids": suffix, "features": list(FEATURES)}
+    fields |= {"kind": "encoder", "models": [], "strong": "", "weak": "", "calibration": {}}
+    return write_bundle(home / "int8", files=files, overwrite=True, **fields), fp32
 
 
 def usable_positions(transformer: torch.nn.Module) -> int | None:
-    """How many tokens an encoder can read; None where its configuration does not say.
-
-    RoBERTa and its kin count positions from padding_idx + 1, so that their tables have two rows
-    more than there are positions.
-    """
+    """How many tokens an encoder can read; None where its configuration does not say."""
     positions = getattr(transformer.config, "max_position_embeddings", None)
-    if positions is None:
-        return None
     table = getattr(getattr(transformer, "embeddings", None), "position_embeddings", None)
     padding = getattr(table, "padding_idx", None)
-    return int(positions) - (0 if padding is None else int(padding) + 1)
+    if positions is None or padding is None:
+        return positions
+    return int(positions) - int(padding) - 1  # RoBERTa and its kin count from padding_idx + 1
 
 
 @dataclass(frozen=True)
@@ -276,11 +265,8 @@ class Probe:
 
 
 def torch_probe(fp32: Path) -> Probe:
-    """The probe beside the fp32 graph of `encoder_bundle`.
-
-    A graph that contains the encoder is checked against torch without loading it again, which takes
-    seconds. Raises OSError or ValueError where the probe is missing, damaged, or of another graph
-    than the one that is there.
+    """The probe beside the fp32 graph of `encoder_bundle`: a check against torch without loading it
+    again, which takes seconds. Raises OSError or ValueError where missing or of another graph.
     """
     with fp32.with_name("probe.npz").open("rb") as file, np.load(file) as stored:
         found = dict(stored)
@@ -299,10 +285,8 @@ def _feeds(ids: npt.ArrayLike, cheap: npt.NDArray[np.float32]) -> Feeds:
 def _write_probe(
     encoder: LoadedEncoder, module: RepresentationModule, fp32: Path, max_tokens: int
 ) -> int:
-    """Write the probe of an exported encoder and return the width of its representation.
-
-    Raises ExportError where torch disagrees with the graph.
-    """
+    """Write the probe of an exported encoder; the width of its representation. Raises ExportError
+    where torch disagrees with the graph."""
     prefix, suffix = special_tokens(encoder.tokenizer)
     shortest = len(prefix) + len(suffix) + 1
     lengths = np.linspace(shortest, max(max_tokens, shortest), PROBES).astype(np.int64)
@@ -317,7 +301,7 @@ def _write_probe(
     with torch.no_grad():
         outputs = [module(*(torch.from_numpy(value) for value in feed.values())) for feed in feeds]
     by_torch = [np.concatenate([row[i].numpy() for row in outputs]) for i in range(2)]
-    by_graph = run_graph(fp32, feeds, ["embedding", "representation"])
+    by_graph = run_graph(fp32, feeds, OUTPUTS[:2])
     pairs = zip(by_graph, by_torch, strict=True)
     distance = float(np.max([np.abs(ours - theirs).max() for ours, theirs in pairs]))
     if not distance <= TORCH_BOUND:
@@ -348,8 +332,9 @@ def _packaged() -> Path | None:
     return folder
 
 
-def _fingerprint(folder: Path, max_tokens: int) -> str:
-    digest = hashlib.sha256(f"{FORMAT}|{EXPORT_VERSION}|{max_tokens}|{','.join(FEATURES)}".encode())
+def _fingerprint(folder: Path, max_tokens: int, whole: bool) -> str:
+    settings = (FORMAT, EXPORT_VERSION, max_tokens, ",".join(FEATURES), whole)
+    digest = hashlib.sha256("|".join(map(str, settings)).encode())
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in READ):
         digest.update(f"|{path.relative_to(folder)}|{file_sha256(path)}".encode())
     return digest.hexdigest()[:24]

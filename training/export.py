@@ -22,13 +22,14 @@ import torch
 from ..errors import ExportError, require_extra
 from ..router.bundle import Bundle
 from ..router.graph import check_graph
-from .models.head import Base, Gate, Head
+from .models.head import Base, Gate, Head, Memory
 
 OPSET = 17
 # What an export must keep. Scores are probabilities; APGR is that of the validation split.
 TORCH_BOUND = 1e-4
 # Sums of 1,500 products in float32, in numpy and in the graph.
 HEAD_BOUND = 1e-3
+SPLIT_BOUND = 1e-5
 INT8_SCORE_BOUND = 0.05
 INT8_APGR_BOUND = 0.02
 
@@ -53,7 +54,8 @@ class Check:
 class Exported:
     """A trained model as graphs: int8 (`model`), and fp32 (`whole`) where it is at hand.
 
-    fields: of the manifest, beyond those of every bundle.
+    fields: of the manifest, beyond those of every bundle. embedding: the int8 graph of the
+    encoder's second half, where that is one of its own.
     """
 
     model: bytes
@@ -63,6 +65,7 @@ class Exported:
     tokenizer: bytes
     fields: dict[str, Any]
     checks: Sequence[Check]
+    embedding: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -121,8 +124,10 @@ def export_module(
     if features:
         inputs["features"] = torch.rand(2, features)
         axes["features"] = {0: "batch"}
+    free = {"states": {0: "batch", 1: "tokens"}}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
+    problem = "this encoder does not export to ONNX:"
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
@@ -134,18 +139,15 @@ def export_module(
                 str(partial),
                 input_names=list(inputs),
                 output_names=list(outputs),
-                dynamic_axes={**axes, **{name: {0: "batch"} for name in outputs}},
+                dynamic_axes={**axes, **{name: free.get(name, {0: "batch"}) for name in outputs}},
                 opset_version=OPSET,
                 dynamo=False,
             )
+        problem = "no bundle can have this encoder: its graph"
+        check_graph(partial.read_bytes())
     except Exception as error:
         partial.unlink(missing_ok=True)
-        raise ExportError(f"this encoder does not export to ONNX: {error}") from error
-    try:
-        check_graph(partial.read_bytes())
-    except ValueError as error:
-        partial.unlink()
-        raise ExportError(f"no bundle can have this encoder: its graph {error}") from error
+        raise ExportError(f"{problem} {error}") from error
     partial.replace(path)
 
 
@@ -160,61 +162,93 @@ def quantize(fp32: Path) -> bytes:
     try:
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / "int8.onnx"
+            float32 = onnx.TensorProto.FLOAT
             quantization.quantize_dynamic(
                 str(fp32),
                 str(target),
                 weight_type=quantization.QuantType.QInt8,
                 per_channel=True,
                 reduce_range=True,
-                extra_options={
-                    "DisableShapeInference": True,
-                    "DefaultTensorType": onnx.TensorProto.FLOAT,
-                },
+                extra_options={"DisableShapeInference": True, "DefaultTensorType": float32},
             )
             return target.read_bytes()
     finally:
         root.setLevel(level)
 
 
+def split_graph(graph: bytes, feeds: Sequence[Feeds]) -> tuple[bytes, bytes] | None:
+    """An encoder's graph in two: all inputs -> `representation` and `states`; `states` and
+    `attention_mask` -> `embedding`, the same on `feeds`. None where no layer comes after the
+    states, or one that needs more than these two."""
+    onnx = require_extra("onnx", "train")
+    extractor = require_extra("onnx.utils", "train").Extractor
+    model = onnx.load_from_string(graph)
+    inputs = [value.name for value in model.graph.input]
+    first = extractor(model).extract_model(inputs, ["representation", "states"])
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    width = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim][2:]
+        for value in (*inferred.value_info, *inferred.output)
+    }
+    # Masks are made to the shape of what lies in the first half: the second has it by other names.
+    for node in model.graph.node:
+        if node.op_type == "Shape" and node.input[0] == "input_ids":
+            node.input[0] = "attention_mask"
+        elif node.op_type == "Shape" and width.get(node.input[0]) == width["states"]:
+            node.input[0] = "states"
+    second = extractor(model).extract_model(["states", "attention_mask"], ["embedding"])
+    known = {"", "states", "attention_mask", *(item.name for item in second.graph.initializer)}
+    known |= {name for node in second.graph.node for name in node.output}
+    used = {name for node in second.graph.node for name in node.input}
+    if not used <= known or not any("MatMul" in node.op_type for node in second.graph.node):
+        return None
+    halves = (bytes(first.SerializeToString()), bytes(second.SerializeToString()))
+    one, two = (_session(half) for half in halves)
+    rows = []
+    for feed in feeds:
+        between = {"states": one.run(["states"], feed)[0], "attention_mask": feed["attention_mask"]}
+        rows += two.run(["embedding"], between)
+    [expected] = run_graph(graph, feeds, ["embedding"])
+    return halves if np.abs(np.concatenate(rows) - expected).max() <= SPLIT_BOUND else None
+
+
 def graft_head(encoder: bytes, head: Head) -> bytes:
     """Put mf's head on an encoder graph, which then gives `quality` (see `head.Head`), and
-    `familiarity` float32[1, 1] where the head has a gate.
+    `familiarity` float32[1, 1] where the head has a memory.
 
     Its factors stand in the graph under names that begin with mf., in fp32, so that a bundle can be
     started from; a head that is there already is replaced.
     """
     onnx = require_extra("onnx", "train")
     model = onnx.load_from_string(without_head(encoder))
-    values: dict[str, Any] = {
-        "w1": head.w1.T.astype(np.float32),
-        "b1": head.b1.astype(np.float32),
-        "u": head.u.T.astype(np.float32),
-    }
+    values: dict[str, Any] = {"w1": head.w1.T, "b1": head.b1, "u": head.u.T}
     nodes = [
         _node("MatMul", "representation w1", "projected"),
         _node("Add", "projected b1", "hidden"),
     ]
-    outputs = {"quality": int(head.u.shape[0])}
-    hidden = "hidden"
+    outputs, hidden = {"quality": int(head.u.shape[0])}, "hidden"
     if head.gate is not None:
-        nodes += _look_up(head.gate, values)
         gated = head.gated.astype(np.float32)[None]
-        values |= {"gated": gated, "open": (gated <= 0).astype(np.float32)}
+        values |= {"gated": gated, "open": 1 - gated}
+        values |= {"gate": head.gate.weights[:, None], "bias": np.array(head.gate.bias)}
         nodes += [
-            _node("Mul", "familiarity gated", "opened"),
+            _node("MatMul", "representation gate", "kind"),
+            _node("Add", "kind bias", "logit"),
+            _node("Sigmoid", "logit", "share"),
+            _node("Mul", "share gated", "opened"),
             _node("Add", "opened open", "factors"),
+            _node("Mul", "hidden factors", "let"),
         ]
-        if head.recall is not None:
-            values["recall"] = head.recall.astype(np.float32)[None]
-            nodes += _recall(head.gate, values)
-            hidden = "informed"
-        nodes.append(_node("Mul", f"{hidden} factors", "let"))
         hidden = "let"
+    if head.memory is not None:
+        nodes += _look_up(head.memory, values)
         outputs["familiarity"] = 1
     nodes.append(_node("MatMul", f"{hidden} u", "quality"))
     for name, value in values.items():
+        whole = value.dtype in (np.int8, np.int64)
         # Not ascontiguousarray alone, which makes a number a list of one.
-        array = np.ascontiguousarray(value).reshape(value.shape)
+        array = np.ascontiguousarray(value if whole else value.astype(np.float32))
+        array = array.reshape(value.shape)
         model.graph.initializer.append(onnx.numpy_helper.from_array(array, f"mf.{name}"))
     model.graph.node.extend(nodes)
     for name, width in outputs.items():
@@ -232,37 +266,24 @@ def _node(kind: str, inputs: str, output: str, **attributes: Any) -> Any:
     return make(kind, names[:cut], names[cut:], **attributes)
 
 
-def _look_up(gate: Gate, values: dict[str, Any]) -> list[Any]:
+def _look_up(memory: Memory, values: dict[str, Any]) -> list[Any]:
     """Nodes from the representation to `familiarity`, by way of the cosines with each point."""
-    values |= {
-        "points": gate.points.T,
-        "scale": np.array(gate.scale, np.float32),
-        "low": np.array(gate.low, np.float32),
-        "high": np.array(gate.high, np.float32),
-        "starts": np.array([gate.columns[0]], np.int64),
-        "ends": np.array([gate.columns[1]], np.int64),
-        "axes": np.array([1], np.int64),
-        "range": np.array(gate.high - gate.low, np.float32),
-        "zero": np.array(0, np.float32),
-        "one": np.array(1, np.float32),
-    }
-    nodes, asked = [_node("Slice", "representation starts ends axes", "last")], "last"
-    if gate.projection is not None:
-        values["projection"] = gate.projection.astype(np.float32)
-        values["least"] = np.array(1e-9, np.float32)
-        nodes += [
-            _node("MatMul", "last projection", "short"),
-            _node("ReduceL2", "short", "length", axes=[1], keepdims=1),
-            _node("Max", "length least", "divisor"),
-            _node("Div", "short divisor", "asked"),
-        ]
-        asked = "asked"
+    whole = {"starts": memory.columns[0], "ends": memory.columns[1], "axes": 1}
+    numbers = {"scale": memory.scale, "low": memory.low, "high": memory.high, "zero": 0, "one": 1}
+    numbers |= {"range": memory.high - memory.low, "least": 1e-9}
+    values |= {name: np.array([value], np.int64) for name, value in whole.items()}
+    values |= {name: np.array(value, np.float32) for name, value in numbers.items()}
+    values |= {"points": memory.points.T, "projection": memory.projection}
     float32 = require_extra("onnx", "train").TensorProto.FLOAT
     return [
-        *nodes,
+        _node("Slice", "representation starts ends axes", "last"),
+        _node("MatMul", "last projection", "short"),
+        _node("ReduceL2", "short", "length", axes=[1], keepdims=1),
+        _node("Max", "length least", "divisor"),
+        _node("Div", "short divisor", "asked"),
         # Not DequantizeLinear: with it onnxruntime multiplies in 8 bits, which is .004 off.
         _node("Cast", "points", "whole", to=float32),
-        _node("MatMul", f"{asked} whole", "products"),
+        _node("MatMul", "asked whole", "products"),
         _node("Mul", "products scale", "cosines"),
         _node("ReduceMax", "cosines", "nearest", axes=[1], keepdims=1),
         _node("Sub", "nearest low", "above"),
@@ -271,40 +292,15 @@ def _look_up(gate: Gate, values: dict[str, Any]) -> list[Any]:
     ]
 
 
-def _recall(gate: Gate, values: dict[str, Any]) -> list[Any]:
-    """Nodes from the cosines to what a prompt's neighbours add to the hidden directions."""
-    known = np.zeros(len(gate.points)) if gate.values is None else gate.values
-    values |= {
-        "values": known.astype(np.float32),
-        "neighbours": np.array([gate.neighbours], np.int64),
-        "temperature": np.array(gate.temperature, np.float32),
-    }
-    return [
-        _node("TopK", "cosines neighbours", "near which", axis=1),
-        _node("Div", "near temperature", "logits"),
-        _node("Softmax", "logits", "shares", axis=1),
-        _node("Gather", "values which", "theirs"),
-        _node("Mul", "shares theirs", "parts"),
-        _node("ReduceSum", "parts axes", "recalled", keepdims=1),
-        _node("Mul", "recalled recall", "told"),
-        _node("Add", "hidden told", "informed"),
-    ]
-
-
 def without_head(graph: bytes) -> bytes:
     """The encoder of a graph, with nothing of mf's head."""
     model = require_extra("onnx", "train").load_from_string(graph)
     for items in (model.graph.node, model.graph.initializer, model.graph.output):
-        kept = [item for item in items if not _of_head(item)]
-        del items[:]
-        items.extend(kept)
+        for item in list(items):
+            names = list(getattr(item, "output", [])) or [item.name]
+            if any(n.startswith("mf.") or n in ("quality", "familiarity") for n in names):
+                items.remove(item)
     return bytes(model.SerializeToString())
-
-
-def _of_head(item: Any) -> bool:
-    """Whether a node, an initializer or an output belongs to mf's head."""
-    names = [*getattr(item, "output", [])] or [item.name]
-    return any(name.startswith("mf.") or name in ("quality", "familiarity") for name in names)
 
 
 def read_head(graph: bytes, models: Sequence[str]) -> Head:
@@ -319,28 +315,27 @@ def read_head(graph: bytes, models: Sequence[str]) -> Head:
         if item.name.startswith("mf.")
     }
     if not {"w1", "b1", "u"} <= set(found):
-        raise ExportError("the graph has no mf head: only a bundle of kind mf, format 2, has one")
-    gate, gated, recall = None, np.zeros(len(found["b1"]), np.int8), None
+        message = "the graph has no mf head: only a bundle of kind mf, format 2 or later, has one"
+        raise ExportError(message)
+    if "values" in found or ("points" in found and "gate" not in found):
+        raise ExportError(
+            "the bundle's head is of an older kind, which still routes but cannot be started from: "
+            "train it again from its data, or start from a newer bundle"
+        )
+    gate, gated, memory = None, np.zeros(len(found["b1"]), np.int8), None
+    if "gate" in found:
+        gate = Gate(found["gate"][:, 0], float(found["bias"]))
+        gated = found["gated"][0].astype(np.int8)
     if "points" in found:
-        optional: dict[str, Any] = {}
-        if "values" in found:
-            optional = {
-                "values": found["values"],
-                "neighbours": int(found["neighbours"][0]),
-                "temperature": float(found["temperature"]),
-            }
-        gate = Gate(
+        memory = Memory(
             points=found["points"].T,
             low=float(found["low"]),
             high=float(found["high"]),
             columns=(int(found["starts"][0]), int(found["ends"][0])),
-            scale=float(found.get("scale", 1.0)),
-            projection=found.get("projection"),
-            **optional,
+            scale=float(found["scale"]),
+            projection=found["projection"],
         )
-        gated = found["gated"][0].astype(np.int8)
-        recall = found["recall"][0] if "recall" in found else None
-    return Head(list(models), found["w1"].T, found["b1"], found["u"].T, gated, gate, recall)
+    return Head(list(models), found["w1"].T, found["b1"], found["u"].T, gated, gate, memory)
 
 
 def read_base(bundle: Bundle) -> Base:
@@ -354,6 +349,13 @@ def run_graph(graph: bytes | Path, feeds: Sequence[Feeds], outputs: Sequence[str
 
     feeds: the graph's inputs for each prompt, by name (see `Scorer.feeds`).
     """
+    session = _session(graph)
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        rows = list(pool.map(lambda feed: session.run(list(outputs), feed), feeds))
+    return [np.concatenate([row[i] for row in rows]) for i in range(len(outputs))]
+
+
+def _session(graph: bytes | Path) -> Any:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -361,8 +363,4 @@ def run_graph(graph: bytes | Path, feeds: Sequence[Feeds], outputs: Sequence[str
     # One thread a run and a run on each core: threads that share a run wait for each other.
     options.intra_op_num_threads = 1
     source = graph if isinstance(graph, bytes) else str(graph)
-    session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        rows = list(pool.map(lambda feed: session.run(list(outputs), feed), feeds))
-    return [np.concatenate([row[i] for row in rows]) for i in range(len(outputs))]
+    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])

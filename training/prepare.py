@@ -26,7 +26,6 @@ from .progress import Progress
 from .settings import TrainSettings
 
 MIN_PROMPTS = 40
-DEFAULT_BASE = "mf"
 
 
 @dataclass(frozen=True)
@@ -57,12 +56,14 @@ class Prepared:
 
 
 def start_of(settings: TrainSettings) -> Start:
-    """The bare encoder, or the bundle that mf starts from. Raises TrainingError, ConfigError."""
+    """The bare encoder, or the bundle that is started from. Raises TrainingError, ConfigError."""
+    if settings.encoder is not None and settings.kind == "fast":
+        raise TrainingError("fast starts from a bundle of its kind; it takes no --encoder")
     if settings.encoder is not None or settings.kind == "bert":
         name = settings.encoder_name
         encoder, fp32 = encoder_bundle(name, max_tokens=settings.max_tokens)
         return Start(Scorer.load(encoder), None, fp32, name)
-    name = settings.base or DEFAULT_BASE
+    name = settings.base or settings.kind
     router = load_router(name)
     if not isinstance(router, BundleRouter):
         raise ConfigError(f"--base {name!r} is no bundle")
@@ -75,7 +76,7 @@ def start_of(settings: TrainSettings) -> Start:
     base = read_base(bundle)
     if settings.max_tokens not in (MAX_TOKENS, bundle.manifest.max_tokens):
         raise TrainingError(
-            f"--max-tokens {settings.max_tokens}: an mf that starts from {name} reads "
+            f"--max-tokens {settings.max_tokens}: a router that starts from {name} reads "
             f"{bundle.manifest.max_tokens} tokens as that does; give --encoder to start anew"
         )
     return Start(router.scorer, base, None, name)
@@ -174,19 +175,14 @@ def split_tables(settings: TrainSettings, pairs: PairTable) -> tuple[PairTable, 
     if tables[1].n < 10:
         raise _too_few(f"{pairs.n} prompts ({tables[1].n} for validation)")
     for name, table in zip(("training", "validation"), tables, strict=True):
-        check_classes(table, name)
+        check_labels(table, name, least=0)
     return tables
 
 
-def check_labels(table: PairTable) -> None:
+def check_labels(table: PairTable, name: str = "training", least: int = MIN_PROMPTS) -> None:
     """Raise TrainingError where the labels are too few, or all of one class."""
-    if table.n < MIN_PROMPTS:
+    if table.n < least:
         raise _too_few(f"{table.n} prompts")
-    check_classes(table, "training")
-
-
-def check_classes(table: PairTable, name: str) -> None:
-    """Raise TrainingError where the labels are all of one class."""
     share = float(np.average(table.win, weights=table.weight))
     if share in (0.0, 1.0):
         always = "always wins" if share else "never wins (ties count for weak)"

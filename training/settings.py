@@ -13,7 +13,7 @@ from ..errors import ConfigError, TrainingError
 from ..eval import benchmarks
 from .encoder import DEFAULT_ENCODER, MAX_TOKENS
 
-KINDS = ("mf", "bert")
+KINDS = ("mf", "bert", "fast")
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,9 @@ class TrainSettings:
     dedupe: drop prompts that repeat an earlier one in other words or with other options.
     own_logs: allow evaluation-only data as training data, for the own-logs protocol.
     notes: lines for the card (what is known of the data, limits).
-    base: the bundle that mf starts from, by name or folder: its encoder, and its direction, from
-        which few labels depart little. None: the built-in one, or none where `encoder` is given.
+    base: the bundle that mf or fast starts from, by name or folder: its encoder, and its direction,
+        from which few labels depart little. None: the built-in one of the kind, or none where
+        `encoder` is given.
     encoder: the encoder of bert, and of an mf that starts from no bundle.
     """
 
@@ -123,8 +124,8 @@ class TrainSettings:
             "give a base bundle or an encoder, not both: a bundle has its encoder": (
                 self.base is not None and self.encoder is not None
             ),
-            "only mf starts from a bundle; bert starts from an --encoder": (
-                self.base is not None and self.kind != "mf"
+            "mf and fast start from a bundle; bert starts from an --encoder": (
+                self.base is not None and self.kind == "bert"
             ),
             f"{min(taken, default='')!r} is the name of a tier of several models "
             f"({', '.join(tiers)}), and of a model; rename the model in the data": bool(tiers),
@@ -153,11 +154,11 @@ def settings_from_options(
     source_weights: "SOURCE=FACTOR" each. fields: of `TrainSettings`, as they are.
     """
     if kind not in KINDS:
-        raise ConfigError(f"there is no kind {kind!r} of router to train; give mf or bert")
+        raise ConfigError(f"there is no kind {kind!r} of router to train; give mf, bert or fast")
     if kind == "bert" and min_evidence is not None:
-        raise ConfigError("--min-evidence is for mf, which departs from a bundle")
-    if kind == "mf" and epochs is not None:
-        raise ConfigError("--epochs is for bert: mf is fitted in closed form")
+        raise ConfigError("--min-evidence is for mf and fast, which depart from a bundle")
+    if kind != "bert" and epochs is not None:
+        raise ConfigError(f"--epochs is for bert: {kind} is fitted in closed form")
     for side in ("strong", "weak"):
         if not fields[side]:
             raise ConfigError(f"--{side} names no model")

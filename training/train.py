@@ -11,7 +11,7 @@ from .settings import TrainSettings
 from .write_bundle import Trained, TrainResult, write_trained
 
 Trainer = Callable[[TrainSettings, Start, Prepared, Progress], Trained]
-TRAINERS: dict[str, Trainer] = {"mf": train_mf, "bert": train_bert}
+TRAINERS: dict[str, Trainer] = {"mf": train_mf, "bert": train_bert, "fast": train_mf}
 
 
 def train(settings: TrainSettings, progress: Progress | None = None) -> TrainResult:

@@ -3,6 +3,7 @@
 import dataclasses
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from ..data.tables import PairTable
 from ..errors import CalibrationError, EvaluationError
 from ..eval import metrics
 from ..eval.probability import calibrate_scores
-from ..router.bundle import Bundle, write_bundle
+from ..router.bundle import EMBEDDING, Bundle, write_bundle
 from ..router.scorer import Scorer
 from ..router.text import Promptlike
 from ..router.threshold import ThresholdTable, apply_calibration
@@ -37,7 +38,8 @@ class Trained:
     facts: what the card and the manifest say of data and model. options: the settings of the kind.
     margin float64[table.n]: quality of strong minus weak by a fit that has not seen the prompt;
     None: what the written graph says of it. calibration: margins and labels of other prompts to
-    calibrate on; None: those of the table, cross-validated.
+    calibrate on; None: those of the table, cross-validated. thresholds: name and margins of the
+    prompts that the table of thresholds is measured on; None: those of the table, "validation".
     """
 
     exported: Exported
@@ -46,6 +48,7 @@ class Trained:
     table: PairTable
     margin: Floats | None = None
     calibration: tuple[Floats, Floats] | None = None
+    thresholds: tuple[str, Floats] | None = None
     history: History = field(default_factory=History)
 
 
@@ -60,19 +63,13 @@ class TrainResult:
 def write_trained(settings: TrainSettings, trained: Trained, say: Progress) -> TrainResult:
     """Parity, calibration, metrics and card of a trained model; then the bundle is written."""
     exported, table, history = trained.exported, trained.table, trained.history
-    fields: dict[str, Any] = {
-        "kind": settings.kind,
-        **exported.fields,
-        "models": list(exported.models),
-        "strong": exported.pair[0],
-        "weak": exported.pair[1],
-        "calibration": UNCALIBRATED,
-    }
-    files: dict[str, bytes | Path] = {
-        "model.onnx": exported.model,
-        "tokenizer.json": exported.tokenizer,
-        "card.md": b"",
-    }
+    strong, weak = exported.pair
+    fields: dict[str, Any] = {"kind": settings.kind, **exported.fields, "strong": strong}
+    fields |= {"models": list(exported.models), "weak": weak, "calibration": UNCALIBRATED}
+    files: dict[str, bytes | Path] = {"model.onnx": exported.model, "card.md": b""}
+    files["tokenizer.json"] = exported.tokenizer
+    if exported.embedding is not None:
+        files[EMBEDDING] = exported.embedding
     inputs: list[Promptlike] = list(table.inputs())
     sample = inputs[:PARITY_PROMPTS]
     with tempfile.TemporaryDirectory() as folder:
@@ -99,9 +96,9 @@ def write_trained(settings: TrainSettings, trained: Trained, say: Progress) -> T
         "parity": dataclasses.asdict(parity),
     }
     fields["calibration"] = spec
-    fields["thresholds"] = {
-        "validation": dataclasses.asdict(ThresholdTable.from_scores("validation", scores))
-    }
+    name, of_table = trained.thresholds or ("validation", margin)
+    measured = ThresholdTable.from_scores(name, apply_calibration(of_table, spec))
+    fields["thresholds"] = {name: dataclasses.asdict(measured)}
     files["card.md"] = render_card(summary, settings.notes).encode()
     # An empty folder is no obstacle.
     overwrite = settings.overwrite or not settings.taken
@@ -133,10 +130,9 @@ def calibrate(
         return metrics.ece(scores, table.win), metrics.brier(scores, table.win)
 
     ece, brier = measured(UNCALIBRATED)
-    try:
+    result = None
+    with suppress(CalibrationError):
         result = calibrate_scores(*fitted_on, methods=methods, seed=seed)
-    except CalibrationError:
-        result = None
     if result is None or result.brier_after >= result.brier_before:
         return UNCALIBRATED, {"ece": [ece] * 2, "brier": [brier] * 2, "calibration": "none"}
     after = (result.ece_after, result.brier_after) if other is None else measured(result.spec)
@@ -164,11 +160,9 @@ def _figures(scores: Floats, table: PairTable) -> dict[str, Any]:
 
 
 def _apgr(scores: Floats, table: PairTable) -> float | None:
-    """APGR; None where strong is not better than weak on these prompts."""
-    try:
+    with suppress(EvaluationError):  # strong is not better than weak on these prompts
         return round(metrics.apgr(scores, table.strong, table.weak), 4)
-    except EvaluationError:
-        return None
+    return None
 
 
 def _parity(
@@ -194,11 +188,9 @@ def _parity(
     n = len(sample)
     a = apply_calibration(margin, spec)
     b = apply_calibration((fp32[:, at[0]] - fp32[:, at[1]]).astype(np.float64), spec)
-    try:
-        strong, weak = table.strong[:n], table.weak[:n]
+    apgr, strong, weak = None, table.strong[:n], table.weak[:n]
+    with suppress(EvaluationError):
         apgr = metrics.apgr(a, strong, weak) - metrics.apgr(b, strong, weak)
-    except EvaluationError:
-        apgr = None
     moved = np.abs(a - b)
     return Parity(
         n, distance["int8"], distance["fp32"], float(moved.mean()), float(moved.max()), apgr

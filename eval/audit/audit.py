@@ -29,13 +29,12 @@ alone, and with half of that where it is a threshold.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from .evidence import ENOUGH_TO_REFUSE, MIN_ROWS, AuditEvidence
-from .measure import NAN, Figure, Measured, Rows
+from .measure import NAN, Figure, Rows
 from .verdict import Answer, AuditSettings, AuditVerdict
 
 # So many labels are asked for where there are too few to look at.
@@ -53,148 +52,42 @@ def audit(
     other routers, any finite numbers, shown at the same share of strong calls.
     """
     seen = AuditEvidence(rows, settings or AuditSettings(), others or {})
-    return _verdict(seen, _decide(seen))
-
-
-@dataclass(frozen=True, slots=True)
-class _Decision:
-    verdict: Answer
-    reason: str
-    why: str
-    threshold: float
-    measured: Measured | None
-    needed_n: int | None = None
-
-
-def _decide(seen: AuditEvidence) -> _Decision:
-    """Asks in turn: weak alone? this router? strong alone? more labels?"""
-    rows, settings = seen.rows, seen.settings
-    if float(rows.weight @ rows.weak_cost) >= float(rows.weight @ rows.strong_cost):
-        return _strong(
-            seen,
-            "weak-not-cheaper",
-            "the weak model costs no less than the strong one on these prompts: there is nothing "
-            "to save",
-        )
-    if seen.weak_keeps_quality():
-        return _weak(seen)
-    if seen.routes():
-        return _route(seen)
-    if seen.every_saving_costs_too_much():
-        return _strong(
-            seen,
-            "too-much-quality-lost",
-            f"every threshold that saves {settings.min_saving:.0%} or more keeps less than "
-            f"{settings.min_quality:.0%} of the strong model's quality",
-        )
-    return _more_or_strong(seen)
-
-
-def _more_or_strong(seen: AuditEvidence) -> _Decision:
-    n, settings = seen.rows.n, seen.settings
-    if n < MIN_ROWS:
-        return _label_more(seen, FIRST_LABELS, "too-few-rows", "so few rows tell nothing")
-    weak_needs, router_needs = seen.weak_needs(), seen.router_needs()
-    needed = min(weak_needs, router_needs)
-    # It was not shown with n, so fewer than a few more cannot be what it takes.
-    least = math.ceil(1.1 * n)
-    if needed <= settings.max_labels:
-        weak = weak_needs <= router_needs
-        lean = "the weak model alone may do" if weak else "this router may pay"
-        return _label_more(seen, max(math.ceil(needed), least), "not-shown-yet", lean)
-    if n < ENOUGH_TO_REFUSE and not seen.useless():
-        total = max(min(ENOUGH_TO_REFUSE, settings.max_labels), least)
-        return _label_more(seen, total, "no-sign-yet", "nothing speaks for this router so far")
-    if seen.beats_random() or seen.curve.apgr.low > 0.5:
-        return _strong(
-            seen,
-            "too-little-saved",
-            "the router ranks better than chance, but no threshold is in sight that keeps "
-            f"{settings.min_quality:.0%} of the quality, saves {settings.min_saving:.0%} or more "
-            "and beats a random mix by what a test could show",
-        )
-    share = seen.chance["share"].difference
-    told = f" (mean reward {share.value:+.4f} [{share.low:+.4f}, {share.high:+.4f}])"
-    return _strong(
-        seen,
-        "no-better-than-random",
-        "nothing shows that this router beats a random mix of the same "
-        f"{' or '.join(seen.chance)}{told if math.isfinite(share.low) else ''}",
-    )
-
-
-def _route(seen: AuditEvidence) -> _Decision:
-    found, settings = seen.found, seen.settings
-    assert found is not None and seen.choice is not None
-    what = "of the cost" if seen.rows.usd else "of the strong calls"
-    below = found.quality.value < settings.min_quality
-    return _Decision(
-        "route",
-        "saves-and-keeps-quality",
-        f"threshold {seen.choice.threshold:g} saves {found.saving.value:.1%} {what} at "
-        f"{found.quality.value:.1%} of the strong model's quality, better than a random mix; "
-        f"at least {settings.min_quality:.0%} of the quality is promised with "
-        f"{settings.confidence:.0%} confidence"
-        + ("; it was measured a little below that, within its error" if below else ""),
-        seen.choice.threshold,
-        found,
-    )
-
-
-def _weak(seen: AuditEvidence) -> _Decision:
-    quality, settings = seen.weak.quality, seen.settings
-    kept = (
-        f"keeps {quality.value:.1%} [{quality.low:.1%}, {quality.high:.1%}] of the strong "
-        f"model's quality, at least {settings.min_quality:.0%}"
-        if math.isfinite(quality.value)
-        else "is better: the strong model earns nothing on these prompts. That holds"
-    )
-    why = f"the weak model alone {kept} with {settings.confidence:.0%} confidence: no router needed"
-    return _Decision("weak-only", "weak-is-good-enough", why, 1.0, seen.weak)
-
-
-def _strong(seen: AuditEvidence, reason: str, why: str) -> _Decision:
-    return _Decision("strong-only", reason, why, 0.0, seen.measure(seen.rows, 1.0))
-
-
-def _label_more(seen: AuditEvidence, total: int, reason: str, lean: str) -> _Decision:
-    n = seen.rows.n
-    why = f"{lean}; label about {total - n:,} more than these {n:,} to tell ({total:,} in all)"
-    threshold = NAN if seen.choice is None else seen.choice.threshold
-    return _Decision("label-more", reason, why, threshold, seen.found, total)
-
-
-def _verdict(seen: AuditEvidence, decided: _Decision) -> AuditVerdict:
-    rows, settings, measured = seen.rows, seen.settings, decided.measured
+    verdict, reason, why, needed = _decide(seen)
+    candidate = NAN if seen.choice is None else seen.choice.threshold
+    threshold, measured = candidate, seen.found
+    if verdict == "weak-only":
+        threshold, measured = 1.0, seen.weak
+    elif verdict == "strong-only":
+        threshold, measured = 0.0, seen.measure(rows, 1.0)
     none = Figure(NAN, NAN, NAN)
     saving, quality = (measured.saving, measured.quality) if measured else (none, none)
     weight, kilo = rows.weight / rows.weight.sum(), 1000 if rows.usd else NAN
-    weak = seen.weak
+    weak, found = seen.weak, seen.found
     return AuditVerdict(
-        verdict=decided.verdict,
-        reason=decided.reason,
-        why=decided.why,
-        threshold=decided.threshold,
+        verdict=verdict,
+        reason=reason,
+        why=why,
+        threshold=threshold,
         strong_pct=measured.share.value if measured else NAN,
         saving=saving.value,
         saving_ci=saving.ci,
         saving_of="usd" if rows.usd else "strong calls",
         quality=quality.value,
         quality_ci=quality.ci,
-        min_quality=settings.min_quality,
-        confidence=settings.confidence,
+        min_quality=seen.settings.min_quality,
+        confidence=seen.settings.confidence,
         n=rows.n,
-        n_chosen_on=0 if seen.found is None else len(seen.first),
-        n_measured=0 if seen.found is None else len(seen.second),
-        needed_n=decided.needed_n,
+        n_chosen_on=len(seen.first) if found else 0,
+        n_measured=len(seen.second) if found else 0,
+        needed_n=needed,
         beats_random=seen.beats_random(),
         against_random=seen.chance,
         guaranteed=seen.choice is not None and seen.choice.guaranteed,
-        candidate=None if seen.found is None else seen.option(seen.found),
-        candidate_threshold=NAN if seen.choice is None else seen.choice.threshold,
+        candidate=None if found is None else seen.option(found),
+        candidate_threshold=candidate,
         baselines=seen.baselines,
         weighted=bool(np.ptp(rows.weight) > 0),
-        seed=settings.seed,
+        seed=seen.settings.seed,
         curve=seen.curve,
         warnings=seen.warnings(),
         facts={
@@ -208,3 +101,82 @@ def _verdict(seen: AuditEvidence, decided: _Decision) -> AuditVerdict:
             "weak_saving": weak.saving.value,
         },
     )
+
+
+# The verdict, a word for the reason, the reason in a sentence, and how many labels would tell.
+_Decision = tuple[Answer, str, str, int | None]
+
+
+def _decide(seen: AuditEvidence) -> _Decision:
+    """Asks in turn: weak alone? this router? strong alone? more labels?"""
+    rows, settings, quality, found = seen.rows, seen.settings, seen.weak.quality, seen.found
+    wanted, sure = f"{settings.min_quality:.0%}", f"{settings.confidence:.0%} confidence"
+    if float(rows.weight @ rows.weak_cost) >= float(rows.weight @ rows.strong_cost):
+        why = (
+            "the weak model costs no less than the strong one on these prompts: there is nothing "
+            "to save"
+        )
+        return "strong-only", "weak-not-cheaper", why, None
+    if seen.weak_keeps_quality():
+        kept = "is better: the strong model earns nothing on these prompts. That holds"
+        if math.isfinite(quality.value):
+            kept = (
+                f"keeps {quality.value:.1%} [{quality.low:.1%}, {quality.high:.1%}] of the strong "
+                f"model's quality, at least {wanted}"
+            )
+        why = f"the weak model alone {kept} with {sure}: no router needed"
+        return "weak-only", "weak-is-good-enough", why, None
+    if seen.routes():
+        assert found is not None and seen.choice is not None
+        what = "of the cost" if rows.usd else "of the strong calls"
+        below = found.quality.value < settings.min_quality
+        why = (
+            f"threshold {seen.choice.threshold:g} saves {found.saving.value:.1%} {what} at "
+            f"{found.quality.value:.1%} of the strong model's quality, better than a random mix; "
+            f"at least {wanted} of the quality is promised with {sure}"
+            + ("; it was measured a little below that, within its error" if below else "")
+        )
+        return "route", "saves-and-keeps-quality", why, None
+    if seen.every_saving_costs_too_much():
+        why = (
+            f"every threshold that saves {settings.min_saving:.0%} or more keeps less than "
+            f"{wanted} of the strong model's quality"
+        )
+        return "strong-only", "too-much-quality-lost", why, None
+    return _more_or_strong(seen)
+
+
+def _more_or_strong(seen: AuditEvidence) -> _Decision:
+    n, settings = seen.rows.n, seen.settings
+
+    def more(total: int, reason: str, lean: str) -> _Decision:
+        why = f"{lean}; label about {total - n:,} more than these {n:,} to tell ({total:,} in all)"
+        return "label-more", reason, why, total
+
+    if n < MIN_ROWS:
+        return more(FIRST_LABELS, "too-few-rows", "so few rows tell nothing")
+    weak_needs, router_needs = seen.weak_needs(), seen.router_needs()
+    needed = min(weak_needs, router_needs)
+    # It was not shown with n, so fewer than a few more cannot be what it takes.
+    least = math.ceil(1.1 * n)
+    if needed <= settings.max_labels:
+        weak = weak_needs <= router_needs
+        lean = "the weak model alone may do" if weak else "this router may pay"
+        return more(max(math.ceil(needed), least), "not-shown-yet", lean)
+    if n < ENOUGH_TO_REFUSE and not seen.useless():
+        total = max(min(ENOUGH_TO_REFUSE, settings.max_labels), least)
+        return more(total, "no-sign-yet", "nothing speaks for this router so far")
+    if seen.beats_random() or seen.curve.apgr.low > 0.5:
+        why = (
+            "the router ranks better than chance, but no threshold is in sight that keeps "
+            f"{settings.min_quality:.0%} of the quality, saves {settings.min_saving:.0%} or more "
+            "and beats a random mix by what a test could show"
+        )
+        return "strong-only", "too-little-saved", why, None
+    share = seen.chance["share"].difference
+    told = f" (mean reward {share.value:+.4f} [{share.low:+.4f}, {share.high:+.4f}])"
+    why = (
+        "nothing shows that this router beats a random mix of the same "
+        f"{' or '.join(seen.chance)}{told if math.isfinite(share.low) else ''}"
+    )
+    return "strong-only", "no-better-than-random", why, None

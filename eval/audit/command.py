@@ -14,13 +14,13 @@ from ...router.threshold import format_threshold
 from ...terminal import new_console
 from ..baselines import FOLD_PROMPTS, in_domain_scores, knn_scores, length_scores
 from ..benchmarks import Benchmark
-from ..command import Target, scored
+from ..command import Target, score_prompts, scored
 from ..metrics import Floats
-from ..pricing import CostOptions, costs_of
+from ..pricing import CostOptions
 from ..printing import line, table
 from ..scored import CachedScorer
 from .audit import audit
-from .labels import learned_from, read_labels
+from .labels import learned_from
 from .measure import Rows
 from .verdict import AuditSettings, AuditVerdict
 
@@ -63,21 +63,17 @@ def run_audit(
     """
     if target.data is not None and target.benchmarks:
         raise ConfigError("give one of --data and --benchmark")
-    router = load_router(name)
-    labels = read_labels(target)
-    benchmark = labels.benchmark
-    inputs = benchmark.inputs()
-    costs, assumptions = costs_of(router, inputs, benchmark, cost or CostOptions(), needed=False)
-    scores = np.asarray(scored(router)(inputs))
-    embeddings = None
-    if isinstance(router, BundleRouter):
-        embeddings = CachedScorer(router.scorer).embeddings(inputs)
+    on = score_prompts(name, target, cost=cost)
+    assert on.labels is not None
+    labels, benchmark, embeddings = on.labels, on.labels.benchmark, None
+    if isinstance(on.router, BundleRouter):
+        embeddings = CachedScorer(on.router.scorer).embeddings(on.inputs)
     # A ratio of rewards does not depend on their unit.
-    best = labels.bounds[1]
-    rows = Rows.of(scores, benchmark.strong / best, benchmark.weak / best, costs, labels.weights)
+    strong, weak = (rewards / labels.bounds[1] for rewards in (benchmark.strong, benchmark.weak))
+    rows = Rows.of(on.scores, strong, weak, on.costs, labels.weights)
     verdict = audit(rows, settings, _others(name, benchmark, embeddings, rows.strong - rows.weak))
-    warnings = (*verdict.warnings, *assumptions)
-    if learned := learned_from(router, target.data, benchmark.prompts):
+    warnings = (*verdict.warnings, *on.assumed)
+    if learned := learned_from(on.router, target.data, benchmark.prompts):
         known = (
             f"{learned}: what it has seen makes every figure here too good; audit prompts that it "
             "has not learned from"

@@ -5,8 +5,8 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -52,8 +52,7 @@ CURVE_RESAMPLES = 400
 PROOF_THRESHOLDS = 101
 
 
-@dataclass(frozen=True, slots=True)
-class ChosenThreshold:
+class ChosenThreshold(NamedTuple):
     """The threshold of the first half, and about how many labels would have guaranteed one."""
 
     threshold: float
@@ -94,38 +93,32 @@ class AuditEvidence:
         self.choice = self._choose(self.rows.take(self.first))
         sends = held.sends(self.choice.threshold)
         self.found = self.measure(held, sends)
-        kinds = ["share"]
         # Without costs, or with costs that differ by a constant, the spend is the share.
         extra = held.strong_cost - held.weak_cost
-        if np.ptp(extra) > 1e-12 and (held.weight * extra).sum() > 0:
-            kinds.append("spend")
-        resamples, seed = self.settings.resamples, self.settings.seed
-        self.chance = {
-            same: against_random(held, sends, same=same, resamples=resamples, seed=seed)
-            for same in kinds
-        }
+        differs = np.ptp(extra) > 1e-12 and (held.weight * extra).sum() > 0
+        drawn = {"resamples": self.settings.resamples, "seed": self.settings.seed}
+        for same in ("share", "spend")[: 1 + bool(differs)]:
+            self.chance[same] = against_random(held, sends, same=same, **drawn)
         # Baselines on the measured half, at the router's own share there.
-        ways: dict[str, float | Floats] = {
-            "always-strong": 1.0,
-            "always-weak": 0.0,
-            "random": self.found.share.value,
-        }
+        ways: dict[str, float | Floats] = {"always-strong": 1.0, "always-weak": 0.0}
+        ways["random"] = self.found.share.value
         for name, values in self.others.items():
             # Matched by scores alone: no label takes part.
             ranked = ranks(np.asarray(values, dtype=np.float64)[self.second])
             threshold, _ = threshold_for_share(ranked, float(np.mean(sends)))
             ways[name] = (ranked >= threshold).astype(np.float64)
-        ways["oracle"] = _best(held.strong - held.weak, extra, sends)
+        # As many rows to strong as the router sends, those with the largest gain, of equals the
+        # cheapest; where the strong model gains nothing they stay with the weak one.
+        gain = held.strong - held.weak
+        best = np.lexsort((extra, -gain))[: int(sends.sum())]
+        ways["oracle"] = np.isin(np.arange(held.n), best[gain[best] > 0]).astype(np.float64)
         self.baselines = {name: self.option(self.measure(held, way)) for name, way in ways.items()}
 
     def _choose(self, part: Rows) -> ChosenThreshold:
         """The guaranteed threshold on `part`; without one, that of the least share of strong calls
-        at which the quality seen on `part` is high enough.
-
-        The guarantee is asked for with half of the error that is allowed, so that what the other
-        half measures is seldom below the promise.
-        """
+        at which the quality seen on `part` is high enough."""
         labelled = LabelledPrompts(part.scores, (part.strong, part.weak), weights=part.weight)
+        # Half of the error allowed: what the other half measures is then seldom below the promise.
         half = (1 + self.settings.confidence) / 2
         promise = Promise("min_quality", self.settings.min_quality, half)
         found = guaranteed(labelled, promise, seed=self.settings.seed)
@@ -181,14 +174,12 @@ class AuditEvidence:
         return bool(self.beats_random()) and worth and self._halves_agree(self.found)
 
     def _halves_agree(self, found: Measured) -> bool:
-        """The first half has shown the quality; does the other, within its standard error?"""
+        # The first half has shown the quality: does the other, within its standard error?
         return found.quality.value + float(np.std(found.draws)) >= self.settings.min_quality
 
     def every_saving_costs_too_much(self) -> bool:
-        """Is each threshold with a saving worth having shown to keep too little quality?
-
-        All rows, and about 101 thresholds. Each must fail by itself, which needs no correction.
-        """
+        """Is each of about 101 thresholds with a saving worth having shown to keep too little
+        quality? Each must fail by itself, which needs no correction."""
         rows, settings = self.rows, self.settings
         if rows.n < MIN_ROWS:
             return False
@@ -205,8 +196,7 @@ class AuditEvidence:
         return bool(self._shown(np.column_stack(columns), -1.0, settings.min_quality).all())
 
     def useless(self) -> bool:
-        """Is a router worth having excluded? By the interval of APGR, which chooses no threshold
-        and so uses all rows."""
+        """Is a router worth having excluded, by the APGR's interval on all rows?"""
         return self.rows.n >= ENOUGH_TO_EXCLUDE and self.curve.apgr.high < WORTH_APGR
 
     def weak_needs(self) -> float:
@@ -256,12 +246,3 @@ class AuditEvidence:
             if name in self.others and option.difference_ci[1] < 0:
                 told.append(f"{name} keeps more quality than the router at the same share")
         return tuple(told)
-
-
-def _best(gain: Floats, extra: Floats, sends: Floats) -> Floats:
-    """As many rows to strong as `sends` has, those with the largest gain; of equals the cheapest.
-    Rows where the strong model gains nothing stay with the weak one."""
-    order = np.lexsort((extra, -gain))[: int(sends.sum())]
-    chosen = np.zeros(len(gain))
-    chosen[order[gain[order] > 0]] = 1.0
-    return chosen

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,8 +14,10 @@ from ...data.tables import pair_table
 from ...errors import ConfigError
 from ...router.routers import BundleRouter, Router
 from ..benchmarks import Benchmark, from_table
-from ..command import Target
 from ..metrics import Floats
+
+if TYPE_CHECKING:
+    from ..command import Target
 
 # Rewards lie in [0, 1] in every file that `data.readers` reads; grades of this one do not.
 GRADES = {"mt-bench": (1.0, 10.0)}
@@ -32,7 +35,7 @@ class Labels:
     tasks: list[str] | None = None
 
 
-def read_labels(target: Target) -> Labels:
+def read_labels(target: "Target") -> Labels:
     """The one labelled set that `target` names, a benchmark or a file, which is read once.
 
     A prompt's weight is the mean of its rows' `weight`; how many rows it has does not count, as in
@@ -54,12 +57,9 @@ def read_labels(target: Target) -> Labels:
     weights = np.array([sum(told[prompt]) / len(told[prompt]) for prompt in table.prompts])
     equal = bool(np.ptp(weights) <= 1e-12 * weights.max())
     tasks = [category or "(none)" for category in table.category]
-    return Labels(
-        from_table(table, Path(target.data).stem),
-        None if equal else weights,
-        (0.0, 1.0),
-        tasks if len(set(filter(None, table.category))) >= 2 else None,
-    )
+    several = len(set(filter(None, table.category))) >= 2
+    benchmark = from_table(table, Path(target.data).stem)
+    return Labels(benchmark, None if equal else weights, (0.0, 1.0), tasks if several else None)
 
 
 def learned_from(router: Router, data: str | None, prompts: Sequence[str]) -> str | None:

@@ -73,14 +73,24 @@ class Rows:
                 f"both models earn 0 on all {a.size:,} rows: there is no quality to keep; check "
                 "the labels"
             )
-        dear, cheap = np.ones(a.size), np.zeros(a.size)
-        if costs is not None:
-            dear = _amounts(costs[0], a.size, "strong costs")
-            cheap = _amounts(costs[1], a.size, "weak costs")
-        weight = np.ones(a.size) if weights is None else _amounts(weights, a.size, "weights")
-        if weight.min() <= 0:
+        dear, cheap = (1.0, 0.0) if costs is None else costs
+        amounts = {"strong costs": dear, "weak costs": cheap}
+        amounts["weights"] = 1.0 if weights is None else weights
+        found = []
+        for what, values in amounts.items():
+            array = np.asarray(values, dtype=np.float64)
+            array = array if array.ndim else np.full(a.size, array)
+            usable = np.isfinite(array) & (array >= 0)
+            if array.shape != a.shape or not usable.all():
+                raise EvaluationError(
+                    f"{what}: expected {a.size} finite numbers >= 0, got shape {array.shape} with "
+                    f"{int(np.sum(~usable))} that are none"
+                )
+            found.append(array)
+        if found[2].min() <= 0:
             raise EvaluationError("weights must be above 0: leave such rows out")
-        return cls(s, a, b, dear, cheap, weight / weight.max(), costs is not None)
+        weight = found[2] / found[2].max()
+        return cls(s, a, b, found[0], found[1], weight, costs is not None)
 
     @property
     def n(self) -> int:
@@ -108,24 +118,10 @@ class Rows:
 def _extremes(rows: Rows) -> Rows:
     """The four rows that each resample has besides: the first two go to strong, where a threshold
     decides. Their cost and weight are the means."""
-    dear, cheap = (
-        np.full(4, np.average(costs, weights=rows.weight))
-        for costs in (rows.strong_cost, rows.weak_cost)
-    )
+    costs = (np.average(cost, weights=rows.weight) for cost in (rows.strong_cost, rows.weak_cost))
+    dear, cheap, weight = (np.full(4, one) for one in (*costs, rows.weight.mean()))
     scores, strong = np.array([1.0, 1.0, 0.0, 0.0]), np.array([1.0, 0.0, 1.0, 0.0])
-    weight = np.full(4, rows.weight.mean())
     return Rows(scores, strong, 1 - strong, dear, cheap, weight, rows.usd)
-
-
-def _amounts(values: npt.ArrayLike, n: int, what: str) -> Floats:
-    array = np.asarray(values, dtype=np.float64)
-    usable = np.isfinite(array) & (array >= 0)
-    if array.shape != (n,) or not usable.all():
-        raise EvaluationError(
-            f"{what}: expected {n} finite numbers >= 0, got shape {array.shape} with "
-            f"{int(np.sum(~usable))} that are none"
-        )
-    return array
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,11 +176,8 @@ def measure(rows: Rows, sends: npt.ArrayLike, *, resamples: int = 1000, seed: in
 
     def terms(part: Rows, d: Floats) -> Floats:
         """Weighted: 1, share, reward, strong's reward, cost, strong's cost. float64[n, 6]."""
-        w = part.weight
-        routed, paid = part.routed(d), part.paid(d)
-        return np.column_stack(
-            (w, w * d, w * routed, w * part.strong, w * paid, w * part.strong_cost)
-        )
+        columns = (d, part.routed(d), part.strong, part.paid(d), part.strong_cost)
+        return np.column_stack((part.weight, *(part.weight * one for one in columns)))
 
     columns = terms(rows, np.broadcast_to(given, (rows.n,)))
     # A row's score says where a threshold sends it; a share holds for these four too.
@@ -195,15 +188,9 @@ def measure(rows: Rows, sends: npt.ArrayLike, *, resamples: int = 1000, seed: in
         return float(_ratio(total[over], total[under])), _ratio(drawn[:, over], drawn[:, under])
 
     quality, bill = ratio(2, 3), ratio(4, 5)
-    return Measured(
-        n=rows.n,
-        quality=_figure(*quality),
-        saving=_figure(1.0 - bill[0], 1.0 - bill[1]),
-        share=_figure(*ratio(1, 0)),
-        reward=_figure(*ratio(2, 0)),
-        cost=_figure(*ratio(4, 0)),
-        draws=quality[1],
-    )
+    saving = _figure(1.0 - bill[0], 1.0 - bill[1])
+    share, reward, cost = (_figure(*ratio(over, 0)) for over in (1, 2, 4))
+    return Measured(rows.n, _figure(*quality), saving, share, reward, cost, quality[1])
 
 
 def _resampled(columns: Floats, added: Floats, resamples: int, seed: int) -> Floats:
@@ -263,11 +250,8 @@ def against_random(
     drawn = _resampled(columns, terms(more, more.scores), resamples, seed)
     residual = w * (gain - float(_ratio(total[2], total[4])) * price(rows))
     z = float(_student(d[None, :], residual, w)[0])
-    return AgainstRandom(
-        difference=_figure(float(difference(total)), difference(drawn)),
-        p_value=_permuted_p(d, residual, w, z, seed),
-        z=z,
-    )
+    found = _figure(float(difference(total)), difference(drawn))
+    return AgainstRandom(found, _permuted_p(d, residual, w, z, seed), z)
 
 
 def _student(sends: Floats, residual: Floats, weight: Floats) -> Floats:
@@ -362,8 +346,6 @@ def halves(n: int, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int
 
 
 def labels_needed(z: float, n: int, wanted: float) -> float:
-    """Rows at which a test that had `z` on n rows would be expected to reach `wanted`.
-
-    z grows with the square root of n. Infinite where z is not above 0.
-    """
+    """Rows at which a test that had `z` on n rows would be expected to reach `wanted`: z grows with
+    the square root of n. Infinite where z is not above 0."""
     return n * (wanted / z) ** 2 if z > 0 else math.inf

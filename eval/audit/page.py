@@ -38,6 +38,7 @@ BASELINES = {
 }
 # Examples of each kind, and characters of a prompt that are shown.
 EXAMPLES, EXAMPLE_CHARACTERS = 3, 320
+SIDES = ("strong", "weak")
 # Resamples for a group's interval: a page has many.
 GROUP_RESAMPLES = 400
 
@@ -50,10 +51,7 @@ def to_html(audited: Audited, *, examples: bool = True) -> str:
     ends = [end for one in options.values() for end in one.quality_ci]
     rewards = [end for one in groups for end in (*one["routed"].reward.ci, one["strong"])]
     values = {
-        "a": audited,
-        "v": verdict,
-        "b": audited.benchmark,
-        "head": HEADS[verdict.verdict],
+        **{"a": audited, "v": verdict, "b": audited.benchmark, "head": HEADS[verdict.verdict]},
         "chart": lambda width: _chart(verdict, width),
         "options": options,
         "options_scale": _whiskers(ends),
@@ -132,11 +130,7 @@ def _chart(verdict: AuditVerdict, width: int) -> dict[str, Any]:
     at = np.flatnonzero(np.isfinite(curve.low) & np.isfinite(curve.high))
     around = np.concatenate((at, at[::-1]))
     return {
-        "width": width,
-        "height": height,
-        "x": x,
-        "y": y,
-        "ticks": ticks(y.low, y.high, 6),
+        **{"width": width, "height": height, "x": x, "y": y, "ticks": ticks(y.low, y.high, 6)},
         "band": points(curve.share[around], [*curve.low[at], *curve.high[at[::-1]]]),
         "random": points([0, 1], curve.quality[[0, -1]]),
         "router": points(curve.share, curve.quality),
@@ -176,14 +170,9 @@ def _groups(audited: Audited) -> list[dict[str, Any]]:
         rows = audited.rows.take(index[groups.member[index] == group])
         if rows.n:
             sends = rows.sends(verdict.candidate_threshold)
-            found.append(
-                {
-                    "name": name,
-                    "routed": measure(rows, sends, resamples=GROUP_RESAMPLES, seed=verdict.seed),
-                    "strong": float(np.average(rows.strong, weights=rows.weight)),
-                    "weak": float(np.average(rows.weak, weights=rows.weight)),
-                }
-            )
+            routed = measure(rows, sends, resamples=GROUP_RESAMPLES, seed=verdict.seed)
+            means = {s: np.average(getattr(rows, s), weights=rows.weight) for s in SIDES}
+            found.append({"name": name, "routed": routed, **means})
     return found
 
 
@@ -204,20 +193,12 @@ def _examples(audited: Audited) -> list[dict[str, Any]]:
     ):  # fmt: skip
         picked = np.flatnonzero(chosen)
         first = index[picked[np.argsort(key[picked], kind="stable")][:EXAMPLES]]
-        prompts = [
-            {
-                "text": _cut(audited.prompt_text(i).strip()),
-                "score": rows.scores[i],
-                "strong": rows.strong[i],
-                "weak": rows.weak[i],
-            }
-            for i in first.tolist()
-        ]
+        prompts = []
+        for i in first.tolist():
+            text = audited.prompt_text(i).strip()
+            if len(text) > EXAMPLE_CHARACTERS:
+                text = text[: EXAMPLE_CHARACTERS - 1].rstrip() + "…"
+            figures = {"score": rows.scores[i], "strong": rows.strong[i], "weak": rows.weak[i]}
+            prompts.append({"text": text, **figures})
         found.append({"title": title, "order": order, "share": chosen.mean(), "prompts": prompts})
     return found
-
-
-def _cut(text: str) -> str:
-    return (
-        text if len(text) <= EXAMPLE_CHARACTERS else text[: EXAMPLE_CHARACTERS - 1].rstrip() + "…"
-    )

@@ -60,9 +60,8 @@ class AuditOption:
 
 @dataclass(frozen=True, eq=False)
 class AuditVerdict:
-    """What to do, and what it rests on.
-
-    `verdict`, `reason` (a word for programs), `why` (for people). `threshold`, `strong_pct`,
+    """What to do, and what it rests on. `reason` is for programs, `why` for people.
+    `threshold`, `strong_pct`,
     `saving`, `quality` and their 95% intervals are those of what is recommended: 0 and 1 for the
     strong model, for the weak one those on all rows; for `label-more` those of the best candidate,
     or NaN. `candidate` is the routing that was judged, measured on `n_measured` rows that did not
@@ -110,14 +109,10 @@ class AuditVerdict:
         value |= {"apgr": self.curve.apgr.value, "apgr_ci": self.curve.apgr.ci, "candidate": None}
         if self.candidate is not None:
             value["candidate"] = {"threshold": self.candidate_threshold, **asdict(self.candidate)}
-        value["against_random"] = {
-            same: {
-                "difference": found.difference.value,
-                "difference_ci": found.difference.ci,
-                "p_value": found.p_value,
-            }
-            for same, found in self.against_random.items()
-        }
+        value["against_random"] = {}
+        for same, one in self.against_random.items():
+            gain = {"difference": one.difference.value, "difference_ci": one.difference.ci}
+            value["against_random"][same] = {**gain, "p_value": one.p_value}
         value["baselines"] = {name: asdict(option) for name, option in self.baselines.items()}
         safe: dict[str, Any] = json_safe(value)
         return safe

@@ -16,7 +16,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ...terminal import new_console
+import numpy as np
+
+from ..printing import plain
 from .sequential import asymptotic_radius
 
 CONTROL, TREATMENT = "control", "treatment"
@@ -53,15 +55,9 @@ class ArmSums:
         """With four more units of the mean size, of one request at least: two in which every
         request has it, two in which none has."""
         size = max(1.0, self.d / self.units)  # few requests are rated
-        square = size * size
-        return ArmSums(
-            self.units + 4,
-            self.x + 2 * size,
-            self.d + 4 * size,
-            self.xx + 2 * square,
-            self.xd + 2 * square,
-            self.dd + 4 * square,
-        )
+        sums = np.array([2 * size, 4 * size, *(size * size * np.array([2, 2, 4]))])
+        sums += [self.x, self.d, self.xx, self.xd, self.dd]
+        return ArmSums(self.units + 4, *sums.tolist())
 
 
 @dataclass(frozen=True)
@@ -102,16 +98,14 @@ def compare(
     none = ArmSums()
     sides = {side: arms.get(side, empty) for side in (CONTROL, TREATMENT)}
     metrics = dict.fromkeys(metric for side in sides.values() for metric in side["metrics"])
-    return ArmComparison(
-        name,
-        alpha,
-        {side: arm["units"] for side, arm in sides.items()},
-        {side: arm["requests"] for side, arm in sides.items()},
-        [
-            difference(m, *(arm["metrics"].get(m, none) for arm in sides.values()), alpha=alpha)
-            for m in metrics
-        ],
+    units, requests = (
+        {side: arm[key] for side, arm in sides.items()} for key in ("units", "requests")
     )
+    differences = [
+        difference(m, *(arm["metrics"].get(m, none) for arm in sides.values()), alpha=alpha)
+        for m in metrics
+    ]
+    return ArmComparison(name, alpha, units, requests, differences)
 
 
 def difference(metric: str, control: ArmSums, treatment: ArmSums, *, alpha: float) -> ArmDifference:
@@ -147,4 +141,4 @@ def print_arms(found: ArmComparison) -> None:
         ends = ", ".join(format(end, form) for end in one.interval or ())
         span = f"[{ends}]" if ends else "too few units"
         lines.append(f"  {one.metric:<13}{cells}  {span}{'  differs' if one.differs else ''}")
-    new_console().print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+    plain(*lines)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ...errors import CalibrationError, ConfigError, DataError, ThriftrouteError
 from ...files import whole_file
-from ...router.threshold import ThresholdTable, check_scores, validate_threshold
+from ...router.threshold import ThresholdTable, check_scores, share_table, validate_threshold
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -95,9 +95,8 @@ class Baseline:
         """How many scores reach the threshold; between two edges of a table, linear."""
         limit = validate_threshold(threshold)
         if self.scores is not None:
-            return RunningMean(
-                self.n - int(np.searchsorted(self.scores, limit, side="left")), self.n
-            )
+            reached = self.n - int(np.searchsorted(self.scores, limit, side="left"))
+            return RunningMean(reached, self.n)
         ends = np.concatenate([[0.0], self.edges, [1.0]])
         below = np.concatenate([[0], np.cumsum(self.counts)])
         return RunningMean(self.n - float(np.interp(limit, ends, below)), self.n)
@@ -115,10 +114,10 @@ class Baseline:
     @classmethod
     def load(cls, path: Path) -> "Baseline":
         """Raises DataError where the file is missing or no baseline."""
+        if not path.exists():
+            raise DataError("no such file", path=path)
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise DataError("no such file", path=path) from None
         except (OSError, ValueError, RecursionError) as error:
             raise DataError(f"cannot be read as JSON: {error}", path=path) from error
         if not isinstance(raw, Mapping) or raw.get("kind") != KIND:
@@ -152,16 +151,18 @@ def baseline_of(tables: Mapping[str, Any], router: str) -> Baseline:
 
     tables: `Manifest.thresholds`. Raises ConfigError where there is none that can be used.
     """
-    if not tables:
+    try:
+        table = share_table(tables)
+        found = None if table is None else Baseline.from_table(table)
+    except ThriftrouteError as error:
+        raise ConfigError(f"router {router!r}: {error}") from error
+    if found is None:
         raise ConfigError(
             f"router {router!r} has no table of thresholds to compare with: give --baseline FILE "
             "(`--save-baseline` makes one of recorded traffic), or write one into the bundle with "
             "`thriftroute calibrate --write`"
         )
-    try:
-        return Baseline.from_table(ThresholdTable.from_dict(list(tables.values())[-1]))
-    except ThriftrouteError as error:
-        raise ConfigError(f"router {router!r}: {error}") from error
+    return found
 
 
 def _mean_from(value: Any, name: str, path: Path) -> RunningMean:

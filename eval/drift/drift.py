@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ...errors import ConfigError
-from ...terminal import new_console
+from ..printing import plain
 from .arms import TREATMENT
 from .baseline import UNFAMILIAR, Baseline, RunningMean, sampled
 from .sequential import ScoreTest, mean_interval
@@ -54,28 +54,6 @@ class Finding:
     p_value: float | None = None
     alarm_at: int | None = None  # after so many prompts
 
-    def line(self, threshold: float | None) -> str:
-        """As text; threshold: the one that the strong share is of."""
-        end = "DRIFT" if self.drift else "ok"
-        if self.p_value is not None:
-            at = f", so at prompt {self.alarm_at:,}" if self.alarm_at is not None else ""
-            end = f"p = {self.p_value:.3g}, drift where <= {self.alpha:.3g}{at}: {end}"
-        name = self.name.replace("_", " ")
-        if self.expected is None:
-            return f"{name}: {end}"
-        if self.name == "strong_share" and threshold is not None:
-            name += f" at threshold {threshold:.6g}"
-        shares = (
-            (self.observed, self.observed_interval),
-            (self.expected, self.expected_interval),
-        )
-        observed, expected = (
-            "unknown" if share is None or ends is None
-            else f"{share:.1%} [{ends[0]:.1%}, {ends[1]:.1%}]"
-            for share, ends in shares
-        )  # fmt: skip
-        return f"{name}: {observed}, expected {expected}; {end}"
-
 
 @dataclass(frozen=True)
 class DriftReport:
@@ -105,7 +83,7 @@ class DriftReport:
 class _ScoredPrompts:
     """What is read of decisions in the order of time: prompts with a score, each once."""
 
-    def __init__(self, router: str | None, most_seen: int) -> None:
+    def __init__(self, router: str | None, most_seen: int = MOST_SEEN) -> None:
         self._router, self._most_seen = router, most_seen
         self._seen: set[int] = set()
         self.decisions = self.scored = self.n = 0
@@ -178,41 +156,42 @@ class Examination:
     def report(self) -> DriftReport:
         """Of all decisions so far."""
         self._flush()
-        findings = tuple(self._findings())
+        part, test, baseline, threshold = self._part, self._test, self._baseline, self._threshold
+        findings = [
+            Finding(
+                "scores",
+                test.p_value <= part,
+                part,
+                test.n,
+                p_value=test.p_value,
+                alarm_at=test.alarm_at,
+            )
+        ]
+        if threshold is None and self._strong:
+            threshold = max(self._strong, key=lambda t: len(self._strong[t].hits))
+        if threshold is not None:
+            expected = baseline.strong(threshold)
+            findings.append(self._strong[threshold].finding("strong_share", expected, part))
+        if baseline.novel.n:
+            findings.append(self._novel.finding("novelty", baseline.novel, part))
+        if baseline.feedback.n:
+            findings.append(_finding("feedback", self._stream.feedback, baseline.feedback, part))
         drifts = any(finding.drift for finding in findings)
         return DriftReport(
-            verdict="drift" if drifts else "ok" if self._stream.n else "no-data",
-            alpha=self._alpha,
-            baseline=self._baseline.name,
-            baseline_n=self._baseline.n,
-            decisions=self._stream.decisions,
-            scored=self._stream.scored,
-            n=self._stream.n,
-            threshold=self._chosen_threshold(),
-            findings=findings,
+            "drift" if drifts else "ok" if self._stream.n else "no-data",
+            self._alpha,
+            baseline.name,
+            baseline.n,
+            self._stream.decisions,
+            self._stream.scored,
+            self._stream.n,
+            threshold,
+            tuple(findings),
         )
-
-    def _chosen_threshold(self) -> float | None:
-        if self._threshold is not None or not self._strong:
-            return self._threshold
-        return max(self._strong, key=lambda t: len(self._strong[t].hits))
 
     def _flush(self) -> None:
         self._test.add(self._buffer, alpha=self._part)
         self._buffer.clear()
-
-    def _findings(self) -> Iterator[Finding]:
-        part, test, baseline = self._part, self._test, self._baseline
-        yield Finding("scores", test.p_value <= part, part, test.n, p_value=test.p_value,
-                      alarm_at=test.alarm_at)  # fmt: skip
-        threshold = self._chosen_threshold()
-        if threshold is not None:
-            share = self._strong[threshold]
-            yield share.finding("strong_share", baseline.strong(threshold), part)
-        if baseline.novel.n:
-            yield self._novel.finding("novelty", baseline.novel, part)
-        if baseline.feedback.n:
-            yield _finding("feedback", self._stream.feedback, baseline.feedback, part)
 
 
 class _ShareTest:
@@ -220,8 +199,8 @@ class _ShareTest:
 
     def __init__(self) -> None:
         self.hits = bytearray()  # a 1 for each yes
-        self._read = 0
         self._test: ScoreTest | None = None
+        self._read = 0
 
     def finding(self, name: str, expected: RunningMean, alpha: float) -> Finding:
         """What the stream so far says; `expected` and `alpha` are the same at each look."""
@@ -238,22 +217,14 @@ class _ShareTest:
 
 def _finding(name: str, seen: RunningMean, expected: RunningMean, alpha: float) -> Finding:
     """Drift where the two confidence sequences, each at half of the level, do not overlap."""
-    own = mean_interval(seen.total, seen.n, alpha / 2)
-    other = mean_interval(expected.total, expected.n, alpha / 2)
+    own, other = (mean_interval(one.total, one.n, alpha / 2) for one in (seen, expected))
     apart = own[1] < other[0] or other[1] < own[0]
     return Finding(name, apart, alpha, seen.n, seen.mean, own, expected.mean, other)
 
 
-def examine(
-    rows: Iterable[Mapping[str, Any]],
-    baseline: Baseline,
-    *,
-    alpha: float = 0.01,
-    router: str | None = None,
-    threshold: float | None = None,
-) -> DriftReport:
-    """All of `rows` at once; see `Examination`."""
-    examination = Examination(baseline, alpha=alpha, router=router, threshold=threshold)
+def examine(rows: Iterable[Mapping[str, Any]], baseline: Baseline, **settings: Any) -> DriftReport:
+    """All of `rows` at once; settings: of `Examination`."""
+    examination = Examination(baseline, **settings)
     for row in rows:
         examination.add(row)
     return examination.report()
@@ -263,12 +234,30 @@ def print_drift(report: DriftReport) -> None:
     """Print a report, a test a line."""
     lines = [
         f"{report.n:,} prompts with a score, each counted once, of {report.decisions:,} decisions; "
-        f"baseline {report.baseline!r}, n = {report.baseline_n:,}",
-        *(f"  {finding.line(report.threshold)}" for finding in report.findings),
+        f"baseline {report.baseline!r}, n = {report.baseline_n:,}"
+    ]
+    for one in report.findings:
+        end, name = "DRIFT" if one.drift else "ok", one.name.replace("_", " ")
+        if one.p_value is not None:
+            at = f", so at prompt {one.alarm_at:,}" if one.alarm_at is not None else ""
+            end = f"p = {one.p_value:.3g}, drift where <= {one.alpha:.3g}{at}: {end}"
+        if one.name == "strong_share":
+            name += f" at threshold {report.threshold:.6g}"
+        if one.expected is not None:
+            observed = _share(one.observed, one.observed_interval)
+            end = f"{observed}, expected {_share(one.expected, one.expected_interval)}; {end}"
+        lines.append(f"  {name}: {end}")
+    plain(
+        *lines,
         f"{report.verdict}: {_MEANING[report.verdict]} (false alarms: at most {report.alpha:.3g} "
         "of streams, ever)",
-    ]
-    new_console().print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+    )
+
+
+def _share(value: float | None, ends: tuple[float, float] | None) -> str:
+    if value is None or ends is None:
+        return "unknown"
+    return f"{value:.1%} [{ends[0]:.1%}, {ends[1]:.1%}]"
 
 
 def baseline_from(
@@ -278,7 +267,7 @@ def baseline_from(
 
     Raises CalibrationError where fewer than 50 decisions have a score.
     """
-    stream, novel = _ScoredPrompts(router, MOST_SEEN), RunningMean()
+    stream, novel = _ScoredPrompts(router), RunningMean()
 
     def scores() -> Iterator[float]:
         nonlocal novel

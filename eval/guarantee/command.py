@@ -1,21 +1,14 @@
 """`thriftroute calibrate` with a confidence: from the command's options to a guarantee."""
 
-import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from ...data.readers import read_prompts
 from ...errors import CalibrationError, ConfigError
-from ...router.routers import Router, load_router
-from ...router.text import Promptlike
 from ...router.threshold import format_threshold
-from ...terminal import new_console
-from ..audit.labels import Labels, learned_from, read_labels
-from ..command import Target, check_writable, scored, write_table
-from ..pricing import CostOptions, costs_of
+from ..audit.labels import learned_from
+from ..command import Target, score_prompts
+from ..printing import plain
 from .promises import LabelledPrompts, Name, Promise, check_number
 from .threshold import Guarantee, guaranteed
 
@@ -63,61 +56,40 @@ def run_guarantee(
     promise: Promise,
     *,
     prompts: str | None = None,
-    cost: CostOptions | None = None,
     write: bool = False,
     seed: int = 0,
+    **options: Any,
 ) -> Guarantee:
     """A threshold that keeps the promise, on a labelled set or, for a budget, on prompts alone.
 
-    With `write` the table of all shares goes into the bundle, as in `run_calibration`.
-    Raises ConfigError, CalibrationError, and what the loaders raise.
+    Options, `write` and errors are those of `run_calibration`.
     """
-    router = load_router(name)
-    if write:
-        check_writable(router, name)
     budget = promise.name == "max_cost"
-    labels: Labels | None = None
-    if prompts is None:
-        labels = read_labels(target)
-        inputs: list[Promptlike] = list(labels.benchmark.inputs())
-        label = labels.benchmark.name
-    else:
-        if target.benchmarks or target.data:
-            raise ConfigError("give one of --prompts, --benchmark and --data")
-        if not budget:
-            raise ConfigError(
-                "a promise about quality needs labels: give --data FILE --strong MODEL --weak "
-                "MODEL, or --benchmark; prompts alone do for --usd-per-1k"
-            )
-        inputs, label = list(read_prompts(prompts)), Path(prompts).name
-        if not inputs:
-            raise CalibrationError(f"{prompts} holds no prompt; give at least one")
-    benchmark = None if labels is None else labels.benchmark
-    costs, notes = costs_of(router, inputs, benchmark, cost or CostOptions(), budget)
-    scores = np.asarray(scored(router)(inputs))
-    known: dict[str, Any] = {}
-    if labels is not None:
-        known["rewards"] = labels.benchmark.strong, labels.benchmark.weak
-        known |= {"weights": labels.weights, "bounds": labels.bounds}
-        notes = (*notes, *_cautions(router, target, labels, budget=budget))
-    found = guaranteed(LabelledPrompts(scores, costs=costs, **known), promise, seed=seed)
-    if write:
-        write_table(router, label, scores)
-    return dataclasses.replace(found, assumptions=(*found.assumptions, *notes))
-
-
-def _cautions(router: Router, target: Target, labels: Labels, *, budget: bool) -> list[str]:
-    cautions = []
-    learned = learned_from(router, target.data, labels.benchmark.prompts)
-    if learned and not budget:
-        cautions.append(f"{learned}: the promise holds for labels that it has not learned from")
-    if labels.weights is not None:
-        heaviest = float(labels.weights.max() / labels.weights.mean())
-        cautions.append(
-            "prompts count by the weight of their rows, and no prompt of the traffic is taken to "
-            f"weigh more than the heaviest of these, {heaviest:.3g} times their mean"
+    if prompts is not None and not budget and not (target.benchmarks or target.data):
+        raise ConfigError(
+            "a promise about quality needs labels: give --data FILE --strong MODEL --weak "
+            "MODEL, or --benchmark; prompts alone do for --usd-per-1k"
         )
-    return cautions
+    on = score_prompts(name, target, prompts=prompts, budget=budget, write=write, **options)
+    known: dict[str, Any] = {}
+    notes = list(on.assumed)
+    if on.labels is not None:
+        benchmark, weights = on.labels.benchmark, on.labels.weights
+        known = {"rewards": (benchmark.strong, benchmark.weak), "bounds": on.labels.bounds}
+        learned = learned_from(on.router, target.data, benchmark.prompts)
+        if learned and not budget:
+            notes.append(f"{learned}: the promise holds for labels that it has not learned from")
+        if weights is not None:
+            notes.append(
+                "prompts count by the weight of their rows, and no prompt of the traffic is taken "
+                f"to weigh more than the heaviest of these, {weights.max() / weights.mean():.3g} "
+                "times their mean"
+            )
+        known["weights"] = weights
+    found = guaranteed(LabelledPrompts(on.scores, costs=on.costs, **known), promise, seed=seed)
+    if write:
+        on.write_table()
+    return replace(found, assumptions=(*found.assumptions, *notes))
 
 
 def print_guarantee(found: Guarantee) -> None:
@@ -136,18 +108,14 @@ def print_guarantee(found: Guarantee) -> None:
     else:
         nothing = "weak: no budget is promised" if budget else "strong: nothing is saved"
         lines.append(f"always {nothing}")
-    estimates: dict[str, tuple[float | None, str]] = {
-        "quality": (found.quality, "{0:.1%} of strong's"),
-        "gap recovered": (found.gap, "{0:.1%}"),
-        "regret": (found.regret, "{0:.4f}"),
-        "USD per 1,000 requests": (None if found.cost is None else 1000 * found.cost, "{0:.4g}"),
-        "saving": (found.saving, "{0:.1%} of strong's cost"),
-    }
-    known = [
-        f"{n} {form.format(value)}" for n, (value, form) in estimates.items() if value is not None
-    ]
+    estimates: tuple[tuple[str, float | None, str], ...] = (
+        ("quality", found.quality, "{0:.1%} of strong's"),
+        ("gap recovered", found.gap, "{0:.1%}"),
+        ("regret", found.regret, "{0:.4f}"),
+        ("USD per 1,000 requests", None if found.cost is None else 1000 * found.cost, "{0:.4g}"),
+        ("saving", found.saving, "{0:.1%} of strong's cost"),
+    )
+    known = [f"{n} {form.format(value)}" for n, value, form in estimates if value is not None]
     if known:
         lines.append(f"on these prompts: {', '.join(known)}")
-    console = new_console()
-    for line in (*lines, *(f"note: {text}" for text in found.assumptions)):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    plain(*lines, *(f"note: {text}" for text in found.assumptions))

@@ -119,11 +119,9 @@ class LabelledPrompts:
 
 
 class Variable(NamedTuple):
-    """The bounded variable of one promise, on n prompts.
-
-    `above`, `below` float64[n]: its value where the prompt goes to strong, to weak. On every
-    prompt, labelled or not, it lies within `bounds`, and so does 0, towards which weights move it.
-    """
+    """The variable of one promise, on n prompts: `above`, `below` float64[n] where the prompt goes
+    to strong, to weak. On every prompt, labelled or not, it lies within `bounds`, and so does 0,
+    towards which weights move it."""
 
     above: Floats
     below: Floats

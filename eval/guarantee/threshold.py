@@ -192,9 +192,7 @@ class FixedSequence:
 
     def block(self, size: int) -> Floats | None:
         """The variable at the next thresholds, at most `size`: float64[n, m]; None at the end.
-
-        What the test says of it goes into `take`: many sequences can be tested at once.
-        """
+        What the test says of it goes into `take`: many sequences can be tested at once."""
         following = self.thresholds[self.count : self.count + size]
         return None if self._ended or not following.size else self._values(following, self.variable)
 
@@ -204,12 +202,9 @@ class FixedSequence:
         self.count += int(np.argmin(shown)) if self._ended else shown.size
 
     def bound(self) -> float:
-        """The best target that the last threshold is shown to keep.
-
-        Where all thresholds have passed, the sequence goes on with harder targets for the last, in
-        steps fixed beforehand (of 0.005, or of a two-hundredth of the target), until one fails. Had
-        a threshold failed, nothing would be left to test with: the target itself is all that holds.
-        """
+        """The best target that the last threshold is shown to keep: where all thresholds have
+        passed, the sequence goes on with harder targets for the last, in steps fixed beforehand,
+        until one fails. Once a threshold has failed, nothing is left to test with."""
         best, steps = self._promise.target, 0.005 * np.arange(1, STEPS)
         if self.count < self.thresholds.size:
             return best
@@ -223,13 +218,10 @@ class FixedSequence:
         return best
 
     def labels_needed(self) -> int | None:
-        """About how many labels would show that a useful share of calls keeps the promise.
-
-        From mean and deviation at the start, at half and at the whole of that share, as the central
-        limit theorem has it, and from how fast wealth can grow at the largest bet. A mean that is
-        not above 0, yet not shown to be below, is taken for half a standard error. None where one
-        of the three is below 0 by more than these draws can err, or 0 on every prompt.
-        """
+        """About how many labels would show that a useful share of calls keeps the promise: from
+        mean and deviation at the start, half and whole of that share (central limit theorem), and
+        from how fast wealth can grow at the largest bet. A mean not above 0, yet not shown to be
+        below, is taken for half a standard error. None where one of the three is below 0."""
         if self.thresholds.size == 1:
             return None  # there is nothing but the safest threshold
         n = self._scores.size

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -240,28 +241,20 @@ def freeze(encoder: EncoderModule, layers: int) -> None:
     The tables hold half of a small encoder's weights, and a few thousand prompts touch a tenth of
     their rows.
     """
-    transformer = encoder.transformer
-    for parameter in transformer.get_input_embeddings().parameters():  # type: ignore[operator]
-        parameter.requires_grad_(False)
+    transformer: Any = encoder.transformer
+    frozen = [transformer.get_input_embeddings()]
     blocks = getattr(getattr(transformer, "encoder", None), "layer", None)
     if layers and blocks is not None:
-        for parameter in transformer.embeddings.parameters():  # type: ignore[union-attr]
-            parameter.requires_grad_(False)
-        for block in list(blocks)[:layers]:
-            for parameter in block.parameters():
-                parameter.requires_grad_(False)
+        frozen += [transformer.embeddings, *list(blocks)[:layers]]
     # The pooler of BERT's first training task is not used: without a gradient it would still decay.
     if getattr(transformer, "pooler", None) is not None:
-        for parameter in transformer.pooler.parameters():  # type: ignore[union-attr]
-            parameter.requires_grad_(False)
+        frozen.append(transformer.pooler)
+    for module in frozen:
+        module.requires_grad_(False)
 
 
 def pad(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids of unequal length -> (input_ids, attention_mask), int64[b, longest]."""
-    longest = max(len(row) for row in rows)
-    ids = torch.zeros((len(rows), longest), dtype=torch.int64)
-    mask = torch.zeros_like(ids)
-    for index, row in enumerate(rows):
-        ids[index, : len(row)] = torch.tensor(row)
-        mask[index, : len(row)] = 1
-    return ids, mask
+    ids = [torch.tensor(row, dtype=torch.int64) for row in rows]
+    batch = torch.nn.utils.rnn.pad_sequence
+    return batch(ids, batch_first=True), batch([torch.ones_like(row) for row in ids], True)

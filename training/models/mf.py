@@ -16,6 +16,7 @@ import numpy.typing as npt
 from ...data.split import prompt_key, split_by_hash
 from ...data.tables import ComparisonTable
 from ...errors import TrainingError
+from ...router.bundle import EMBEDDING
 from ...router.features import FEATURES
 from ..embed import embed
 from ..encoder import torch_probe
@@ -105,6 +106,7 @@ def export_head(
         tokenizer=bundle.file("tokenizer.json").read_bytes(),
         fields={name: getattr(bundle.manifest, name) for name in kept},
         checks=checks,
+        embedding=bundle.file(EMBEDDING) if EMBEDDING in bundle.manifest.files else None,
     )
 
 
@@ -155,10 +157,11 @@ def fit_pair(
     Raises TrainingError where nothing can be learned and nothing is known.
     """
     settings = settings or MFSettings()
-    if known is not None and (len(gain) < settings.min_labels or float(np.ptp(gain)) == 0.0):
-        return _as_known(x, known)
     center, unit, base = 0.0, 1.0, None
     if known is not None:
+        as_known = PairFit(np.zeros(x.shape[1]), 0.0, 1.0, known, "base", None)
+        if len(gain) < settings.min_labels or float(np.ptp(gain)) == 0.0:
+            return as_known
         center, unit = float(known.mean()), max(float(known.std()), 1e-12)
         base = (known - center) / unit
     slope = BASE_SLOPE * float(gain.std())
@@ -167,16 +170,12 @@ def fit_pair(
     variances = estimate_variances(x, gain, blocks, **shared, seed=seed)
     least = settings.min_evidence
     if known is not None and least is not None and variances.evidence <= least:
-        return _as_known(x, known)
+        return as_known
     fitted = fit_blocks(x, gain, blocks, variances=variances, **shared)
     out = cross_validated(x, gain, blocks, fold, variances=variances, **shared)
     factor = fitted.slope / unit
     intercept = fitted.intercept - factor * center
     return PairFit(fitted.weights, intercept, factor, out, "labels", fitted)
-
-
-def _as_known(x: npt.NDArray[np.floating], known: Floats) -> PairFit:
-    return PairFit(np.zeros(x.shape[1]), 0.0, 1.0, known, "base", None)
 
 
 def pair_head(
@@ -196,16 +195,15 @@ def pair_head(
         )
     w1 = found.weights[None].astype(np.float32)
     b1 = np.array([found.intercept], dtype=np.float32)
-    gated, margin, gate, recall = np.zeros(1, np.int8), np.ones(1), None, None
+    gated, margin, gate, memory = np.zeros(1, np.int8), np.ones(1), None, None
     if base is not None:
         known = base.head
         row = found.slope * known.difference(base.strong, base.weak)
         w1, b1 = np.concatenate((known.w1, w1)), np.concatenate((known.b1, b1))
         margin, gated = np.append(row, margin), np.append(known.gated, gated)
-        gate = known.gate
-        recall = None if known.recall is None else np.append(known.recall, np.float32(0))
+        gate, memory = known.gate, known.memory
     u = np.outer([ability / gap for ability in abilities.values()], margin)
-    return Head(list(abilities), w1, b1, u.astype(np.float32), gated, gate, recall)
+    return Head(list(abilities), w1, b1, u.astype(np.float32), gated, gate, memory)
 
 
 def tier_abilities(
