@@ -30,6 +30,16 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def known_models() -> Iterator[None]:
+    """LiteLLM's routers put their deployments into its map, where other tests would find them."""
+    entries = load_litellm().model_cost
+    before = set(entries)
+    yield
+    for name in set(entries) - before:
+        del entries[name]
+
+
 @pytest.fixture
 def provider() -> Iterator[StubProvider]:
     with StubProvider() as stub:
