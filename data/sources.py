@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import DataError
+from ..router.threshold import ORDINARY
 from .readers import read_rows
 from .schema import PromptScore, Row
 
 ENVIRONMENT = "THRIFTROUTE_DATA"
 # The corpus of ordinary prompts, which a clone has (its README: how it was written and rated).
 CORPUS = Path(__file__).with_name("ordinary") / "prompts.jsonl"
-ORDINARY = "ordinary"
 # The tiers that its ratings are about, as names of models.
 JUDGED_STRONG, JUDGED_WEAK = "strong tier (judged)", "weak tier (judged)"
 

@@ -21,7 +21,6 @@ from rich.console import Console
 from ..data.sources import (
     JUDGED_STRONG,
     JUDGED_WEAK,
-    ORDINARY,
     SOURCES,
     eval_sources,
     train_sources,
@@ -31,6 +30,7 @@ from ..data.tables import PairTable
 from ..errors import ThriftrouteError
 from ..router.scorer import Scorer
 from ..router.text import Promptlike
+from ..router.threshold import ORDINARY
 from ..training.embed import embed
 from ..training.encoder import encoder_bundle, load_encoder
 from ..training.models.head import Head, Memory

@@ -27,12 +27,12 @@ from rich.console import Console
 from rich.table import Table
 
 from ..data.schema import PromptScore, Row
-from ..data.sources import ORDINARY
 from ..data.tables import PairTable
 from ..errors import EvaluationError, ThriftrouteError
 from ..eval.metrics import apgr
 from ..router.features import FEATURES
 from ..router.scorer import Scorer
+from ..router.threshold import ORDINARY
 from ..training.embed import embed
 from ..training.encoder import encoder_bundle
 from ..training.models.head import Gate

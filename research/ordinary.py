@@ -22,12 +22,13 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
-from ..data.sources import CORPUS, JUDGED_STRONG, JUDGED_WEAK, ORDINARY, judged_rows
+from ..data.sources import CORPUS, JUDGED_STRONG, JUDGED_WEAK, judged_rows
 from ..data.tables import PairTable, pair_table
 from ..eval.baselines import length_scores
 from ..router.routers import load_router
 from ..router.scorer import Scorer
 from ..router.text import as_conversation
+from ..router.threshold import ORDINARY
 from ..training.embed import embed
 from ..training.encoder import encoder_bundle
 from ..training.progress import Progress

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from thriftroute.data import sources
-from thriftroute.data.sources import JUDGED_STRONG, JUDGED_WEAK, ORDINARY
+from thriftroute.data.sources import JUDGED_STRONG, JUDGED_WEAK
 from thriftroute.errors import DataError, EvaluationError, TrainingError
 from thriftroute.eval.metrics import apgr
 from thriftroute.router.features import FEATURES
 from thriftroute.router.scorer import Scorer
-from thriftroute.router.threshold import ThresholdTable
+from thriftroute.router.threshold import ORDINARY, ThresholdTable
 
 pytest.importorskip("torch")
 pytest.importorskip("onnx")

@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from thriftroute.data.schema import PromptScore
-from thriftroute.data.sources import JUDGED_STRONG, JUDGED_WEAK, ORDINARY
+from thriftroute.data.sources import JUDGED_STRONG, JUDGED_WEAK
 from thriftroute.data.tables import PairTable, pair_table
 from thriftroute.eval.metrics import apgr
 from thriftroute.research.difficulty import DifficultyTable, difficulty_table
 from thriftroute.router.features import FEATURES
+from thriftroute.router.threshold import ORDINARY
 
 pytest.importorskip("torch")
 pytest.importorskip("scipy")
@@ -322,12 +323,12 @@ class TestPairs:
         rows = []
         for number, name in enumerate(NAMES):
             hard = synthetic()[1][name]
-            ease = -3.0 if name == "z/crux" else 2.5
+            ease = -3.5 if name == "z/crux" else 2.5
             rows += rows_of(name, hard, 10 + number, ease=ease, step=0.8)
         found = [one for one in measure_pairs(data, rows, Progress()) if one.task == "z/crux"]
         assert len(found) > 3
         assert all(one.low for one in found)
-        assert np.mean([one.apgr for one in found]) < 0.46
+        assert np.mean([one.apgr for one in found]) < 0.45
 
     def test_rows_that_are_not_known_or_of_no_family_are_passed_over(self) -> None:
         data, _, rows = with_rows()

@@ -63,8 +63,7 @@ class Qualities:
             message = f"router {self.name!r} has no table from strong shares to thresholds; ask "
             message += "for a threshold instead of a share or a quality"
             raise RefusedError(400, "no_threshold_table", message)
-        threshold, nearest = self.table.threshold_for(share)
-        return threshold, f"strong share {nearest:.3g} by table {self.table.name!r}"
+        return self.table.sourced(share)
 
     def percentile(self, score: float) -> tuple[float, str] | None:
         """The share of ordinary prompts that score below `score`, and that in words; None where the
