@@ -196,7 +196,7 @@ class TestGeneral:
             for prompts in (known, gibberish)
         )
         assert familiar.mean() > 0.8
-        assert strange.mean() < familiar.mean() - 0.3
+        assert strange.mean() < 0.1
 
     def test_abilities_are_those_of_the_models(
         self, kind: str, made: dict[str, TrainResult]
