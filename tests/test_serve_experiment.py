@@ -87,12 +87,13 @@ def test_a_soft_budget_holds_for_the_treatment_too() -> None:
 def test_the_treatment_may_be_another_router() -> None:
     trial = {"name": "bert", "share": 0.999, "router": "bert"}
     settings = pool("http://127.0.0.1:9/v1", experiment=trial)
+    prompt = "Prove that there are infinitely many primes."  # easy ones score near 0 with both
     with StubProvider() as provider:
         settings["models"] = pool(provider.url)["models"]
         with serving(settings) as server:
-            body = {"messages": [{"role": "user", "content": "Hi"}]}
+            body = {"messages": [{"role": "user", "content": prompt}]}
             answer = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=300)
-            dry = httpx.post(f"{server.url}/route", json={"prompt": "Hi"}).json()
+            dry = httpx.post(f"{server.url}/route", json={"prompt": prompt}).json()
     assert answer.headers["x-thriftroute-threshold"] == "0.5"  # the config's own
     assert float(answer.headers["x-thriftroute-score"]) != pytest.approx(dry["score"], abs=1e-4)
 
