@@ -2,8 +2,9 @@
 
 Two texts are compared only where the rest of their requests is the same (`semantic_bucket`), and a
 cosine is not all that is asked: to MiniLM "is it safe" and "is it not safe" are .98 alike. So the
-texts must also have the same numbers, symbols and number of negations, and what words they share in
-the same order; be short; and consist of nothing that the encoder does not know.
+texts must also have the same numbers, symbols, words that turn a question round and number of
+negations, and what words they share in the same order; be short; and consist of nothing that the
+encoder does not know.
 """
 
 import json
@@ -21,7 +22,7 @@ from ...router.scorer import Scorer
 Embedding = npt.NDArray[np.float32]
 Embed = Callable[[str], Embedding | None]
 Words = tuple[str, ...]  # of a text, in lower case
-Frame = tuple[Words, Words, int]  # numbers, symbols, how many negations: they must agree
+Frame = tuple[Words, Words, Words, int]  # numbers, symbols, opposites, negations: must agree
 
 MOST_WORDS = 32
 MOST_CHARS = 250
@@ -35,6 +36,16 @@ _NEGATIONS = frozenset(
     nicht kein keine keinen keiner keinem nie ohne ne pas sans jamais
     sin nunca non senza mai não sem niet geen nooit zonder
     """.split()  # noqa: SIM905 - forty words in quotes would be a page
+)
+# One of these in place of another turns a question round, and moves an embedding little.
+_OPPOSITES = frozenset(
+    """
+    maximum minimum max min maximize minimize maximise minimise highest lowest high low most least
+    largest smallest more less ascending descending increase decrease increasing decreasing enable
+    disable enabled disabled start stop open close add remove insert delete include exclude before
+    after first last buy sell pros cons advantages disadvantages import export encode decode encrypt
+    decrypt upload download left right up down true false with best worst always
+    """.split()  # noqa: SIM905 - as above
 )
 
 
@@ -122,7 +133,9 @@ def _traits(text: str) -> tuple[Words, Frame]:
     if len(words) > MOST_WORDS:
         words = ()
     negations = sum(word in _NEGATIONS or word.endswith("n't") for word in words)
-    return words, (tuple(_NUMBER.findall(text)), tuple(_SYMBOL.findall(text)), negations)
+    opposites = tuple(sorted(word for word in set(words) if word in _OPPOSITES))
+    symbols = tuple(_SYMBOL.findall(text))
+    return words, (tuple(_NUMBER.findall(text)), symbols, opposites, negations)
 
 
 def _agree(words: Words, others: Words) -> bool:
