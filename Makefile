@@ -8,7 +8,7 @@ PARALLEL = -n $(TEST_WORKERS) --dist loadfile
 CONTRACT = $(wildcard tests/test_upstream_*.py) $(wildcard tests/test_providers_*.py) tests/test_litellm_plugin.py \
 	tests/test_registry.py tests/test_serve_clients.py
 BIN := $(VENV)/bin
-FIGURES := docs/results.md docs/audit.md docs/guarantee.md docs/watch.md
+FIGURES := docs/results.md docs/audit.md docs/guarantee.md docs/watch.md docs/second-look.md
 ROOMS := router providers data labels training eval serve integrations cli testing research
 STAMP := $(VENV)/.installed
 

@@ -1,5 +1,6 @@
 """The commands `evaluate` and `calibrate`: what a router is worth, and its threshold."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +25,7 @@ from .options import (
 from .output import print_json, say
 
 if TYPE_CHECKING:
+    from ..eval.look_command import LookOptions
     from ..eval.own_logs import OwnLogsReport
 
 INFEASIBLE = 3  # exit status
@@ -56,6 +58,10 @@ def evaluate(
     protocol: Annotated[Text, Option(help="own-logs: what N labels are worth ('train').")] = None,
     sizes: Annotated[Text, Option(help="Of a protocol: numbers of labels, as 100,300.")] = None,
     draws: Annotated[int, Option(min=2, help="Of a protocol.")] = 10,
+    second_look: Annotated[Text, Option(help="A bundle with a second look; needs --data.")] = None,
+    second: Annotated[Text, Option(help="second-look: the model of the second answers.")] = None,
+    price_ratio: Annotated[Number, Option(help="second-look: strong call in weak ones.")] = None,
+    scores: Annotated[Path | None, Option(help="second-look: scores and looks, Parquet.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure routers beside all baselines, with intervals; needs the extra 'eval'.
@@ -63,20 +69,31 @@ def evaluate(
     Example: thriftroute evaluate --router mf --benchmark gsm8k --out report
 
     Example: thriftroute evaluate --protocol own-logs --benchmark mmlu --sizes 300,1500
+
+    Example: thriftroute evaluate --second-look looks --data F --strong S --weak W --price-ratio 20
     """
+    if second_look is not None:
+        from ..eval.look_command import LookOptions
+
+        look = LookOptions(second_look, data, names(strong), names(weak), second, price_ratio)
+        _evaluate_look(look, scores, seed, bootstraps, as_json)
+        return
+    _unused(
+        "only with --second-look",
+        {"--second": second, "--price-ratio": price_ratio, "--scores": scores},
+    )
     if protocol is None and sizes is not None:
         raise ConfigError("--sizes is of a protocol: give --protocol, such as own-logs")
     if protocol is not None:
         unused = {"--out": out, "--strong": strong, "--weak": weak, "--train-data": train_data}
-        if given := [name for name, value in unused.items() if value]:
-            raise ConfigError(f"--protocol has no use for {', '.join(given)}: leave it out")
-        found = _run_protocol(protocol, router or ["mf"], benchmark, sizes, draws, seed)
+        _unused("--protocol has no use for it", unused)
+        reports = _run_protocol(protocol, router or ["mf"], benchmark, sizes, draws, seed)
         if as_json:
-            print_json([one.to_dict() for one in found])
+            print_json([one.to_dict() for one in reports])
             return
         from ..eval.own_logs import print_own_logs
 
-        for one in found:
+        for one in reports:
             print_own_logs(one)
         return
 
@@ -166,6 +183,24 @@ def calibrate(
     from ..eval.report import print_calibration
 
     print_calibration(result)
+
+
+def _unused(why: str, options: Mapping[str, object]) -> None:
+    """Raise ConfigError where an option is given that has no use."""
+    if given := [name for name, value in options.items() if value]:
+        raise ConfigError(f"{', '.join(given)}: {why}; leave it out")
+
+
+def _evaluate_look(
+    options: "LookOptions", scores: Path | None, seed: int, bootstraps: int, as_json: bool
+) -> None:
+    from ..eval.look_command import print_look, run_look
+
+    found = run_look(options, scores_out=scores, seed=seed, bootstraps=bootstraps)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        print_look(found)
 
 
 def _run_protocol(

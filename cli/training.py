@@ -23,7 +23,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def train(
-    kind: Annotated[str, typer.Argument(help="mf, bert or fast.")],
+    kind: Annotated[str, typer.Argument(help="mf, bert, fast or second-look.")],
     data: Annotated[
         list[str],
         typer.Option(help="A file, hf:owner/name, or a known source; may be given again."),
@@ -74,28 +74,53 @@ def train(
     rejects: Annotated[
         Path | None, typer.Option(help="Where skipped rows are written (JSONL).")
     ] = None,
+    router: Annotated[
+        str | None, typer.Option(help="second-look: the mf or fast bundle that it stands on.")
+    ] = None,
+    second: Annotated[
+        str | None, typer.Option(help="second-look: a cheap model whose answers agree or not.")
+    ] = None,
+    price_ratio: Annotated[
+        float | None, typer.Option(help="second-look: price of a strong call in weak calls [20].")
+    ] = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train a router on preference data and write a verified bundle; needs the extra 'train'.
 
-    Interrupted, the same command goes on where it stopped.
+    Interrupted, the same command goes on where it stopped. `second-look` trains a router and a
+    check of the weak model's answers on rows with the text of answers.
 
     Example: thriftroute train mf --data logs.jsonl --strong gpt-4o --weak llama3 --out my-router
+
+    Example: thriftroute train second-look --data F --strong S --weak W --router mf --out looks
     """
     require_extra("torch", "train")
     from ..training.progress import Progress
     from ..training.settings import settings_from_options
     from ..training.train import train as run
 
+    look = {"--router": router, "--second": second, "--price-ratio": price_ratio}
+    looks = kind == "second-look"
+    if not looks and (given := [name for name, value in look.items() if value is not None]):
+        raise ConfigError(f"{', '.join(given)}: only for train second-look; leave it out")
+    if looks and base is not None:
+        raise ConfigError("--base: a second look stands on --router; give that")
     settings = settings_from_options(
-        kind=kind, data=data, strong=names(strong), weak=names(weak), out=out, seed=seed,
-        encoder=encoder, base=base, max_tokens=max_tokens, epochs=epochs,
+        kind="mf" if looks else kind, data=data, strong=names(strong), weak=names(weak), out=out,
+        seed=seed,
+        encoder=encoder, base=router if looks else base, max_tokens=max_tokens, epochs=epochs,
         min_evidence=min_evidence, validation=validation, against=against or (),
         source_weights=source_weight or (), weak_fails=weak_fails, notes=tuple(note or ()),
         own_logs=own_logs, dedupe=dedupe, skip_bad=skip_bad, rejects=rejects, overwrite=overwrite,
     )  # fmt: skip
-    result = run(settings, Progress(new_console(stderr=True)))
+    progress = Progress(new_console(stderr=True))
+    if looks:
+        from ..training.second_look import LookSettings, train_second_look
+
+        result = train_second_look(settings, LookSettings(second, price_ratio), progress)
+    else:
+        result = run(settings, progress)
     if as_json:
         print_json({"bundle": str(result.bundle.path), **result.summary})
         return
@@ -105,6 +130,13 @@ def train(
         f"prompts (prompt length {measured['apgr_prompt_length']}, random 0.5), "
         f"ECE {measured['ece'][1]:.3f}"
     )
+    if looks:
+        found = result.summary["second_look"]
+        tells = "it is used" if found["tells"] else "that is not shown to help: the score decides"
+        say(
+            f"second look by {', '.join(found['signals'])}: AUC {found['auc']} on {found['n']:,} "
+            f"answers out of fold (score alone {found['auc_prompt']}); {tells}"
+        )
 
 
 def add_model(

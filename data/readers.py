@@ -126,9 +126,9 @@ def read_rows(
     comparisons or arena. `rejects` is a JSONL file that skipped rows are appended to. Raises
     DataError (see the module's docstring), MissingExtraError.
     """
-    name, records = _open(path_or_name, format)
+    name, found = raw_records(path_or_name, format)
     layout = format if format in LAYOUTS else None
-    return RowReader(name, records, layout=layout, on_bad=on_bad, rejects=rejects)
+    return RowReader(name, found, layout=layout, on_bad=on_bad, rejects=rejects)
 
 
 def read_prompts(path_or_name: str | Path, *, format: str | None = None) -> Iterator[str]:
@@ -139,7 +139,7 @@ def read_prompts(path_or_name: str | Path, *, format: str | None = None) -> Iter
     """
     if str(path_or_name).lower().endswith((".txt", ".txt.gz")) and format is None:
         return _prompts(str(path_or_name), _line_records(_existing(path_or_name), _text))
-    return _prompts(*_open(path_or_name, format))
+    return _prompts(*raw_records(path_or_name, format))
 
 
 def _prompts(name: str, records: Iterator[Raw]) -> Generator[str]:
@@ -158,7 +158,8 @@ def _prompts(name: str, records: Iterator[Raw]) -> Generator[str]:
         raise DataError("is empty; expected at least one prompt", path=name)
 
 
-def _open(path_or_name: str | Path, format: str | None) -> tuple[str, Iterator[Raw]]:
+def raw_records(path_or_name: str | Path, format: str | None = None) -> tuple[str, Iterator[Raw]]:
+    """The name, and the raw records, of what `read_rows` takes: (line, record, what was read)."""
     if format is not None and format not in (*CONTAINERS, *LAYOUTS):
         known = ", ".join((*CONTAINERS, *LAYOUTS))
         raise DataError(f"unknown format {format!r}; expected one of {known}")

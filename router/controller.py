@@ -12,8 +12,9 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, TypeVar
@@ -30,8 +31,17 @@ from ..errors import (
 from ..providers.completion import acomplete, complete
 from ..terminal import new_console
 from .decision import Choice, Decision, attach
-from .routers import Floats, Router, available_routers, checked_scores, load_router, tables_of
-from .score_or_fallback import compare, conversation_for, score_or_problem
+from .looking import judge, look_keywords, looks_of, without_logprobs
+from .routers import (
+    BundleRouter,
+    Floats,
+    Router,
+    available_routers,
+    checked_scores,
+    load_router,
+    tables_of,
+)
+from .score_or_fallback import compare, conversation_for, place_of, score_or_problem
 from .text import Promptlike, validate_context
 from .threshold import (
     STRONG_SHARE,
@@ -72,6 +82,9 @@ class Controller:
     threads: of one scoring run; more than one is slower under load.
     strong_share: of prompts that go to the strong model where neither the request nor `config` says
         it; through the table of a bundle, so that other routers need a threshold.
+    second_look: look at the weak model's answer before it is returned, by the bundles of `train
+        second-look`, at their own thresholds: where a completion names neither threshold nor
+        share, and is no stream. Two calls, or three, are then made for one.
 
     Raises ConfigError, UnknownRouterError and BundleError.
     """
@@ -91,6 +104,7 @@ class Controller:
         context: str = "conversation",
         threads: int = 1,
         strong_share: float = STRONG_SHARE,
+        second_look: bool = False,
     ) -> None:
         for key, model in (("strong_model", strong_model), ("weak_model", weak_model)):
             if not isinstance(model, str) or not model.strip() or model.startswith(PREFIX):
@@ -127,6 +141,7 @@ class Controller:
             self.routers[name] = router
             self._percentile_tables[name] = percentile_table(tables_of(router))
             self._wishes[name] = self._checked_wish(name, wish) or (None, strong_share)
+        self._looks = looks_of(self.routers) if second_look else {}
         self._counts: dict[str, Counter[str]] = {name: Counter() for name in self.routers}
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="thriftroute")
@@ -195,7 +210,19 @@ class Controller:
         decision = self._named(request, router, threshold, strong_share)
         if not isinstance(decision, Decision):
             decision = self._decide(request["messages"], *decision)
-        return attach(complete(self._request(decision, request)), decision)
+        steps = self._steps(decision, request, (threshold, strong_share) == (None, None))
+        answer: Any = None
+        while True:
+            try:
+                asked, backup = steps.send(answer)
+            except StopIteration as done:
+                return done.value
+            try:
+                answer = complete(asked)
+            except Exception:
+                if backup is None:
+                    raise
+                answer = None
 
     async def acompletion(
         self,
@@ -209,7 +236,19 @@ class Controller:
         decision = self._named(request, router, threshold, strong_share)
         if not isinstance(decision, Decision):
             decision = await self._adecide(request["messages"], *decision)
-        return attach(await acomplete(self._request(decision, request)), decision)
+        steps = self._steps(decision, request, (threshold, strong_share) == (None, None))
+        answer: Any = None
+        while True:
+            try:
+                asked, backup = steps.send(answer)
+            except StopIteration as done:
+                return done.value
+            try:
+                answer = await acomplete(asked)
+            except Exception:
+                if backup is None:
+                    raise
+                answer = None
 
     def batch_calculate_win_rate(self, prompts: Iterable[Promptlike], router: str) -> Any:
         """Scores of n prompts: a pandas Series with the same index for a Series, else float64[n].
@@ -344,6 +383,49 @@ class Controller:
         of = None if table is None else table.name
         latency_ms = (time.perf_counter() - start) * 1000
         return Decision(model, choice, score, threshold, router, reason, latency_ms, percentile, of)
+
+    def _steps(
+        self, decision: Decision, request: Mapping[str, Any], own_thresholds: bool
+    ) -> Generator[tuple[dict[str, Any], Any], Any, Any]:
+        """The calls of one completion, one after the other: yields keywords for LiteLLM and what
+        stands in where that call fails (None: nothing), is sent the answer, returns the last."""
+        named = str(request.get("model") or "")
+        own_thresholds &= named in ("", f"{PREFIX}{decision.router}")
+        look = self._looks.get(decision.router or "") if own_thresholds else None
+        if look is None or request.get("stream") or decision.score is None:
+            answer = yield self._request(decision, request), None
+            return attach(answer, decision)
+        policy, score = look.policy, decision.score
+        choice: Choice = "strong" if score >= policy.high else "weak"
+        model = self.strong_model if choice == "strong" else self.weak_model
+        reason = f"score {score:.6g}, looked at from {policy.low:.6g} to {policy.high:.6g}"
+        decision = replace(
+            decision, model=model, choice=choice, threshold=policy.high, reason=reason
+        )
+        if choice == "strong" or score < policy.low:
+            answer = yield self._request(decision, request), None
+            return attach(answer, decision)
+        weak = yield self._request(decision, {**request, **look_keywords(look, request)}), None
+        second = None
+        if "agreement" in look.signals:
+            other = replace(decision, model=look.second or self.weak_model)
+            # The same model says the same again unless it is asked to vary.
+            again = {"temperature": 1.0} if other.model == self.weak_model else {}
+            second = yield self._request(other, {**request, **again}), weak
+        router = self.routers[decision.router or ""]
+        assert isinstance(router, BundleRouter)
+        try:
+            found = judge(look, router.scorer, score, weak, second, request)
+        except Exception as error:  # noqa: BLE001 - whatever it is, there is an answer
+            logger.warning("router %r: the look failed: %s", decision.router, place_of(error))
+            return attach(without_logprobs(weak, request), decision)
+        weak = without_logprobs(weak, request)
+        decision = replace(decision, look=found)
+        if not found.escalated:
+            return attach(weak, decision)
+        strong = replace(decision, model=self.strong_model, choice="strong")
+        answer = yield self._request(strong, request), weak
+        return attach(weak, decision) if answer is None else attach(answer, strong)
 
     def _request(self, decision: Decision, request: Mapping[str, Any]) -> dict[str, Any]:
         """Keywords for LiteLLM: the request's before the model's before the defaults. Counts it."""

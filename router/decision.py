@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from .looking import Look
+
 Choice = Literal["strong", "weak", "direct"]
 _HIDDEN = "_hidden_params"
 _KEY = "thriftroute"
@@ -16,7 +18,8 @@ class Decision:
     `threshold` and `router` are then None. `score` is None too where scoring failed, and `reason`
     says so. `latency_ms` is the time that the decision took, not the model's answer. `percentile`
     is the share of prompts that score below this one, in [0, 1], and `percentile_of` names the
-    bundle's table of them ("ordinary"); both are None where there is no score or no table.
+    bundle's table of them ("ordinary"); both are None where there is no score or no table. `look`
+    is what a second look said of the weak model's answer, None where nothing was looked at.
     """
 
     model: str
@@ -28,10 +31,13 @@ class Decision:
     latency_ms: float
     percentile: float | None = None
     percentile_of: str | None = None
+    look: Look | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The decision as a JSON-able dict, its keys in the order of the fields."""
-        return asdict(self)
+        """The decision as a JSON-able dict, its keys in the order of the fields; `look` only where
+        there was one."""
+        plain = asdict(self)
+        return plain if self.look is not None else {k: v for k, v in plain.items() if k != "look"}
 
 
 def attach(response: Any, decision: Decision) -> Any:

@@ -4,25 +4,15 @@ Each looks at every choice of a completion. They never raise: what cannot be jud
 """
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
+from ...router.second_look import refuses
+
 Check = Literal["empty", "refusal", "json", "schema"]
 
-_LONGEST_REFUSAL = 600  # characters; a longer answer that begins so goes on to answer
 _MOST_REFERENCES = 5_000  # followed in one schema; past it the answer is not judged
-_REFUSAL = re.compile(
-    r"""^\W*(?:(?:i['’]?m|i\s+am)\s+(?:very\s+|so\s+)?(?:sorry|afraid)\b.{0,80}?\b
-            (?:can['’]?t|cannot|can\s?not|won['’]?t|unable|not\s+able)
-        |(?:sorry|unfortunately|apologies)\b.{0,80}?\bi\b.{0,20}?
-            (?:can['’]?t|cannot|won['’]?t|['’]?m\s+unable|am\s+unable|am\s+not\s+able)
-        |i\s+(?:can['’]?t|cannot|won['’]?t|am\s+unable\s+to|am\s+not\s+able\s+to)\s+
-            (?:help|assist|comply|answer|provide|fulfil|do\s+that|support|participate|create|write)
-        |as\s+an\s+ai(?:\s+language)?(?:\s+model)?\b.{0,80}?\bi\s+(?:can['’]?t|cannot|am\s+unable))""",
-    re.IGNORECASE | re.VERBOSE | re.DOTALL,
-)
 
 
 def failed(
@@ -50,7 +40,7 @@ def _fails(check: Check, choice: Mapping[str, Any], body: Mapping[str, Any]) -> 
         if message.get("refusal") or choice.get("finish_reason") == "content_filter":
             return True
         said = content if isinstance(content, str) else ""
-        return len(said) <= _LONGEST_REFUSAL and _REFUSAL.match(said) is not None
+        return refuses(said)
     wanted = _wanted(message, body)
     if check == "json":
         return any(not _conforms(text, None) for text, _ in wanted)

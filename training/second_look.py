@@ -1,0 +1,317 @@
+"""The trainer of the second look: a router and a look at the weak model's answers, in one bundle.
+
+The router's own part is fitted as `train mf` or `train fast` does it, from the same labels; its
+margins and all signals that are fitted are taken out of fold, so that the look is fitted on what it
+will see of new prompts. Signals come together in a logistic regression; those whose absence lowers
+the cross-validated loss are left out. The label is the mean of "the weak answer falls short" and
+"strong is better": where strong fails too, there is nothing to escalate for.
+"""
+
+import dataclasses
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.answers import read_answers
+from ..data.sketch import seen
+from ..data.split import prompt_key, split_by_hash
+from ..errors import TrainingError
+from ..eval.metrics import auc
+from ..eval.second_look import PRICE_RATIO, cheapest
+from ..router.bundle import Bundle, write_bundle
+from ..router.scorer import Scorer
+from ..router.second_look import (
+    EXTRACTORS,
+    SECOND_LOOK,
+    SIGNALS,
+    Answer,
+    LookPolicy,
+    SecondLook,
+    answer_representations,
+    log_odds,
+    signal_columns,
+)
+from ..router.threshold import apply_calibration, sigmoid
+from .models.head import Base, Floats
+from .models.mf import representation_blocks, train_mf
+from .models.ridge import cross_validated, estimate_variances, fit_blocks
+from .prepare import MIN_PROMPTS, Start, prepare, start_of
+from .progress import Progress
+from .settings import TrainSettings
+from .write_bundle import Trained, TrainResult, write_trained
+
+FOLDS = 5
+PENALTY = 1.0  # of the logistic regression, on standardized signals
+LEAST_SAID = 1.0  # standard errors by which the look must beat the score's log loss to be used
+LEAST_LOSS = 0.004  # nats a prompt by which the absence of a signal must lower the loss
+KEPT = 2_000  # labelled prompts whose numbers the bundle keeps
+GAP = 0.9  # that the thresholds recover which the bundle is written with
+
+
+@dataclass(frozen=True)
+class LookSettings:
+    """second: the model whose answers agree or not, if any. price_ratio: what a strong call costs
+    in weak calls [20]; the bundle's own thresholds are the cheapest that recover `GAP` of the gap.
+    """
+
+    second: str | None = None
+    price_ratio: float | None = None
+
+
+def train_second_look(
+    settings: TrainSettings, options: LookSettings, progress: Progress | None = None
+) -> TrainResult:
+    """Fit a router from `settings.base`, and a look on top of it; write both as one bundle.
+
+    `settings.data`: one file with answers (`data.answers`); strong and weak name a model each.
+    Raises as `training.train`.
+    """
+    say = progress or Progress()
+    if len(settings.data) != 1 or len(settings.strong) != 1 or len(settings.weak) != 1:
+        raise TrainingError("a second look takes one --data file, one strong and one weak model")
+    settings = dataclasses.replace(settings, base=settings.base or "mf", kind="mf")
+    start = start_of(settings)
+    if start.base is None or start.scorer.bundle.manifest.kind not in ("mf", "fast"):
+        raise TrainingError(f"--router {settings.base}: a second look stands on mf or fast")
+    settings = dataclasses.replace(settings, kind=start.scorer.bundle.manifest.kind)
+    settings.check()
+    data = prepare(settings, start.scorer, say)
+    trained = train_mf(settings, _unlearned(start, data.pairs.prompts), data, say)
+    answers = read_answers(settings.data[0], settings.weak[0], options.second)
+    with tempfile.TemporaryDirectory() as folder:
+        draft = dataclasses.replace(settings, out=Path(folder) / "bundle", overwrite=True)
+        result = write_trained(draft, trained, say)
+        say.note("fitting the second look")
+        look = _fit(result.bundle, trained, answers, settings, options)
+        manifest = result.bundle.manifest
+        known = ("files", "format", "written_by", "training")
+        fields = {
+            name: value for name, value in dataclasses.asdict(manifest).items() if name not in known
+        }
+        summary = {**result.summary, "second_look": dict(look.facts)}
+        files: dict[str, Any] = {name: result.bundle.file(name) for name in manifest.files}
+        bundle = write_bundle(
+            settings.out,
+            files={**files, SECOND_LOOK: look.to_json()},
+            overwrite=settings.overwrite or not settings.taken,
+            **fields,
+            training=summary,
+        )
+    return TrainResult(bundle, summary)
+
+
+def _unlearned(start: Start, prompts: Sequence[str]) -> Start:
+    """The start without what its last training learned, where that was from these very prompts:
+    its scores of them would look better than those of new prompts."""
+    manifest, base = start.scorer.bundle.manifest, start.base
+    kept = str(manifest.training.get("sketch", "")).split()
+    if base is None or not kept or not seen(kept, prompts).known or len(base.head.b1) < 2:
+        return start
+    head = dataclasses.replace(
+        base.head,
+        w1=base.head.w1[:-1],
+        b1=base.head.b1[:-1],
+        u=base.head.u[:, :-1],
+        gated=base.head.gated[:-1],
+    )
+    return dataclasses.replace(start, base=Base(head, base.strong, base.weak))
+
+
+def _fit(
+    bundle: Bundle,
+    trained: Trained,
+    known: Mapping[str, Answer],
+    settings: TrainSettings,
+    options: LookSettings,
+) -> SecondLook:
+    """The look on the prompts that have an answer of the weak model."""
+    assert trained.margin is not None
+    keep = np.array([prompt in known for prompt in trained.table.prompts])
+    table, margin = trained.table.subset(keep), trained.margin[keep]
+    if table.n < MIN_PROMPTS:
+        raise TrainingError(
+            f"{table.n} labelled prompts have an answer of {settings.weak[0]!r}: at least "
+            f"{MIN_PROMPTS} are needed, and about 300 make a good second look"
+        )
+    answers = [known[prompt] for prompt in table.prompts]
+    gain = table.strong - table.weak
+    label = ((1 - table.weak) + np.clip(gain, 0, 1)) / 2
+    scores = apply_calibration(margin, bundle.manifest.calibration)
+    fold = split_by_hash(
+        table.prompts,
+        (1 / FOLDS,) * FOLDS,
+        seed=settings.seed,
+        key=lambda prompt: f"look {prompt_key(prompt)}",
+    )
+    extractor = _extractor(answers, label) if options.second else None
+    columns = signal_columns(scores, answers, extractor)
+    weights = bias = None
+    scorer = Scorer.load(bundle)
+    if any(len(answer.text) > 3 for answer in answers):
+        columns["answer"], weights, bias = _answer_signal(scorer, answers, label, fold, settings)
+    terms = _select(columns, label, fold)
+    fitted = _Logistic.fit(columns, terms, label)
+    looks = _out_of_fold(columns, terms, label, fold)
+    alone = _out_of_fold(columns, ("prompt",), label, fold)
+    saved = _log_loss(alone, label) - _log_loss(looks, label)
+    spread = float(saved.std() / np.sqrt(table.n))
+    lines = {"score": _line(log_odds(scores), gain), "look": _line(looks, gain)}
+    picked = np.random.default_rng(settings.seed).permutation(table.n)[:KEPT]
+    sample = np.stack((log_odds(scores), looks, gain), axis=1)[np.sort(picked)]
+    short = (table.weak < 0.5).astype(np.float64)
+    look = SecondLook(
+        strong=settings.strong[0],
+        weak=settings.weak[0],
+        signals=terms,
+        center=fitted.center,
+        scale=fitted.scale,
+        weights=fitted.weights,
+        bias=fitted.bias,
+        policy=LookPolicy(0.0, 2.0, 0.5),
+        sample=tuple(tuple(row) for row in sample.round(6).tolist()),
+        gain=lines,
+        tells=float(saved.mean()) > LEAST_SAID * spread,
+        second=options.second if "agreement" in terms else None,
+        extractor=extractor if "agreement" in terms else None,
+        answer_weights=weights if "answer" in terms else None,
+        answer_bias=float(bias or 0.0) if "answer" in terms else 0.0,
+    )
+    ratio = PRICE_RATIO if options.price_ratio is None else options.price_ratio
+    facts = {
+        "n": table.n,
+        "seed": settings.seed,
+        "signals": list(terms),
+        "extractor": look.extractor,
+        "second": look.second,
+        "auc": _auc(looks, short),
+        "auc_prompt": _auc(scores, short),
+        "nats": [round(float(saved.mean()), 4), round(spread, 4)],
+        "tells": look.tells,
+        "price_ratio": ratio,
+    }
+    return dataclasses.replace(look, policy=cheapest(look, ratio, GAP), facts=facts)
+
+
+def _auc(scores: Floats, short: Floats) -> float | None:
+    value = auc(scores, short)
+    return None if np.isnan(value) else round(float(value), 4)
+
+
+def _extractor(answers: Sequence[Answer], label: Floats) -> str | None:
+    """What tells most of the label when two answers are compared by it; None where none does."""
+    found: dict[str, float] = {}
+    for name in EXTRACTORS:
+        differs = signal_columns(np.full(len(answers), 0.5), answers, name)["agreement"]
+        known = np.isfinite(differs)
+        if known.sum() >= 10 and np.ptp(differs[known]) > 0 and np.ptp(label[known]) > 0:
+            found[name] = float(np.corrcoef(differs[known], label[known])[0, 1])
+    return max(found, key=lambda name: found[name], default=None)
+
+
+def _answer_signal(
+    scorer: Scorer,
+    answers: Sequence[Answer],
+    label: Floats,
+    fold: Any,
+    settings: TrainSettings,
+) -> tuple[Floats, tuple[float, ...], float]:
+    """The regression on the answers' text: out of fold float64[n], weights and bias of all."""
+    x = answer_representations(scorer, answers)
+    blocks = representation_blocks(x.shape[1], len(scorer.bundle.manifest.features))
+    variances = estimate_variances(x, label, blocks, seed=settings.seed)
+    fitted = fit_blocks(x, label, blocks, variances=variances)
+    out = cross_validated(x, label, blocks, fold, variances=variances)
+    return out, tuple(fitted.weights.round(8).tolist()), fitted.intercept
+
+
+@dataclass(frozen=True)
+class _Logistic:
+    """A logistic regression on standardized signals."""
+
+    center: tuple[float, ...]
+    scale: tuple[float, ...]
+    weights: tuple[float, ...]
+    bias: float
+
+    @classmethod
+    def fit(cls, columns: Mapping[str, Floats], terms: Sequence[str], label: Floats) -> "_Logistic":
+        """By Newton's method; labels in [0, 1]."""
+        x = np.stack([columns[name] for name in terms], axis=1)
+        known = np.isfinite(x)
+        count = np.maximum(known.sum(axis=0), 1)
+        center = np.where(known, x, 0.0).sum(axis=0) / count
+        scale = np.sqrt(np.square(np.where(known, x - center, 0.0)).sum(axis=0) / count)
+        scale = np.where(scale > 1e-9, scale, 1.0)
+        z = np.nan_to_num((x - center) / scale)
+        design = np.column_stack((z, np.ones(len(z))))
+        penalty = np.append(np.full(z.shape[1], PENALTY), 1e-6)
+        w = np.zeros(design.shape[1])
+        for _ in range(50):
+            p = sigmoid(design @ w)
+            slope = design.T @ (p - label) + penalty * w
+            curvature = (design * (p * (1 - p) + 1e-9)[:, None]).T @ design + np.diag(penalty)
+            step = np.linalg.solve(curvature, slope)
+            w = w - step
+            if np.abs(step).max() < 1e-9:
+                break
+        told = [tuple(values.tolist()) for values in (center, scale, w[:-1])]
+        return cls(told[0], told[1], told[2], float(w[-1]))
+
+    def predict(self, columns: Mapping[str, Floats], terms: Sequence[str]) -> Floats:
+        """float64[n]."""
+        x = np.stack([columns[name] for name in terms], axis=1)
+        z = np.nan_to_num((x - np.array(self.center)) / np.array(self.scale))
+        return sigmoid(z @ np.array(self.weights) + self.bias)
+
+
+def _out_of_fold(
+    columns: Mapping[str, Floats], terms: Sequence[str], label: Floats, fold: Any
+) -> Floats:
+    """The look of each prompt by a fit on the other folds, float64[n]."""
+    found = np.empty(len(label))
+    for held in np.unique(fold):
+        out = fold == held
+        others = {name: columns[name][~out] for name in terms}
+        fitted = _Logistic.fit(others, terms, label[~out])
+        found[out] = fitted.predict({name: columns[name][out] for name in terms}, terms)
+    return found
+
+
+def _select(columns: Mapping[str, Floats], label: Floats, fold: Any) -> tuple[str, ...]:
+    """The score, and the signals that vary, less those whose absence lowers the cross-validated log
+    loss."""
+
+    def loss(terms: Sequence[str]) -> float:
+        return float(_log_loss(_out_of_fold(columns, terms, label, fold), label).mean())
+
+    terms = [name for name in SIGNALS if name == "prompt" or _varies(columns.get(name))]
+    best = loss(terms)
+    while len(terms) > 1:
+        without = {name: loss([t for t in terms if t != name]) for name in terms[1:]}
+        worst = min(without, key=lambda name: without[name])
+        if without[worst] >= best - LEAST_LOSS:
+            break
+        best = without[worst]
+        terms.remove(worst)
+    return tuple(terms)
+
+
+def _log_loss(probability: Floats, label: Floats) -> Floats:
+    """In nats, float64[n]."""
+    p = np.clip(probability, 1e-6, 1 - 1e-6)
+    return np.asarray(-(label * np.log(p) + (1 - label) * np.log1p(-p)))
+
+
+def _varies(column: Floats | None) -> bool:
+    known = np.empty(0) if column is None else column[np.isfinite(column)]
+    return bool(known.size) and float(np.ptp(known)) > 1e-9
+
+
+def _line(x: Floats, gain: Floats) -> tuple[float, float]:
+    """(intercept, slope) of the gain, never falling: a worse look earns no more."""
+    slope, intercept = np.polyfit(x, gain, 1) if np.ptp(x) > 1e-9 else (0.0, gain.mean())
+    return (float(intercept), float(slope)) if slope > 0 else (float(gain.mean()), 0.0)
