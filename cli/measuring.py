@@ -75,6 +75,13 @@ def evaluate(
     if second_look is not None:
         from ..eval.look_command import LookOptions
 
+        others: dict[str, object] = {
+            "--router": router,
+            "--benchmark": benchmark,
+            "--train-data": train_data,
+        }
+        others |= {"--out": out, "--protocol": protocol, "--sizes": sizes}
+        _unused("--second-look has no use for it", others)
         look = LookOptions(second_look, data, names(strong), names(weak), second, price_ratio)
         _evaluate_look(look, scores, seed, bootstraps, as_json)
         return

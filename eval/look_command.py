@@ -1,5 +1,6 @@
 """`thriftroute evaluate --second-look`: from a bundle and a file of answers to a report."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from ..files import whole_file
 from ..router.routers import BundleRouter, load_router
 from ..router.second_look import SecondLook
 from ..terminal import new_console
+from .audit.labels import learned_from
 from .metrics import Floats
 from .printing import difference_text, interval_text, line, table
 from .second_look import PRICE_RATIO, LookReport, measure_look
@@ -71,6 +73,9 @@ def run_look(
     looks = look.probabilities(router.scorer, scores, [known[prompt] for prompt in pairs.prompts])
     rewards = pairs.strong, pairs.weak
     found = measure_look(look, scores, looks, rewards, ratio, seed=seed, bootstraps=bootstraps)
+    if learned := learned_from(router, data, pairs.prompts):
+        warning = f"{learned}: what it has seen makes every figure here too good"
+        found = dataclasses.replace(found, warning=warning)
     if scores_out is not None:
         _write(scores_out, data, pairs.prompts, {"score": scores, "look_probability": looks})
     return found
@@ -95,6 +100,8 @@ def print_look(found: LookReport) -> None:
         for row in found.results
     ]
     table(out, ("policy", "cost-APGR [95%]", "- prompt alone", "cost for 90% of the gap"), rows)
+    if found.warning:
+        line(out, f"warning: {found.warning}", style="yellow")
     pays = f"its own thresholds look at {found.looked:.1%} and escalate {found.escalated:.1%}"
     if not found.used:
         pays = "its labels do not show that looking helps: the prompt alone decides"

@@ -82,6 +82,7 @@ class LookReport:
     weak_mean: float
     seed: int
     bootstraps: int
+    warning: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """As strict JSON: NaN becomes None."""

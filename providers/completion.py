@@ -70,23 +70,28 @@ def warm_up() -> None:
         list(litellm.completion(model="openai/gpt-4o", messages=prompt, **more))
 
 
-def complete(request: Mapping[str, Any]) -> Any:
+def complete(request: Mapping[str, Any], *, optional: Collection[str] = ()) -> Any:
     """`litellm.completion(**request)`: a ModelResponse, or a stream wrapper with `stream=True`.
 
-    Raises what LiteLLM raises, and ConfigError for a model whose provider it cannot tell."""
+    optional: keywords that are left out where LiteLLM refuses a parameter. Raises what LiteLLM
+    raises, and ConfigError for a model whose provider it cannot tell."""
     litellm = load_litellm()
+    request = {**request, **local_key(request["model"], request)}
     try:
-        return litellm.completion(**{**request, **local_key(request["model"], request)})
+        return litellm.completion(**request)
+    except litellm.exceptions.UnsupportedParamsError:
+        fewer = {key: value for key, value in request.items() if key not in optional}
+        if len(fewer) == len(request):
+            raise
+        return litellm.completion(**fewer)
     except litellm.exceptions.BadRequestError:
         check_provider(request["model"], request)
         raise
 
 
 async def acomplete(request: Mapping[str, Any], *, optional: Collection[str] = ()) -> Any:
-    """`complete` for asyncio; imports happen in a thread, never on the loop.
-
-    optional: keywords that are left out where LiteLLM refuses a parameter. It says that it takes
-    some of them where it does not (1.110: prompt_cache_key)."""
+    """`complete` for asyncio; imports happen in a thread, never on the loop. LiteLLM says that it
+    takes some of the `optional` where it does not (1.110: prompt_cache_key)."""
     if not _import_litellm.cache_info().currsize:
         await asyncio.to_thread(load_litellm)
     litellm = load_litellm()

@@ -31,7 +31,7 @@ from ..errors import (
 from ..providers.completion import acomplete, complete
 from ..terminal import new_console
 from .decision import Choice, Decision, attach
-from .looking import judge, look_keywords, looks_of, without_logprobs
+from .looking import LOOK_KEYWORDS, judge, look_keywords, looks_of, without_logprobs
 from .routers import (
     BundleRouter,
     Floats,
@@ -211,6 +211,7 @@ class Controller:
         if not isinstance(decision, Decision):
             decision = self._decide(request["messages"], *decision)
         steps = self._steps(decision, request, (threshold, strong_share) == (None, None))
+        spare = () if request.get("logprobs") else LOOK_KEYWORDS
         answer: Any = None
         while True:
             try:
@@ -218,10 +219,11 @@ class Controller:
             except StopIteration as done:
                 return done.value
             try:
-                answer = complete(asked)
-            except Exception:
+                answer = complete(asked, optional=spare)
+            except Exception as error:
                 if backup is None:
                     raise
+                logger.warning("%s; the weak answer stands", place_of(error))
                 answer = None
 
     async def acompletion(
@@ -237,6 +239,7 @@ class Controller:
         if not isinstance(decision, Decision):
             decision = await self._adecide(request["messages"], *decision)
         steps = self._steps(decision, request, (threshold, strong_share) == (None, None))
+        spare = () if request.get("logprobs") else LOOK_KEYWORDS
         answer: Any = None
         while True:
             try:
@@ -244,10 +247,11 @@ class Controller:
             except StopIteration as done:
                 return done.value
             try:
-                answer = await acomplete(asked)
-            except Exception:
+                answer = await acomplete(asked, optional=spare)
+            except Exception as error:
                 if backup is None:
                     raise
+                logger.warning("%s; the weak answer stands", place_of(error))
                 answer = None
 
     def batch_calculate_win_rate(self, prompts: Iterable[Promptlike], router: str) -> Any:

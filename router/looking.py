@@ -13,6 +13,9 @@ from .second_look import Answer, SecondLook
 if TYPE_CHECKING:
     from .scorer import Scorer  # brings onnxruntime
 
+# What a look asks a provider for, and can do without.
+LOOK_KEYWORDS = ("logprobs",)
+
 
 @dataclass(frozen=True, slots=True)
 class Look:
@@ -70,7 +73,7 @@ def judge(
     functions = _functions(request)
     confidences = _confidences(response)
     answers = [
-        Answer(text, confidence, other, functions if _is_call(text) else ())
+        Answer(text, confidence, other, functions)
         for text, confidence in zip(_texts(response), confidences, strict=True)
     ] or [Answer("")]
     found = look.probabilities(scorer, [score] * len(answers), answers)
@@ -91,10 +94,6 @@ def _texts(response: Any) -> list[str]:
         content = getattr(message, "content", None)
         found.append(json.dumps(calls) if calls else content if isinstance(content, str) else "")
     return found
-
-
-def _is_call(text: str) -> bool:
-    return text.startswith('[{"name": ')
 
 
 def _confidences(response: Any) -> list[float | None]:

@@ -220,6 +220,7 @@ def test_commands_train_and_measure(data: str, tmp_path: Path) -> None:
     assert report["used"] is True and report["n"] == 150
     assert rows["second-look"]["apgr_cost"] > rows["prompt"]["apgr_cost"] + 0.15
     assert rows["second-look"]["difference_ci"][0] > 0
+    assert report["warning"] == ""
     assert rows["second-look"]["cost_at_90"] < rows["prompt"]["cost_at_90"]
     table = pq.read_table(scores).to_pydict()
     assert table["prompt_id"] == [f"p{i}" for i in range(500, 650)]
@@ -412,6 +413,29 @@ def test_nothing_is_looked_at_where_the_caller_says_how(always_looks: Path) -> N
             assert len(provider.requests) == 1 and "logprobs" not in provider.requests[0]
         kept = ask(client, logprobs=True)
         assert kept.choices[0].logprobs is not None
+
+
+def test_a_provider_without_log_probabilities_is_asked_without_them(always_looks: Path) -> None:
+    weak = "anthropic/claude-3-haiku-20240307"
+    said = b'{"id": "m", "type": "message", "role": "assistant", "model": "c", "content": '
+    said += b'[{"type": "text", "text": "7"}], "stop_reason": "end_turn", "stop_sequence": null, '
+    said += b'"usage": {"input_tokens": 1, "output_tokens": 1}}'
+    with (
+        RawProvider(said) as provider,
+        RawProvider(completion("9")) as other,
+        Controller(
+            [str(always_looks)], STRONG, weak, api_key="k", second_look=True,
+            models={weak: {"api_base": provider.url}, STRONG: {"api_base": other.url}},
+        ) as client,
+    ):  # fmt: skip
+        decision = decision_of(ask(client))
+        assert decision is not None and decision.look is not None
+        assert "logprobs" not in provider.requests[0]
+
+
+def test_measuring_on_what_was_learned_from_says_so(data: str, looking: Path) -> None:
+    found = run_look(LookOptions(str(looking), data, (STRONG,), (WEAK,)), bootstraps=100)
+    assert "learned from 100% of these prompts" in found.warning
 
 
 def test_a_router_without_a_look_is_refused() -> None:

@@ -105,11 +105,12 @@ def train_second_look(
 
 
 def _unlearned(start: Start, prompts: Sequence[str]) -> Start:
-    """The start without what its last training learned, where that was from these very prompts:
-    its scores of them would look better than those of new prompts."""
-    manifest, base = start.scorer.bundle.manifest, start.base
-    kept = str(manifest.training.get("sketch", "")).split()
-    if base is None or not kept or not seen(kept, prompts).known or len(base.head.b1) < 2:
+    """The start without what `train` added to its base, where that was from these very prompts:
+    its scores of them would look better than those of new prompts. A built-in bundle stays."""
+    training, base = start.scorer.bundle.manifest.training, start.base
+    kept = str(training.get("sketch", "")).split()
+    added = training.get("base") and training.get("fitted_on") == "labels"
+    if base is None or not added or len(base.head.b1) < 2 or not seen(kept, prompts).known:
         return start
     head = dataclasses.replace(
         base.head,
