@@ -20,7 +20,7 @@ FilesArgument = Annotated[
 ]
 FormatOption = Annotated[
     str,
-    typer.Option("--format", help="auto, openai, litellm, langfuse, otel, records or logs."),
+    typer.Option("--format", help="auto, openai, litellm, langfuse, otel, agent, records or logs."),
 ]
 RouterOption = Annotated[
     str, typer.Option("--router", help="The bundle that embeds: mf, bert, fast or a folder.")

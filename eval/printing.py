@@ -82,15 +82,20 @@ def render(
     values: Mapping[str, Any],
     filters: Mapping[str, Callable[..., Any]] | None = None,
 ) -> str:
-    """The template with its values, every one escaped; a name that is missing is an error."""
-    from jinja2 import Environment, StrictUndefined
+    """The template with its values, every one escaped; a name that is missing is an error. It may
+    include what lies beside it or in this folder."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     pages = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader([template.parent, Path(__file__).parent]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     pages.filters.update(filters or {})
     pages.tests["finite"] = _finite
-    return pages.from_string(template.read_text(encoding="utf-8")).render(values)
+    return pages.get_template(template.name).render(values)
 
 
 def _finite(value: float | Interval) -> bool:

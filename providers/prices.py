@@ -21,31 +21,45 @@ from .completion import ASKS_OTHERS, load_litellm
 
 Floats = npt.NDArray[np.float64]
 PER = 1_000_000  # prices are told for so many tokens
+_WRITES = ("cache_creation_input_token_cost", "cache_creation_input_token_cost_above_1hr")
+# The prices of an entry of the map, in the order of `Price`.
+_PRICES = (
+    *("input_cost_per_token", "output_cost_per_token", "cache_read_input_token_cost"),
+    *_WRITES,
+)
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """USD per 1,000,000 input and output tokens."""
+    """USD per 1,000,000 tokens: input, output, and input that is read from a prompt cache, written
+    to one, or written to be kept for an hour. Cached input costs what input does where None."""
 
     input: float
     output: float
+    cache_read: float | None = None
+    cache_write: float | None = None
+    cache_write_1h: float | None = None
 
     def __post_init__(self) -> None:
-        if not all(math.isfinite(p) and p >= 0 for p in (self.input, self.output)):
-            raise CalibrationError(f"prices must be finite and >= 0, got {self.input, self.output}")
+        given = (self.input, self.output, self.cache_read, self.cache_write, self.cache_write_1h)
+        if not all(p is None or (math.isfinite(p) and p >= 0) for p in given):
+            raise CalibrationError(f"prices must be finite and >= 0, got {given}")
 
     @classmethod
     def parse(cls, text: str) -> "Price":
-        """From "IN,OUT". Raises CalibrationError for anything else."""
+        """From "IN,OUT", or "IN,OUT,CACHE READ,CACHE WRITE". Raises CalibrationError for others."""
         try:
-            first, second = map(float, text.split(","))
-        except ValueError as error:
+            found = [float(part) for part in text.split(",")]
+        except ValueError:
+            found = []
+        if len(found) not in (2, 4):
             raise CalibrationError(
-                f"price {text!r} is not IN,OUT in USD per 1,000,000 tokens, such as 2.5,10"
-            ) from error
-        return cls(first, second)
+                f"price {text!r} is not IN,OUT in USD per 1,000,000 tokens, such as 2.5,10; prices "
+                "of cached input may follow, such as 3,15,0.3,3.75"
+            )
+        return cls(*found)
 
     def costs(self, input_tokens: npt.ArrayLike, output_tokens: npt.ArrayLike) -> Floats:
         """USD a request, float64[n], from token counts, float64[n] or one number for all.
@@ -77,8 +91,7 @@ def listed_price(model: str, *, option: str) -> Price:
             "thriftroute prices refresh"
         ) from None
     # A price such as 2.5e-06 a token, times a million, should read 2.5.
-    names = ("input_cost_per_token", "output_cost_per_token")
-    return Price(*(round(found[name] * PER, 9) for name in names))
+    return Price(*(round(found[name] * PER, 9) for name in _PRICES))
 
 
 def find(model: str) -> tuple[str, Mapping[str, Any], str]:
@@ -124,15 +137,23 @@ def token_prices(model: str, entry: Mapping[str, Any]) -> dict[str, float]:
     """
     tiers = entry.get("tiered_pricing")
     first = tiers[0] if isinstance(tiers, list) and tiers and isinstance(tiers[0], dict) else {}
-    names = ("input_cost_per_token", "output_cost_per_token", "cache_read_input_token_cost")
-    found = {n: entry[n] if entry.get(n) is not None else first.get(n) for n in names}
+    found = {n: entry[n] if entry.get(n) is not None else first.get(n) for n in _PRICES}
     needed = [found["input_cost_per_token"], found["output_cost_per_token"]]
     usable = all(isinstance(p, int | float) and math.isfinite(p) and p >= 0 for p in needed)
     if not usable or not any(needed):
         what = "has no price in tokens for" if entry else "does not know"
         raise ConfigError(f"LiteLLM's map {what} {model!r}")
-    if found["cache_read_input_token_cost"] is None:
-        found["cache_read_input_token_cost"] = found["input_cost_per_token"]
+    # What is new in a prompt is never cheaper than input: a write price of 0, as the map has it of
+    # DeepSeek and others, means that input is what is paid.
+    defaults = {
+        "cache_read_input_token_cost": "input_cost_per_token",
+        "cache_creation_input_token_cost": "input_cost_per_token",
+        "cache_creation_input_token_cost_above_1hr": "cache_creation_input_token_cost",
+    }
+    for name, other in defaults.items():
+        price = found[name]
+        if price is None or (name in _WRITES and price < found["input_cost_per_token"]):
+            found[name] = found[other]
     return {name: float(value or 0) for name, value in found.items()}
 
 

@@ -358,7 +358,7 @@ def test_feedback_in_its_many_forms(value: object, wanted: float) -> None:
 
 
 def test_every_format_is_known_by_name() -> None:
-    assert FORMATS == ("openai", "litellm", "langfuse", "otel", "records", "logs")
+    assert FORMATS == ("openai", "litellm", "langfuse", "otel", "agent", "records", "logs")
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,11 @@
-"""From an entry of a log to rows: OpenAI-style, LiteLLM, Langfuse, OpenTelemetry, our own.
+"""From an entry of a log to rows: OpenAI-style, LiteLLM, Langfuse, OpenTelemetry, agents', our own.
 
     openai      {"request": {...}, "response": {...}}, stored completions, fine-tuning files,
                 lines of a batch, or flat: messages | prompt, and what else is there
     litellm     spend logs (`LiteLLM_SpendLogs`), and the payload that its callbacks log
     langfuse    observations and traces, from the API, the page or the blob storage
     otel        spans and log records of OTLP's JSON, with the gen_ai conventions
+    agent       transcripts of Claude Code, Codex and OpenCode (see `transcripts`)
     records     `thriftroute records export`
     logs        what this project wrote: `thriftroute logs import`
 
@@ -23,6 +24,7 @@ from .normalize import (
     CUT,
     FAILED,
     NO_CHAT,
+    NO_TEXT,
     LeftOutError,
     Object,
     body,
@@ -39,8 +41,10 @@ from .normalize import (
 )
 from .schema import LogRow, row_of
 from .streams import joined
+from .transcripts import is_opencode, opencode_calls
 from .turns import answer_text, conversation
 
+INSIDE_TURN = "a step inside a turn"  # which the user said nothing new before
 REFUSED = 400  # HTTP status of the first answer that is none
 _OWN = {
     *("id", "time", "prompt", "messages", "answer", "model", "input_tokens", "output_tokens"),
@@ -94,6 +98,10 @@ _WRITTEN: Mapping[str, Mapping[str, str]] = {
         "tenant": "userId user_id",
     },
     "otel": {name: name for name in otel.FIELDS},
+    "agent": {
+        **{name: name for name in ("id", "time", "model", "session", "output_tokens")},
+        **{"cost_usd": "cost_usd", "task": "agent", "tenant": "tenant"},
+    },
     "records": {
         **{name: name for name in ("id", "time", "model", "task", "feedback", "tenant")},
         "input_tokens": "prompt_tokens",
@@ -109,6 +117,7 @@ _FIELDS = {
 }
 # Columns of which one a group must be there, the most telling formats first.
 _TELLING: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("agent", ("session", "cache_read_tokens", "output_tokens")),
     ("records", ("prompt_hash", "choice", "threshold")),
     ("litellm", ("spend response_cost", "startTime")),
     ("langfuse", ("traceId trace_id", "type startTime start_time")),
@@ -121,6 +130,8 @@ def detect(record: Object) -> str:
     names = set(record)
     if otel.is_otel(record):
         return "otel"
+    if is_opencode(record):
+        return "agent"
     for name, columns in _TELLING:
         if all(names.intersection(one_of.split()) for one_of in columns):
             return name
@@ -142,7 +153,7 @@ def rows_of(record: Object, format: str) -> Iterator[LogRow | LeftOutError]:
     """The rows of one entry, and for each part of it that is none the reason. Raises DataError,
     with the field at fault, where the entry cannot be used."""
     try:
-        for each in _calls(record, format):
+        for each in calls(record, format):
             try:
                 yield _MAKERS[format](each)
             except LeftOutError as error:
@@ -151,10 +162,13 @@ def rows_of(record: Object, format: str) -> Iterator[LogRow | LeftOutError]:
         raise DataError("is nested too deep to be read") from error
 
 
-def _calls(record: Object, format: str) -> Iterable[Object]:
-    """The calls of models in an entry: OTLP's JSON and Langfuse's traces have several."""
+def calls(record: Object, format: str) -> Iterable[Object]:
+    """The calls of models in an entry: OTLP's JSON, Langfuse's traces and OpenCode's sessions have
+    several."""
     if format == "otel":
         return otel.calls(record)
+    if format == "agent" and is_opencode(record):
+        return opencode_calls(record)
     if format == "langfuse" and isinstance(record.get("observations"), list):
         # Each with what only the trace knows.
         names = ("sessionId", "userId", "scores", "session_id", "user_id")
@@ -247,6 +261,15 @@ def _otel(record: Object) -> LogRow:
     return _row("otel", record, asked, answer_text(record["output"]), system=system)
 
 
+def _agent(record: Object) -> LogRow:
+    if "conversation" not in record:
+        raise LeftOutError(NO_TEXT if "agent" not in record else INSIDE_TURN)
+    parts = ("input_tokens", "cache_read_tokens", "cache_write_tokens")
+    prompt = sum(count(record.get(name), name) or 0 for name in parts)
+    asked, answer = record["conversation"], record.get("answer")
+    return _row("agent", record, asked, answer, input_tokens=prompt)
+
+
 def _records(record: Object) -> LogRow:
     if (number(record.get("status"), "status") or 0) >= REFUSED or record.get("error"):
         raise LeftOutError(FAILED)
@@ -315,6 +338,7 @@ _MAKERS: Mapping[str, Callable[[Object], LogRow]] = {
     "litellm": _litellm,
     "langfuse": _langfuse,
     "otel": _otel,
+    "agent": _agent,
     "records": _records,
     "logs": row_of,
 }

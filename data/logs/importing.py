@@ -30,7 +30,7 @@ from .import_rows import (
 )
 from .normalize import NO_TEXT
 from .pool import in_order
-from .reader import Block, Place
+from .reader import Block, Place, expand
 from .sampling import draw
 from .schema import LogRow, row_of, write_logs
 from .traffic_profile import Language, Tally, Traffic, describe
@@ -90,7 +90,7 @@ def import_logs(
         problem = "the rejects file cannot be written; expected a file's name in a folder"
         raise DataError(f"{problem} that is there", path=rejects)
     out = Path(out).absolute()
-    names = [str(path) for path in files]
+    names = [str(path) for path in expand(files)]
     with open_store(out, names, options) as store:
         result = store.result
         if result.resumed:

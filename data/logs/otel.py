@@ -27,6 +27,11 @@ _ATTRIBUTES = {
     "ai.usage.inputTokens ai.usage.promptTokens",
     "output_tokens": "gen_ai.usage.output_tokens gen_ai.usage.completion_tokens "
     "llm.token_count.completion ai.usage.outputTokens ai.usage.completionTokens",
+    "cache_read_tokens": "gen_ai.usage.cache_read.input_tokens "
+    "gen_ai.usage.cache_read_input_tokens llm.token_count.prompt_details.cache_read "
+    "ai.usage.cachedInputTokens",
+    "cache_write_tokens": "gen_ai.usage.cache_creation.input_tokens "
+    "gen_ai.usage.cache_creation_input_tokens llm.token_count.prompt_details.cache_write",
     "cost_usd": "gen_ai.usage.cost llm.cost.total",
     "task": "gen_ai.agent.name gen_ai.prompt.name ai.telemetry.functionId",
     "session": "gen_ai.conversation.id session.id ai.telemetry.metadata.sessionId",

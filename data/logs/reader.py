@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -29,14 +29,17 @@ from ..lines import (
     too_long,
 )
 from .normalize import Object
+from .transcripts import Transcript, transcript_of
 
 # Where it begins, and what it is or, where it cannot be read, what is wrong with it.
 Found = tuple[int, Object | DataError]
 Piece = tuple[int, bytes | Object | DataError]  # bytes: a line that is still to be parsed
 
+KINDS = (".jsonl", ".json", ".csv")
 BLOCK_ENTRIES = 1000
 BLOCK_BYTES = 1 << 20  # a block ends when it has so many
 _CHUNK = 1 << 20  # characters
+_HEAD, _HEAD_LINES = 1 << 20, 200  # bytes and lines that tell a transcript from other lines
 _OF_REQUESTS = {"messages", "request", "input"}  # which no page of entries has
 _BETWEEN = re.compile(r"[ \t\r\n,\[\]]*")  # the objects of JSON
 # What a file is that begins so, and cannot be read.
@@ -125,6 +128,21 @@ def blocks(path: str | Path, after: Place | None = None) -> Iterator[Block]:
         raise fault
 
 
+def expand(files: Iterable[str | Path], kinds: Collection[str] = KINDS) -> list[Path]:
+    """The files, with those of such suffixes, also before .gz, that lie in a folder, however deep,
+    in its place. Raises DataError for a folder without any."""
+    found: list[Path] = []
+    for path in map(Path, files):
+        inner = [path]
+        if path.is_dir():
+            every = (each for each in sorted(path.rglob("*")) if each.is_file())
+            inner = [each for each in every if suffix_of(each) in kinds]
+        if not inner:
+            raise DataError(f"holds no file of {', '.join(kinds)}", path=path)
+        found += inner
+    return found
+
+
 def check_whole(path: str | Path, place: Place) -> None:
     """Raises ChangedError unless the file is what was read up to its end, DataError as `blocks`."""
     for _ in blocks(path, place):
@@ -155,10 +173,49 @@ def _pieces(path: Path) -> Generator[tuple[int, bytes | Object | DataError, byte
                 full = {name: cell for name, cell in known.items() if cell != ""}
                 yield line, row if row is not known else full, repr(cells).encode()
         elif _is_lines(file):
+            transcript = transcript_of(_head(file))
+            file.seek(0)
+            if transcript is not None:
+                yield from _calls(file, transcript)
+                return
             for line, data in enumerate(lines(file), 1):
                 yield line, data, data.rstrip(b"\r\n") if isinstance(data, bytes) else b""
         else:
             yield from _json_pieces(file, path)
+
+
+def _head(file: IO[bytes]) -> Iterator[Object]:
+    """The objects that a file of lines begins with."""
+    size = 0
+    for line in islice(lines(file), _HEAD_LINES):
+        value = line if isinstance(line, DataError) else json_object(line)
+        if not isinstance(value, DataError):
+            yield value
+        size += MAX_LINE if isinstance(line, DataError) else len(line)
+        if size > _HEAD:
+            return
+
+
+def _calls(
+    file: IO[bytes], transcript: Transcript
+) -> Generator[tuple[int, Object | DataError, bytes]]:
+    """The calls of models in a transcript, each with the lines since the one before."""
+    read: list[bytes] = []
+    line = 0
+    for line, data in enumerate(lines(file), 1):
+        value = data if isinstance(data, DataError) else json_object(data)
+        read.append(data if isinstance(data, bytes) else b"")
+        if isinstance(data, bytes) and data.isspace():
+            continue
+        found: Iterable[Object | DataError] = (
+            (value,) if isinstance(value, DataError) else transcript.line(value)
+        )
+        for call in found:
+            yield line, call, b"".join(read)
+            read = []
+    for call in transcript.end():
+        yield line, call, b"".join(read)
+        read = []
 
 
 def _json_pieces(file: IO[bytes], path: Path) -> Generator[tuple[int, Object | DataError, bytes]]:

@@ -1,0 +1,1 @@
+"""What a policy would have cost on recorded sessions of agents."""
