@@ -157,7 +157,14 @@ def init(
     say(f"wrote {out}; next: thriftroute models --config {out}")
 
 
-def models(config: ConfigOption = CONFIG, as_json: JsonOption = False) -> None:
+def models(
+    config: ConfigOption = CONFIG,
+    probe: Annotated[
+        bool,
+        typer.Option("--probe", help="Ask each model once for log-probabilities; this costs."),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Print the pool: prices, context window, capabilities, and where each is known from.
 
     Example: thriftroute models --config thriftroute.yaml --json
@@ -170,10 +177,18 @@ def models(config: ConfigOption = CONFIG, as_json: JsonOption = False) -> None:
         settings = load_config(config)
         with lines_told(config):
             registry = Registry.build(settings)
+    probes: dict[str, dict[str, Any]] = {}
+    if probe:
+        from .probing import probe_all, show_probes
+
+        probes = probe_all(registry, settings.calls)
     if as_json:
-        print_json([as_dict(registry, model) for model in registry.values()])
+        told = [as_dict(registry, model) for model in registry.values()]
+        print_json([{**row, **probes.get(row["name"], {})} for row in told])
         return
     show(registry)
+    if probe:
+        show_probes(probes)
 
 
 @prices.command("refresh")

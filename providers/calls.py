@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
-from .error_meaning import CallError, meaning_of
+from .error_meaning import CallError, meaning_of, own_words
 from .http_answer import WATCHED, HttpAnswer, install
+from .redaction import environment_secrets, redact, secrets_of
 
 
 @contextlib.asynccontextmanager
@@ -31,3 +33,11 @@ def pause_s(failure: CallError, turn: int, first_s: float) -> float:
     provider asks for, at least some of `first_s`, which doubles at each turn."""
     backoff = first_s * float(2**turn) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
     return max(failure.retry_after_s or 0.0, backoff)
+
+
+def told(failure: CallError, params: Mapping[str, Any]) -> str:
+    """The failure in one line, without the keys that a provider may quote."""
+    words = " ".join(own_words(failure.__cause__ or failure).split())
+    words = redact(words, environment_secrets() | secrets_of(params))[:300]
+    name = f"{failure.name} {failure.status}" if failure.status else failure.name
+    return f"{name}: {words}" if words else name

@@ -73,18 +73,17 @@ def warm_up() -> None:
 def complete(request: Mapping[str, Any], *, optional: Collection[str] = ()) -> Any:
     """`litellm.completion(**request)`: a ModelResponse, or a stream wrapper with `stream=True`.
 
-    optional: keywords that are left out where LiteLLM refuses a parameter. Raises what LiteLLM
-    raises, and ConfigError for a model whose provider it cannot tell."""
+    optional: keywords that are left out where LiteLLM refuses a parameter, `logprobs` also where
+    the provider does. Raises what LiteLLM raises, and ConfigError for a model whose provider it
+    cannot tell."""
     litellm = load_litellm()
     request = {**request, **local_key(request["model"], request)}
     try:
         return litellm.completion(**request)
-    except litellm.exceptions.UnsupportedParamsError:
-        fewer = {key: value for key, value in request.items() if key not in optional}
-        if len(fewer) == len(request):
-            raise
-        return litellm.completion(**fewer)
-    except litellm.exceptions.BadRequestError:
+    except litellm.exceptions.BadRequestError as error:
+        fewer = _without_refused(error, request, optional)
+        if fewer is not None:
+            return litellm.completion(**fewer)
         check_provider(request["model"], request)
         raise
 
@@ -98,14 +97,23 @@ async def acomplete(request: Mapping[str, Any], *, optional: Collection[str] = (
     request = {**request, **local_key(request["model"], request)}
     try:
         return await litellm.acompletion(**request)
-    except litellm.exceptions.UnsupportedParamsError:
-        fewer = {key: value for key, value in request.items() if key not in optional}
-        if len(fewer) == len(request):
-            raise
-        return await litellm.acompletion(**fewer)
-    except litellm.exceptions.BadRequestError:
+    except litellm.exceptions.BadRequestError as error:
+        fewer = _without_refused(error, request, optional)
+        if fewer is not None:
+            return await litellm.acompletion(**fewer)
         check_provider(request["model"], request)
         raise
+
+
+def _without_refused(
+    error: Exception, request: Mapping[str, Any], optional: Collection[str]
+) -> dict[str, Any] | None:
+    """The request without what is optional; None where that would mend nothing."""
+    fewer = {key: value for key, value in request.items() if key not in optional}
+    # LiteLLM lets it through to some (1.110: groq) that answer with an error about it.
+    refused = "logprobs" in optional and "logprob" in str(error).lower()
+    refused |= isinstance(error, load_litellm().exceptions.UnsupportedParamsError)
+    return fewer if refused and len(fewer) < len(request) else None
 
 
 async def close_connections() -> None:

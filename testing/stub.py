@@ -14,11 +14,12 @@ import sys
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from .stub_answers import answer, deltas, logprobs, usage_of
 from .stub_faults import Fault, is_gone, reset, wait
 
 NO_HEADERS: Mapping[str, str] = {}
@@ -45,7 +46,9 @@ class StubProvider:
 
     A call with `tools` is answered by a call of the first function (unless `tool_choice` is
     "none" or a tool's result is already the last message), `response_format` by JSON, everything
-    else by "Answer of <model>.", `n` times. Usage counts words, not tokens.
+    else by "Answer of <model>.", `n` times. Usage counts words, not tokens. Above a temperature of
+    0 each answer in plain text has a number, which the model, the messages, the `seed` and the
+    choice's index decide. `logprobs` gives each word of a text a log-probability, by its hash.
 
     `models` are what `/v1/models` lists; a completion is given for any name. `status` other than
     200 makes every completion fail with it, `delay_s` seconds pass before any answer; both can be
@@ -166,7 +169,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         try:
             body = json.loads(raw)
-            name, _, choices = str(body["model"]), body["messages"], int(body.get("n") or 1)
+            name, _, choices = str(body["model"]), body["messages"], max(1, int(body.get("n") or 1))
         except (ValueError, TypeError, KeyError):
             self._error(400, "expected a JSON object with model and messages")
             return
@@ -189,24 +192,32 @@ class _Handler(BaseHTTPRequestHandler):
             return self._error(fault.status, told, fault.headers)
         if fault.raw is not None:
             return self._send(200, fault.raw.encode(), fault.headers)
-        message, reason = _answer(model, body)
-        message, reason = dict(fault.message or message), fault.finish or reason
+        answers = [answer(model, body, index) for index in range(choices)]
+        messages = [dict(fault.message or message) for message, _ in answers]
+        reason = fault.finish or answers[0][1]
         head = {"id": "chatcmpl-stub", "created": int(time.time()), "model": model, **fault.extra}
-        usage = _usage(body["messages"], message, choices)
+        usage = usage_of(body["messages"], messages)
         usage = {k: v for k, v in {**usage, **fault.usage}.items() if v is not None}
         if body.get("stream"):
             head["object"] = "chat.completion.chunk"
-            pieces = [
-                {**head, "choices": [{"index": index, "delta": delta, "finish_reason": finish}]}
-                for delta, finish in _deltas(message, reason)
-                for index in range(choices)
-            ]
+            cut = zip(*(deltas(message, reason) for message in messages), strict=True)
+            pieces = []
+            for index, (delta, finish) in ((i, one) for row in cut for i, one in enumerate(row)):
+                choice = {"index": index, "delta": delta, "finish_reason": finish}
+                if body.get("logprobs"):
+                    choice["logprobs"] = logprobs(delta.get("content"), body, fault)
+                pieces.append({**head, "choices": [choice]})
             if (body.get("stream_options") or {}).get("include_usage") and usage:
                 pieces.append({**head, "choices": [], "usage": usage})
             return self._stream(pieces, fault)
         each = [
-            {"index": index, "message": message, "finish_reason": reason, "logprobs": None}
-            for index in range(choices)
+            {
+                "index": index,
+                "message": message,
+                "finish_reason": reason,
+                "logprobs": logprobs(message.get("content"), body, fault),
+            }
+            for index, message in enumerate(messages)
         ]
         whole = {**head, "object": "chat.completion", "choices": each, "usage": usage}
         return self._send(200, json.dumps(whole).encode(), fault.headers, cut=fault.cut is not None)
@@ -260,35 +271,3 @@ class _Handler(BaseHTTPRequestHandler):
         kind = _KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
         error = {"message": text, "type": kind, "param": None, "code": None}
         self._send(status, json.dumps({"error": error}).encode(), headers)
-
-
-def _answer(model: str, body: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """(assistant message, finish reason)."""
-    functions = [tool["function"] for tool in body.get("tools") or () if "function" in tool]
-    last = body["messages"][-1] if body["messages"] else {}
-    if functions and body.get("tool_choice") != "none" and last.get("role") != "tool":
-        function = {"name": functions[0]["name"], "arguments": "{}"}
-        call = {"id": "call_stub", "type": "function", "function": function}
-        return {"role": "assistant", "content": None, "tool_calls": [call]}, "tool_calls"
-    if (body.get("response_format") or {}).get("type") in {"json_object", "json_schema"}:
-        return {"role": "assistant", "content": json.dumps({"model": model})}, "stop"
-    return {"role": "assistant", "content": f"Answer of {model}."}, "stop"
-
-
-def _deltas(message: Mapping[str, Any], reason: str) -> Iterator[tuple[dict[str, Any], str | None]]:
-    """The message cut into (delta, finish reason) chunks: a role, a piece a word, a finish."""
-    yield {"role": "assistant", "content": None if "tool_calls" in message else ""}, None
-    for index, call in enumerate(message.get("tool_calls", ())):
-        yield {"tool_calls": [{"index": index, **call}]}, None
-    for name, text in message.items():
-        if name in {"role", "tool_calls"} or not isinstance(text, str) or not text:
-            continue
-        for index, word in enumerate(text.split(" ")):
-            yield {name: word if index == 0 else f" {word}"}, None
-    yield {}, reason
-
-
-def _usage(messages: object, message: Mapping[str, Any], choices: int) -> dict[str, int]:
-    prompt = len(json.dumps(messages).split())
-    answer = len(json.dumps(message).split()) * choices
-    return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}

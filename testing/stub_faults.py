@@ -24,6 +24,7 @@ class Fault:
     - `event`: a stream sends this as its next event at `cut`, and ends (as providers do that fail)
     - `pause_s`: passes before each piece of a stream
     - `message`, `finish`: instead of the answer's own message and finish reason
+    - `logprobs`: False leaves them out where they were asked for; `logprob`: of each word instead
     - `usage`: further fields of usage (details of cached and reasoning tokens); None leaves a field
       out
     - `extra`: further fields of the answer, and of every piece of a stream
@@ -41,6 +42,8 @@ class Fault:
     pause_s: float = 0.0
     message: Mapping[str, Any] | None = None
     finish: str | None = None
+    logprobs: bool = True
+    logprob: float | None = None
     usage: Mapping[str, Any] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
 

@@ -21,6 +21,7 @@ from thriftroute.providers.completion import (
 )
 from thriftroute.router.decision import Decision, attach, decision_of
 from thriftroute.testing.stub import StubProvider
+from thriftroute.testing.stub_faults import Fault
 
 HELLO = [{"role": "user", "content": "hello"}]
 TOOLS = [
@@ -241,3 +242,28 @@ def test_nobody_else_imports_litellm() -> None:
         if re.search(r"^\s*(?:import|from) litellm|load_litellm", (root / name).read_text(), re.M)
     ]
     assert found == []
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_provider_that_refuses_log_probabilities_is_asked_without(is_async: bool) -> None:
+    refusal = Fault(status=400, error="property 'logprobs' is not supported")
+    with StubProvider() as provider:
+        asked = {"model": "openai/m", "api_base": provider.url, "api_key": "k", "max_retries": 0}
+        asked |= {"messages": [{"role": "user", "content": "Hi"}], "logprobs": True}
+
+        def ask(*optional: str) -> Any:
+            if is_async:
+                return asyncio.run(acomplete(asked, optional=optional))
+            return complete(asked, optional=optional)
+
+        provider.fail(refusal)
+        assert ask("logprobs").choices[0].message.content == "Answer of m."
+        assert ["logprobs" in request.body for request in provider.requests] == [True, False]
+        provider.fail(refusal)
+        with pytest.raises(load_litellm().exceptions.BadRequestError):
+            ask("user")
+        assert len(provider.requests) == 3
+        provider.fail(Fault(status=400, error="temperature is odd"))
+        with pytest.raises(load_litellm().exceptions.BadRequestError):
+            ask("logprobs")
+        assert len(provider.requests) == 4

@@ -237,6 +237,42 @@ def test_n_choices(provider: StubProvider) -> None:
     assert ask(provider, PATH, {"model": "m", "messages": HELLO, "n": "two"})[0] == 400
 
 
+def test_log_probabilities_of_each_word_where_they_are_asked_for(provider: StubProvider) -> None:
+    assert complete(provider)["choices"][0]["logprobs"] is None
+    asked = {"logprobs": True, "top_logprobs": 1}
+    told = complete(provider, **asked)["choices"][0]["logprobs"]["content"]
+    assert [token["token"] for token in told] == ["Answer", " of", " m."]
+    assert all(-0.7 < token["logprob"] < 0 for token in told)
+    assert told[2]["bytes"] == list(b" m.")
+    assert told[2]["top_logprobs"][0]["logprob"] == told[2]["logprob"]
+    streamed = [chunk["choices"][0] for chunk in events(provider, **asked)]
+    assert [t for c in streamed for t in (c["logprobs"] or {}).get("content", ())] == told
+    assert "logprobs" not in events(provider)[1]["choices"][0]
+    assert complete(provider, tools=TOOLS, **asked)["choices"][0]["logprobs"] is None
+
+
+def test_log_probabilities_are_missing_or_degenerate_where_it_is_told(
+    provider: StubProvider,
+) -> None:
+    provider.fail(Fault(logprobs=False), Fault(logprob=-9999.0))
+    assert complete(provider, logprobs=True)["choices"][0]["logprobs"] is None
+    told = complete(provider, logprobs=True)["choices"][0]["logprobs"]["content"]
+    assert {token["logprob"] for token in told} == {-9999.0}
+
+
+def test_samples_differ_above_a_temperature_of_zero(provider: StubProvider) -> None:
+    def texts(**body: Any) -> list[str]:
+        return [c["message"]["content"] for c in complete(provider, **body)["choices"]]
+
+    assert texts(temperature=0) == ["Answer of m."]
+    first, second = texts(temperature=1, n=2)
+    assert len({first, second, *texts(temperature=1, seed=1), "Answer of m."}) == 4
+    assert texts(temperature=0.5) == [first]
+    chunks = [chunk["choices"][0] for chunk in events(provider, temperature=1, n=2)]
+    streamed = [c["delta"].get("content") or "" for c in chunks if c["index"] == 1]
+    assert "".join(streamed) == second
+
+
 def test_a_broken_body_comes_as_it_is_told(provider: StubProvider) -> None:
     provider.fail(Fault(raw="{broken"))
     status, kind, text = ask(provider, PATH, {"model": "m", "messages": HELLO})
