@@ -83,6 +83,10 @@ def train(
     price_ratio: Annotated[
         float | None, typer.Option(help="second-look: price of a strong call in weak calls [20].")
     ] = None,
+    pattern: Annotated[
+        str | None,
+        typer.Option(help="second-look: finds the final answer, a regular expression, one group."),
+    ] = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -101,6 +105,7 @@ def train(
     from ..training.train import train as run
 
     look = {"--router": router, "--second": second, "--price-ratio": price_ratio}
+    look |= {"--pattern": pattern}
     looks = kind == "second-look"
     if not looks and (given := [name for name, value in look.items() if value is not None]):
         raise ConfigError(f"{', '.join(given)}: only for train second-look; leave it out")
@@ -118,7 +123,7 @@ def train(
     if looks:
         from ..training.second_look import LookSettings, train_second_look
 
-        result = train_second_look(settings, LookSettings(second, price_ratio), progress)
+        result = train_second_look(settings, LookSettings(second, price_ratio, pattern), progress)
     else:
         result = run(settings, progress)
     if as_json:

@@ -1,17 +1,19 @@
 """`thriftroute evaluate --second-look`: from a bundle and a file of answers to a report."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from ..data.answers import read_answers
 from ..data.readers import read_rows
 from ..data.tables import pair_table
 from ..errors import ConfigError, EvaluationError
 from ..files import whole_file
-from ..router.routers import BundleRouter, load_router
+from ..router.routers import BundleRouter, Router, load_router
 from ..router.second_look import SecondLook
 from ..terminal import new_console
 from .audit.labels import learned_from
@@ -58,19 +60,11 @@ def run_look(
         raise ConfigError("--second-look needs --data FILE --strong MODEL --weak MODEL")
     [strong], [weak] = options.strong, options.weak
     ratio = PRICE_RATIO if options.price_ratio is None else options.price_ratio
-    router = load_router(folder)
-    look = SecondLook.of(router.scorer.bundle) if isinstance(router, BundleRouter) else None
-    if look is None or not isinstance(router, BundleRouter):
-        raise ConfigError(f"{folder!r} has no second look; write one with `train second-look`")
-    if "agreement" in look.signals:
-        second = second or look.second
-    known = read_answers(data, weak, second)
+    look, router = look_of(load_router(folder), folder)
     pairs = pair_table(read_rows(data), strong, weak)
-    pairs = pairs.subset(np.array([prompt in known for prompt in pairs.prompts]))
-    if not pairs.n:
-        raise EvaluationError(f"{data}: no prompt has scores of both and an answer of {weak!r}")
     scores = router.scorer.scores(pairs.inputs())
-    looks = look.probabilities(router.scorer, scores, [known[prompt] for prompt in pairs.prompts])
+    keep, looks = look_at(look, router, (data, weak, second), pairs.prompts, scores)
+    pairs, scores = pairs.subset(keep), scores[keep]
     rewards = pairs.strong, pairs.weak
     found = measure_look(look, scores, looks, rewards, ratio, seed=seed, bootstraps=bootstraps)
     if learned := learned_from(router, data, pairs.prompts):
@@ -79,6 +73,37 @@ def run_look(
     if scores_out is not None:
         _write(scores_out, data, pairs.prompts, {"score": scores, "look_probability": looks})
     return found
+
+
+def look_of(router: Router, name: str) -> tuple[SecondLook, BundleRouter]:
+    """The second look of a router, and the router. Raises ConfigError where it has none."""
+    look = SecondLook.of(router.scorer.bundle) if isinstance(router, BundleRouter) else None
+    if look is None or not isinstance(router, BundleRouter):
+        raise ConfigError(f"{name!r} has no second look; write one with `train second-look`")
+    return look, router
+
+
+def look_at(
+    look: SecondLook,
+    router: BundleRouter,
+    answers: tuple[str, str, str | None],
+    prompts: Sequence[str],
+    scores: Floats,
+) -> tuple[npt.NDArray[np.bool_], Floats]:
+    """Which of n prompts have an answer of the weak model, bool[n], and what the look says of
+    these k answers, float64[k].
+
+    answers: (file, weak model, second model or None: that of the look). Raises EvaluationError
+    where no prompt has an answer, DataError as `read_answers`.
+    """
+    data, weak, second = answers
+    second = (second or look.second) if "agreement" in look.signals else None
+    known = read_answers(data, weak, second)
+    keep = np.array([prompt in known for prompt in prompts])
+    if not keep.any():
+        raise EvaluationError(f"{data}: no prompt has scores of both and an answer of {weak!r}")
+    found = [known[prompt] for prompt in prompts if prompt in known]
+    return keep, look.probabilities(router.scorer, scores[keep], found)
 
 
 def print_look(found: LookReport) -> None:

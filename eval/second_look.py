@@ -9,10 +9,11 @@ lines.
 
 The policies of a look are those that earn most for each value of a unit of cost, by search over all
 (low, high, threshold) on the labelled prompts of its training, low and high at quantiles of the
-score. What is searched is the expected gain, a line in the look, and for the score half a line and
-half the labels: on the labels alone three thresholds would fit the noise of 300 of them. Where the
-labels do not show that the look says more than the score, the policies are those of the prompt
-alone.
+score. What is searched is the expected gain and not the labels, whose noise three thresholds would
+fit: a line in the look, and where strong answers at once the mean of it and a line in the score.
+The policies are those of the prompt alone where the labels do not show that the look says more than
+the score, and at prices at which looking would not raise the area by `LEAST_RISE`, in the mean of
+what is expected and what the labels show.
 """
 
 from collections.abc import Sequence
@@ -34,7 +35,8 @@ POLICIES = ("prompt", "second-look", "always-look")
 NOTHING = 2.0  # a threshold that no score and no probability reaches
 LIMITS = 201  # thresholds of a curve
 QUANTILES = 21  # of the score, where low and high may lie
-VALUES = np.geomspace(0.002, 1.5, 40)  # of a strong call, in units of the reward
+VALUES = np.geomspace(0.002, 1.5, 120)  # of a strong call, in units of the reward
+LEAST_RISE = 0.02  # of cost-APGR, for a look to be used; chosen on MMLU-Pro, CRUX, MATH and KOR
 GRID = np.linspace(0.0, 1.0, 401)
 
 
@@ -115,9 +117,10 @@ def measure_look(
             f"{weak.mean():.4f}: there is no gap to recover; swap the two models"
         )
     chosen, used = policies(look, prices)
+    prompt = [LookPolicy(t, t, NOTHING) for t in _limits(scores)]
     families = (
-        [LookPolicy(t, t, NOTHING) for t in _limits(scores)],
-        chosen,
+        prompt,
+        chosen if used else prompt,
         [LookPolicy(0.0, NOTHING, t) for t in _limits(looks)],
     )
     n, curves = len(scores), []
@@ -160,11 +163,24 @@ def policies(look: SecondLook, prices: Prices) -> tuple[list[LookPolicy], bool]:
     """Policies from always weak to always strong at these prices, and whether they look at all."""
     sample = np.array(look.sample)
     scores, looks, gain = sigmoid(sample[:, 0]), sample[:, 1], sample[:, 2]
-    if not look.tells:
-        return [LookPolicy(t, t, NOTHING) for t in _limits(scores)], False
-    by_score = (_line(look.gain["score"], sample[:, 0]) + gain) / 2
+    prompt = [LookPolicy(t, t, NOTHING) for t in _limits(scores)]
+    by_score = _line(look.gain["score"], sample[:, 0])
     by_look = _line(look.gain["look"], looks)
-    found = search(scores, looks, by_score, by_look, prices)
+    if not look.tells or not by_score.mean() > 0:
+        return prompt, False
+    found = search(scores, looks, (by_score + by_look) / 2, by_look, prices)
+
+    def rise(at_once: Floats, escalated: Floats) -> float:
+        """What looking adds to the area, where strong brings these gains: float64[n] each."""
+        areas_of = []
+        for family in (found, prompt):
+            cost, earned = outcomes(family, scores, looks, at_once, prices, escalated)
+            areas_of.append(area(cost.mean(0), earned.mean(0), float(at_once.mean())))
+        return areas_of[0] - areas_of[1]
+
+    expected, labelled = rise(by_score, by_look), rise(gain, gain)
+    if not (expected + labelled) / 2 > LEAST_RISE:
+        return prompt, False
     return found, True
 
 
@@ -234,16 +250,22 @@ def outcome_masks(
 
 
 def outcomes(
-    family: Sequence[LookPolicy], scores: Floats, looks: Floats, gain: Floats, prices: Prices
+    family: Sequence[LookPolicy],
+    scores: Floats,
+    looks: Floats,
+    gain: Floats,
+    prices: Prices,
+    escalated_gain: Floats | None = None,
 ) -> tuple[Floats, Floats]:
     """Cost above the weak model's as a part of what strong costs more, and gain over weak, of n
-    prompts by m policies: float64[n, m] each."""
+    prompts by m policies: float64[n, m] each. The gain after a look may be another estimate."""
+    after = gain if escalated_gain is None else escalated_gain
     cost, earned = np.empty((2, len(scores), len(family)))
     for j, policy in enumerate(family):
         at_once, looked, escalated = outcome_masks(policy, scores, looks)
         paid = np.where(at_once, prices.ratio - 1, looked * prices.second)
         cost[:, j] = (paid + escalated * prices.ratio) / (prices.ratio - 1)
-        earned[:, j] = gain * (at_once | escalated)
+        earned[:, j] = gain * at_once + after * escalated
     return cost, earned
 
 

@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from rich.table import Table
 
 from ..errors import ConfigError
 from ..eval.look_command import LookOptions, run_look
+from ..router.bundle import Bundle
+from ..router.second_look import SecondLook
 from ..training.progress import Progress
 from ..training.second_look import LookSettings, train_second_look
 from ..training.settings import TrainSettings
@@ -77,41 +80,69 @@ PAIRS = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Draw:
+    """A bundle that was fitted on some labelled prompts, and the file of all others, as long as the
+    next draw is not asked for."""
+
+    bundle: str
+    rest: str
+
+
+def draws_of(pair: AnswerPair, frame: Any, router: str, size: int, draws: int) -> Iterator[Draw]:
+    """A look for each draw of `size` prompts at random, seed (draw, size)."""
+    with tempfile.TemporaryDirectory() as folder:
+        for draw in range(draws):
+            yield fit(pair, frame, router, (size, draw), Path(folder))
+
+
+def fit(
+    pair: AnswerPair, frame: Any, router: str, size_draw: tuple[int, int], folder: Path
+) -> Draw:
+    """A bundle with a look of `size` prompts at random, and a file of all others, in `folder`."""
+    (size, draw), ids = size_draw, shared_ids(pair, frame)
+    mixed = np.random.default_rng((draw, size)).permutation(len(ids))
+    own, rest = (str(folder / f"{part}.jsonl") for part in ("own", "rest"))
+    for file, part in ((own, ids[mixed[:size]]), (rest, ids[mixed[size:]])):
+        kept = frame[frame.prompt_id.isin(set(part.tolist()))]
+        kept.to_json(file, orient="records", lines=True)
+    out = folder / "bundle"
+    pairs = (pair.strong,), (pair.weak,)
+    settings = TrainSettings("mf", [own], *pairs, out, base=router, overwrite=True)
+    look = LookSettings(pair.second and SECOND)
+    train_second_look(settings, look, Progress(Console(quiet=True)))
+    return Draw(str(out), rest)
+
+
+def shared_ids(pair: AnswerPair, frame: Any) -> Any:
+    """The prompts that both models have answered, sorted."""
+    both = [set(frame[frame.model == model].prompt_id) for model in (pair.strong, pair.weak)]
+    return np.array(sorted(both[0] & both[1]))
+
+
 def measure(name: str, router: str, size: int, draws: int, bootstraps: int) -> dict[str, Any]:
     """A pair's mean figures over the draws, by price ratio."""
     pair = PAIRS[name]
-    frame = _rows(pair)
-    both = [set(frame[frame.model == model].prompt_id) for model in (pair.strong, pair.weak)]
-    ids = np.array(sorted(both[0] & both[1]))
+    frame, models = rows_of(pair), ((pair.strong,), (pair.weak,))
     found: dict[float, list[list[float]]] = {ratio: [] for ratio in RATIOS}
     used: list[str] = []
-    with tempfile.TemporaryDirectory() as folder:
-        files = [str(Path(folder) / f"{part}.jsonl") for part in ("own", "rest")]
-        for draw in range(draws):
-            mixed = np.random.default_rng((draw, size)).permutation(len(ids))
-            for file, part in zip(files, (ids[mixed[:size]], ids[mixed[size:]]), strict=True):
-                kept = frame[frame.prompt_id.isin(set(part.tolist()))]
-                kept.to_json(file, orient="records", lines=True)
-            out = Path(folder) / "bundle"
-            settings = TrainSettings(
-                "mf", [files[0]], (pair.strong,), (pair.weak,), out, base=router, overwrite=True
-            )
-            quiet = Progress(Console(quiet=True))
-            result = train_second_look(settings, LookSettings(pair.second and SECOND), quiet)
-            used.extend(result.summary["second_look"]["signals"])
-            for ratio in RATIOS:
-                options = LookOptions(
-                    str(out), files[1], (pair.strong,), (pair.weak,), price_ratio=ratio
-                )
-                rows = run_look(options, bootstraps=bootstraps).results
-                values = [row.apgr_cost for row in rows] + [row.cost_at_90 for row in rows[:2]]
-                found[ratio].append([*values, float(rows[1].difference_ci[1] < 0)])
+    for draw in draws_of(pair, frame, router, size, draws):
+        look = SecondLook.of(Bundle.open(draw.bundle))
+        assert look is not None
+        used.extend(look.signals)
+        for ratio in RATIOS:
+            options = LookOptions(draw.bundle, draw.rest, *models, price_ratio=ratio)
+            rows = run_look(options, bootstraps=bootstraps).results
+            values = [row.apgr_cost for row in rows] + [row.cost_at_90 for row in rows[:2]]
+            found[ratio].append([*values, float(rows[1].difference_ci[1] < 0)])
     signals = {name: used.count(name) for name in dict.fromkeys(used)}
     figures = {ratio: np.array(rows) for ratio, rows in found.items()}
-    return {"pair": name, "n": len(ids), "signals": signals, "figures": figures}
+    n = len(shared_ids(pair, frame))
+    return {"pair": name, "n": n, "signals": signals, "figures": figures}
 
 
-def _rows(pair: AnswerPair) -> Any:
+def rows_of(pair: AnswerPair) -> Any:
+    """The rows of both models and of the second one, as a pandas frame."""
     import pandas as pd  # type: ignore[import-untyped]
 
     root = os.environ.get("THRIFTROUTE_DATA")

@@ -249,6 +249,16 @@ def update_manifest(bundle: Bundle, **changes: Any) -> Bundle:
     return Bundle(bundle.path, checked)
 
 
+def replace_file(bundle: Bundle, name: str, content: bytes) -> Bundle:
+    """The bundle with another content of one of its files; raises as `write_bundle` does."""
+    kept = asdict(bundle.manifest)
+    fields = {n: v for n, v in kept.items() if n not in ("files", "format", "written_by")}
+    files: dict[str, bytes | Path] = {n: bundle.file(n) for n in bundle.manifest.files}
+    # Of a link, what it leads to: else the link would be replaced.
+    folder = bundle.path.resolve()
+    return write_bundle(folder, files={**files, name: content}, overwrite=True, **fields)
+
+
 def _as_json(manifest: Manifest) -> bytes:
     return (json.dumps(asdict(manifest), indent=1, allow_nan=False) + "\n").encode()
 

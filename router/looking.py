@@ -3,10 +3,11 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
+from ..providers.log_probabilities import field_of, token_logprobs
 from .routers import BundleRouter, Router
 from .second_look import Answer, SecondLook
 
@@ -20,11 +21,13 @@ LOOK_KEYWORDS = ("logprobs",)
 @dataclass(frozen=True, slots=True)
 class Look:
     """What a second look said of one answer. `probability` that it falls short; `escalated`: it
-    reached `threshold`, and the strong model was asked too."""
+    reached `threshold`, and the strong model was asked too; `signals`: by name, None where one was
+    not known."""
 
     probability: float
     threshold: float
     escalated: bool
+    signals: Mapping[str, float | None] = field(default_factory=dict)
 
 
 def looks_of(routers: Mapping[str, Router]) -> dict[str, SecondLook]:
@@ -53,8 +56,10 @@ def without_logprobs(response: Any, request: Mapping[str, Any]) -> Any:
     """The answer as the caller asked for it: without token probabilities that only the look
     needed."""
     if not request.get("logprobs"):
-        for choice in getattr(response, "choices", None) or ():
-            if getattr(choice, "logprobs", None) is not None:
+        for choice in field_of(response, "choices") or ():
+            if isinstance(choice, dict):
+                choice["logprobs"] = None
+            elif getattr(choice, "logprobs", None) is not None:
                 choice.logprobs = None
     return response
 
@@ -71,41 +76,34 @@ def judge(
     another completion or None."""
     other = None if second is None else (_texts(second) or [""])[0]
     functions = _functions(request)
-    confidences = _confidences(response)
+    choices = field_of(response, "choices") or ()
     answers = [
-        Answer(text, confidence, other, functions)
-        for text, confidence in zip(_texts(response), confidences, strict=True)
+        Answer(text, None, other, functions, token_logprobs(choice))
+        for text, choice in zip(_texts(response), choices, strict=True)
     ] or [Answer("")]
-    found = look.probabilities(scorer, [score] * len(answers), answers)
-    probability = float(found.max())
-    limit = look.policy.threshold
-    return Look(probability, limit, probability >= limit)
+    columns = look.columns(scorer, [score] * len(answers), answers)
+    found = look.of_columns(columns)
+    at, limit = int(found.argmax()), look.policy.threshold
+    values = {name: float(column[at]) for name, column in columns.items()}
+    signals = {name: value if math.isfinite(value) else None for name, value in values.items()}
+    return Look(float(found[at]), limit, bool(found[at] >= limit), signals)
 
 
 def _texts(response: Any) -> list[str]:
     """What each choice says: its text, or its tool calls as JSON."""
     found = []
-    for choice in getattr(response, "choices", None) or ():
-        message = getattr(choice, "message", None)
+    for choice in field_of(response, "choices") or ():
+        message = field_of(choice, "message")
         calls = [
-            {"name": call.function.name, "arguments": call.function.arguments or "{}"}
-            for call in getattr(message, "tool_calls", None) or ()
+            {
+                "name": field_of(function, "name"),
+                "arguments": field_of(function, "arguments") or "{}",
+            }
+            for call in field_of(message, "tool_calls") or ()
+            if (function := field_of(call, "function")) is not None
         ]
-        content = getattr(message, "content", None)
+        content = field_of(message, "content")
         found.append(json.dumps(calls) if calls else content if isinstance(content, str) else "")
-    return found
-
-
-def _confidences(response: Any) -> list[float | None]:
-    """The geometric mean of the token probabilities of each choice; None where it is not told."""
-    found: list[float | None] = []
-    for choice in getattr(response, "choices", None) or ():
-        content = getattr(getattr(choice, "logprobs", None), "content", None) or ()
-        values = [getattr(token, "logprob", None) for token in content]
-        known = [v for v in values if isinstance(v, int | float) and -9999 < v <= 0]
-        mean = sum(known) / len(known) if known else 0.0
-        # All zeros is what servers say that do not know.
-        found.append(math.exp(mean) if mean < 0 else None)
     return found
 
 

@@ -5,11 +5,12 @@ scale for a whole input, so a prompt's score would otherwise depend on its neigh
 core a batch of unpadded single runs is no slower. Many prompts are spread over threads instead.
 """
 
+import copy
 import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,14 @@ class Scorer:
         if not width:
             raise ConfigError(f"{self.bundle} gives no representation (a bundle of format 1?)")
         return self._rows(prompts, "representation", width, workers)
+
+    def shortened(self, max_tokens: int) -> "Scorer":
+        """The same scorer, whose graph sees at most so many tokens of a prompt."""
+        manifest = self.bundle.manifest
+        other = copy.copy(self)
+        fewer = replace(manifest, max_tokens=min(max_tokens, manifest.max_tokens))
+        other.bundle = replace(self.bundle, manifest=fewer)
+        return other
 
     def familiarity(self, prompt: Prompt) -> float | None:
         """How like the prompts that were trained on a prompt is, 0 to 1; None where the bundle

@@ -10,25 +10,38 @@ Each signal is a number for one answer:
     agreement   1 where a second cheap answer says something else (`EXTRACTORS`), 0 where the same
     unknown     1 where the provider does not tell it, 0 where it does
     checks      how many cheap checks the answer fails: empty, refusal, a call of no tool offered
+    form        how rarely an answer ended like this one in training: one that breaks off or says
+                why it says nothing ends as no other
     answer      a regression on the router's representation of the answer
 
 A logistic regression of some of them gives the probability. A signal that is missing counts as its
 mean. All of it lies in `second_look.json` beside the bundle's graphs, hashed as they are.
 """
 
-import ast
+import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import BundleFormatError
+from ..errors import BundleFormatError, ConfigError
+from ..providers.log_probabilities import mean_probability
 from .bundle import Bundle
+from .extractors import (
+    EXTRACTORS,
+    check_pattern,
+    extracted,
+    final_answer,
+    limit_of,
+    pattern_of,
+    plain_name,
+    tool_calls,
+)
 from .strict_json import is_finite, parse_json
 from .threshold import sigmoid
 
@@ -37,9 +50,10 @@ if TYPE_CHECKING:
 
 SECOND_LOOK = "second_look.json"
 VERSION = 1
-SIGNALS = ("prompt", "confidence", "unknown", "agreement", "checks", "answer")
+SIGNALS = ("prompt", "confidence", "unknown", "agreement", "checks", "form", "answer")
 
-_LONGEST_CALL = 20_000  # characters; longer text is parsed as no call
+ANSWER_TOKENS = 96  # of an answer that a transformer reads: 160 took 38 ms on a busy machine
+_LONGEST_END = 1_000  # characters in which the last words of an answer lie
 _LONGEST_REFUSAL = 600  # characters; a longer answer that begins so goes on to answer
 _REFUSAL = re.compile(
     r"""^\W*(?:(?:i['’]?m|i\s+am)\s+(?:very\s+|so\s+)?(?:sorry|afraid)\b.{0,80}?\b
@@ -51,13 +65,9 @@ _REFUSAL = re.compile(
         |as\s+an\s+ai(?:\s+language)?(?:\s+model)?\b.{0,80}?\bi\s+(?:can['’]?t|cannot|am\s+unable))""",
     re.IGNORECASE | re.VERBOSE | re.DOTALL,
 )
-_NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")
-_NAMED_LETTER = re.compile(r"answer\s*(?:is|:)?\s*\W{0,4}([A-J])\b", re.IGNORECASE)
-_LETTER = re.compile(r"\b([A-J])\b")
-_BRACES = re.compile(r"\{.*\}", re.DOTALL)
+_WORDS = re.compile(r"[^\W\d_]+|\d+|[^\w\s]|_")
 
 Floats = npt.NDArray[np.float64]
-Call = tuple[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +75,16 @@ class Answer:
     """What a look is given: the weak model's answer as text, and what else is known of it.
 
     confidence: probability of the answer's tokens in (0, 1], or its natural logarithm, at or below
-    0; None, 0 and -9999 mean unknown. second: another cheap answer to the same prompt. functions:
-    the tools that were offered, as OpenAI's `functions`.
+    0; None, 0 and -9999 mean unknown. tokens: instead, each with its natural logarithm, None where
+    unknown: with a pattern only those of the final answer count. second: another cheap answer to
+    the same prompt. functions: the tools that were offered, as OpenAI's `functions`.
     """
 
     text: str
     confidence: float | None = None
     second: str | None = None
     functions: Sequence[Mapping[str, Any]] = ()
+    tokens: Sequence[tuple[str, float | None]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +107,16 @@ class SecondLook:
     """What a bundle knows of the weak model's answers; see the module.
 
     signals: those that count, with `center`, `scale` and `weights` of each, and `bias`.
-    extractor: what is compared of two answers, one of EXTRACTORS. answer_weights float64[width],
-    answer_bias: of the signal `answer`; None without it. second: whose answers agree or not. gain:
-    (intercept, slope) of the expected gain by the score's log odds and by the look. sample
-    [n, 3]: log odds of the score, look and gain of the labelled prompts, each by a fit that has not
-    seen it: policies for other prices are chosen on it. tells: the look was shown to say more than
-    the score; else the score alone decides. facts: n, seed and the like.
+    extractor: what is compared of two answers, one of EXTRACTORS, or PATTERN and a regular
+    expression with one group: then `confidence` too is that of the final answer; or SIMILAR and
+    the least cosine of two answers that agree. second: whose
+    answers agree or not. answer_weights float64[width], answer_bias: of the signal `answer`; None
+    without it. forms: rarity by `ending`, in nats, of those that occur twice or more, and "" for
+    all others; None without the signal. gain: (intercept, slope) of the expected gain by the
+    score's log odds and by the look. sample [n, 3]: log odds of the score, look and gain of the
+    labelled prompts, each by a fit that has not seen it: policies for other prices are chosen on
+    it. tells: the look was shown to say more than the score; else the score alone decides. facts:
+    n, seed and the like.
     """
 
     strong: str
@@ -118,6 +134,7 @@ class SecondLook:
     extractor: str | None = None
     answer_weights: tuple[float, ...] | None = None
     answer_bias: float = 0.0
+    forms: Mapping[str, float] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -130,7 +147,7 @@ class SecondLook:
             width = bundle.manifest.width
             if look.answer_weights is not None and len(look.answer_weights) != width:
                 raise ValueError(f"it weighs {len(look.answer_weights)} columns of {width}")
-        except (KeyError, TypeError, ValueError, OSError, RecursionError) as error:
+        except (ConfigError, KeyError, TypeError, ValueError, OSError, RecursionError) as error:
             problem = f"{SECOND_LOOK} is no second look of version {VERSION}: {error}"
             raise BundleFormatError(problem, bundle.path) from error
         return look
@@ -153,7 +170,7 @@ class SecondLook:
         columns = (self.center, self.scale, self.weights, self.answer_weights or (), *self.sample)
         lines = [self.gain["score"], self.gain["look"]]
         numbers = [v for values in (*columns, *lines) for v in values]
-        numbers += [self.bias, self.answer_bias]
+        numbers += [self.bias, self.answer_bias, *(self.forms or {}).values()]
         fits = (
             len(lengths) == 1
             and set(self.signals) <= set(SIGNALS)
@@ -163,10 +180,15 @@ class SecondLook:
             and all(isinstance(v, int | float) for v in numbers)
             and all(scale > 0 for scale in self.scale)
             and ("answer" in self.signals) == (self.answer_weights is not None)
+            and ("form" in self.signals) == ("" in (self.forms or {}))
         )
         if not fits:
             raise ValueError("its signals and their weights do not fit together")
-        if "agreement" in self.signals and self.extractor not in EXTRACTORS:
+        if pattern := pattern_of(self.extractor):
+            check_pattern(pattern)
+        elif limit_of(self.extractor) is not None:
+            return
+        elif "agreement" in self.signals and self.extractor not in EXTRACTORS:
             raise ValueError(f"extractor {self.extractor!r} is not known; upgrade thriftroute")
 
     def to_json(self) -> bytes:
@@ -181,11 +203,23 @@ class SecondLook:
         self, scorer: "Scorer", scores: npt.ArrayLike, answers: Sequence[Answer]
     ) -> Floats:
         """`probability` of n answers to prompts of these scores: float64[n]."""
-        columns = signal_columns(np.asarray(scores, dtype=np.float64), answers, self.extractor)
+        return self.of_columns(self.columns(scorer, scores, answers))
+
+    def columns(
+        self, scorer: "Scorer", scores: npt.ArrayLike, answers: Sequence[Answer]
+    ) -> dict[str, Floats]:
+        """The signals of n answers, float64[n] each, NaN where one is not known."""
+        scores = np.asarray(scores, dtype=np.float64)
+        columns = signal_columns(scores, answers, self.extractor)
+        if "agreement" in self.signals and (limit := limit_of(self.extractor)) is not None:
+            columns["agreement"] = dissimilar(similarities(scorer, answers), limit)
+        if self.forms:
+            rare = self.forms[""]
+            columns["form"] = np.array([self.forms.get(ending(a.text), rare) for a in answers])
         if "answer" in self.signals and self.answer_weights is not None:
             x = answer_representations(scorer, answers)
             columns["answer"] = x @ np.array(self.answer_weights) + self.answer_bias
-        return self.of_columns(columns)
+        return {name: columns[name] for name in self.signals}
 
     def of_columns(self, columns: Mapping[str, Floats]) -> Floats:
         """The probability for signals that are known already, float64[n] each."""
@@ -198,24 +232,53 @@ class SecondLook:
 
 
 def answer_representations(scorer: "Scorer", answers: Sequence[Answer]) -> Floats:
-    """The router's representation of the answers' text: float64[n, width]."""
-    return scorer.representations([a.text or " " for a in answers]).astype(np.float64)
+    """The router's representation of the answers' text: float64[n, width]. A transformer reads only
+    their heads and tails, so that a look stays quick."""
+    texts = [a.text or " " for a in answers]
+    return _shortened(scorer).representations(texts).astype(np.float64)
+
+
+def similarities(scorer: "Scorer", answers: Sequence[Answer]) -> Floats:
+    """Cosine of both answers by the router's encoder: float64[n], NaN where there is no second."""
+    texts = [text or " " for a in answers for text in (a.text, a.second)]
+    embeddings = _shortened(scorer).embeddings(texts).astype(np.float64)
+    cosines = (embeddings[::2] * embeddings[1::2]).sum(axis=1)
+    return np.where([a.second is None for a in answers], np.nan, cosines)
+
+
+def dissimilar(cosines: Floats, limit: float) -> Floats:
+    """1 where two answers are less alike than `limit`, 0 where not, NaN where unknown."""
+    return np.where(np.isnan(cosines), np.nan, cosines < limit)
+
+
+def _shortened(scorer: "Scorer") -> "Scorer":
+    is_quick = scorer.bundle.manifest.kind == "fast"
+    return scorer if is_quick else scorer.shortened(ANSWER_TOKENS)
 
 
 def signal_columns(
     scores: Floats, answers: Sequence[Answer], extractor: str | None
 ) -> dict[str, Floats]:
     """All signals but `answer`, float64[n] each, NaN where one is not known."""
-    confidence = np.array([_confidence(a.confidence) for a in answers])
+    pattern = pattern_of(extractor)
+    confidence = np.array([_confidence(_told(a, pattern)) for a in answers])
     columns = {
         "prompt": log_odds(scores),
         "confidence": confidence,
         "unknown": np.isnan(confidence).astype(np.float64),
         "checks": np.array([float(failed_checks(a)) for a in answers]),
     }
-    if extractor is not None:
+    if extractor is not None and limit_of(extractor) is None:
         columns["agreement"] = np.array([_differs(a, extractor) for a in answers])
     return columns
+
+
+def ending(text: str) -> str:
+    """A hash of the form of an answer's end: its last three words and signs, where all numbers are
+    one and all single capitals are."""
+    last = _WORDS.findall(text[-_LONGEST_END:])[-3:]
+    form = " ".join("0" if w.isdigit() else "A" if len(w) == 1 and w.isupper() else w for w in last)
+    return hashlib.sha256(form.lower().encode()).hexdigest()[:12]
 
 
 def log_odds(probability: npt.ArrayLike) -> Floats:
@@ -237,7 +300,7 @@ def failed_checks(answer: Answer) -> int:
     calls = tool_calls(answer.text)
     if not calls:
         return failed + 1
-    known = {_plain_name(f.get("name")): f.get("parameters") or {} for f in answer.functions}
+    known = {plain_name(f.get("name")): f.get("parameters") or {} for f in answer.functions}
     for name, given in calls:
         if name not in known:
             failed += 1
@@ -247,98 +310,20 @@ def failed_checks(answer: Answer) -> int:
     return failed
 
 
-def tool_calls(text: str) -> list[Call]:
-    """The calls that a text is, as (name, arguments): Python's f(a=1), also in a list, or JSON with
-    names and arguments. Empty where it is none."""
-    # Some models escape underscores as Markdown does.
-    text = text.strip().removeprefix("```json").strip("`").strip().replace("\\_", "_")
-    if len(text) > _LONGEST_CALL:
-        return []
-    try:
-        return [_json_call(item) for item in _listed(json.loads(text))]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        pass
-    try:
-        tree = ast.parse(text, mode="eval").body
-        nodes = tree.elts if isinstance(tree, ast.List | ast.Tuple) else [tree]
-        return [_python_call(node) for node in nodes]
-    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
-        return []
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-def _json_call(item: Any) -> Call:
-    item = item.get("function", item) if isinstance(item, dict) else item
-    if isinstance(item, dict) and len(item) == 1:  # {"name": arguments}
-        [(name, given)] = item.items()
-    else:
-        name, given = item["name"], item["arguments"]
-    given = json.loads(given) if isinstance(given, str) else given
-    if not isinstance(given, dict):
-        raise TypeError("no call")
-    return _plain_name(name), given
-
-
-def _python_call(node: ast.expr) -> Call:
-    if not isinstance(node, ast.Call) or node.args:
-        raise TypeError("no call")
-    given = {k.arg or "**": ast.unparse(k.value) for k in node.keywords}
-    return _plain_name(ast.unparse(node.func)), {n: _literal(v) for n, v in given.items()}
-
-
-def _plain_name(name: object) -> str:
-    """Providers that take no dots in a tool's name are given underscores."""
-    return str(name).replace(".", "_")
-
-
-def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-        return text
-
-
-def _number(text: str) -> str | None:
-    found = _NUMBER.findall(text)
-    return repr(float(found[-1].replace(",", ""))) if found else None
-
-
-def _letter(text: str) -> str | None:
-    found = _NAMED_LETTER.findall(text) or _LETTER.findall(text)
-    return found[-1].upper() if found else None
-
-
-def _json_value(text: str) -> str | None:
-    found = _BRACES.search(text)
-    try:
-        value = json.loads(found.group()) if found else None
-    except (ValueError, RecursionError):
-        return None
-    # Where an answer stands beside its reasoning, the reasoning may differ.
-    value = value.get("answer", value) if isinstance(value, dict) else value
-    return None if value is None else json.dumps(value, sort_keys=True)
-
-
-def _call_value(text: str) -> str | None:
-    calls = tool_calls(text)
-    return json.dumps(sorted(calls, key=repr), sort_keys=True, default=repr) if calls else None
-
-
-def _plain(text: str) -> str | None:
-    return "".join(text.lower().split()) or None
-
-
-# What of an answer is compared; each gives None where the text has no such thing.
-EXTRACTORS: dict[str, Callable[[str], str | None]] = {
-    "number": _number,
-    "letter": _letter,
-    "json": _json_value,
-    "call": _call_value,
-    "text": _plain,
-}
+def _told(answer: Answer, pattern: str | None) -> float | None:
+    """The confidence of the answer, or of its final answer where its tokens are known."""
+    if not answer.tokens:
+        return answer.confidence
+    whole = mean_probability([value for _, value in answer.tokens])
+    if pattern is None or whole is None:
+        return whole
+    span = final_answer(pattern, "".join(token for token, _ in answer.tokens))
+    inside, at = [], 0
+    for token, value in answer.tokens:
+        if span is not None and at < span[1] and at + len(token) > span[0] and value is not None:
+            inside.append(value)
+        at += len(token)
+    return math.exp(sum(inside) / len(inside)) if inside else None
 
 
 def _differs(answer: Answer, extractor: str) -> float:
@@ -346,7 +331,7 @@ def _differs(answer: Answer, extractor: str) -> float:
     there is no second answer."""
     if answer.second is None:
         return math.nan
-    first, second = (EXTRACTORS[extractor](text) for text in (answer.text, answer.second))
+    first, second = (extracted(extractor, text) for text in (answer.text, answer.second))
     return float(first is None or first != second)
 
 

@@ -3,12 +3,14 @@
 import asyncio
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import thriftroute
 from thriftroute.cli import app
 from thriftroute.data.answers import read_answers
 from thriftroute.errors import BundleError, BundleFormatError, ConfigError, DataError, TrainingError
@@ -25,21 +27,30 @@ from thriftroute.eval.second_look import (
 from thriftroute.router.bundle import Bundle
 from thriftroute.router.controller import Controller
 from thriftroute.router.decision import decision_of
-from thriftroute.router.routers import load_router
-from thriftroute.router.second_look import (
+from thriftroute.router.extractors import (
     EXTRACTORS,
+    PATTERN,
+    SIMILAR,
+    check_pattern,
+    final_answer,
+    tool_calls,
+)
+from thriftroute.router.looking import judge
+from thriftroute.router.routers import BundleRouter, load_router
+from thriftroute.router.scorer import Scorer
+from thriftroute.router.second_look import (
     Answer,
     LookPolicy,
     SecondLook,
     failed_checks,
     signal_columns,
-    tool_calls,
 )
 from thriftroute.training.second_look import LookSettings, train_second_look
 from thriftroute.training.settings import TrainSettings
 from thriftroute.training.train import train
 from typer.testing import CliRunner, Result
 
+from .helpers.looking import SECOND, STRONG, WEAK, completion, fit, with_policy, write_rows
 from .helpers.raw_provider import RawProvider
 
 pytestmark = [
@@ -47,7 +58,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Accessing the .* attribute on the instance:Warning"),
 ]
 
-STRONG, WEAK, SECOND = "openai/strong", "openai/weak", "openai/second"
 WEATHER = {"name": "weather", "parameters": {"properties": {"city": {}}, "required": ["city"]}}
 
 
@@ -74,6 +84,11 @@ def test_names_of_tools_are_compared_as_providers_write_them() -> None:
     assert tool_calls(r"[sports.team\_of(name='x')]") == tool_calls(
         '{"sports_team_of": {"name": "x"}}'
     )
+
+
+def test_text_is_no_call_and_makes_no_warning() -> None:
+    for text in ("1and 2", "3if", "0x5for", "'\\d'", "the answer is 12in"):
+        assert tool_calls(text) == []  # warnings are errors here
 
 
 def test_a_long_or_deep_text_is_no_call() -> None:
@@ -112,6 +127,50 @@ def test_two_answers_agree_differ_or_there_is_one() -> None:
     found = signal_columns(np.full(3, 0.5), [*answers, Answer("?", second="?")], "number")
     assert found["agreement"][[0, 1, 3]].tolist() == [0, 1, 1]
     assert np.isnan(found["agreement"][2])
+
+
+THE_ANSWER = r"answer is (\d+)"
+
+
+def test_a_pattern_finds_what_is_compared() -> None:
+    answers = [
+        Answer("By adding. The answer is 42.", second="The answer is 7, no: the answer is 42!"),
+        Answer("The answer is 42.", second="The answer is 41."),
+        Answer("It is 42.", second="It is 42."),
+    ]
+    found = signal_columns(np.full(3, 0.5), answers, f"{PATTERN}{THE_ANSWER}")
+    assert found["agreement"].tolist() == [0, 1, 1]
+
+
+def test_the_confidence_is_that_of_the_final_answer() -> None:
+    said = [("So", -3.0), (" the answer", -2.0), (" is 4", -0.2), ("2", -0.4), (".", -5.0)]
+    sure = [*said[:2], (" is ", -1.0), ("42", 0.0), (".", None)]
+    zeros = [(token, 0.0) for token, _ in said]
+    given = [said, sure, zeros, said[:2], []]
+    answers = [Answer("x", 0.5 if not tokens else None, tokens=tokens) for tokens in given]
+    found = signal_columns(np.full(5, 0.5), answers, f"{PATTERN}{THE_ANSWER}")["confidence"]
+    assert found[0] == pytest.approx(np.log(np.exp(-0.3) / (1 - np.exp(-0.3))))
+    assert found[1] == pytest.approx(np.log(1e6), rel=1e-3)
+    assert np.isnan(found[2:4]).all()  # nobody knows; no final answer
+    assert found[4] == pytest.approx(0)  # only the number of the data is known
+    whole = signal_columns(np.full(1, 0.5), answers[:1], None)["confidence"]
+    assert whole == pytest.approx(np.log(np.exp(-2.12) / (1 - np.exp(-2.12))))
+
+
+def test_a_pattern_holds_nothing_up() -> None:
+    slow = r"(?:a|b|ab)*?((?:a|b|ab)*)c"
+    check_pattern(slow)
+    assert final_answer(slow, "ab" * 5_000) is None
+    assert final_answer(THE_ANSWER, "answer is 1 " + "x" * 50_000) is None
+
+
+@pytest.mark.parametrize(
+    ("pattern", "says"),
+    [("x", "0 groups"), ("(x)(y)", "2 groups"), ("(x", "missing"), ("x" * 501, "at most 500")],
+)
+def test_a_wrong_pattern_is_refused(pattern: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        check_pattern(pattern)
 
 
 def test_search_finds_what_trying_all_thresholds_finds() -> None:
@@ -164,34 +223,6 @@ def run(*args: str) -> Result:
     return result
 
 
-def write_rows(path: Path, n: int, *, tells: bool, start: int = 0) -> str:
-    """n prompts with answers of all three models; `tells`: whether confidence says anything of the
-    weak one."""
-    rng = np.random.default_rng(start)
-    with path.open("w") as file:
-        for i in range(start, start + n):
-            right = bool(rng.random() < 0.6)
-            truth, wrong, third = map(str, rng.choice(np.arange(1000, 10_000), 3, replace=False))
-            known = right if tells else bool(rng.random() < 0.6)
-            sure = float(rng.uniform(0.7, 0.99) if known else rng.uniform(0.3, 0.75))
-            answers = {
-                STRONG: (truth, 1.0 if rng.random() < 0.95 else 0.0, None),
-                WEAK: (f"It is {truth if right else wrong}.", float(right), sure),
-                SECOND: (truth if known else third, float(known), None),
-            }
-            for model, (answer, score, confidence) in answers.items():
-                row = {"prompt_id": f"p{i}", "prompt": f"What is number {i} of the list?"}
-                row |= {"model": model, "answer": answer, "score": score}
-                row |= {} if confidence is None else {"confidence": confidence}
-                file.write(json.dumps(row) + "\n")
-    return str(path)
-
-
-def fit(data: str, out: Path, router: str = "fast", second: str | None = None) -> Any:
-    settings = TrainSettings("mf", [data], (STRONG,), (WEAK,), out, base=router, overwrite=True)
-    return train_second_look(settings, LookSettings(second))
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl", 200, tells=True)
@@ -227,6 +258,20 @@ def test_commands_train_and_measure(data: str, tmp_path: Path) -> None:
     assert all(0 < p < 1 for p in table["score"] + table["look_probability"])
 
 
+def test_scores_of_the_weak_model_alone_will_do(data: str, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in Path(data).read_text().splitlines()]
+    alone = tmp_path / "alone.jsonl"
+    alone.write_text("".join(json.dumps(r) + "\n" for r in rows if r["model"] == WEAK))
+    result = fit(str(alone), tmp_path / "looks")
+    told = result.summary["second_look"]
+    assert told["assume_strong"] is True and told["n"] == 200 and told["strong_mean"] == 1
+    assert told["tells"] is True and told["auc"] > 0.8
+    # A name that does not occur among others is a mistake, and no such data.
+    settings = TrainSettings("mf", [data], ("openai/strang",), (WEAK,), tmp_path / "x", base="fast")
+    with pytest.raises(DataError, match="openai/strang"):
+        train_second_look(settings, LookSettings())
+
+
 def test_where_answers_tell_nothing_the_prompt_alone_decides(tmp_path: Path) -> None:
     data = write_rows(tmp_path / "noise.jsonl", 200, tells=False)
     result = fit(data, tmp_path / "noise")
@@ -240,6 +285,39 @@ def test_where_answers_tell_nothing_the_prompt_alone_decides(tmp_path: Path) -> 
     options = LookOptions(str(tmp_path / "noise"), other, (STRONG,), (WEAK,))
     prompt, looked, _ = run_look(options, bootstraps=100).results
     assert looked.apgr_cost == pytest.approx(prompt.apgr_cost, abs=0.03)
+
+
+def test_a_look_is_used_only_at_prices_at_which_it_pays(data: str, tmp_path: Path) -> None:
+    look = SecondLook.of(fit(data, tmp_path / "second", second=SECOND).bundle)
+    assert look is not None and look.tells
+    dear = Prices(1.5, second=1.0)  # a look costs as much as two thirds of the strong call
+    chosen, used = policies(look, dear)
+    assert not used and all(policy.low == policy.high for policy in chosen)
+    assert policies(look, Prices(50, second=1.0))[1]
+
+
+def test_an_answer_that_ends_as_no_other_falls_short(tmp_path: Path) -> None:
+    rows, rng = [], np.random.default_rng(1)
+    for i in range(200):
+        words = " ".join(rng.choice(["so", "then", "thus", "hence", "next", "now"], 12).tolist())
+        right = i % 4 > 0
+        value, other = rng.integers(10, 99, 2).tolist()
+        broken = rng.choice(["we need more", "cannot say", "is not given here"])
+        weak = (
+            f"{words} the answer is ({'ABCD'[i % 3]}): {value}." if right else f"{words} {broken}"
+        )
+        for model, answer, score in ((STRONG, f"{other}", 1.0), (WEAK, weak, float(right))):
+            row = {"prompt": f"Question {i} of the list?", "model": model}
+            rows.append(row | {"answer": answer, "score": score})
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    bundle = fit(str(data), tmp_path / "form").bundle
+    look, scorer = SecondLook.of(bundle), Scorer.load(bundle)
+    assert look is not None and "form" in look.signals
+    whole, cut = Answer("now we add the answer is (D): 7."), Answer("now we add the answer depends")
+    ok, short = look.probabilities(scorer, [0.5, 0.5], [whole, cut])
+    assert ok < 0.3 < 0.6 < short
+    assert look.forms is not None and all(len(form) in (0, 12) for form in look.forms)  # hashes
 
 
 def test_a_router_that_knows_these_prompts_does_not_flatter_itself(
@@ -311,19 +389,6 @@ def test_bad_rows_say_what_and_where(tmp_path: Path) -> None:
         run_look(LookOptions("fast", str(path), (STRONG,), (WEAK,)))
 
 
-def completion(text: str, probability: float | None = None) -> bytes:
-    """A provider's answer, with the log-probability of its tokens where one is given."""
-    told: Any = None
-    if probability is not None:
-        token = {"token": text, "logprob": float(np.log(probability)), "bytes": None}
-        told = {"content": [{**token, "top_logprobs": []}]}
-    choice = {"index": 0, "finish_reason": "stop", "logprobs": told}
-    choice |= {"message": {"role": "assistant", "content": text}}
-    whole = {"id": "c1", "object": "chat.completion", "created": 1, "model": "m"}
-    usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
-    return json.dumps({**whole, "choices": [choice], "usage": usage}).encode()
-
-
 def controller(looking: Path, url: str) -> Controller:
     return Controller(
         [str(looking)], STRONG, WEAK, api_base=url, api_key="k", second_look=True
@@ -340,21 +405,7 @@ def ask(client: Controller, is_async: bool = False, **more: Any) -> Any:
 @pytest.fixture
 def always_looks(looking: Path, tmp_path: Path) -> Path:
     """The same bundle, whose thresholds look at everything."""
-    import dataclasses
-
-    from thriftroute.router.bundle import write_bundle
-    from thriftroute.router.second_look import SECOND_LOOK
-
-    bundle = Bundle.open(looking)
-    look = SecondLook.of(bundle)
-    assert look is not None
-    look = dataclasses.replace(look, policy=LookPolicy(0.0, NOTHING, 0.5))
-    files: dict[str, Any] = {name: bundle.file(name) for name in bundle.manifest.files}
-    fields = dataclasses.asdict(bundle.manifest)
-    fields = {n: v for n, v in fields.items() if n not in ("files", "format", "written_by")}
-    out = tmp_path / "looks"
-    write_bundle(out, files={**files, SECOND_LOOK: look.to_json()}, **fields)
-    return out
+    return with_policy(looking, LookPolicy(0.0, NOTHING, 0.5), tmp_path / "looks")
 
 
 @pytest.mark.parametrize("is_async", [False, True])
@@ -441,3 +492,105 @@ def test_measuring_on_what_was_learned_from_says_so(data: str, looking: Path) ->
 def test_a_router_without_a_look_is_refused() -> None:
     with pytest.raises(ConfigError, match="train second-look"):
         Controller(["fast"], STRONG, WEAK, second_look=True)
+
+
+def test_rows_may_hold_the_tokens(tmp_path: Path) -> None:
+    tokens = [{"token": "4", "logprob": -0.5}, {"token": ".", "logprob": -9999}]
+    row = {"prompt": "2+2?", "model": WEAK, "answer": "4.", "score": 1}
+    file = tmp_path / "rows.jsonl"
+    for given in (tokens, {"content": tokens}, json.dumps(tokens)):
+        file.write_text(json.dumps({**row, "logprobs": given}))
+        [found] = read_answers(str(file), WEAK).values()
+        assert list(found.tokens) == [("4", -0.5), (".", None)]
+    file.write_text(json.dumps({**row, "logprobs": "no"}))
+    with pytest.raises(DataError, match="no JSON"):
+        read_answers(str(file), WEAK)
+    file.write_text(json.dumps({**row, "logprobs": {"content": 4}}))
+    with pytest.raises(DataError, match="expected a list of `token`"):
+        read_answers(str(file), WEAK)
+
+
+@pytest.fixture(scope="module")
+def patterned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A look on the sums of the samples, which compares final answers."""
+    sample = Path(thriftroute.__file__).parent / "data" / "samples" / "answers.jsonl"
+    folder = tmp_path_factory.mktemp("patterned")
+    file = folder / "own.jsonl"
+    file.write_text("".join(sample.read_text().splitlines(keepends=True)[:360]))
+    settings = ["--strong", "openai/strong-sim", "--weak", "openai/weak-sim", "--router", "fast"]
+    settings += ["--second", "openai/weak-sim", "--pattern", THE_ANSWER]
+    result = CliRunner().invoke(
+        app, ["train", "second-look", "--data", str(file), "--out", str(folder / "b"), *settings]
+    )
+    assert result.exit_code == 0, (result.output, result.exception)
+    return folder / "b"
+
+
+def test_the_card_says_what_the_look_is(patterned: Path) -> None:
+    card = (patterned / "card.md").read_text()
+    section = card.partition("## Second look\n")[2].partition("\n## ")[0]
+    assert "Pair: openai/strong-sim and openai/weak-sim." in section
+    assert "Fitted on 120 labelled answers, seed 0." in section
+    assert "- signals: prompt, confidence, agreement" in section
+    assert "- second answers: of openai/weak-sim\n" in section
+    assert f"compared by: `{PATTERN}{THE_ANSWER}`" in section
+    assert re.search(r'falls short": 0\.[89]\d\d; by the score alone 0\.\d{3}\n', section)
+    assert re.search(r"alone: 0\.\d{4}, standard error 0\.\d{4} nats", section)
+    assert (
+        "says more than the score and is used; its thresholds are for a price ratio of 20"
+        in section
+    )
+
+
+def test_a_look_by_a_pattern_reads_the_final_answer_of_a_completion(patterned: Path) -> None:
+    look = SecondLook.of(Bundle.open(patterned))
+    assert look is not None
+    assert look.extractor == f"{PATTERN}{THE_ANSWER}"
+    assert {"agreement", "confidence"} <= set(look.signals)
+    router = load_router(str(patterned))
+    assert isinstance(router, BundleRouter)
+
+    def said(logprob: float) -> dict[str, Any]:
+        tokens = [("By", -3.0), (" parts, the answer is", -3.0), (" 42", logprob), (".", -3.0)]
+        content = [{"token": token, "logprob": value} for token, value in tokens]
+        text = "".join(token for token, _ in tokens)
+        return {"choices": [{"message": {"content": text}, "logprobs": {"content": content}}]}
+
+    def probability(logprob: float, second: str) -> float:
+        other = {"choices": [{"message": {"content": second}}]}
+        return judge(look, router.scorer, 0.5, said(logprob), other, {}).probability
+
+    sure = probability(-0.01, "The answer is 42!")
+    assert sure < probability(-0.5, "The answer is 42!")
+    assert sure < probability(-0.01, "The answer is 43!")
+
+
+def test_free_text_is_compared_by_similarity(tmp_path: Path) -> None:
+    topics = ["the river and its boats", "how bread is baked", "a song about winter", "old maps",
+              "the theory of colour"]  # fmt: skip
+    file = tmp_path / "rows.jsonl"
+    with file.open("w") as out:
+        for i in range(60):
+            topic, right = topics[i % 5], i % 2 == 0
+            again = topic if right else topics[(i + 2) % 5]
+            row = {"prompt": f"Tell me something, number {i}, about {topic}."}
+            for model, text, score in (
+                (STRONG, "whatever", 1.0),
+                (WEAK, f"This is what is known of {topic}, in version {i}.", float(right)),
+                (SECOND, f"Here are a few words on {again}, take {i + 100}.", 1.0),
+            ):
+                out.write(json.dumps({**row, "model": model, "answer": text, "score": score}))
+                out.write("\n")
+    settings = TrainSettings("mf", [str(file)], (STRONG,), (WEAK,), tmp_path / "b", base="fast")
+    train_second_look(settings, LookSettings(SECOND))
+    look, router = SecondLook.of(Bundle.open(tmp_path / "b")), load_router(str(tmp_path / "b"))
+    assert look is not None and isinstance(router, BundleRouter)
+    assert str(look.extractor).startswith(SIMILAR)
+    answers = [
+        Answer("This is what is known of old maps.", second="A few words on old maps."),
+        Answer("This is what is known of old maps.", second="A few words on how bread is baked."),
+        Answer("This is what is known of old maps."),
+    ]
+    found = look.columns(router.scorer, [0.5] * 3, answers)["agreement"]
+    assert found[:2].tolist() == [0, 1]
+    assert np.isnan(found[2])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..data.readers import read_rows
-from ..data.schema import Row
+from ..data.schema import PromptScore, Row
 from ..data.sketch import sketch
 from ..data.sources import SOURCES, is_evaluation_file
 from ..data.split import decontaminate, dedupe, prompt_key, split_by_hash
@@ -158,8 +158,17 @@ def read_data(settings: TrainSettings, counts: dict[str, Any]) -> Iterable[Row]:
         reader = read_rows(
             name, on_bad="skip" if settings.skip_bad else "stop", rejects=settings.rejects
         )
-        yield from reader
+        yield from _assumed(settings, reader) if settings.assume_strong else reader
         counts[Path(name).name] = {"rows": reader.rows, "skipped": reader.skipped}
+
+
+def _assumed(settings: TrainSettings, rows: Iterable[Row]) -> Iterable[Row]:
+    """The weak model's rows, each with one of the strong model, which is right."""
+    for row in rows:
+        yield row
+        if isinstance(row, PromptScore) and row.model in settings.weak:
+            right: dict[str, Any] = {"model": settings.strong[0], "score": 1.0}
+            yield dataclasses.replace(row, **right, output_tokens=None, cost_usd=None)
 
 
 def split_tables(settings: TrainSettings, pairs: PairTable) -> tuple[PairTable, PairTable]:

@@ -17,28 +17,29 @@ from typing import Any
 import numpy as np
 
 from ..data.answers import read_answers
+from ..data.readers import raw_records
 from ..data.sketch import seen
 from ..data.split import prompt_key, split_by_hash
-from ..errors import TrainingError
+from ..errors import DataError, TrainingError
 from ..eval.metrics import auc
 from ..eval.second_look import PRICE_RATIO, cheapest
-from ..router.bundle import Bundle, write_bundle
+from ..router.bundle import CARD, Bundle, write_bundle
+from ..router.extractors import PATTERN, check_pattern
 from ..router.scorer import Scorer
 from ..router.second_look import (
-    EXTRACTORS,
     SECOND_LOOK,
     SIGNALS,
     Answer,
     LookPolicy,
     SecondLook,
-    answer_representations,
     log_odds,
     signal_columns,
 )
 from ..router.threshold import apply_calibration, sigmoid
+from .card import render_card
+from .look_signals import answer_signal, choose_extractor, form_signal
 from .models.head import Base, Floats
-from .models.mf import representation_blocks, train_mf
-from .models.ridge import cross_validated, estimate_variances, fit_blocks
+from .models.mf import train_mf
 from .prepare import MIN_PROMPTS, Start, prepare, start_of
 from .progress import Progress
 from .settings import TrainSettings
@@ -56,10 +57,12 @@ GAP = 0.9  # that the thresholds recover which the bundle is written with
 class LookSettings:
     """second: the model whose answers agree or not, if any. price_ratio: what a strong call costs
     in weak calls [20]; the bundle's own thresholds are the cheapest that recover `GAP` of the gap.
+    pattern: finds the final answer, a regular expression with one group (`router.extractors`).
     """
 
     second: str | None = None
     price_ratio: float | None = None
+    pattern: str | None = None
 
 
 def train_second_look(
@@ -73,12 +76,17 @@ def train_second_look(
     say = progress or Progress()
     if len(settings.data) != 1 or len(settings.strong) != 1 or len(settings.weak) != 1:
         raise TrainingError("a second look takes one --data file, one strong and one weak model")
+    if options.pattern is not None:
+        check_pattern(options.pattern)
     settings = dataclasses.replace(settings, base=settings.base or "mf", kind="mf")
     start = start_of(settings)
     if start.base is None or start.scorer.bundle.manifest.kind not in ("mf", "fast"):
         raise TrainingError(f"--router {settings.base}: a second look stands on mf or fast")
-    settings = dataclasses.replace(settings, kind=start.scorer.bundle.manifest.kind)
+    kind, alone = start.scorer.bundle.manifest.kind, _weak_alone(settings, options)
+    settings = dataclasses.replace(settings, kind=kind, assume_strong=alone)
     settings.check()
+    if alone:
+        say.note(f"only {settings.weak[0]} has scores: {settings.strong[0]} is taken to be right")
     data = prepare(settings, start.scorer, say)
     trained = train_mf(settings, _unlearned(start, data.pairs.prompts), data, say)
     answers = read_answers(settings.data[0], settings.weak[0], options.second)
@@ -94,14 +102,27 @@ def train_second_look(
         }
         summary = {**result.summary, "second_look": dict(look.facts)}
         files: dict[str, Any] = {name: result.bundle.file(name) for name in manifest.files}
+        card = render_card(summary, settings.notes).encode()
         bundle = write_bundle(
             settings.out,
-            files={**files, SECOND_LOOK: look.to_json()},
+            files={**files, CARD: card, SECOND_LOOK: look.to_json()},
             overwrite=settings.overwrite or not settings.taken,
             **fields,
             training=summary,
         )
     return TrainResult(bundle, summary)
+
+
+def _weak_alone(settings: TrainSettings, options: LookSettings) -> bool:
+    """Whether the data have scores of the weak model, and of no other but the second one."""
+    _, rows = raw_records(settings.data[0])
+    models = {
+        record.get(name)
+        for _, record, _ in rows
+        if not isinstance(record, DataError)
+        for name in ("model", "model_a", "model_b")
+    }
+    return settings.weak[0] in models and models <= {None, settings.weak[0], options.second}
 
 
 def _unlearned(start: Start, prompts: Sequence[str]) -> Start:
@@ -148,19 +169,30 @@ def _fit(
         seed=settings.seed,
         key=lambda prompt: f"look {prompt_key(prompt)}",
     )
-    extractor = _extractor(answers, label) if options.second else None
-    columns = signal_columns(scores, answers, extractor)
-    weights = bias = None
     scorer = Scorer.load(bundle)
+    extractor, differs = None, None
+    if options.pattern is not None:
+        extractor = f"{PATTERN}{options.pattern}"
+    elif any(answer.second is not None for answer in answers):
+        extractor, differs = choose_extractor(scorer, answers, label)
+    columns = signal_columns(scores, answers, extractor)
+    if differs is not None:
+        columns["agreement"] = differs
+    columns["form"], forms = form_signal(answers)
+    weights = bias = None
     if any(len(answer.text) > 3 for answer in answers):
-        columns["answer"], weights, bias = _answer_signal(scorer, answers, label, fold, settings)
+        columns["answer"], weights, bias = answer_signal(scorer, answers, label, fold, settings)
     terms = _select(columns, label, fold)
     fitted = _Logistic.fit(columns, terms, label)
     looks = _out_of_fold(columns, terms, label, fold)
     alone = _out_of_fold(columns, ("prompt",), label, fold)
     saved = _log_loss(alone, label) - _log_loss(looks, label)
     spread = float(saved.std() / np.sqrt(table.n))
-    lines = {"score": _line(log_odds(scores), gain), "look": _line(looks, gain)}
+    lines = {
+        # Of a score that is calibrated: its probability p grows by p (1 - p) a unit of log odds.
+        "score": _line(log_odds(scores), gain, prior=float(np.mean(scores * (1 - scores)))),
+        "look": _line(looks, gain, prior=_slope(label, gain)[0]),
+    }
     picked = np.random.default_rng(settings.seed).permutation(table.n)[:KEPT]
     sample = np.stack((log_odds(scores), looks, gain), axis=1)[np.sort(picked)]
     short = (table.weak < 0.5).astype(np.float64)
@@ -177,9 +209,10 @@ def _fit(
         gain=lines,
         tells=float(saved.mean()) > LEAST_SAID * spread,
         second=options.second if "agreement" in terms else None,
-        extractor=extractor if "agreement" in terms else None,
+        extractor=extractor if "agreement" in terms or options.pattern else None,
         answer_weights=weights if "answer" in terms else None,
         answer_bias=float(bias or 0.0) if "answer" in terms else 0.0,
+        forms=forms if "form" in terms else None,
     )
     ratio = PRICE_RATIO if options.price_ratio is None else options.price_ratio
     facts = {
@@ -193,6 +226,8 @@ def _fit(
         "nats": [round(float(saved.mean()), 4), round(spread, 4)],
         "tells": look.tells,
         "price_ratio": ratio,
+        "assume_strong": settings.assume_strong,
+        "strong_mean": round(float(table.strong.mean()), 6),
     }
     return dataclasses.replace(look, policy=cheapest(look, ratio, GAP), facts=facts)
 
@@ -200,33 +235,6 @@ def _fit(
 def _auc(scores: Floats, short: Floats) -> float | None:
     value = auc(scores, short)
     return None if np.isnan(value) else round(float(value), 4)
-
-
-def _extractor(answers: Sequence[Answer], label: Floats) -> str | None:
-    """What tells most of the label when two answers are compared by it; None where none does."""
-    found: dict[str, float] = {}
-    for name in EXTRACTORS:
-        differs = signal_columns(np.full(len(answers), 0.5), answers, name)["agreement"]
-        known = np.isfinite(differs)
-        if known.sum() >= 10 and np.ptp(differs[known]) > 0 and np.ptp(label[known]) > 0:
-            found[name] = float(np.corrcoef(differs[known], label[known])[0, 1])
-    return max(found, key=lambda name: found[name], default=None)
-
-
-def _answer_signal(
-    scorer: Scorer,
-    answers: Sequence[Answer],
-    label: Floats,
-    fold: Any,
-    settings: TrainSettings,
-) -> tuple[Floats, tuple[float, ...], float]:
-    """The regression on the answers' text: out of fold float64[n], weights and bias of all."""
-    x = answer_representations(scorer, answers)
-    blocks = representation_blocks(x.shape[1], len(scorer.bundle.manifest.features))
-    variances = estimate_variances(x, label, blocks, seed=settings.seed)
-    fitted = fit_blocks(x, label, blocks, variances=variances)
-    out = cross_validated(x, label, blocks, fold, variances=variances)
-    return out, tuple(fitted.weights.round(8).tolist()), fitted.intercept
 
 
 @dataclass(frozen=True)
@@ -312,7 +320,24 @@ def _varies(column: Floats | None) -> bool:
     return bool(known.size) and float(np.ptp(known)) > 1e-9
 
 
-def _line(x: Floats, gain: Floats) -> tuple[float, float]:
-    """(intercept, slope) of the gain, never falling: a worse look earns no more."""
-    slope, intercept = np.polyfit(x, gain, 1) if np.ptp(x) > 1e-9 else (0.0, gain.mean())
-    return (float(intercept), float(slope)) if slope > 0 else (float(gain.mean()), 0.0)
+def _line(x: Floats, gain: Floats, prior: float) -> tuple[float, float]:
+    """(intercept, slope) of the gain, never falling: a worse look earns no more.
+
+    The labels tell a slope only roughly: it is the mean of theirs and of the prior by precision,
+    where the prior's error is half of it.
+    """
+    slope, error = _slope(x, gain)
+    if not np.isfinite(error):
+        return float(gain.mean()), 0.0
+    weights = np.array([max(error, 1e-9), max(prior, 1e-9) / 2]) ** -2.0
+    slope = max(float(np.average([slope, prior], weights=weights)), 0.0)
+    return float(gain.mean() - slope * x.mean()), slope
+
+
+def _slope(x: Floats, y: Floats) -> tuple[float, float]:
+    """Least squares slope and its standard error; (0, inf) where x does not vary."""
+    if np.ptp(x) < 1e-9:
+        return 0.0, float("inf")
+    slope, intercept = np.polyfit(x, y, 1)
+    rest = y - intercept - slope * x
+    return float(slope), float(rest.std() / x.std() / np.sqrt(max(len(x) - 2, 1)))

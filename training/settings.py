@@ -55,6 +55,7 @@ class TrainSettings:
         "strong wins" either way.
     source_weights: factor on the weight of a source's prompts (default 1).
     dedupe: drop prompts that repeat an earlier one in other words or with other options.
+    assume_strong: the rows are of the weak model alone, and strong is taken to be right on all.
     own_logs: allow evaluation-only data as training data, for the own-logs protocol.
     notes: lines for the card (what is known of the data, limits).
     base: the bundle that mf or fast starts from, by name or folder: its encoder, and its direction,
@@ -77,6 +78,7 @@ class TrainSettings:
     against: dict[str, list[str]] = field(default_factory=dict)
     source_weights: dict[str, float] = field(default_factory=dict)
     weak_fails: float = 0.0
+    assume_strong: bool = False
     own_logs: bool = False
     dedupe: bool = False
     skip_bad: bool = False
