@@ -64,6 +64,9 @@ def label(
     threshold: Annotated[float, Option(help="Where that router decides, 0 to 1.")] = 0.5,
     explore: Annotated[float, Option(help="Share that is drawn whatever the router thinks.")] = 0.3,
     max_tokens: Annotated[int, Option(min=1, help="Longest answer.")] = 1024,
+    second_sample: Annotated[
+        bool, Option("--second-sample", help="Ask the weak model twice, for a second look.")
+    ] = False,
     judge_tokens: Annotated[int, Option(min=16, help="Longest verdict.")] = 512,
     output_tokens: Annotated[
         int | None, Option(min=1, help="Assumed answer [the log's mean, or 300].")
@@ -120,6 +123,7 @@ def label(
         explore=explore,
         max_tokens=max_tokens,
         judge_tokens=judge_tokens,
+        second_sample=second_sample,
         output_tokens=output_tokens,
         concurrency=concurrency,
         retries=retries,

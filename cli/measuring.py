@@ -25,6 +25,8 @@ from .options import (
 from .output import print_json, say
 
 if TYPE_CHECKING:
+    from ..eval.command import Target
+    from ..eval.guarantee.promises import Promise
     from ..eval.look_command import LookOptions
     from ..eval.own_logs import OwnLogsReport
 
@@ -147,6 +149,11 @@ def calibrate(
     ] = None,
     confidence: Annotated[Number, Option(help="Of a promise [0.9], or of a budget.")] = None,
     max_request_usd: Annotated[Number, Option(help="Of a budget: no request costs more.")] = None,
+    second_look: Annotated[
+        Text, Option(help="A bundle with a second look, whose policy is chosen and written.")
+    ] = None,
+    second: Annotated[Text, Option(help="second-look: the model of the second answers.")] = None,
+    price_ratio: Annotated[Number, Option(help="second-look: strong call in weak ones.")] = None,
     write: Annotated[bool, Option("--write", help="Write the shares into the bundle.")] = False,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
@@ -158,12 +165,27 @@ def calibrate(
     Example: thriftroute calibrate --router mf --prompts prompts.jsonl --strong-pct 0.3
 
     Example: thriftroute calibrate --data F --strong A --weak B --min-quality 0.95 --confidence 0.9
+
+    Example: thriftroute calibrate --second-look looks --data F --strong A --weak B --min-quality
+    0.95 --confidence 0.9
     """
     from ..eval.command import Target, run_calibration
     from ..eval.pricing import CostOptions
 
     target = Target(benchmark or (), data, names(strong), names(weak))
     cost = CostOptions(strong_model, weak_model, strong_price, weak_price, output_tokens)
+    if second_look is not None:
+        others = {"--benchmark": benchmark, "--prompts": prompts, "--strong-pct": strong_pct}
+        others |= {"--usd-per-1k": usd_per_1k, "--max-request-usd": max_request_usd}
+        _unused("--second-look has no use for it", others)
+        from ..eval.guarantee.command import OPTIONS, promise_of
+
+        given = dict(zip(OPTIONS, (min_quality, min_gap, max_regret, None), strict=True))
+        promise = promise_of(given, confidence, None)
+        looked = {"second": second, "price_ratio": price_ratio, "cost": cost, "seed": seed}
+        _calibrate_look(second_look, target, promise, looked, as_json)
+        return
+    _unused("only with --second-look", {"--second": second, "--price-ratio": price_ratio})
     shared: dict[str, Any] = {"prompts": prompts, "cost": cost, "write": write, "seed": seed}
     promised = (min_quality, min_gap, max_regret, confidence, max_request_usd)
     if any(value is not None for value in promised):
@@ -208,6 +230,22 @@ def _evaluate_look(
         print_json(found.to_dict())
     else:
         print_look(found)
+
+
+def _calibrate_look(
+    folder: str, target: "Target", promise: "Promise", options: dict[str, Any], as_json: bool
+) -> None:
+    from ..eval.guarantee.command import print_look_guarantee, run_look_guarantee
+
+    found = run_look_guarantee(folder, target, promise, **options)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        print_look_guarantee(found)
+    if not found.guarantee.feasible:
+        say(found.guarantee.message, err=True)
+        raise typer.Exit(INFEASIBLE)
+    say(f"wrote the policy into {folder}", err=True)
 
 
 def _run_protocol(

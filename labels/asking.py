@@ -9,21 +9,22 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, TypeVar
 
 from ..data.logs.schema import LogRow
 from ..data.schema import Message, content_text
 from ..providers import completion
-from ..providers.calls import judged, pause_s
-from ..providers.error_meaning import NO_KEY, UNUSABLE, CallError, FailureKind, own_words
+from ..providers.calls import judged, pause_s, told
+from ..providers.error_meaning import NO_KEY, UNUSABLE, CallError, FailureKind
 from ..providers.http_answer import BadAnswerError, HttpAnswer
-from ..providers.redaction import environment_secrets, redact, secrets_of
+from ..providers.log_probabilities import mean_probability, token_logprobs
+from ..router.looking import LOOK_KEYWORDS
 from .checks import check_of, passes
 from .judge import JudgeVerdict, parse, question
 from .ledger import LabelError, LabelLedger, Reply, RowMoney
-from .settings import MARGIN, SIDES, LabelSetup, PricedModel, count_tokens
+from .settings import MARGIN, SIDES, LabelSetup, PricedModel, Side, count_tokens
 
 T = TypeVar("T")
 
@@ -41,7 +42,8 @@ PlannedCall = tuple[str, float, float]  # the model's name, USD expected, USD at
 @dataclass(frozen=True, slots=True)
 class Label:
     """What was found about one row. `strong`: the strong model's score, 1, 0.5 or 0; None where
-    nobody has compared the answers yet. `checked`: whether strong's and weak's are right."""
+    nobody has compared the answers yet. `checked`: whether strong's and weak's are right. `second`:
+    another answer of the weak model, where one was asked for."""
 
     strong_reply: Reply
     weak_reply: Reply
@@ -49,6 +51,7 @@ class Label:
     source: str = ""
     verdict: JudgeVerdict | None = None
     checked: tuple[bool, bool] | None = None
+    second: str | None = None
 
 
 class Unlabelled(Exception):  # noqa: N818 - an outcome of one row, told in the summary
@@ -76,12 +79,14 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What is asked of whom, for which row; `turn` tells further askings of the same apart."""
+    """What is asked of whom, for which row; `turn` tells further askings of the same apart.
+    `logprobs`: with the probabilities of the tokens, where the provider tells them."""
 
     item: str
     model: PricedModel
     messages: Sequence[Message]
     turn: int = 0
+    logprobs: bool = False
 
     @property
     def key(self) -> str:
@@ -117,6 +122,16 @@ def estimate(rows: Sequence[Sequence[PlannedCall]]) -> CostEstimate:
     return CostEstimate(sum(map(bool, rows)), Counter(name for name, *_ in calls), usd, most)
 
 
+def answer_call(setup: LabelSetup, row: LogRow, side: Side) -> Call:
+    """The call for a side's answer; weak's with the probabilities of its tokens."""
+    return Call(row.id, setup.model(side), row.messages, logprobs=side == "weak")
+
+
+def second_call(model: PricedModel, row: LogRow) -> Call:
+    """The call for another answer of the weak model."""
+    return Call(row.id, model, row.messages, turn=1)
+
+
 def judge_call(
     setup: LabelSetup, row: LogRow, answers: Sequence[str], *, strong_first: bool, turn: int = 0
 ) -> Call:
@@ -138,12 +153,14 @@ def plan_calls(setup: LabelSetup, ledger: LabelLedger, row: LogRow) -> list[Plan
     known, missing = [], []
     for side in SIDES:
         model = setup.model(side)
-        paid = ledger.replies.get(Call(row.id, model, row.messages).key)
+        paid = ledger.replies.get(answer_call(setup, row, side).key)
         if (reply := setup.logged(row, side) or paid) is not None:
             known.append(reply.text)
         else:
             missing.append(model)
             add(model, size, size, setup.output_tokens)
+    if setup.second is not None and second_call(setup.second, row).key not in ledger.replies:
+        add(setup.second, size, size, setup.output_tokens)
     texts = {text.strip() for text in known}
     checked = setup.checks is not None and check_of(setup.checks, row)
     if setup.judge is None or checked or "" in texts or (not missing and len(texts) == 1):
@@ -240,9 +257,12 @@ class PaidCaller:
         request = {"max_tokens": model.max_tokens, "timeout": self._timeout_s, **model.params}
         request |= {"model": model.name, "messages": [dict(message) for message in call.messages]}
         request |= {"max_retries": 0, "num_retries": 0, "stream": False}
+        # What the user's own parameters say of them holds.
+        optional = LOOK_KEYWORDS if call.logprobs and "logprobs" not in model.params else ()
+        request |= dict.fromkeys(optional, True)
         try:
             async with judged(HttpAnswer(_MOST_BYTES), float(request["timeout"])):
-                reply = _reply(call, await completion.acomplete(request))
+                reply = _reply(call, await completion.acomplete(request, optional=optional))
         except (CallError, asyncio.CancelledError) as failure:
             words, usd = "cancelled", most
             if isinstance(failure, CallError):
@@ -273,15 +293,8 @@ def _reply(call: Call, response: Any) -> Reply:
         tokens_in = count_tokens(call.messages)
         tokens_out = count_tokens([{"role": "assistant", "content": text}])
     usd = call.model.usd(tokens_in, tokens_out)
-    return Reply(text, choices[0].finish_reason, tokens_in, tokens_out, usd, counted)
-
-
-def told(failure: CallError, params: Mapping[str, Any]) -> str:
-    """The failure in one line, without the keys that a provider may quote."""
-    words = " ".join(own_words(failure.__cause__ or failure).split())
-    words = redact(words, environment_secrets() | secrets_of(params))[:300]
-    name = f"{failure.name} {failure.status}" if failure.status else failure.name
-    return f"{name}: {words}" if words else name
+    confidence = mean_probability([value for _, value in token_logprobs(choices[0])])
+    return Reply(text, choices[0].finish_reason, tokens_in, tokens_out, usd, counted, confidence)
 
 
 async def label_row(setup: LabelSetup, row: LogRow, caller: PaidCaller, money: RowMoney) -> Label:
@@ -291,9 +304,23 @@ async def label_row(setup: LabelSetup, row: LogRow, caller: PaidCaller, money: R
     """
     replies = {side: setup.logged(row, side) for side in SIDES}
     missing = [side for side in SIDES if replies[side] is None]
-    calls = [Call(row.id, setup.model(side), row.messages) for side in missing]
+    calls = [answer_call(setup, row, side) for side in missing]
+    if setup.second is not None:
+        calls.append(second_call(setup.second, row))
     found = await _all([caller.ask(call, money) for call in calls])
-    replies |= dict(zip(missing, found, strict=True))
+    replies |= dict(zip(missing, found[: len(missing)], strict=True))
+    label = await _compared(setup, row, replies, caller, money)
+    return label if setup.second is None else replace(label, second=found[-1].text)
+
+
+async def _compared(
+    setup: LabelSetup,
+    row: LogRow,
+    replies: Mapping[Side, Reply | None],
+    caller: PaidCaller,
+    money: RowMoney,
+) -> Label:
+    """The label of a row whose answers are there."""
     strong, weak = replies["strong"], replies["weak"]
     assert strong is not None and weak is not None
     for side, reply in (("strong", strong), ("weak", weak)):

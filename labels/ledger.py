@@ -33,7 +33,8 @@ class LabelError(ThriftrouteError):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A model's answer, and what it cost; `counted` is false where the tokens were counted here."""
+    """A model's answer, and what it cost; `counted` is false where the tokens were counted here.
+    `confidence`: geometric mean of the probabilities of its tokens, None where it is not known."""
 
     text: str
     finish: str | None = None
@@ -41,6 +42,7 @@ class Reply:
     output_tokens: int | None = None
     usd: float | None = None
     counted: bool = True
+    confidence: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +165,9 @@ class LabelLedger:
             self.spent += usd
             self.by_model[model] = self.by_model.get(model, 0.0) + usd
             if kind == "answered":
-                self.replies[record["key"]] = Reply(*(record[n] for n in Reply.__slots__))
+                # States of earlier versions lack what came later.
+                known = {n: record[n] for n in Reply.__slots__ if n in record}
+                self.replies[record["key"]] = Reply(**known)
         elif kind == "round":
             rows = {str(row): float(p) for row, p in record["rows"]}
             self.rounds.append(Round(int(record["population"]), rows))

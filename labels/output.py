@@ -54,6 +54,7 @@ def comparisons(
             "cost_a": label.strong_reply.usd,
             "cost_b": label.weak_reply.usd,
             "time": row.time,
+            **{f"{name}_b": value for name, value in _answer_of(label).items()},
         }
 
     return [_about(row, "id", record(row)) for row in rows if row.id in scores]
@@ -74,8 +75,15 @@ def checked_scores(
             told = {"model": model.name, "score": float(right), "source": label.source}
             tokens = {"input_tokens": reply.input_tokens, "output_tokens": reply.output_tokens}
             about = {**told, "task": row.task, **tokens, "cost_usd": reply.usd}
+            about |= _answer_of(label) if reply is label.weak_reply else {}
             found.append(_about(row, "item_id", about))
     return found
+
+
+def _answer_of(label: Label) -> dict[str, Any]:
+    """What a second look is trained on, as `data.answers` reads it."""
+    weak = label.weak_reply
+    return {"answer": weak.text, "confidence": weak.confidence, "second": label.second}
 
 
 def _about(row: LogRow, id_name: str, found: Mapping[str, Any]) -> dict[str, Any]:

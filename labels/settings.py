@@ -84,6 +84,7 @@ class LabelSettings:
     explore: float = 0.3
     max_tokens: int = 1024
     judge_tokens: int = 512
+    second_sample: bool = False
     output_tokens: int | None = None
     concurrency: int = 8
     retries: int = 3
@@ -101,7 +102,8 @@ class LabelSetup:
     """How rows are labelled: `judge` None: no judge; `checks` None: nothing can be checked.
 
     `logged_as`: names in the log whose answers stand for the strong model's, beside its own; "*"
-    any. `output_tokens`: the assumed length of an answer.
+    any. `output_tokens`: the assumed length of an answer. `second`: who gives another answer of the
+    weak model, if anyone: itself, at a temperature at which it varies.
     """
 
     strong: PricedModel
@@ -112,6 +114,7 @@ class LabelSetup:
     logged_as: frozenset[str] = frozenset()
     output_tokens: float = OUTPUT_TOKENS
     check_timeout_s: float = 10.0
+    second: PricedModel | None = None
 
     def model(self, side: Side) -> PricedModel:
         """The model of a side."""
@@ -162,6 +165,9 @@ def make_setup(settings: LabelSettings, rows: Sequence[LogRow]) -> LabelSetup:
         output_tokens=mean if settings.output_tokens is None else float(settings.output_tokens),
         check_timeout_s=settings.check_timeout_s,
     )
+    if settings.second_sample:
+        params = {**setup.weak.params, "temperature": 1.0}
+        setup = replace(setup, second=replace(setup.weak, params=params))
     # Of a strong model whose answers are all there, what they cost is nobody's need.
     if "strong" in settings.prices or not all(setup.logged(row, "strong") for row in rows):
         setup = replace(setup, strong=_model(settings, "strong", settings.strong))

@@ -138,7 +138,7 @@ def simulate(
         samples = [_take(traffic, index) for index in drawn]
         for method, test in methods.items():
             runs = [FixedSequence(sample, promise, np.arange(n), test) for sample in samples]
-            _run(runs, test, level)
+            run_all(runs, test, level)
             found[method] += [(run.threshold, run.feasible) for run in runs]
         found[PLUG_IN] += [_Curve(sample, promise).best() for sample in samples]
     results = []
@@ -173,7 +173,7 @@ def _take(traffic: LabelledPrompts, rows: npt.NDArray[np.intp]) -> LabelledPromp
     return LabelledPrompts(traffic.scores[rows], rewards, costs, bounds=traffic.bounds)
 
 
-def _run(runs: list[FixedSequence], test: MeanTest, level: float) -> None:
+def run_all(runs: list[FixedSequence], test: MeanTest, level: float) -> None:
     """All sequences to their ends, a block of each at once: the tests see columns, not draws."""
     while runs:
         blocks = [(run, block) for run in runs if (block := run.block(BLOCK)) is not None]

@@ -22,7 +22,7 @@ from .helpers.browser import drawn
 
 VOID = {"meta", "link", "br", "line", "circle", "polyline", "polygon"}
 BIG, SMALL = ("big",), ("small",)
-CSS = page.TEMPLATE.read_text(encoding="utf-8").partition("<style>")[2].partition("</style>")[0]
+CSS = (page.TEMPLATE.parents[1] / "page.css").read_text(encoding="utf-8")
 
 
 class Checked(HTMLParser):

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 from thriftroute.errors import ConfigError
-from thriftroute.labels.asking import Call, CallFailed, PaidCaller, told
+from thriftroute.labels.asking import Call, CallFailed, PaidCaller
 from thriftroute.labels.ledger import LabelError, LabelLedger, Purse, RowMoney
 from thriftroute.labels.settings import PricedModel
+from thriftroute.providers.calls import told
 from thriftroute.providers.error_meaning import CallError, FailureKind
 from thriftroute.providers.prices import Price
 from thriftroute.testing.stub import StubProvider

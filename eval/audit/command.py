@@ -1,5 +1,6 @@
 """`thriftroute audit` and `thriftroute report`: from the command's options to a verdict."""
 
+import contextlib
 import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -7,18 +8,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from ...data.answers import read_answers
 from ...data.schema import render
-from ...errors import ConfigError
+from ...errors import ConfigError, DataError, EvaluationError
 from ...router.routers import CHECKPOINTS, BundleRouter, load_router
+from ...router.second_look import SecondLook
 from ...router.threshold import format_threshold
 from ...terminal import new_console
 from ..baselines import FOLD_PROMPTS, in_domain_scores, knn_scores, length_scores
 from ..benchmarks import Benchmark
-from ..command import Target, score_prompts, scored
+from ..command import ScoredPrompts, Target, score_prompts, scored
+from ..look_command import look_at
+from ..look_gain import LookGain, look_gain
 from ..metrics import Floats
 from ..pricing import CostOptions
 from ..printing import line, table
 from ..scored import CachedScorer
+from ..second_look import PRICE_RATIO
 from .audit import audit
 from .labels import learned_from
 from .measure import Rows
@@ -79,8 +85,35 @@ def run_audit(
             "has not learned from"
         )
         warnings = (known, *warnings)
-    verdict = dataclasses.replace(verdict, warnings=warnings)
+    found, hint = _second_look(on, target, rows, settings)
+    warnings = (*warnings, *hint)
+    verdict = dataclasses.replace(verdict, warnings=warnings, second_look=found)
     return Audited(verdict, name, benchmark, rows, embeddings, labels.tasks)
+
+
+def _second_look(
+    on: ScoredPrompts, target: Target, rows: Rows, settings: AuditSettings
+) -> tuple[LookGain | None, tuple[str, ...]]:
+    """What a second look adds, where the router has one and the data have answers; and a hint
+    where only one of the two is there."""
+    look = SecondLook.of(on.router.scorer.bundle) if isinstance(on.router, BundleRouter) else None
+    if target.data is None or len(target.weak) != 1 or on.labels is None:
+        return None, ()
+    data, [weak], prompts = target.data, target.weak, on.labels.benchmark.prompts
+    if look is None or not isinstance(on.router, BundleRouter):
+        with contextlib.suppress(DataError):
+            read_answers(data, weak)
+            told = "these rows have the text of answers: a bundle of `train second-look`"
+            return None, (f"{told}, trained on other such rows, shows whether a second look pays",)
+        return None, ()
+    try:
+        keep, looks = look_at(look, on.router, (data, weak, None), prompts, rows.scores)
+    except (DataError, EvaluationError) as error:
+        return None, (f"the router's second look was not measured: {error}",)
+    known = rows.usd and rows.weak_cost.any()
+    ratio = float(rows.strong_cost.mean() / rows.weak_cost.mean()) if known else PRICE_RATIO
+    seen = rows.scores[keep], looks, (rows.strong[keep], rows.weak[keep])
+    return look_gain(look, *seen, ratio, seed=settings.seed), ()
 
 
 def _others(
@@ -104,6 +137,8 @@ def print_audit(audited: Audited, console: "Console | None" = None) -> None:
     line(out, f"{verdict.verdict}: {verdict.why}", style="bold")
     for fact in _facts(verdict):
         line(out, fact)
+    if verdict.second_look is not None:
+        line(out, f"second look: {verdict.second_look.why}")
     for warning in verdict.warnings:
         line(out, f"warning: {warning}", style="yellow")
     if verdict.candidate is None:

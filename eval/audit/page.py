@@ -53,6 +53,7 @@ def to_html(audited: Audited, *, examples: bool = True) -> str:
     values = {
         **{"a": audited, "v": verdict, "b": audited.benchmark, "head": HEADS[verdict.verdict]},
         "chart": lambda width: _chart(verdict, width),
+        "look_chart": lambda width: _look_chart(verdict, width),
         "options": options,
         "options_scale": _whiskers(ends),
         "groups": groups,
@@ -134,6 +135,26 @@ def _chart(verdict: AuditVerdict, width: int) -> dict[str, Any]:
         "band": points(curve.share[around], [*curve.low[at], *curve.high[at[::-1]]]),
         "random": points([0, 1], curve.quality[[0, -1]]),
         "router": points(curve.share, curve.quality),
+    }
+
+
+def _look_chart(verdict: AuditVerdict, width: int) -> dict[str, Any]:
+    """The figure of cost against quality with and without a second look, in pixels."""
+    found = verdict.second_look
+    assert found is not None
+    shown = [quality for _, quality in (*found.prompt, *found.look)]
+    height = 340 if width > 500 else 280
+    dearest = max(1.0, *(cost for cost, _ in found.look))
+    x = Scale(0, dearest, 46, width - 14)
+    y = Scale(min(shown) - 0.02, max(*shown, 1.0) + 0.02, height - 40, 12)
+
+    def points(curve: Iterable[tuple[float, float]]) -> str:
+        return " ".join(f"{x(cost)},{y(quality)}" for cost, quality in curve)
+
+    return {
+        **{"width": width, "height": height, "x": x, "y": y, "ticks": ticks(y.low, y.high, 6)},
+        **{"across": ticks(0, dearest, 5), "ends": points((found.prompt[0], (1.0, 1.0)))},
+        **{"prompt": points(found.prompt), "look": points(found.look)},
     }
 
 

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from ...errors import CalibrationError
+from ..look_gain import LookGain
 from ..metrics import Interval
 from ..printing import json_safe
 from .measure import AgainstRandom, QualityCurve
@@ -12,7 +13,9 @@ from .measure import AgainstRandom, QualityCurve
 Answer = Literal["route", "weak-only", "strong-only", "label-more"]
 
 # Fields of a verdict that its JSON gives in another form.
-NOT_PLAIN = ("against_random", "candidate", "candidate_threshold", "baselines", "curve")
+NOT_PLAIN = (
+    "against_random", "candidate", "candidate_threshold", "baselines", "curve", "second_look"
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,7 @@ class AuditVerdict:
     choose it; None where there were too few rows. `guaranteed`: its threshold keeps `min_quality`
     with `confidence`. `saving_of`: "usd", or "strong calls" where costs are unknown. `n` labels in
     all, `needed_n` in all (None unless label-more). `beats_random`: None where nothing is mixed.
+    `second_look`: None where the router has none, or the data no answers.
     """
 
     verdict: Answer
@@ -97,6 +101,7 @@ class AuditVerdict:
     curve: QualityCurve
     warnings: tuple[str, ...] = ()
     facts: Mapping[str, float] = field(default_factory=dict)
+    second_look: LookGain | None = None
 
     @property
     def unit(self) -> str:
@@ -113,6 +118,7 @@ class AuditVerdict:
         for same, one in self.against_random.items():
             gain = {"difference": one.difference.value, "difference_ci": one.difference.ci}
             value["against_random"][same] = {**gain, "p_value": one.p_value}
+        value["second_look"] = self.second_look and self.second_look.to_dict()
         value["baselines"] = {name: asdict(option) for name, option in self.baselines.items()}
         safe: dict[str, Any] = json_safe(value)
         return safe

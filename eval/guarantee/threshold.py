@@ -90,23 +90,47 @@ def guaranteed(prompts: LabelledPrompts, promise: Promise, *, seed: int = 0) -> 
     seed: of the order in which the draws are taken; choose it before you look. Raises
     CalibrationError where the prompts lack what the promise is about.
     """
+    return guaranteed_way(prompts, promise, seed=seed)[0]
+
+
+def guaranteed_way(
+    prompts: LabelledPrompts,
+    promise: Promise,
+    ways: Bools | None = None,
+    costs: Floats | None = None,
+    *,
+    seed: int = 0,
+) -> tuple[Guarantee, int]:
+    """`guaranteed` for any ways to route the n prompts, and the place of the one that was taken.
+
+    ways: as of `FixedSequence`; the threshold of the guarantee is then the place, too, and its
+    costs count no call but the one that answers. costs float64[m]: the cheapest of those that have
+    passed is taken instead of the last, since the promise holds for all of them at once.
+    """
     n = prompts.scores.size
     order = np.random.default_rng(seed).permutation(n)
-    sequence = FixedSequence(prompts, promise, order)
+    sequence = FixedSequence(prompts, promise, order, ways=ways)
     sequence.run()
     feasible = sequence.feasible
     needed = None if feasible else sequence.labels_needed()
-    bound = sequence.bound() if feasible else None
+    place = sequence.place
+    if costs is not None:
+        place = int(np.argmin(costs[: place + 1]))
+    bound = None
+    if feasible:
+        bound = sequence.bound() if place == sequence.place else promise.target
     if not feasible and promise.holds_at_start:
         bound = 1.0 if promise.name == "min_quality" else 0.0
-    shown = _estimates(prompts, sequence.threshold)
+    calls = np.empty(n, dtype=np.bool_)
+    calls[order] = sequence.calls(slice(place, place + 1))[:, 0]
+    shown = _estimates(prompts, calls)
     shown[f"{promise.name[4:]}_bound"] = bound  # without its min_ or max_
     cap = f"no request costs more than {2 * prompts.dearest:.6g}, twice the dearest of these"
-    return Guarantee(
+    found = Guarantee(
         promise=promise.name,
         target=promise.target,
         confidence=promise.confidence,
-        threshold=sequence.threshold,
+        threshold=float(sequence.thresholds[place]),
         n=n,
         feasible=feasible,
         needed_n=needed,
@@ -115,11 +139,10 @@ def guaranteed(prompts: LabelledPrompts, promise: Promise, *, seed: int = 0) -> 
         assumptions=(cap,) if promise.name == "max_cost" and promise.cost_cap is None else (),
         **shown,
     )
+    return found, place
 
 
-def _estimates(prompts: LabelledPrompts, threshold: float) -> dict[str, Any]:
-    calls = prompts.scores >= threshold
-
+def _estimates(prompts: LabelledPrompts, calls: Bools) -> dict[str, Any]:
     def mean(column: Floats) -> float:
         return float(np.average(column, weights=prompts.relative_weights))
 
@@ -155,7 +178,9 @@ class FixedSequence:
     """One promise, its thresholds in their order, and the tests of them.
 
     order int[n]: in which order the draws are taken, chosen without regard to the labels. `count`
-    thresholds have passed so far.
+    thresholds have passed so far. ways bool[n, m]: instead of thresholds m other ways to route, the
+    first the safest, each column the prompts that strong answers; these labels must have chosen
+    neither the ways nor their order. The thresholds are then the numbers of the columns.
     """
 
     def __init__(
@@ -164,20 +189,30 @@ class FixedSequence:
         promise: Promise,
         order: npt.NDArray[np.intp],
         test: MeanTest = betting,
+        ways: Bools | None = None,
     ) -> None:
         self._prompts, self._promise, self._test, self._order = prompts, promise, test, order
         self._scores = prompts.scores[order]
         self._weight = prompts.relative_weights[order]
         self._level = 1 - promise.confidence
         self.variable = variable(promise, prompts)
-        self.thresholds = _thresholds(prompts.scores, from_strong=promise.from_strong)
+        self._ways = None if ways is None else ways[order]
+        if ways is None:
+            self.thresholds = _thresholds(prompts.scores, from_strong=promise.from_strong)
+        else:
+            self.thresholds = np.arange(ways.shape[1], dtype=np.float64)
         self.count = int(promise.holds_at_start)
         self._ended = False
 
     @property
+    def place(self) -> int:
+        """Which in the order has passed last; the first, which is the safest, where none has."""
+        return max(self.count - 1, 0)
+
+    @property
     def threshold(self) -> float:
-        """The last that has passed; the safest one where none has."""
-        return float(self.thresholds[max(self.count - 1, 0)])
+        """The one at `place`."""
+        return float(self.thresholds[self.place])
 
     @property
     def feasible(self) -> bool:
@@ -193,8 +228,10 @@ class FixedSequence:
     def block(self, size: int) -> Floats | None:
         """The variable at the next thresholds, at most `size`: float64[n, m]; None at the end.
         What the test says of it goes into `take`: many sequences can be tested at once."""
-        following = self.thresholds[self.count : self.count + size]
-        return None if self._ended or not following.size else self._values(following, self.variable)
+        following = slice(self.count, self.count + size)
+        if self._ended or self.count >= self.thresholds.size:
+            return None
+        return self._values(following, self.variable)
 
     def take(self, shown: Bools) -> None:
         """Count on to the first threshold of the block that is not shown to keep the promise."""
@@ -211,7 +248,7 @@ class FixedSequence:
         grows = self._promise.name in ("min_quality", "min_gap")
         for target in (best + steps if grows else best * (1 - steps)).tolist():
             harder = variable(self._promise, self._prompts, target)
-            values = self._values(self.thresholds[-1:], harder)
+            values = self._values(slice(-1, None), harder)
             if not self._test(values, *harder.bounds, self._level)[0]:
                 break
             best = target
@@ -225,15 +262,18 @@ class FixedSequence:
         if self.thresholds.size == 1:
             return None  # there is nothing but the safest threshold
         n = self._scores.size
-        calls = 1 - np.searchsorted(np.sort(self._scores), self.thresholds) / n
+        if self._ways is None:
+            calls = 1 - np.searchsorted(np.sort(self._scores), self.thresholds) / n
+        else:
+            calls = self._ways.mean(axis=0)
         moved = np.abs(calls - float(self._promise.from_strong))
         sure = NormalDist().inv_cdf(1 - self._level)
         z = sure + NormalDist().inv_cdf(POWER)
         low, high = self.variable.bounds
         needed = 1.1 * n  # some more than there are at least: with these it was not shown
         for share in (0.0, USEFUL_SHARE / 2, USEFUL_SHARE):
-            at = min(int(np.searchsorted(moved, share)), moved.size - 1)
-            column = self._values(self.thresholds[at : at + 1], self.variable)[:, 0]
+            at = min(int(np.argmax(np.append(moved, 1.0) >= share)), moved.size - 1)
+            column = self._values(slice(at, at + 1), self.variable)[:, 0]
             mean, deviation = float(column.mean()), max(float(column.std()), 1e-12)
             if mean <= 0 and n < HANDFUL:
                 deviation = (high - low) / 2  # the most that there can be
@@ -248,9 +288,17 @@ class FixedSequence:
                 needed = max(needed, -SLACK * math.log(self._level) / growth)
         return math.ceil(needed)
 
-    def _values(self, thresholds: Floats, of: Variable) -> Floats:
+    def calls(self, places: slice) -> Bools:
+        """Whether strong answers, at these thresholds: bool[n, m], rows in the order of the
+        draws."""
+        if self._ways is not None:
+            return self._ways[:, places]
+        above: Bools = self._scores[:, None] >= self.thresholds[None, places]
+        return above
+
+    def _values(self, places: slice, of: Variable) -> Floats:
         """The variable, weighted: float64[n, m], rows in the order of the draws."""
-        calls = self._scores[:, None] >= thresholds[None, :]
+        calls = self.calls(places)
         above, below = of.above[self._order], of.below[self._order]
         weighted: Floats = np.where(calls, above[:, None], below[:, None]) * self._weight[:, None]
         return weighted
