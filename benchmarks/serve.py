@@ -12,6 +12,8 @@ each way in turn, round after round, so that a busy moment of the machine falls 
     sdk        litellm.acompletion inside the load generator's process
     plain      thriftroute serve, a model named by the client: no routing
     routed     thriftroute serve, model "auto": the mf router decides
+    messages   as plain, by the door of Anthropic's Messages (with --ways)
+    responses  as plain, by the door of OpenAI's Responses (with --ways)
     proxy      LiteLLM's own proxy, where --litellm-proxy names its command
 
 Overhead is the difference of two percentiles of one run, in ms. All of it, load generator and stub
@@ -43,7 +45,12 @@ from rich.table import Table
 SAMPLES = Path(__file__).resolve().parent.parent / "data" / "samples" / "prompts.jsonl"
 ROUND_S = 4.0
 KEY = "sk-" + "0123456789abcdef" * 2
-TARGETS = {("routed", "direct"): (15.0, 40.0), ("plain", "sdk"): (3.0, None)}
+TARGETS = {
+    ("routed", "direct"): (15.0, 40.0),
+    ("plain", "sdk"): (3.0, None),
+    ("messages", "plain"): (1.0, None),
+    ("responses", "plain"): (1.0, None),
+}
 ANSWER = {
     "id": "chatcmpl-1",
     "object": "chat.completion",
@@ -93,6 +100,8 @@ async def _measure(options: argparse.Namespace) -> dict[str, Any]:
                 "sdk": (base, "openai/strong"),
                 "plain": (f"http://127.0.0.1:{ports['server']}/v1/chat/completions", "strong"),
                 "routed": (f"http://127.0.0.1:{ports['server']}/v1/chat/completions", "auto"),
+                "messages": (f"http://127.0.0.1:{ports['server']}/v1/messages", "strong"),
+                "responses": (f"http://127.0.0.1:{ports['server']}/v1/responses", "strong"),
             }
             if options.litellm_proxy:
                 command = _proxy(Path(folder), base, ports["proxy"], options.litellm_proxy)
@@ -210,10 +219,14 @@ async def _ask(
         assert answer.choices[0].message.content == "Yes."
         return
     body = {"model": model, "messages": messages}
+    if name == "messages":
+        body["max_tokens"] = 100
+    elif name == "responses":
+        body = {"model": model, "input": messages}
     headers = {"authorization": f"Bearer {KEY}"}
     async with session.post(url, json=body, headers=headers) as response:
         found = await response.json()
-        if response.status != 200 or found["choices"][0]["message"]["content"] != "Yes.":
+        if response.status != 200 or "Yes." not in json.dumps(found):
             raise RuntimeError(f"{name}: {response.status} {str(found)[:300]}")
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from ..terminal import LogFormatter
-from . import audit, label, logs, measuring, routing, serve, training, watch
+from . import audit, connect, label, logs, measuring, replay, routing, serve, training, watch
 from .exits import INTERRUPTED, Commands, fail
 from .output import say
 
@@ -51,5 +51,5 @@ def _version(
 
 
 # In the order in which --help lists them.
-for group in (routing, training, measuring, audit, serve, label, logs, watch):
+for group in (routing, training, measuring, audit, replay, serve, connect, label, logs, watch):
     group.add_commands(app)

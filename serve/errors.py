@@ -12,6 +12,15 @@ _TYPES = {
     429: "rate_limit_error",
 }
 
+_ANTHROPICS = {
+    **_TYPES,
+    402: "billing_error",
+    413: "request_too_large",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+_MESSAGES = "/messages"
+
 
 class RefusedError(ThriftrouteError):
     """A request that gets no model's answer. `status` is HTTP's, `code` a word for programs.
@@ -39,6 +48,19 @@ class RefusedError(ThriftrouteError):
         other = "server_error" if self.status >= 500 else "invalid_request_error"
         error = {"message": str(self), "type": _TYPES.get(self.status, other)}
         return {"error": {**error, "param": self.param, "code": self.code}}
+
+    def told_at(self, path: str) -> dict[str, Any]:
+        """The body of the answer, as the clients of the door at this path read it."""
+        return as_anthropics(self.to_dict(), self.status) if _MESSAGES in path else self.to_dict()
+
+
+def as_anthropics(told: Mapping[str, Any], status: int | None = None) -> dict[str, Any]:
+    """An error of OpenAI's shape in that of Anthropic's Messages; status None: within a stream."""
+    error = told["error"]
+    kind = _ANTHROPICS.get(status or 500, "invalid_request_error")
+    kind = "api_error" if (status or 500) >= 500 and status not in _ANTHROPICS else kind
+    said = {"type": kind, "message": error["message"], "code": error["code"]}
+    return {"type": "error", "error": said}
 
 
 def wrong(param: str, problem: str) -> RefusedError:

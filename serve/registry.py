@@ -3,6 +3,7 @@
 import ipaddress
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
@@ -49,6 +50,7 @@ class Model:
     bundle_model: str | None
     params: Mapping[str, Any] = field(repr=False)  # api_base, api_key, timeout, ... for LiteLLM
     sources: Mapping[str, str] = field(default_factory=dict, repr=False)
+    responses: bool | None = None  # whether its server has OpenAI's Responses; None: only OpenAI's
 
     def estimate(self, prompt_tokens: int, output_tokens: int) -> float:
         """USD for that many tokens, none of them cached."""
@@ -62,6 +64,13 @@ class Registry(dict[str, Model]):
         super().__init__(models)
         self.strong = strong
         self.weak = weak
+        self.aliases: Mapping[str, str] = {}
+
+    def meant(self, name: str) -> str:
+        """What a client's name of a model stands for, by `aliases`; itself where it is none."""
+        if name in self or not self.aliases:
+            return name
+        return next((to for like, to in self.aliases.items() if fnmatchcase(name, like)), name)
 
     @classmethod
     def build(cls, config: Config, *, called: bool = True) -> "Registry":
@@ -84,7 +93,9 @@ class Registry(dict[str, Model]):
                 wrong.append(ConfigError(text, loc=("models", i)))
         if wrong:
             raise ConfigError("\n".join(map(str, wrong)), errors=wrong)
-        return cls(models, config.strong, config.weak)
+        built = cls(models, config.strong, config.weak)
+        built.aliases = config.aliases
+        return built
 
     def is_local(self, name: object) -> bool:
         """Whether the model of that name, or else every model, is served by a program of the
@@ -165,6 +176,7 @@ def _model(settings: ModelSettings) -> Model:
         bundle_model=settings.bundle_model,
         params=MappingProxyType({**settings.params, **{k: v for k, v in own.items() if v}}),
         sources=MappingProxyType({"capabilities": "assumed"} | sources),
+        responses=settings.responses,
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
@@ -48,6 +48,13 @@ class Principal:
     admin: bool = False
 
 
+class Session(NamedTuple):
+    """`name` of a conversation; `told`: its client says so, rather than how it begins."""
+
+    name: str
+    told: bool
+
+
 class Options(BaseModel):
     """What the body's `metadata` or the `x-thriftroute-*` headers ask for. A field's description is
     what an error says was expected."""
@@ -78,6 +85,7 @@ class ChatRequest:
     `body` is the client's JSON without thriftroute's own metadata; `text` what the user wrote last;
     `needs` the capabilities that the body calls for; `prompt_tokens` an estimate of the whole
     prompt; `output_tokens` the most that the client allows (a default where it says nothing).
+    `session`: the conversation, as `session_key` has it.
     """
 
     id: str
@@ -92,6 +100,12 @@ class ChatRequest:
     choices: int
     principal: Principal
     options: Options
+    session: Session | None = None
+
+    @property
+    def goes_on(self) -> bool:
+        """True where a model has answered in this conversation before."""
+        return any(message.get("role") == "assistant" for message in self.messages)
 
     @property
     def sets_maximum(self) -> bool:

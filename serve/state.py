@@ -32,6 +32,7 @@ from .registry import Registry
 from .request_parts import parts_of, texts
 from .spend.ledger import BudgetLedger, make_ledger
 from .upstream.caller import Caller
+from .upstream.look_at import LookAt
 
 T = TypeVar("T")
 
@@ -64,8 +65,11 @@ class ServerState:
             key = "checkpoint_path" if own else "name"
             raise ConfigError(str(error), loc=("router", key)) from error
         self.metrics = Metrics(tuple(self.registry), folder=metrics_folder)
-        self.caller = Caller(config, self.registry)
-        self.pipeline = Pipeline(config, self.registry, self.router, fastest=self.caller.latency)
+        self.look = LookAt.of(config, self.registry, self.router)
+        self.caller = Caller(config, self.registry, self.look)
+        self.pipeline = Pipeline(
+            config, self.registry, self.router, fastest=self.caller.latency, look=self.look
+        )
         self.experiment: Experiment | None = None
         if config.experiment is not None:
             fastest = self.caller.latency

@@ -91,6 +91,7 @@ def test_tenants_pools_models_and_their_order_are_apart() -> None:
         BASE,
         cache_key(asked(tenant="other"), POOL, plan()),
         cache_key(asked(), POOL, plan("strong", "weak")),
+        cache_key(asked(), POOL, plan(looks=True)),
         cache_key(asked(), POOL, plan("weak")),
         cache_key(asked(), POOL, plan("weak,strong")),
         cache_key(asked(), [*POOL, "other"], plan()),
@@ -98,7 +99,7 @@ def test_tenants_pools_models_and_their_order_are_apart() -> None:
         cache_key(asked([{"role": "user", "content": "hi "}]), POOL, plan()),
         cache_key(asked([{"role": "user", "content": "hi"}] * 2), POOL, plan()),
     }
-    assert len(keys) == 9
+    assert len(keys) == 10
 
 
 def test_options_act_through_the_models_alone() -> None:

@@ -58,6 +58,7 @@ def some_records(n: int = 400) -> list[Record]:
                 reasoning_tokens=rng.randrange(10),
                 cost=rng.random(),
                 strong_cost=1 + rng.random(),
+                escalated=(None, len(attempts) > 1)[i % 2],
                 latency_s=rng.lognormvariate(0, 1),
                 overhead_s=rng.random() / 100 if rng.random() < 0.8 else None,
                 feedback=rng.choice([None, 1.0]),
@@ -112,6 +113,8 @@ def by_hand(records: list[Record]) -> dict[str, Any]:
         "cost": pytest.approx(cost),
         "strong_cost": pytest.approx(strong_cost),
         "fallbacks": sum(r.fallbacks for r in records),
+        "looked": sum(r.escalated is not None for r in records),
+        "escalated": sum(r.escalated is True for r in records),
         "saving": pytest.approx(strong_cost - cost),
         "saving_share": pytest.approx(1 - cost / strong_cost) if records else None,
         "strong_share": pytest.approx(sum(bool(r.strong) for r in known) / len(known))

@@ -270,9 +270,49 @@ def test_a_table_of_another_version_is_left_alone(url: str, version: str) -> Non
         connection.execute(update(meta).values(value=version))
     engine.dispose()
     writer = recorder(url)
-    with pytest.raises(ConfigError, match=f"of version {version}, this thriftroute knows 2"):
+    with pytest.raises(ConfigError, match=f"of version {version}, this thriftroute knows 3"):
         writer.start()
     writer.close()
+
+
+@pytest.mark.parametrize("backend", ["sqlite", "postgresql"])
+def test_tables_of_version_2_are_brought_up_to_date(
+    url: str, backend: str, request: pytest.FixtureRequest
+) -> None:
+    if backend == "postgresql":
+        url = request.getfixturevalue("postgres").url
+    engine = open_engine(url)
+    create_schema(engine)
+    added = {"decisions": ("look", "escalated", "look_wrong"), "daily": ("looked", "escalated")}
+    with engine.begin() as connection:
+        connection.execute(text("DROP INDEX thriftroute_decisions_report"))
+        for table, columns in added.items():
+            for name in columns:
+                connection.execute(text(f"ALTER TABLE thriftroute_{table} DROP COLUMN {name}"))
+        connection.execute(
+            text("CREATE INDEX thriftroute_decisions_report ON thriftroute_decisions (time)")
+        )
+        # As the older server counted it.
+        sums = "requests errors answered strong known cache_hits fallbacks prompt_tokens "
+        sums += "completion_tokens cached_tokens reasoning_tokens cost strong_cost overhead timed"
+        names, zeros = sums.replace(" ", ", "), ", ".join("1" for _ in sums.split())
+        old = f"({NOW // 86_400:.0f}, 'all', '', {zeros})"
+        into = f"thriftroute_daily (day, dimension, name, {names})"
+        connection.execute(text(f"INSERT INTO {into} VALUES {old}"))
+        connection.execute(update(meta).values(value="2"))
+    engine.dispose()
+    writer = recorder(url)
+    writer.start()
+    for name, escalated in (("a", True), ("b", False), ("c", None)):
+        writer.put(record(name, escalated=escalated, model="weak"))
+    assert writer.close() == 0
+    again = recorder(url)
+    again.start()
+    for filters in ({}, {"model": "weak"}):  # from the sums by day, and from the rows
+        totals = again.stats(filters=filters)["totals"]
+        assert (totals["looked"], totals["escalated"]) == (2, 1)
+        assert totals["requests"] == (3 if filters else 4)
+    again.close()
 
 
 KILLED = """

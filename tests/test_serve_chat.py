@@ -383,7 +383,7 @@ def test_a_cascade_asks_strong_after_a_bad_weak_answer_and_charges_both(
             first, second = (ask(server, "router-mf-1.0", **form) for _ in range(2))
     assert json.loads(text_of(first)) == {"model": "strong"}
     assert json.loads(text_of(second)) == {"model": "weak"}
-    assert first.headers["x-thriftroute-reason"].endswith("'s answer would not do (cascade)")
+    assert first.headers["x-thriftroute-reason"].endswith("'s answer would not do (json)")
     both, weak = rows(path)
     assert (both["model"], weak["model"]) == ("strong", "weak")
     models = [attempt["model"] for attempt in json.loads(both["attempts"])]

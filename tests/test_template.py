@@ -66,6 +66,7 @@ def test_the_values_that_it_shows_are_the_defaults(tmp_path: Path) -> None:
     examples = {
         ("router", "strong_share"), ("router", "checkpoint_path"), ("records", "keep_days"),
         ("alerts", "webhook"), ("server", "admin_sha256"), ("calls", "cascade", "timeout_s"),
+        ("calls", "second_look", "timeout_s"),
         ("router", "hold"), ("watch", "baseline"), ("server", "cors_origins"),
     }  # fmt: skip
     plain = Config(models=config.models, strong=config.strong, weak=config.weak)

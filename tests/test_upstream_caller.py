@@ -87,7 +87,7 @@ def test_an_answer_is_openais_json_with_all_that_the_provider_said(
     assert told["prompt_tokens_details"] == {"cached_tokens": 3}
     assert told["completion_tokens_details"] == {"reasoning_tokens": 2}
     assert answer.model == "weak"
-    assert not answer.cascade
+    assert answer.looked is None
     (attempt,) = answer.attempts
     assert (attempt.status, attempt.error, attempt.usage) == (200, None, told)
     assert json.loads(json.dumps(answer.response)) == answer.response

@@ -30,14 +30,14 @@ def make(provider: StubProvider, **cascade: Any) -> Caller:
     return make_caller(make_pool(provider.url), cascade=settings, failures_to_cool=2)
 
 
-def call(caller: Caller, *models: str, cascade: bool = True, **body: Any) -> Answer:
+def call(caller: Caller, *models: str, look: bool = True, **body: Any) -> Answer:
     request = {"messages": HELLO, **body}
-    return run(caller, caller.call(models or POOL, request, stream=False, cascade=cascade))
+    return run(caller, caller.call(models or POOL, request, stream=False, look=look))
 
 
 def read(caller: Caller, **body: Any) -> tuple[Answer, list[dict[str, Any]]]:
     async def all_of_it() -> tuple[Answer, list[dict[str, Any]]]:
-        answer = await caller.call(POOL, {"messages": HELLO, **body}, stream=True)
+        answer = await caller.call(POOL, {"messages": HELLO, **body}, stream=True, look=True)
         if answer.chunks is not None:
             return answer, [chunk async for chunk in answer.chunks]
         # As the server sends a whole answer to a client that streams.
@@ -61,7 +61,11 @@ def says(text: str) -> Fault:
 
 def test_a_weak_answer_that_will_do_is_the_answer(provider: StubProvider) -> None:
     answer = call(make(provider))
-    assert (answer.model, answer.cascade, content(answer)) == ("weak", True, "Answer of weak.")
+    assert (answer.model, (answer.looked is not None), content(answer)) == (
+        "weak",
+        True,
+        "Answer of weak.",
+    )
     assert asked(provider) == ["weak"]
 
 
@@ -81,7 +85,7 @@ def test_an_answer_that_fails_a_check_sends_the_request_on_and_both_are_charged(
     schema = {"name": "x", "schema": {"type": "object"}}
     form = {"response_format": {"type": "json_schema", "json_schema": schema}}
     answer = call(make(provider), **form)
-    assert answer.cascade
+    assert answer.looked is not None
     assert json.loads(content(answer)) == {"model": "strong"}
     assert tried(answer) == [("weak", 200, f"rejected: {check}"), ("strong", 200, None)]
     for attempt in answer.attempts:
@@ -113,7 +117,7 @@ def test_a_weak_model_that_fails_is_passed_over(provider: StubProvider) -> None:
         assert tried(call(caller)) == [WEAK_FAILS, ("strong", 200, None)]
     # It cools down: the cascade does without it.
     answer = call(caller)
-    assert (tried(answer), answer.cascade) == ([("strong", 200, None)], False)
+    assert (tried(answer), (answer.looked is not None)) == ([("strong", 200, None)], False)
 
 
 def test_a_wrong_request_is_refused_once(provider: StubProvider) -> None:
@@ -148,7 +152,7 @@ def test_where_nothing_answers_all_attempts_are_told(provider: StubProvider) -> 
 
 def test_a_stream_gets_the_weak_answer_whole_after_it_was_judged(provider: StubProvider) -> None:
     answer, chunks = read(make(provider), stream_options={"include_usage": True})
-    assert (answer.model, answer.cascade) == ("weak", True)
+    assert (answer.model, (answer.looked is not None)) == ("weak", True)
     assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
     choices = [chunk["choices"][0] for chunk in chunks if chunk["choices"]]
     assert "".join(c["delta"].get("content") or "" for c in choices) == "Answer of weak."
@@ -164,7 +168,7 @@ def test_a_stream_gets_the_weak_answer_whole_after_it_was_judged(provider: StubP
 def test_a_stream_gets_the_strong_answer_as_it_comes(provider: StubProvider) -> None:
     provider.fail(says(""))
     answer, chunks = read(make(provider))
-    assert (answer.model, answer.cascade) == ("strong", True)
+    assert (answer.model, (answer.looked is not None)) == ("strong", True)
     choices = [chunk["choices"][0] for chunk in chunks]
     assert "".join(c["delta"].get("content") or "" for c in choices) == "Answer of strong."
     assert [request.body.get("stream") for request in provider.requests] == [None, True]
@@ -173,7 +177,7 @@ def test_a_stream_gets_the_strong_answer_as_it_comes(provider: StubProvider) -> 
 
 
 @pytest.mark.parametrize(
-    ("models", "cascade", "enabled"),
+    ("models", "look", "enabled"),
     [
         (("weak", "strong"), False, True),
         (("weak", "strong"), True, False),
@@ -183,9 +187,9 @@ def test_a_stream_gets_the_strong_answer_as_it_comes(provider: StubProvider) -> 
     ],
 )
 def test_no_cascade_where_none_is_meant(
-    provider: StubProvider, models: tuple[str, ...], cascade: bool, enabled: bool
+    provider: StubProvider, models: tuple[str, ...], look: bool, enabled: bool
 ) -> None:
     provider.always(says(""))
-    answer = call(make(provider, enabled=enabled), *models, cascade=cascade)
-    assert not answer.cascade
+    answer = call(make(provider, enabled=enabled), *models, look=look)
+    assert answer.looked is None
     assert asked(provider) == [models[0]]

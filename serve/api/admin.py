@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from .openai_chat import request_of
 
 PAGE = Path(__file__).with_name("page.html")
 _PRICES = ("input_price", "output_price", "cached_input_price")
-_SWITCHES = ("errors", "rated")
+_SWITCHES = ("errors", "rated", "escalated")
 _ROUTE_KEYS = ("prompt", "messages", "tier")
 
 
@@ -124,7 +125,7 @@ class _Views:
         return JSONResponse(report)
 
     async def decisions(self, request: Request) -> Response:
-        """`?limit=50&since=&until=&errors=1&rated=1` and a value for any other filter."""
+        """`?limit=50&since=&until=&errors=1&rated=1&escalated=1`, and a value for other filters."""
         self._admin(request)
         query = dict(request.query_params)
         limit = query.pop("limit", "50")
@@ -144,7 +145,8 @@ class _Views:
         return JSONResponse(row)
 
     async def feedback(self, request: Request) -> Response:
-        """`{"id": ..., "value": "good" | "bad" | 0..1, "comment": ...}`; `score` for `value` too.
+        """`{"id": ..., "value": "good" | "bad" | 0..1, "comment": ..., "look": "wrong" | "right"}`;
+        `score` for `value` too.
 
         An admin may rate any decision, a client those of its own tenant.
         """
@@ -163,8 +165,12 @@ class _Views:
             raise wrong("value", "expected 'good', 'bad' or a number from 0 to 1")
         if not isinstance(comment, str | None):
             raise wrong("comment", "expected text")
-        note = self._state.recorder.feedback
-        if not await self._state.in_reports(lambda: note(id, value, comment, tenant=tenant)):
+        look = body.get("look")
+        if look not in {None, "wrong", "right"}:
+            raise wrong("look", "expected 'wrong' or 'right', of the second look at this answer")
+        wrong_look = None if look is None else look == "wrong"
+        note = partial(self._state.recorder.feedback, id, value, comment, look_wrong=wrong_look)
+        if not await self._state.in_reports(lambda: note(tenant=tenant)):
             raise _no_decision(id)
         return JSONResponse({"id": id, "recorded": True})
 

@@ -23,6 +23,7 @@ from ..registry import short_names
 from ..state import ServerState
 from .admin import admin_routes
 from .auth import client_of, principal
+from .doors import DOORS
 from .flow import RequestFlow
 from .limits import Limits, address_of
 from .openai_chat import chat_completions
@@ -53,7 +54,7 @@ def create_app(config: Config, *, metrics_folder: Path | None = None) -> Starlet
             if not isinstance(error, asyncio.CancelledError):
                 logger.error("%s: %s", where, type(error).__name__)
             error = RefusedError(500, "internal_error", "the server failed; its log says where")
-        return JSONResponse(error.to_dict(), error.status, headers=error.headers)
+        return JSONResponse(error.told_at(request.url.path), error.status, headers=error.headers)
 
     def client(scope: Scope) -> str:
         return client_of(Headers(scope=scope), config, address_of(scope))
@@ -68,8 +69,12 @@ def create_app(config: Config, *, metrics_folder: Path | None = None) -> Starlet
             await flow.finish()
             await state.close()
 
-    chat = Endpoint(flow, chat_completions)
-    asking = [Route(f"{v1}/chat/completions", chat, methods=["POST"]) for v1 in ("/v1", "")]
+    doors = {"/chat/completions": chat_completions, **DOORS}
+    asking = [
+        Route(f"{v1}{path}", Endpoint(flow, door), methods=["POST"])
+        for path, door in doors.items()
+        for v1 in ("/v1", "")
+    ]
     app = Starlette(
         routes=[*asking, *_reading(state), *admin_routes(state)],
         lifespan=lifespan,

@@ -127,7 +127,9 @@ def _names_this_machine(headers: Mapping[str, str]) -> bool:
 def _digest_sent(headers: Mapping[str, str]) -> str | None:
     """The digest of the key that was sent; None where there is none."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
-    return digest(token.strip()) if scheme.lower() == "bearer" and token.strip() else None
+    sent = token.strip() if scheme.lower() == "bearer" else ""
+    sent = sent or headers.get("x-api-key", "").strip()  # as Anthropic's clients send it
+    return digest(sent) if sent else None
 
 
 def _is(hashed: str | None, expected: str | None) -> bool:

@@ -28,6 +28,7 @@ _ALIASES |= {"taskType": "task", "task_type": "task"}
 MOST_PARTS = 4096  # messages and parts of their contents
 MOST_OBJECTS = 20_000  # JSON objects and lists in a body
 CHARACTERS_A_TOKEN = 3  # on the safe side of 4: too many tokens refuse late, too few fail upstream
+_OURS = frozenset({"metadata", "native"})  # which a client cannot set
 MOST_VALUES = 100_000  # entries of JSON objects and lists
 LARGE_BYTES = 1_000_000  # from here on one body waits for another
 DEEPEST = 100  # levels of JSON; past some hundreds nothing could write it again
@@ -131,7 +132,7 @@ def read_request(
     return ChatRequest(
         id=id,
         model=model.strip(),
-        body={k: v for k, v in body.items() if k != "metadata" and k not in left_out},
+        body={k: v for k, v in body.items() if k not in _OURS and k not in left_out},
         messages=messages,
         text=text,
         stream=bool(body.get("stream")),

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from ...router.looking import without_logprobs
 from ..cache.answers import Assembler, Kept, replay, unpack
 from ..cache.key import cache_key, semantic_bucket
 from ..errors import RefusedError
@@ -84,9 +85,8 @@ class RequestFlow:
                 stage = await self._reserved(stage)
                 stage = await self._narrowed(stage)
                 plan, stream = stage.decided, request.stream
-                cascade = plan.choice != "direct"
                 answer = await state.caller.call(
-                    plan.models, request.body, stream=stream, cascade=cascade
+                    plan.models, request.body, stream=stream, look=plan.looks, score=plan.score
                 )
         except BaseException as error:
             # Cancelled: the loop is cancelling this task, and the money is settled in another.
@@ -148,14 +148,14 @@ class RequestFlow:
         state, request, plan = self.state, stage.request, stage.decided
         config, who = state.config, request.principal
         output = request.output_tokens * request.choices
-        usd, weak_usd, strong_usd = (
+        usd, weak_usd = (
             state.registry[name].estimate(request.prompt_tokens, output)
-            for name in (plan.models[0], config.weak, config.strong)
+            for name in (plan.models[0], config.weak)
         )
         tokens = request.prompt_tokens + output
-        cascade = config.calls.cascade.enabled and plan.choice != "direct"
-        if cascade and plan.models[0] == config.weak and config.strong in plan.models:
-            usd, tokens = usd + strong_usd, 2 * tokens
+        if plan.looks:
+            usd = state.pipeline_of(stage.arm).look_cost(request)
+            tokens *= 2 if state.look is None or state.look.second is None else 3
         tier = config.tiers.get(who.tier or "")
         reservation = await state.ledger.reserve(
             who, tier, usd=usd, tokens=tokens, weak_usd=weak_usd
@@ -169,19 +169,22 @@ class RequestFlow:
         if stage.reservation.level == "soft":
             pipeline = self.state.pipeline_of(stage.arm)
             make = functools.partial(pipeline.narrowed, plan, request)
-            plan = await self._beside(make, stage, quick=False)
+            narrowed = await self._beside(make, stage, quick=False)
+            if narrowed.looks != plan.looks:  # the key stands for answers that were looked at
+                stage = replace(stage, cache_key=None)
+            plan = narrowed
         return replace(stage, plan=plan, called=time.perf_counter())
 
     async def _streamed(self, ended: Ended, answer: Answer) -> AsyncGenerator[dict[str, Any]]:
         """The upstream's chunks, kept as they pass; however it ends, the request is settled."""
         chunks, assembler = answer.chunks, Assembler()
         assert chunks is not None
-        found: dict[str, Any] = {}
+        request, found = ended.request, dict[str, Any]()
         try:
             yield {}  # for `answer` alone
             async for chunk in chunks:
                 assembler.add(chunk)
-                yield chunk
+                yield without_logprobs(chunk, request.body) if ended.decided.looks else chunk
             if chunks.error is not None:
                 found = {"status": 502, "error": "stream_broken"}
             found["completion"] = assembler.completion()
@@ -235,7 +238,7 @@ def _answered(stage: Pending, answer: Answer) -> Ended:
     streams, ttft_s = stage.request.stream, now - stage.started
     return stage.ended(
         model=answer.model,
-        cascade=answer.cascade,
+        looked=answer.looked,
         completion=answer.response,
         attempts=answer.attempts if whole else (),
         said=answer.text if whole else "",

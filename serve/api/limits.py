@@ -35,7 +35,7 @@ _SECURITY = {
 # What scripts of another site may read of an answer, where `cors_origins` has that site.
 _TOLD = (
     *("decision-id", "cache", "model", "choice", "reason"),
-    *("score", "percentile", "threshold", "cost"),
+    *("score", "percentile", "threshold", "cost", "look", "escalated"),
 )
 _EXPOSED = (*(f"x-thriftroute-{name}" for name in _TOLD), "retry-after", "x-should-retry")
 
@@ -89,7 +89,7 @@ class Limits:
             if body.started:
                 raise
             self._on_refusal(error.status)
-            answer = JSONResponse(error.to_dict(), error.status, headers=error.headers)
+            answer = JSONResponse(error.told_at(scope["path"]), error.status, headers=error.headers)
             await _for_browsers(answer, self.settings)(scope, receive, body.send)
         finally:
             self._open[client] -= 1

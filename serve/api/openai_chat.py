@@ -2,10 +2,13 @@
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from ..request import ChatRequest, Options, Principal
+from ..session_key import session_of
 from ..state import ServerState
 from .auth import principal
 from .chat_request import read_body, read_options, read_request
@@ -13,6 +16,10 @@ from .flow import RequestFlow
 from .request_state import Pending
 from .sending import Client
 from .settlement import SHORT_BYTES
+
+Json = dict[str, Any]
+# A door's body and its headers -> (the chat completion's, what `upstream.native` sends as it is)
+Translate = Callable[[Mapping[str, Any], Mapping[str, str]], tuple[Json, Json]]
 
 
 async def chat_completions(flow: RequestFlow, client: Client) -> None:
@@ -25,8 +32,13 @@ async def chat_completions(flow: RequestFlow, client: Client) -> None:
         await client.reply(flow.answer(parsed))
 
 
-async def parse(state: ServerState, raw: bytes, headers: Mapping[str, str]) -> Pending:
-    """`headers` have lower-case names. Raises RefusedError."""
+async def parse(
+    state: ServerState,
+    raw: bytes,
+    headers: Mapping[str, str],
+    translate: Translate | None = None,
+) -> Pending:
+    """`headers` have lower-case names. translate: from another protocol. Raises RefusedError."""
     started, size = time.perf_counter(), len(raw)
     # A short body is read, and a short prompt counted, sooner than a thread is woken.
     short = size < SHORT_BYTES
@@ -35,7 +47,11 @@ async def parse(state: ServerState, raw: bytes, headers: Mapping[str, str]) -> P
     who = principal(headers, state.config, tenant=options.tenant)
 
     def read() -> ChatRequest:
-        return request_of(state, body, options, who, id=uuid.uuid4().hex)
+        chat, native = (body, None) if translate is None else translate(body, headers)
+        request = request_of(state, chat, options, who, id=uuid.uuid4().hex, headers=headers)
+        return (
+            request if native is None else replace(request, body={**request.body, "native": native})
+        )
 
     request = read() if short else await state.in_thread(read, size=size)
     arm = None if state.experiment is None else state.experiment.arm(request)
@@ -43,10 +59,16 @@ async def parse(state: ServerState, raw: bytes, headers: Mapping[str, str]) -> P
 
 
 def request_of(
-    state: ServerState, body: Mapping[str, Any], options: Options, who: Principal, *, id: str
+    state: ServerState,
+    body: Mapping[str, Any],
+    options: Options,
+    who: Principal,
+    *,
+    id: str,
+    headers: Mapping[str, str] = MappingProxyType({}),
 ) -> ChatRequest:
     """The request of a body, as this server counts it. Raises RefusedError (400)."""
-    return read_request(
+    request = read_request(
         body,
         options,
         who,
@@ -55,3 +77,6 @@ def request_of(
         count=state.count_tokens,
         unlimited=state.registry.is_local(body.get("model")),
     )
+    metadata, messages = body.get("metadata"), request.messages
+    session = session_of(options.session, headers, request.body, metadata, messages)
+    return replace(request, session=session, model=state.registry.meant(request.model))

@@ -16,6 +16,7 @@ from ..request import ChatRequest
 from ..spend.cost import Usage
 from ..spend.counters import Reservation
 from ..state import ServerState
+from ..upstream.answer import Looked
 from ..upstream.failures import Attempt
 from .chat_request import PREFIX
 
@@ -61,7 +62,7 @@ class Ended(Pending):
     completion: dict[str, Any] | None = field(default=None, repr=False)
     said: str = field(default="", repr=False)
     attempts: tuple[Attempt, ...] = ()
-    cascade: bool = False
+    looked: Looked | None = None
     upstream_s: float = 0.0
     ttft_s: float | None = None  # of a stream
     overhead_s: float | None = None  # of a stream: before its first piece
@@ -79,7 +80,7 @@ _IN_RECORD = {each.name for each in fields(Record)}
 def record_of(ended: Ended, state: ServerState) -> Record:
     """The record of a settled request. Masking its text takes patterns their time."""
     request, plan = ended.request, ended.plan
-    who, session, experiment = request.principal, request.options.session, state.experiment
+    who, session, experiment = request.principal, request.session, state.experiment
     overhead_s = ended.overhead_s
     if overhead_s is None and not request.stream:
         overhead_s = max(0.0, ended.latency_s - ended.upstream_s)
@@ -94,13 +95,18 @@ def record_of(ended: Ended, state: ServerState) -> Record:
         "strong": None if ended.model is None else ended.model == state.config.strong,
         "attempts": tuple(attempt.to_dict() for attempt in ended.attempts),
         "task": request.options.task,
-        "session_hash": None if session is None else hash_session(who.tenant, session),
+        "session_hash": None if session is None else hash_session(who.tenant, session.name),
         "overhead_s": overhead_s,
         "prompt_hash": hash_prompt(request.messages),
         "arm": None if experiment is None else experiment.recorded(ended.arm),
         "cost": ended.cost or 0.0,
         "reason": None if plan is None else reason_of(ended),
     }
+    if (looked := ended.looked) is not None:
+        values["escalated"] = looked.escalated
+        if looked.look is not None:
+            values["look"] = looked.look.probability
+        values["steps"] = (*values.get("steps", ()), ("second look", _seen(looked)))
     if state.config.records.text:
         choices = (ended.completion or {}).get("choices") or ()
         messages: Any = request.messages
@@ -114,13 +120,23 @@ def record_of(ended: Ended, state: ServerState) -> Record:
     return Record(**values)
 
 
+def _seen(looked: Looked) -> str:
+    look = looked.look
+    if look is None:
+        return looked.why
+    told = {k: "unknown" if v is None else f"{v:.3g}" for k, v in look.signals.items()}
+    signals = ", ".join(f"{name} {value}" for name, value in told.items())
+    late = "; the stream had begun" if look.escalated and not looked.escalated else ""
+    return f"{looked.why}, threshold {look.threshold:.3g}{late}; {signals}"
+
+
 def reason_of(stage: Ended) -> str:
     """Why this model answered: the plan's reason, and what came between."""
     first, reason = stage.decided.models[0], stage.decided.reason
     if stage.model in {None, first}:
         return reason
-    if stage.cascade:
-        return f"{reason}; {first}'s answer would not do (cascade)"
+    if stage.looked is not None:
+        return f"{reason}; {first}'s answer would not do ({stage.looked.why})"
     return f"{reason}; {first} did not answer (fallback)"
 
 
@@ -135,6 +151,10 @@ def headers_of(stage: Ended) -> dict[str, str]:
         for name in ("score", "percentile", "threshold"):
             if (value := getattr(plan, name)) is not None:
                 values[name] = f"{value:.6g}"
+    if stage.looked is not None:
+        values["escalated"] = str(stage.looked.escalated).lower()
+        if stage.looked.look is not None:
+            values["look"] = f"{stage.looked.look.probability:.6g}"
     if stage.cost is not None:
         values["cost"] = f"{stage.cost:.10f}".rstrip("0").rstrip(".")
     return {f"{PREFIX}{name}": header_value(value) for name, value in values.items()}

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -23,11 +23,36 @@ _EVENTS = [
 ]
 
 
+class Dialect:
+    """How a client's protocol has answers, chat completions as they are. One for each request.
+
+    `named`: events have names, and no [DONE] after them."""
+
+    named = False
+
+    def body(self, completion: dict[str, Any]) -> dict[str, Any]:
+        """A whole answer."""
+        return completion
+
+    def events(self, chunk: dict[str, Any]) -> Iterable[dict[str, Any]]:
+        """What a chunk of a stream is sent as."""
+        return (chunk,)
+
+    def end(self) -> Iterable[dict[str, Any]]:
+        """What is sent after the last one, where nothing failed."""
+        return ()
+
+    def error(self, told: dict[str, Any]) -> dict[str, Any]:
+        """An error in a stream. told: {"error": ...}, as OpenAI has it."""
+        return told
+
+
 class Client:
-    """Who sent one request. `started`: whether an answer to it has begun."""
+    """Who sent one request. `started`: whether an answer to it has begun. `dialect`: its door's."""
 
     def __init__(self, request: Request, send: Send, stop: Callable[[], None]) -> None:
         """stop: called where the server shuts down, before what works on an answer is cancelled."""
+        self.dialect = Dialect()
         self.headers = request.headers
         self.started = False
         self._request = request
@@ -48,7 +73,8 @@ class Client:
         if reply is None:
             return
         if reply.chunks is None:
-            response = _Json(reply.body, headers=reply.headers)
+            assert reply.body is not None
+            response = _Json(self.dialect.body(reply.body), headers=reply.headers)
             await response(self._request.scope, self._request.receive, self._put)
             return
         try:
@@ -56,16 +82,20 @@ class Client:
         finally:
             await reply.chunks.aclose()
 
+    async def json(self, body: dict[str, Any]) -> None:
+        """Send this."""
+        await _Json(body)(self._request.scope, self._request.receive, self._put)
+
     async def farewell(self, error: RefusedError) -> None:
         """End the events with this one, unless the client takes in no more."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FAREWELL_S):
                 if self._takes_events:
-                    await self._event(_written(error.to_dict()))
-                    await self._event(b"", more=False)
+                    await self._event(self.dialect.error(error.to_dict()))
+                    await self._end()
 
     async def _send_events(self, reply: Reply) -> None:
-        """The chunks, then [DONE]."""
+        """The chunks, then what ends them."""
         assert reply.chunks is not None
         own = [(name.encode(), value.encode()) for name, value in reply.headers.items()]
         self._takes_events = True
@@ -74,16 +104,24 @@ class Client:
         broken = False
         async for chunk in reply.chunks:
             broken = broken or "error" in chunk
-            await self._event(_written(chunk))
+            sent = (self.dialect.error(chunk),) if broken else self.dialect.events(chunk)
+            for event in sent:
+                await self._event(event)
             # Neither waits where a provider is fast: a full buffer would be sent in one turn of
             # the loop, and a few such streams hold up everybody for a second.
             await asyncio.sleep(0)
+        for event in () if broken else self.dialect.end():
+            await self._event(event)
         # [DONE] would tell clients that do not look at errors that they have it all.
-        await self._event(b"" if broken else b"[DONE]", more=False)
+        await self._end(b"" if broken or self.dialect.named else b"data: [DONE]\n\n")
 
-    async def _event(self, data: bytes, *, more: bool = True) -> None:
-        body = b"data: " + data + b"\n\n" if data else b""
-        await self._put({"type": "http.response.body", "body": body, "more_body": more})
+    async def _event(self, event: dict[str, Any]) -> None:
+        name = f"event: {event.get('type')}\n".encode() if self.dialect.named else b""
+        body = name + b"data: " + _written(event) + b"\n\n"
+        await self._put({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def _end(self, body: bytes = b"") -> None:
+        await self._put({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _put(self, message: Message) -> None:
         self.started = True

@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
+from ...router.looking import without_logprobs
 from ...router.score_or_fallback import place_of
 from ..cache.answers import Kept, is_complete, pack
 from ..spend.cost import Usage, cost_of, usage_of
@@ -18,10 +19,12 @@ logger = logging.getLogger(__name__)
 SHORT_BYTES = 4096  # a body below it is worked on sooner than a thread is woken
 LONGEST = 128_000  # tokens that a model may write at once of which nothing is known
 
+Step = Callable[..., Awaitable[Ended | None]]
+
 
 async def settle(state: ServerState, ended: Ended) -> Ended:
     """Price, pay, remember, keep. Never raises: bookkeeping must not take an answer away."""
-    steps: Sequence[Callable[..., Awaitable[Ended | None]]] = (_price, _pay, _remember, _keep)
+    steps: Sequence[Step] = (_price, _pay, _look, _remember, _keep)
     for step in steps:
         try:
             ended = await step(state, ended) or ended
@@ -87,7 +90,7 @@ async def _usage(state: ServerState, ended: Ended, attempt: Attempt) -> Usage | 
         return Usage(request.prompt_tokens, 0, estimated=True)
     usage = usage_of(attempt.usage)
     last = attempt is ended.attempts[-1]
-    # The last one may have failed after a cascade's weak answer, which was given then.
+    # The last one may have failed after a weak answer that would not do, which was given then.
     if usage is not None or not last or attempt.model != ended.model:
         return usage
     written = 0
@@ -119,7 +122,7 @@ async def _keep(state: ServerState, settled: Ended) -> None:
         return
     # The key stands for the plan's first choice. Another model's answer (a fallback's, or a weak
     # one's that a budget forced) must not be what is found under it later.
-    own = model == settled.meant or settled.cascade
+    own = model == settled.meant or settled.looked is not None
     called_for = own and settled.cache == "miss" and settled.status == 200
     if not called_for or not is_complete(completion, settled.request.choices):
         return
@@ -130,6 +133,19 @@ async def _keep(state: ServerState, settled: Ended) -> None:
     semantic, bucket, text = state.semantic, settled.bucket, settled.request.text
     if semantic is not None and bucket is not None:
         await state.in_thread(lambda: semantic.add(bucket, text, key))
+
+
+async def _look(state: ServerState, settled: Ended) -> Ended | None:
+    """What the look would have said of a stream that had begun (`stream_first`)."""
+    plan, completion = settled.plan, settled.completion
+    if plan is None or not plan.looks or settled.looked is not None or completion is None:
+        return None
+    if settled.cache in {"hit", "semantic"} or settled.model != plan.models[0]:
+        return None
+    look, body = state.caller.look, settled.request.body
+    seen = await state.in_thread(lambda: look(completion, body, plan.score))
+    without_logprobs(completion, body)
+    return None if seen is None else replace(settled, looked=replace(seen, escalated=False))
 
 
 def _log(settled: Ended, what: str, error: Exception) -> None:

@@ -14,8 +14,10 @@ _TEXTS = ("content", "refusal")
 _CALLS = ("tool_calls", "function_call")
 # In a delta these come whole, however often they come; all other text comes in pieces.
 _WHOLE = frozenset({"role", "id", "type", "name"})
-# Pieces of these cannot be put together without knowing the provider.
+# Pieces of these cannot be put together without knowing the provider; with an index they can.
 _UNJOINABLE = frozenset({"audio", "thinking_blocks"})
+# Of one chunk, or of all of them: nothing of the whole.
+_PASSING = frozenset({"choices", "object", "obfuscation", "native"})
 
 
 class Kept(NamedTuple):
@@ -77,7 +79,7 @@ def unpack(key: str, data: bytes | None) -> Kept | None:
 def replay(completion: Mapping[str, Any], include_usage: bool = False) -> Iterator[dict[str, Any]]:
     """The chunks of a stream that says the same as a completion that `is_complete`: of each choice
     its whole message and its end; then, where asked for, the usage that the answer had."""
-    base = {k: v for k, v in completion.items() if k not in {"choices", "usage", "object"}}
+    base = {k: v for k, v in completion.items() if k not in _PASSING | {"usage"}}
     base["object"] = "chat.completion.chunk"
     usage = completion.get("usage") if include_usage else None
     for choice in completion["choices"]:
@@ -113,7 +115,7 @@ class Assembler:
             if "error" in chunk:
                 raise ValueError
             for name, value in chunk.items():
-                if name not in {"choices", "object", "obfuscation"} and value is not None:
+                if name not in _PASSING and value is not None:
                     self._top[name] = value
             for choice in chunk.get("choices") or ():
                 self._add_choice(choice)
@@ -135,7 +137,7 @@ class Assembler:
         )
         for name, value in piece.items():
             if name == "delta" and value is not None:
-                if any(value.get(part) for part in _UNJOINABLE):
+                if any(value.get(part) for part in _UNJOINABLE) and not _is_indexed(value):
                     raise ValueError
                 self._merge(choice["message"], value)
             elif name == "logprobs":
@@ -184,6 +186,11 @@ class Assembler:
                 known = {"index": _index(index)}
                 into.append(known)
             self._merge(known, item)
+
+
+def _is_indexed(delta: Mapping[str, Any]) -> bool:
+    blocks = delta.get("thinking_blocks") or ()
+    return not delta.get("audio") and all("index" in block for block in blocks)
 
 
 def _index(value: object) -> int:

@@ -56,7 +56,7 @@ def _digest(
     plan: RoutingPlan,
     kind: str,
 ) -> str:
-    who = [_VERSION, kind, asked.principal.tenant, list(pool), list(plan.models)]
+    who = [_VERSION, kind, asked.principal.tenant, list(pool), list(plan.models), plan.looks]
     rest = [
         [name, _number(value)]
         for name, value in sorted(asked.body.items())

@@ -36,7 +36,10 @@ class Sessions:
             last -= 1
         if 0 <= last < len(asked.messages) - 1:  # it ends with the results of that answer's calls
             keys.append(_loop_key(asked, asked.messages[:last], asked.messages[last]))
-        for key in (*keys, *self._session_keys(asked)):
+        session = asked.session
+        if session is not None and (session.told or asked.goes_on):
+            keys += self._session_keys(asked)
+        for key in keys:
             for store in self._stores:
                 if (found := await store.get(key)) is not None:
                     return found.decode(errors="replace")
@@ -63,10 +66,10 @@ class Sessions:
         await asyncio.gather(*(store.close() for store in self._stores))
 
     def _session_keys(self, asked: ChatRequest) -> list[str]:
-        session = asked.options.session
+        session, who = asked.session, asked.principal
         if session is None or self._sticky_s <= 0:
             return []
-        return [_hash("session", asked.principal.tenant, session)]
+        return [_hash("session", who.tenant, who.key, session.name)]
 
 
 def _mappings(items: object) -> list[Mapping[str, Any]]:
@@ -98,7 +101,7 @@ def _loop_key(
     said = [
         (
             message.get("role"),
-            message.get("content") or "",
+            _unmarked(message.get("content")),
             message.get("tool_call_id") or message.get("name"),
             _calls(message),
         )
@@ -106,6 +109,18 @@ def _loop_key(
     ]
     user = asked.body.get("user")
     return _hash("loop", who.tenant, who.key, asked.options.session, user, said, _calls(answer))
+
+
+def _unmarked(content: Any) -> Any:
+    """A content without the marks of prompt caches, which clients move from step to step."""
+    parts = content if isinstance(content, list) else ()
+    if not any(isinstance(part, Mapping) and "cache_control" in part for part in parts):
+        return content or ""
+    return [
+        {name: v for name, v in part.items() if name != "cache_control"}
+        if isinstance(part, Mapping) else part
+        for part in parts
+    ]  # fmt: skip
 
 
 def _hash(*parts: object) -> str:

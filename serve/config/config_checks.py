@@ -71,6 +71,12 @@ def _bands(config: Config) -> Found:
 
 def _live(config: Config) -> Found:
     router, experiment = config.router, config.experiment
+    if config.calls.second_look.enabled:
+        loc: Loc = ("calls", "second_look", "enabled")
+        if config.calls.cascade.enabled:
+            yield loc, "has its own `checks`: turn calls.cascade off"
+        if router.strategy != "pair" or router.hold is not None:
+            yield loc, "goes by thresholds of the pair: no other router.strategy, no router.hold"
     if router.hold is not None:
         if router.strategy != "pair":
             yield ("router", "hold"), f"moves a threshold, which strategy {router.strategy} has not"

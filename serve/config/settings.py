@@ -122,6 +122,7 @@ class ModelSettings(Settings):
     tags: frozenset[Name] = frozenset()
     bundle_model: Name | None = None  # whose quality the bundle predicts for it
     timeout_s: Positive | None = None
+    responses: bool | None = None  # whether its server has /v1/responses; null: only OpenAI's own
 
 
 class Band(Settings):
@@ -274,6 +275,14 @@ class CascadeSettings(Settings):
     checks: tuple[Literal["empty", "refusal", "json", "schema"], ...] = ("empty", "json", "schema")
 
 
+class SecondLookSettings(CascadeSettings):
+    """Weak first where the router's bundle says so; strong where the bundle's second look at the
+    answer says that it falls short, or a check fails, or it comes late."""
+
+    checks: tuple[Literal["empty", "refusal", "json", "schema"], ...] = ()
+    stream_first: bool = False  # a stream starts at once, and what the look would say is recorded
+
+
 class CallSettings(Settings):
     """Timeouts, retries, cooldowns, fallbacks."""
 
@@ -286,6 +295,12 @@ class CallSettings(Settings):
     fallbacks: bool = True  # weak -> strong -> the others that fit
     fetch_urls: bool = False  # images and files by address, here, for providers that take none
     cascade: CascadeSettings = CascadeSettings()
+    second_look: SecondLookSettings = SecondLookSettings()
+
+    @property
+    def looking(self) -> CascadeSettings:
+        """What is looked at in a weak answer: by the second look, else by the cascade's checks."""
+        return self.second_look if self.second_look.enabled else self.cascade
 
 
 class SemanticSettings(Settings):
@@ -343,6 +358,8 @@ class Config(Settings):
     shadow: bool = False  # the strong model answers all; what would have been is recorded
     experiment: ExperimentSettings | None = None
     watch: WatchSettings = WatchSettings()
+    # A pattern of names that clients ask for, as claude-* -> auto, a router's name, or a model.
+    aliases: dict[Name, Name] = Field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
     sensitivity: SensitivitySettings = SensitivitySettings()
     tiers: dict[Name, TierSettings] = Field(default_factory=dict)

@@ -61,7 +61,7 @@ class Experiment:
             return None
         who = asked.principal.tenant
         if self.settings.by == "session":
-            who += f"\0{asked.options.session or asked.id}"
+            who += f"\0{asked.session.name if asked.session and asked.session.told else asked.id}"
         text = f"{self.settings.name}\0{who}"
         digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
         drawn = int.from_bytes(digest[:8]) / 2**64

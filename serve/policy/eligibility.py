@@ -113,6 +113,12 @@ def _unfit(model: Model, request: ChatRequest) -> Obstacle | None:
         return Obstacle("tag", f"is not {words}, which the request requires")
     prompt, output = request.prompt_tokens, request.output_tokens
     window, longest = model.context_window, model.max_output_tokens
+    # Anthropic's clients have to set a maximum: it is cut to what the model can.
+    native = request.body.get("native")
+    if native is not None and longest is not None:
+        output = min(output, longest)
+    if native is not None and native["protocol"] == "embeddings":
+        window = None  # it holds for each text alone
     if window is not None and prompt + output > window:
         problem = f"has a window of {window} tokens, and {prompt} of prompt and up to {output} of "
         return Obstacle("length", f"{problem}answer need {prompt + output}")

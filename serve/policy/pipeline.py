@@ -33,6 +33,7 @@ from ..config.settings import Config
 from ..errors import RefusedError
 from ..registry import Model, short_names
 from ..request import ChatRequest
+from ..upstream.look_at import LookAt
 from .eligibility import by_price, candidates, cost, is_weak, refusal
 from .plan import ChosenModel, Draft, RoutingPlan
 from .rules import Rules
@@ -45,8 +46,9 @@ AUTO = "auto"
 class Pipeline:
     """Plans requests over one config, pool and router. Safe to share between threads.
 
-    fastest: model -> seconds that its answers take of late, or None. Raises ConfigError where
-    config and router do not fit each other, MissingExtraError where an extra is needed.
+    fastest: model -> seconds that its answers take of late, or None. look: at weak answers, by the
+    router's bundle. Raises ConfigError where config and router do not fit each other,
+    MissingExtraError where an extra is needed.
     """
 
     def __init__(
@@ -56,13 +58,16 @@ class Pipeline:
         router: Router,
         *,
         fastest: Fastest = lambda _: None,
+        look: LookAt | None = None,
     ) -> None:
+        self._seconds = () if look is None or look.second is None else (look.second,)
         self._config = config
         self._models = models
         self._short = short_names(models)
         self._rules = Rules(config)
         self.sensitivity = Sensitivity(config.sensitivity)
-        self._selection = Selection(config, models, router, fastest)
+        policy = None if look is None else look.policy
+        self._selection = Selection(config, models, router, fastest, policy)
         self.hold = self._selection.hold
         self.familiarity = self._selection.qualities.familiarity
 
@@ -127,7 +132,8 @@ class Pipeline:
             reason = f"budget: {outcome}"
             kind = self._selection.named(left[0], reason).kind
         models = tuple(left if self._config.calls.fallbacks else left[:1])
-        return plan.told("budget", outcome, models=models, choice=kind, reason=reason)
+        changed = {"models": models, "choice": kind, "reason": reason, "looks": False}
+        return plan.told("budget", outcome, **changed)
 
     def _within(self, name: str, request: ChatRequest, most: float | None) -> bool:
         return most is None or cost(self._models[name], request) <= most
@@ -235,16 +241,25 @@ class Pipeline:
         calls, strong, most = self._config.calls, self._config.strong, request.options.max_cost
         model = choice.model
         others = self._in_order(request, allowed, (model,)) if calls.fallbacks else []
-        if calls.cascade.enabled and model == self._config.weak:
-            if not others and strong in allowed and strong != model:
-                others = [strong]  # its second step
-            # Both would be charged: where that is too much, weak answers alone.
-            both = sum(cost(self._models[name], request) for name in (model, strong))
-            if most is not None and both > most:
+        cascades = calls.cascade.enabled and choice.kind != "direct"
+        looks = (choice.look or cascades) and model == self._config.weak and model != strong
+        # Who may not see the request, or cannot take it, gives no second answer either.
+        asked = {strong, *self._seconds}
+        looks = looks and asked <= set(allowed)
+        if looks:
+            others = others or [strong]  # its second step
+            # All would be charged: where that is too much, weak answers alone.
+            if most is not None and self.look_cost(request) > most:
                 others = [name for name in others if name != strong]
         scored = (choice.score, choice.threshold, choice.router, choice.percentile)
         models = (model, *others)
-        return RoutingPlan(models, choice.kind, choice.reason, draft.steps, *scored, draft.mask)
+        plan = RoutingPlan(models, choice.kind, choice.reason, draft.steps, *scored, draft.mask)
+        return replace(plan, looks=looks and strong in others)
+
+    def look_cost(self, request: ChatRequest) -> float:
+        """The most that all calls of a request that is looked at may cost, in USD."""
+        names = (self._config.weak, self._config.strong, *self._seconds)
+        return sum(cost(self._models[name], request) for name in names)
 
     def _shadowed(self, draft: Draft) -> RoutingPlan:
         """The strong model in front of the plan, which says what would have been."""
@@ -257,8 +272,8 @@ class Pipeline:
         others = [name for name in plan.models if name != strong]
         models = (strong, *others) if self._config.calls.fallbacks else (strong,)
         reason = f"shadow: {routed!r} would answer, {plan.reason}"
-        changed = {"models": models, "choice": "shadow", "reason": reason, "routed": routed}
-        return plan.told("shadow", f"{strong}: instead of {routed!r}", **changed)
+        said = {"models": models, "choice": "shadow", "reason": reason, "routed": routed}
+        return plan.told("shadow", f"{strong}: instead of {routed!r}", **said, looks=False)
 
     def _in_order(
         self, request: ChatRequest, allowed: Sequence[str], without: Sequence[str]

@@ -20,7 +20,8 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ChosenModel:
-    """The model that is to answer, and what settled it. Without a score the rest is None."""
+    """The model that is to answer, and what settled it. Without a score the rest is None. `look`:
+    the score lies where a second look is worth its price."""
 
     model: str
     kind: ChoiceKind
@@ -29,6 +30,7 @@ class ChosenModel:
     threshold: float | None = None
     router: str | None = None
     percentile: float | None = None
+    look: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,8 @@ class RoutingPlan:
 
     `score`, `threshold` and `router` are None where nothing was scored; `percentile` is the share
     of ordinary prompts that score lower, by the bundle's table. `mask`: text must not reach records
-    or logs as it is. `routed`, in shadow mode: the model that would answer without it.
+    or logs as it is. `routed`, in shadow mode: the model that would answer without it. `looks`: the
+    first model's answer is looked at, and the strong one is asked where it will not do.
     """
 
     models: tuple[str, ...]
@@ -71,6 +74,7 @@ class RoutingPlan:
     percentile: float | None = None
     mask: bool = False
     routed: str | None = None
+    looks: bool = False
 
     def told(self, name: str, outcome: str, **changed: Any) -> "RoutingPlan":
         """The plan with one more step."""
@@ -78,7 +82,7 @@ class RoutingPlan:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON, for `/route`."""
-        told = ("choice", "reason", "score", "threshold", "router", "percentile", "routed")
+        told = ("choice", "reason", "score", "threshold", "router", "percentile", "routed", "looks")
         said = {name: getattr(self, name) for name in told}
         first, *others = self.models
         return {"model": first, "fallbacks": others, **said, "steps": [[*s] for s in self.steps]}

@@ -13,6 +13,7 @@ from typing import Literal
 
 from ...router.routers import Router
 from ...router.score_or_fallback import compare, score_or_problem
+from ...router.second_look import LookPolicy
 from ...router.threshold import STRONG_SHARE, validate_threshold
 from ..config.settings import Config
 from ..errors import RefusedError
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 class Selection:
     """The ways to choose, over one config. `fastest`: model -> seconds that it takes, or None.
+    `look`: thresholds of the second look, which take the place of the config's.
 
     A threshold is (threshold, where it is from): a rule's, else the one in the model's name, else
     the request's own; without any of them the one that is held, else the config's.
@@ -40,8 +42,10 @@ class Selection:
         models: Mapping[str, Model],
         router: Router,
         fastest: Fastest = lambda _: None,
+        look: LookPolicy | None = None,
     ) -> None:
         self._config = config
+        self._look = look
         self._models = models
         self._router = router
         self._fastest = fastest
@@ -56,6 +60,8 @@ class Selection:
         """The threshold of a request that asks for none, if there is one."""
         if self._held is not None:
             return self._held
+        if self._look is not None:
+            return min(self._look.high, 1.0), "of the second look"
         if self._config.router.threshold is not None:
             return self._config.router.threshold, ""
         share = self.strong_share
@@ -66,7 +72,7 @@ class Selection:
         """The strong share that requests without a wish go by: the config's, else 0.3 for a pair
         whose router has a table; None where a threshold is configured or held."""
         settings = self._config.router
-        if self._held is not None or settings.threshold is not None:
+        if self._held is not None or self._look is not None or settings.threshold is not None:
             return None
         by_default = settings.strategy == "pair" and self.qualities.table is not None
         default = STRONG_SHARE if by_default else None
@@ -101,6 +107,7 @@ class Selection:
             return replace(draft, choice=self._by_priority(draft, priority))
         if limit is None and tier is not None and tier.threshold is not None:
             limit = (tier.threshold, f"of tier {tier_name!r}")
+        look = None if limit is not None else self._look
         if limit is not None or settings.strategy == "pair":
             limit = limit or self.default()
             if limit is None:
@@ -120,14 +127,22 @@ class Selection:
         if score is None:
             choice = self._first(draft, settings.on_error, problem)
         elif limit is not None:
-            kind, reason = compare(score, *limit)
-            choice = self.named(getattr(config, kind), reason)
+            choice = self._by_threshold(score, limit, look)
         else:
             by = self._by_band if settings.strategy == "bands" else self._by_loss
             choice = by(draft, score)
         threshold = None if limit is None else limit[0]
         choice = replace(choice, score=score, threshold=threshold, router=settings.name)
         return self._ranked(draft, choice, score)
+
+    def _by_threshold(
+        self, score: float, limit: tuple[float, str], look: LookPolicy | None
+    ) -> ChosenModel:
+        kind, reason = compare(score, *limit)
+        choice = self.named(getattr(self._config, kind), reason)
+        if look is None or not look.low <= score < look.high:
+            return choice
+        return replace(choice, reason=f"{reason}; looked at from {look.low:.6g}", look=True)
 
     def _ranked(self, draft: Draft, choice: ChosenModel, score: float | None) -> Draft:
         """With the choice, and how hard the prompt is among ordinary ones, where that is known."""
@@ -226,6 +241,6 @@ def stay(
         return None
     if request.in_tool_calls and held != config.weak:
         return ChosenModel(held, "session", f"tool calls stay on {held!r}")
-    if config.sticky_s > 0 and request.options.session is not None:
+    if config.sticky_s > 0 and request.session is not None:
         return ChosenModel(held, "session", f"the session stays on {held!r}")
     return None

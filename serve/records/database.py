@@ -16,14 +16,20 @@ from sqlalchemy import exc
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import QueuePool
-from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy.schema import CreateColumn, CreateIndex, CreateTable, DropIndex
 
 from ...errors import ConfigError, require_extra
 from ...files import tighten
 from ..errors import bad_setting
 from .table import INDEXES, SUMS, daily, decisions, meta
 
-VERSION = 2  # of the tables. Raising it: create_schema needs the ALTERs that lead there
+VERSION = 3  # of the tables. Raising it: `ADDED` needs the columns that lead there
+ADDED = {  # by version
+    3: (
+        *(decisions.c[name] for name in ("look", "escalated", "look_wrong")),
+        *(daily.c[name] for name in ("looked", "escalated")),
+    )
+}
 CONNECT_S = 5  # for PostgreSQL to answer
 _LOCK = 0x7472_6966_7472  # of creating the table, among PostgreSQL's advisory locks
 
@@ -57,6 +63,11 @@ _DERIVED: dict[str, tuple[Callable[[Mapping[str, Any]], float], Any]] = {
     ),
     "overhead": (lambda row: row["overhead_s"] or 0.0, sa.func.sum(_c.overhead_s)),
     "timed": (lambda row: row["overhead_s"] is not None, sa.func.count(_c.overhead_s)),
+    "looked": (lambda row: row["escalated"] is not None, sa.func.count(_c.escalated)),
+    "escalated": (
+        lambda row: row["escalated"] is True,
+        sa.func.count().filter(_c.escalated.is_(True)),
+    ),
 }
 SUMS_OF_ROWS = [
     (_DERIVED[name][1] if name in _DERIVED else sa.func.sum(_c[name])).label(name) for name in SUMS
@@ -166,12 +177,22 @@ def create_schema(engine: sa.Engine) -> None:
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
         for table in (meta, decisions, daily):
             connection.execute(CreateTable(table, if_not_exists=True))
-        connection.execute(CreateIndex(INDEXES[backend], if_not_exists=True))
         version = {"name": "records", "value": str(VERSION)}
         connection.execute(insert_into(connection, meta).on_conflict_do_nothing().values(version))
         named = sa.select(meta.c.value).where(meta.c.name == "records")
-        found = connection.execute(named).scalar_one()
-    if int(found) != VERSION:
+        found = int(connection.execute(named).scalar_one())
+        while found + 1 in ADDED:
+            found += 1
+            for added in ADDED[found]:
+                column = CreateColumn(added).compile(dialect=connection.dialect)
+                connection.execute(sa.text(f"ALTER TABLE {added.table.name} ADD COLUMN {column}"))
+            # It is made again, with what reports read now.
+            connection.execute(DropIndex(INDEXES[backend], if_exists=True))
+            raised = sa.update(meta).where(meta.c.name == "records").values(value=str(found))
+            connection.execute(raised)
+        if found == VERSION:
+            connection.execute(CreateIndex(INDEXES[backend], if_not_exists=True))
+    if found != VERSION:
         problem = (
             f"the decisions in {shown(engine)} are of version {found}, this thriftroute knows "
         )

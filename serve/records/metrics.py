@@ -76,6 +76,8 @@ class Metrics:
         self.score = histogram("score", "Scores of routed requests", SCORES, "router")
         self.fallbacks = counter("fallbacks", "Calls that went on to another model",
                                  "from_model", "to_model")
+        self.looks = counter("second_looks", "Weak answers that were looked at, by what came of it",
+                             "outcome")
         self.refusals = counter("refusals", "Requests refused, by HTTP status", "status")
         self.in_flight = gauge("in_flight", "Requests in work", "livesum")
         self.pending = gauge("records_pending", "Decisions that wait for the database", "livesum")
@@ -112,6 +114,16 @@ class Metrics:
             count = getattr(record, f"{kind}_tokens")
             if count > 0:
                 self.tokens.labels(model, kind).inc(count)
+        self._observe_times(record, model)
+        if record.escalated is not None:
+            self.looks.labels("escalated" if record.escalated else "stayed").inc()
+        tried = [self._name(a.get("model")) for a in record.attempts if not a.get("beside")]
+        for before, after in pairwise(tried):
+            if before != after:
+                self.fallbacks.labels(before, after).inc()
+        self._look()
+
+    def _observe_times(self, record: Record, model: str) -> None:
         self.latency.labels(model).observe(record.latency_s)
         if record.ttft_s is not None:
             self.first_token.labels(model).observe(record.ttft_s)
@@ -119,11 +131,6 @@ class Metrics:
             self.overhead.observe(record.overhead_s)
         if record.score is not None and record.router is not None:
             self.score.labels(record.router).observe(record.score)
-        tried = [self._name(attempt.get("model")) for attempt in record.attempts]
-        for before, after in pairwise(tried):
-            if before != after:
-                self.fallbacks.labels(before, after).inc()
-        self._look()
 
     def set_budgets(self, state: Sequence[Mapping[str, Any]], *, degraded: bool = False) -> None:
         """Show budgets as `BudgetLedger.state` lists them; of more than 200 the fullest."""

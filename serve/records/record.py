@@ -20,7 +20,9 @@ class Record:
     same tokens, `routed_cost` the model `routed`, which shadow mode passed over. `arm` is
     "<experiment>/control" or "/treatment". `overhead_s` is the part of `latency_s` that no upstream
     call accounts for, `ttft_s` the time to a stream's first piece. `prompt` and `answer` stay None
-    unless `records.text` is on. `feedback` and `familiarity` are in [0, 1].
+    unless `records.text` is on. `feedback` and `familiarity` are in [0, 1]. `look` is the second
+    look's probability that the weak answer falls short; `escalated` whether the strong model was
+    asked for it, None where it was not looked at; `look_wrong` what a user said of that.
     """
 
     id: str
@@ -63,11 +65,14 @@ class Record:
     routed: str | None = None
     routed_cost: float | None = None
     familiarity: float | None = None
+    look: float | None = None
+    escalated: bool | None = None
+    look_wrong: bool | None = None
 
     @property
     def fallbacks(self) -> int:
         """How often another model had to be tried: changes of model along `attempts`."""
-        models = [attempt.get("model") for attempt in self.attempts]
+        models = [a.get("model") for a in self.attempts if not a.get("beside")]
         return sum(a != b for a, b in pairwise(models))
 
 

@@ -80,7 +80,7 @@ def recent(
     """The latest `limit` decisions (1000 at most), newest first, with a record's fields.
 
     filters, all of which must hold: a value for any of FILTERS (None: where there is none), `since`
-    and `until`, `errors`, `rated`. Raises RefusedError (400) for any other name.
+    and `until`, `errors`, `rated`, `escalated`. Raises RefusedError (400) for any other name.
     """
     return _fetch(engine, conditions(filters or {}), max(0, min(limit, MAX_ROWS)))
 
@@ -137,6 +137,7 @@ def conditions(filters: Mapping[str, Any]) -> list[Any]:
         "until": lambda value: c.time < value,
         "errors": lambda _: (c.status >= 400) | c.error.is_not(None),
         "rated": lambda _: c.feedback.is_not(None),
+        "escalated": lambda _: c.escalated.is_(True),
     }
     for name, value in filters.items():
         if name in FILTERS:

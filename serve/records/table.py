@@ -51,7 +51,7 @@ SUMS = (
     *("requests", "errors", "answered", "strong", "known", "cache_hits", "fallbacks"),
     *("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens"),
     *_AMOUNTS,
-    "timed",
+    *("timed", "looked", "escalated"),
 )
 daily = Table(
     "thriftroute_daily",
@@ -59,7 +59,15 @@ daily = Table(
     Column("day", Integer, primary_key=True),  # since the epoch
     Column("dimension", Text, primary_key=True),
     Column("name", Text, primary_key=True),  # "" where there is none
-    *(Column(n, Float(53) if n in _AMOUNTS else BigInteger, nullable=False) for n in SUMS),
+    *(
+        Column(
+            n,
+            Float(53) if n in _AMOUNTS else BigInteger,
+            nullable=False,
+            server_default=sa.text("0"),
+        )
+        for n in SUMS
+    ),
 )
 
 DERIVED = frozenset({"fallbacks", "latency_step"})
@@ -70,7 +78,7 @@ _NAMES = ("id", "tenant", "key", "tier", "requested", "model", "choice", "task",
 _REPORTED = [
     *("tenant", "key", "tier", "model", "strong", "choice", "task", "status", "cache"),
     *("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens"),
-    *("cost", "strong_cost", "overhead_s", "fallbacks", "latency_step"),
+    *("cost", "strong_cost", "overhead_s", "fallbacks", "latency_step", "escalated"),
 ]
 INDEXES = {
     "sqlite": Index(

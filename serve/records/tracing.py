@@ -36,7 +36,7 @@ _ATTRIBUTES = {
     f"thriftroute.{name}": name
     for name in (
         *("tenant", "key", "tier", "task", "choice", "reason", "router", "score", "threshold"),
-        *("cache", "stream", "fallbacks", "overhead_s"),
+        *("cache", "stream", "fallbacks", "overhead_s", "look", "escalated"),
     )
 }
 
@@ -103,8 +103,9 @@ class Tracing:
         context = set_span_in_context(request)
         # A span for each attempt, one after the other, the last ending with the request.
         lengths = [_nanoseconds(attempt.get("seconds")) for attempt in record.attempts]
-        start = end - sum(lengths)
-        for attempt, length in zip(record.attempts, lengths, strict=True):
+        beside = [bool(attempt.get("beside")) for attempt in record.attempts]
+        start = end - sum(n for n, aside in zip(lengths, beside, strict=True) if not aside)
+        for attempt, length, aside in zip(record.attempts, lengths, beside, strict=True):
             error = attempt.get("error_class") or attempt.get("error")
             model, status = str(attempt.get("model")), attempt.get("status")
             fields = {
@@ -113,7 +114,7 @@ class Tracing:
                 "http.response.status_code": status if isinstance(status, int) else None,
             }
             span(model, SpanKind.CLIENT, (start, start + length), bool(error), fields)
-            start += length
+            start += 0 if aside else length
 
     def close(self, timeout: float = 5.0) -> None:
         """Send what waits, for `timeout` seconds at most, and stop."""

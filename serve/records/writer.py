@@ -136,12 +136,20 @@ class Recorder:
     # Reports and feedback: synchronous, for a thread.
 
     def feedback(
-        self, id: str, value: str | float, comment: str | None = None, *, tenant: str | None = None
+        self,
+        id: str,
+        value: str | float,
+        comment: str | None = None,
+        *,
+        look_wrong: bool | None = None,
+        tenant: str | None = None,
     ) -> bool:
         """Note what a user thought of an answer; a later word replaces an earlier one.
 
-        value: "good" (1), "bad" (0), or a score in [0, 1]. tenant: only decisions of this tenant;
-        None: of any. False where there is no such decision. Raises RefusedError (400).
+        value: "good" (1), "bad" (0), or a score in [0, 1]. look_wrong: whether the second look was:
+        a weak answer stayed that should not, or the strong model was asked for nothing. tenant:
+        only decisions of this tenant; None: of any. False where there is no such decision. Raises
+        RefusedError (400).
         """
         score = RATINGS.get(value) if isinstance(value, str) else value
         if score is None or isinstance(value, bool) or not 0 <= score <= 1:
@@ -154,6 +162,7 @@ class Recorder:
             "feedback": float(score),
             "feedback_comment": None if comment is None else clean_text(comment)[:COMMENT_CHARS],
             "feedback_time": time.time(),
+            **({} if look_wrong is None else {"look_wrong": look_wrong}),
         }
         with self._writing, self._lock:  # what is not written yet will bring it along
             for record in (*self._batch, *self._queue):

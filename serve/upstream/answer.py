@@ -11,6 +11,7 @@ from typing import Any
 
 from ...providers.error_meaning import CutError, meaning_of
 from ...providers.http_answer import HttpAnswer, Turns
+from ...router.looking import Look
 from . import wire
 from .failures import Attempt, Health
 
@@ -89,6 +90,7 @@ class AnswerStream:
     limit_s: float
     waited_s: float
     tell_usage: bool
+    marks: Mapping[str, Any]  # what every chunk says besides
     error: str | None = None
     status: int | None = 200
     usage: Mapping[str, Any] | None = None
@@ -143,7 +145,7 @@ class AnswerStream:
         try:
             while (chunk := self._held.pop(0) if self._held else await self._next()) is not None:
                 last = chunk
-                yield chunk
+                yield {**chunk, **self.marks}
             if self._is_cut():
                 raise CutError("the stream ended without a finish reason")
         except Exception as error:  # noqa: BLE001 - whatever broke it, the client is told
@@ -210,7 +212,8 @@ class AnswerStream:
             if delta.get("tool_calls"):
                 self._calls.setdefault(index, Numbering()).number(delta["tool_calls"])
             self._said.extend(words(delta))
-        return chunk if any(c.get("delta") or c.get("finish_reason") for c in choices) else None
+        says = any(c.get("delta") or c.get("finish_reason") for c in choices)
+        return chunk if says or "native" in chunk else None
 
     async def _release(self) -> None:
         source, self.source = self.source, None
@@ -226,14 +229,25 @@ class AnswerStream:
 
 
 @dataclass(frozen=True, slots=True)
+class Looked:
+    """What was seen in a weak answer. `escalated`: the strong model was asked; `why`, in words for
+    the record; `look`: what the second look said, None where a check or the clock decided."""
+
+    escalated: bool
+    why: str
+    look: Look | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """`response`, an OpenAI `chat.completion` dict, or `chunks`, a stream whose first piece is
-    there already, which must be read to its end or closed. `made`: every call that has ended."""
+    there already, which must be read to its end or closed. `made`: every call that has ended.
+    `looked`: where the weak model's answer was looked at."""
 
     model: str
     response: dict[str, Any] | None = None
     chunks: AnswerStream | None = None
-    cascade: bool = False
+    looked: Looked | None = None
     made: tuple[Attempt, ...] = ()
 
     @property

@@ -8,7 +8,7 @@ own retries hide what they cost.
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from math import inf
 from typing import Any
@@ -17,14 +17,18 @@ from ...providers.calls import judged, pause_s
 from ...providers.completion import acomplete, close_connections, quiet, warm_up
 from ...providers.error_meaning import CallError, FailureKind
 from ...providers.http_answer import BadAnswerError, HttpAnswer
+from ...providers.native import NativeClient
 from ...providers.redaction import secrets_of
+from ...router.looking import LOOK_KEYWORDS, without_logprobs
+from ...router.score_or_fallback import place_of
 from .. import request_parts as parts
 from ..config.settings import Config
 from ..registry import Model
-from . import wire
-from .answer import Answer, AnswerStream
+from . import native, wire
+from .answer import Answer, AnswerStream, Looked
 from .checks import failed
 from .failures import Attempt, Health, UpstreamError, all_failed, refused
+from .look_at import LookAt
 from .request import HINTS, ModelCall, wants_usage
 
 __all__ = ["Answer", "Caller"]
@@ -37,9 +41,13 @@ _LONGEST_WAIT_S = 2.0  # who asks for more is left alone, and the next model is 
 
 
 class Caller:
-    """For one event loop. Loads LiteLLM, which takes seconds, when it is made; no network."""
+    """For one event loop. Loads LiteLLM, which takes seconds, when it is made; no network. look: at
+    weak answers."""
 
-    def __init__(self, config: Config, models: Mapping[str, Model]) -> None:
+    def __init__(
+        self, config: Config, models: Mapping[str, Model], look: LookAt | None = None
+    ) -> None:
+        self._look = look
         self._weak, self._strong, self._settings = config.weak, config.strong, config.calls
         self._health = Health(self._settings.failures_to_cool, self._settings.cooldown_s)
         warm_up()
@@ -48,7 +56,12 @@ class Caller:
         self._secrets = {s for model in models.values() for s in secrets_of(model.params)}
         self.cooling = self._health.cooling
         self.latency = self._health.latency
-        self.close = close_connections
+        self._client = NativeClient()
+
+    async def close(self) -> None:
+        """Close all connections to providers."""
+        await self._client.close()
+        await close_connections()
 
     async def call(
         self,
@@ -56,50 +69,126 @@ class Caller:
         body: Mapping[str, Any],
         *,
         stream: bool,
-        cascade: bool = True,
+        look: bool = False,
+        score: float | None = None,
     ) -> Answer:
         """The answer of the first of `models` that gives one to the client's `body`.
 
-        A cascade is run where the settings say so, the first of `models` is the weak one and the
-        strong one is among the others; not with `cascade` False, for a client that names its model.
+        look: the first is the weak model, and where its answer will not do the strong one is asked,
+        by the second look (for which `score` is the prompt's) or the checks of the settings.
         Where it is cancelled, the CancelledError has the `attempts`, the last of them cut short.
         Raises UpstreamError, a RefusedError, where none answers or the request is wrong.
         """
         first, *others = models
-        cascades = cascade and self._settings.cascade.enabled and first not in self.cooling()
-        if cascades and first == self._weak and self._strong in others:
-            return replace(await self._cascade(first, others, body, stream=stream), cascade=True)
+        waits = not (stream and self._settings.second_look.stream_first)
+        looks = look and waits and self._settings.looking.enabled and first not in self.cooling()
+        if looks and first == self._weak and self._strong in others:
+            return await self._looked_at(first, others, body, score, stream=stream)
+        if look and self._look is not None and not waits:  # what it says is recorded at the end
+            how: Any = {"stream": stream, "optional": LOOK_KEYWORDS}
+            return await self._in_order(models, self._look.asks(body), **how)
         return await self._in_order(models, body, stream=stream)
 
-    async def _cascade(
-        self, weak: str, others: Sequence[str], body: Mapping[str, Any], *, stream: bool
+    async def _looked_at(
+        self,
+        weak: str,
+        others: Sequence[str],
+        body: Mapping[str, Any],
+        score: float | None,
+        *,
+        stream: bool,
     ) -> Answer:
         """The weak model first, whole also for a client that streams; then the strong one where its
-        answer comes late or fails a check. Where that fails, the weak answer is given all the same.
+        answer comes late or will not do. Where that fails, the weak answer is given all the same.
         """
-        settings, rejected = self._settings.cascade, None
-        within_s = settings.timeout_s or inf
+        rejected = None
         try:
-            answer = await self._in_order([weak], body, stream=False, within_s=within_s)
+            answer, other = await self._weak_answers(weak, body)
         except UpstreamError as error:
             if error.final:
                 raise
-            made = error.attempts
+            made, looked = error.attempts, Looked(True, "no answer")
         else:
-            # A schema may take its time.
-            why = await asyncio.to_thread(failed, answer.response or {}, body, settings.checks)
-            if why is None:
-                return answer
-            logger.info("cascade: the answer of %r fails the check %r", weak, why)
-            rejected = answer
-            made = (*answer.made[:-1], replace(answer.made[-1], error=f"rejected: {why}"))
+            looked = await asyncio.to_thread(self._judged, answer, other, body, score)
+            rejected = replace(answer, looked=looked)
+            if not looked.escalated:
+                return rejected
+            logger.info("the answer of %r will not do: %s", weak, looked.why)
+            last = replace(answer.made[-1], error=f"rejected: {looked.why}")
+            made = (*answer.made[:-1], last)
         others = sorted(others, key=lambda name: name != self._strong)
         try:
-            return await self._in_order(others, body, stream=stream, attempts=made)
+            found = await self._in_order(others, body, stream=stream, attempts=made)
         except UpstreamError as error:
             if rejected is None:
                 raise
             return replace(rejected, made=error.attempts)
+        return replace(found, looked=looked)
+
+    async def _weak_answers(
+        self, weak: str, body: Mapping[str, Any]
+    ) -> tuple[Answer, Answer | None]:
+        """The weak model's answer, and beside it the second one that the look compares with, if it
+        does and there is one. Raises as `_in_order` does for the weak model's."""
+        look, within_s = self._look, self._settings.looking.timeout_s or inf
+        how: dict[str, Any] = {"stream": False, "within_s": within_s}
+        if look is None:
+            return await self._in_order([weak], body, **how), None
+        own = {**how, "optional": LOOK_KEYWORDS} if look.asks(body) != body else how
+        if look.second is None:
+            return await self._in_order([weak], look.asks(body), **own), None
+        start, second = time.perf_counter(), look.second
+        first = self._in_order([weak], look.asks(body), **own)
+        beside = self._in_order([second], look.asks_again(body), **how)
+        try:
+            answer, other = await asyncio.gather(first, beside, return_exceptions=True)
+        except asyncio.CancelledError as cancelled:
+            seconds = time.perf_counter() - start
+            cut = Attempt(second, None, CANCELLED, seconds, beside=True)
+            cancelled.attempts = (cut, Attempt(weak, None, CANCELLED, seconds))  # type: ignore[attr-defined]
+            raise
+        if isinstance(other, Exception) and not isinstance(other, UpstreamError):
+            logger.warning("the second answer failed: %s", place_of(other))
+        made = tuple(replace(a, beside=True) for a in getattr(other, "attempts", ()))
+        if isinstance(answer, UpstreamError):
+            answer.attempts = (*made, *answer.attempts)
+        if isinstance(answer, BaseException):
+            raise answer
+        answer = replace(answer, made=(*made, *answer.made))
+        return answer, other if isinstance(other, Answer) else None
+
+    def _judged(
+        self, answer: Answer, other: Answer | None, body: Mapping[str, Any], score: float | None
+    ) -> Looked:
+        """What is seen in an answer, in which then is what the client asked for. Takes CPU."""
+        completion = answer.response or {}
+        # A schema may take its time.
+        check = failed(completion, body, self._settings.looking.checks)
+        if check is not None:
+            found = Looked(True, check)
+        else:
+            second = None if other is None else other.response
+            found = self.look(completion, body, score, second) or Looked(False, "its checks pass")
+        without_logprobs(completion, body)
+        return found
+
+    def look(
+        self,
+        completion: Mapping[str, Any],
+        body: Mapping[str, Any],
+        score: float | None,
+        second: Mapping[str, Any] | None = None,
+    ) -> Looked | None:
+        """What the second look says of a completion; None where there is no look. Never raises: an
+        answer that cannot be looked at may stand. Takes CPU."""
+        if self._look is None or score is None:
+            return None
+        try:
+            seen = self._look.judge(score, completion, second, body)
+        except Exception as error:  # noqa: BLE001
+            logger.warning("the second look failed: %s", place_of(error))
+            return Looked(False, "the look failed")
+        return Looked(seen.escalated, f"falls short with {seen.probability:.3g}", seen)
 
     async def _in_order(
         self,
@@ -109,8 +198,10 @@ class Caller:
         stream: bool,
         attempts: Sequence[Attempt] = (),
         within_s: float = inf,
+        optional: Collection[str] = (),
     ) -> Answer:
-        """One model after the other. `within_s` bounds it all; to pass it is no model's failure."""
+        """One model after the other. `within_s` bounds it all; to pass it is no model's failure.
+        optional: keywords of the body that a provider can do without."""
         deadline = asyncio.get_running_loop().time() + within_s
         made = list(attempts)
         failures: list[CallError] = []
@@ -120,7 +211,8 @@ class Caller:
             size = target.model.context_window
             if window is not None and size is not None and size <= window:
                 continue
-            outcome = await self._tries(target, body, made, stream=stream, deadline=deadline)
+            how = {"stream": stream, "optional": {*HINTS, *optional}}
+            outcome = await self._tries(target, body, made, deadline=deadline, how=how)
             if isinstance(outcome, Answer):
                 return replace(outcome, made=(*made, *outcome.made))
             failures += outcome
@@ -139,16 +231,16 @@ class Caller:
         body: Mapping[str, Any],
         made: list[Attempt],
         *,
-        stream: bool,
         deadline: float,
+        how: Mapping[str, Any],
     ) -> Answer | list[CallError]:
-        """What one model answers, or its failures, which are added to `made` too."""
+        """What one model answers, or its failures, which are added to `made`. how: for `_once`."""
         name, clock = target.model.name, asyncio.get_running_loop().time
         failures: list[CallError] = []
         for turn in range(self._settings.retries + 1):
             start = time.perf_counter()
             try:
-                return await self._once(target, body, stream=stream, within_s=deadline - clock())
+                return await self._once(target, body, within_s=deadline - clock(), **how)
             except asyncio.CancelledError as cancelled:
                 # The client has left; the providers will want their money all the same.
                 cut = Attempt(name, None, CANCELLED, time.perf_counter() - start)
@@ -176,7 +268,13 @@ class Caller:
         raise all_failed(made, None)
 
     async def _once(
-        self, target: ModelCall, body: Mapping[str, Any], *, stream: bool, within_s: float
+        self,
+        target: ModelCall,
+        body: Mapping[str, Any],
+        *,
+        within_s: float,
+        stream: bool,
+        optional: Collection[str],
     ) -> Answer:
         """One call of one model. Raises CallError."""
         name, start = target.model.name, time.perf_counter()
@@ -185,16 +283,23 @@ class Caller:
         large = (body.get("n") or 1) != 1 or bool(body.get("logprobs") or body.get("audio"))
         http = HttpAnswer(self._settings.max_answer_bytes, parts.refers(body), large)
         async with judged(http, min(limit, within_s)):
-            target.check_addresses(body)
-            request = target.keywords(body, stream=stream)
-            if not stream:
-                response = await _completed(request, http)
+            asked, source = native.asked(body, target.native, target.model.max_output_tokens), None
+            if asked is not None and stream:
+                source = await native.stream(self._client, target.native, asked, http, total)
+            elif asked is not None:
+                response = await native.whole(self._client, target.native, asked, http, total)
             else:
-                source = await acomplete(request, optional=HINTS)
-                # Where the provider counts nothing LiteLLM does, at the end, of these.
-                source.messages = parts.countable(request["messages"])
+                request = target.translated(body, stream=stream)
+                if not stream:
+                    response = await _completed(request, http, optional, target.marks(body))
+                else:
+                    source = await acomplete(request, optional=optional)
+                    # Where the provider counts nothing LiteLLM does, at the end, of these.
+                    source.messages = parts.countable(request["messages"])
+            if stream:
                 waited, tells = time.perf_counter() - start, wants_usage(body)
-                chunks = AnswerStream(name, source, http, self._health, total, waited, tells)
+                marks = target.marks(body)
+                chunks = AnswerStream(name, source, http, self._health, total, waited, tells, marks)
                 await chunks.open()
                 return Answer(name, chunks=chunks)
         seconds = time.perf_counter() - start
@@ -204,10 +309,15 @@ class Caller:
         return Answer(name, response, made=(Attempt(name, 200, None, seconds, usage),))
 
 
-async def _completed(request: dict[str, Any], http: HttpAnswer) -> dict[str, Any]:
+async def _completed(
+    request: dict[str, Any],
+    http: HttpAnswer,
+    optional: Collection[str],
+    marks: Mapping[str, Any],
+) -> dict[str, Any]:
     """The completion. Raises what LiteLLM raises, and BadAnswerError."""
     try:
-        response = wire.completion(wire.dumped(await acomplete(request, optional=HINTS)))
+        response = wire.completion(wire.dumped(await acomplete(request, optional=optional)))
     except Exception:
         # LiteLLM may miss in a whole answer what it need not have.
         read = wire.read(http)
@@ -216,4 +326,4 @@ async def _completed(request: dict[str, Any], http: HttpAnswer) -> dict[str, Any
         response = read
     if not response["choices"]:
         raise BadAnswerError("no choices")
-    return response
+    return {**response, **marks}

@@ -21,17 +21,22 @@ _WEIGHT = 0.2  # of the newest in the moving average
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One call of one model. `status` is HTTP's, None where no answer came; `error` a word for it;
-    `seconds` the time spent waiting; `usage` what the provider counted, None if it did not say."""
+    `seconds` the time spent waiting; `usage` what the provider counted, None if it did not say.
+    `beside`: for the second look alone, no step on the way to an answer."""
 
     model: str
     status: int | None
     error: str | None
     seconds: float
     usage: Mapping[str, Any] | None = None
+    beside: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON, for the record."""
-        return {**asdict(self), "seconds": round(self.seconds, 4)}
+        found = {**asdict(self), "seconds": round(self.seconds, 4)}
+        if not found.pop("beside"):
+            return found
+        return {**found, "beside": True}
 
     @property
     def cause(self) -> str:

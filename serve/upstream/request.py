@@ -14,10 +14,13 @@ from typing import Any
 from ...providers import completion
 from ...providers.completion import OPENAI_API
 from ...providers.error_meaning import ShapeError
+from ...providers.native import NativeModel
 from ...providers.prices import is_listed
 from .. import request_parts as parts
 from ..config.settings import CallSettings
 from ..registry import Model
+from ..request import LENGTHS
+from . import native
 
 # Parameters of OpenAI's chat completions (and `thinking`, Anthropic's, which LiteLLM translates).
 # fmt: off
@@ -48,7 +51,7 @@ ALIKE = OPENAI_API | {
     "azure", "cloudflare", "cohere", "cohere_chat", "databricks", "huggingface", "minimax",
     "mistral", "openrouter", "snowflake", "watsonx",
 }  # fmt: skip
-_OWN = frozenset({"model", "stream", "stream_options"})  # thriftroute says these itself
+_OWN = frozenset({"model", "stream", "stream_options", "native"})  # thriftroute says these itself
 # Not OpenAI's, but harmless whoever gets them.
 SAMPLING = frozenset({"top_k", "min_p", "top_a", "typical_p", "repetition_penalty"})
 # fmt: off
@@ -94,6 +97,8 @@ class ModelCall:
     beside: frozenset[str]
     left_out: frozenset[str]
     fetches_urls: bool
+    takes: frozenset[str]
+    native: NativeModel
 
     @classmethod
     def of(cls, model: Model, settings: CallSettings) -> "ModelCall":
@@ -104,13 +109,34 @@ class ModelCall:
         params = {"timeout": settings.timeout_s, **model.params}
         params |= completion.local_key(name, params)
         provider = completion.provider_of(name, model.params)
-        supported = {"messages", *completion.parameters_of(name, provider)}
+        own = NativeModel.of(name, model.params, responses=model.responses)
+        supported = frozenset({"messages", *completion.parameters_of(name, provider)})
         beside = left_out = frozenset[str]()
         if provider not in OPENAI_API:
             left_out = HINTS - supported
         else:
             beside = (HINTS if is_listed(name) else PARAMETERS) - supported
-        return cls(model, provider, params, beside, left_out, settings.fetch_urls)
+        return cls(model, provider, params, beside, left_out, settings.fetch_urls, supported, own)
+
+    def translated(self, body: Mapping[str, Any], *, stream: bool) -> dict[str, Any]:
+        """The `keywords` for a client's `body`, whatever protocol it came in. Raises ShapeError for
+        what cannot be translated."""
+        if body.get("native", {}).get("protocol") in {"embeddings", "completions"}:
+            raise ShapeError("this kind of request: only servers of OpenAI's API take it here")
+        self.check_addresses(body)
+        body = native.translated(body, self.native, self.takes)
+        return self.keywords(self.cut(body), stream=stream)
+
+    def cut(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A body of another protocol than chat completions with a maximum that the model can."""
+        most = self.model.max_output_tokens
+        if most is None or "native" not in body:
+            return body
+        return {k: min(v, most) if k in LENGTHS and v else v for k, v in body.items()}
+
+    def marks(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """What an answer says besides, to a client whose protocol has signatures."""
+        return {"maker": self.native.maker} if "native" in body else {}
 
     def keywords(self, body: Mapping[str, Any], *, stream: bool) -> dict[str, Any]:
         """Keywords of `litellm.acompletion` for a client's `body`, whose parameters come before the

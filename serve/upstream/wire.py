@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from ...providers.http_answer import HttpAnswer
+from .native import NativeStream
 
 Json = dict[str, Any]
 
@@ -41,6 +42,10 @@ async def pieces(stream: Any, http: HttpAnswer) -> AsyncIterator[Json]:
             for choice in event.get("choices") or ():
                 _flatten(choice.get("delta") or {})
             yield event
+        return
+    if isinstance(stream, NativeStream):
+        async for chunk in stream:
+            yield chunk
         return
     async for part in stream:
         raw = dumped(part)

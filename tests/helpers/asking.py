@@ -11,7 +11,7 @@ from thriftroute.router.text import Conversation
 from thriftroute.serve.config.settings import Config
 from thriftroute.serve.policy.pipeline import Pipeline
 from thriftroute.serve.registry import Model
-from thriftroute.serve.request import ChatRequest, Options, Principal
+from thriftroute.serve.request import ChatRequest, Options, Principal, Session
 
 
 def model(
@@ -75,6 +75,7 @@ def asked(
         choices=choices,
         principal=Principal(tenant=tenant, tier=tier),
         options=Options.model_construct(**options),
+        session=Session(options["session"], told=True) if options.get("session") else None,
     )
 
 

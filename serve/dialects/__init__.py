@@ -1,0 +1,1 @@
+"""Protocols besides chat completions: their requests and answers as chat completions, and back."""

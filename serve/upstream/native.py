@@ -1,0 +1,114 @@
+"""Calls of a model in its client's own protocol, heard as chat completions too.
+
+`body["native"]` is what a door but the chat's puts beside its translation: `protocol`, `body` and
+`headers`. What is answered has the provider's own answer under `native`, and its `maker`.
+"""
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from ...providers.http_answer import BadAnswerError, HttpAnswer
+from ...providers.native import NativeClient, NativeModel, events
+from .. import thoughts
+from ..dialects import messages_answer, plain, responses_answer
+
+Json = dict[str, Any]
+
+_WHOLE = {
+    "messages": messages_answer.completion_of,
+    "responses": responses_answer.completion_of,
+    "embeddings": plain.completion_of_embeddings,
+    "completions": plain.completion_of_text,
+}
+_STREAMS: dict[str, Any] = {
+    "messages": messages_answer.Chunks,
+    "responses": responses_answer.Chunks,
+    "completions": plain.Chunks,
+}
+_LENGTHS = ("max_tokens", "max_output_tokens")
+_WISHES = frozenset({"thinking", "verbosity"})
+_LISTS = {"messages": "messages", "responses": "input"}  # where a body has what was signed
+
+
+def asked(
+    body: Mapping[str, Any], model: NativeModel, most: int | None
+) -> Mapping[str, Any] | None:
+    """The client's request as this model hears it itself; None where it has to be translated.
+    most: the longest answer that the model gives."""
+    native = body.get("native")
+    if native is None or native["protocol"] not in model.protocols:
+        return None
+    request: Mapping[str, Any] = native
+    name = _LISTS.get(native["protocol"])
+    if most is not None:
+        cut = {n: min(v, most) for n, v in native["body"].items() if n in _LENGTHS and v}
+        request = native = {**native, "body": {**native["body"], **cut}}
+    if name is not None and isinstance(given := native["body"].get(name), list):
+        own = thoughts.for_maker(given, model.maker)
+        request = {**native, "body": {**native["body"], name: own}}
+    return request
+
+
+def translated(
+    body: Mapping[str, Any], model: NativeModel, takes: frozenset[str]
+) -> Mapping[str, Any]:
+    """A chat completion's body for a model that does not speak the client's protocol. takes: the
+    parameters that it has; agents ask every model to think, and those that cannot just answer."""
+    if "native" not in body:
+        return body
+    body = {name: v for name, v in body.items() if name not in _WISHES or name in takes}
+    effort = body["native"].get("effort")
+    if effort and "reasoning_effort" in takes and "thinking" not in body:
+        body["reasoning_effort"] = effort
+    messages = [
+        thoughts.for_chat(message, model.maker) if "thinking_blocks" in message else message
+        for message in body["messages"]
+    ]
+    return {**body, "messages": messages}
+
+
+class NativeStream:
+    """Chunks of a stream in its client's protocol, each with the `native` event that it is of."""
+
+    def __init__(self, protocol: str, maker: str, http: HttpAnswer) -> None:
+        self._read, self._maker, self._http = _STREAMS[protocol](), maker, http
+
+    async def __aiter__(self) -> AsyncIterator[Json]:
+        try:
+            async for event in events(self._http):
+                chunk = self._read.of(event)
+                if any(choice.get("finish_reason") for choice in chunk["choices"]):
+                    self._http.ended = True
+                yield {**chunk, "maker": self._maker, "native": event}
+        except (TypeError, KeyError, AttributeError) as error:
+            raise BadAnswerError("an event of another protocol") from error
+
+
+async def whole(
+    client: NativeClient,
+    model: NativeModel,
+    request: Mapping[str, Any],
+    http: HttpAnswer,
+    timeout_s: float,
+) -> Json:
+    """The answer. Raises what httpx raises, and BadAnswerError."""
+    await client.post(model, request, http, stream=False, timeout_s=timeout_s)
+    try:
+        raw = json.loads(b"".join(http.parts))
+        found = _WHOLE[request["protocol"]](raw)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise BadAnswerError("an answer of another protocol") from error
+    return {**found, "maker": model.maker, "native": raw}
+
+
+async def stream(
+    client: NativeClient,
+    model: NativeModel,
+    request: Mapping[str, Any],
+    http: HttpAnswer,
+    timeout_s: float,
+) -> NativeStream:
+    """Its chunks. Raises as `whole`."""
+    await client.post(model, request, http, stream=True, timeout_s=timeout_s)
+    return NativeStream(request["protocol"], model.maker, http)
