@@ -44,6 +44,7 @@ lock: setup
 		--output-file deploy/requirements.lock
 
 demo: setup
+	$(BIN)/thriftroute try --once
 	$(BIN)/thriftroute demo
 
 test: setup

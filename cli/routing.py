@@ -1,24 +1,77 @@
-"""The commands `route`, `score` and `inspect`: a router that is there, at work."""
+"""The commands `try`, `route`, `score` and `inspect`: a router that is there, at work."""
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import ConfigError
+from ..errors import ConfigError, require_extra
 from .options import ContextOption, JsonOption, RouterOption
 from .output import print_json, say, short
+
+if TYPE_CHECKING:
+    from ..testing.try_it import Tried
 
 
 def add_commands(app: typer.Typer) -> None:
     """Put the commands of this module on `app`."""
+    app.command("try")(try_)
     app.command()(route)
     app.command()(score)
     app.command()(inspect)
+
+
+def try_(
+    log: Annotated[
+        str | None,
+        typer.Option("--log", help="Your own log or prompts: where each would go; calls nothing."),
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Print and end; keep no server.")] = False,
+) -> None:
+    """See what routing does, in a minute: no key, no training, nothing leaves this machine.
+
+    Example: thriftroute try --once
+    """
+    require_extra("uvicorn", "serve")
+    from ..testing.try_it import ANSWER_TOKENS, STRONG, WEAK, Trial, mix, would_route
+
+    if log is not None:
+        tried = would_route(log)
+        _examples(tried, STRONG, WEAK)
+        say(f"{tried.strong} of {len(tried.routed)} requests would go to the strong model")
+        say("what that saves, and what it costs in quality: `thriftroute audit`")
+        return
+    prompts = mix()
+    say(f"starting a server, and a stub that plays {STRONG} and {WEAK}: no model is called")
+    with Trial() as trial:
+        tried = trial.send(prompts)
+        _examples(tried, STRONG, WEAK)
+        say(
+            f"${tried.cost:.4f} instead of ${tried.always_strong:.4f}; {tried.strong} of "
+            f"{len(tried.routed)} went to the strong model"
+        )
+        say(
+            f"Prices are the models' own; the answers are simulated, {ANSWER_TOKENS} tokens each: "
+            "of quality this says nothing."
+        )
+        if not once:
+            say(f"The page: {tried.page}  (Ctrl-C ends all)")
+            with contextlib.suppress(KeyboardInterrupt):
+                trial.wait()
+
+
+def _examples(tried: "Tried", strong: str, weak: str) -> None:
+    for name, to_strong in ((weak, False), (strong, True)):
+        say(f"to {name}, for example:")
+        for one in tried.examples(strong=to_strong):
+            harder = "    " if one.harder is None else f"{min(one.harder, 0.99):>4.0%}"
+            say(f"  {harder}  {short(one.prompt)}")
+    say("(the share of ordinary prompts that the router takes for easier)")
 
 
 def route(
