@@ -1,5 +1,6 @@
 """The doors beside chat completions, with their own clients, to providers of either protocol."""
 
+import asyncio
 import json
 import re
 from collections.abc import Iterator
@@ -516,17 +517,21 @@ class TestFurtherClients:
         from pydantic_ai.models.anthropic import AnthropicModel
         from pydantic_ai.providers.anthropic import AnthropicProvider
 
-        client = anthropic.AsyncAnthropic(base_url=server.url, api_key="any")
-        model = AnthropicModel("claude", provider=AnthropicProvider(anthropic_client=client))
-        agent = Agent(model)
         seen: list[str] = []
 
-        @agent.tool_plain
-        def weather(city: str) -> str:
-            seen.append(city)
-            return "sunny"
+        async def ask() -> str:
+            async with anthropic.AsyncAnthropic(base_url=server.url, api_key="any") as client:
+                provider = AnthropicProvider(anthropic_client=client)
+                agent = Agent(AnthropicModel("claude", provider=provider))
 
-        assert agent.run_sync("What is the weather?").output == TEXT
+                @agent.tool_plain
+                def weather(city: str) -> str:
+                    seen.append(city)
+                    return "sunny"
+
+                return (await agent.run("What is the weather?")).output
+
+        assert asyncio.run(ask()) == TEXT
         assert seen == ["Rome"]
 
     def test_litellm(self, server: Serving) -> None:
