@@ -64,8 +64,7 @@ def look_gain(
 
     def gain_at(r: float) -> tuple[float, Interval]:
         row = found[r].results[1]
-        # Where nothing is looked at, the two curves differ by their thresholds alone.
-        return (row.difference, row.difference_ci) if found[r].used else (0.0, (0.0, 0.0))
+        return row.difference, row.difference_ci
 
     difference, own_ci = gain_at(ratio)
 
