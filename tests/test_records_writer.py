@@ -132,13 +132,14 @@ def test_a_row_that_is_there_is_not_written_twice(url: str) -> None:
     assert ids(url) == {"d1"}
 
 
+@pytest.mark.parametrize("tokens", [2**70, {"a": 1}, object()], ids=["range", "type", "object"])
 def test_a_row_that_the_database_refuses_takes_no_other_with_it(
-    url: str, caplog: pytest.LogCaptureFixture
+    url: str, tokens: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     writer = recorder(url, flush_s=60)
     writer.start()
-    for name, tokens in (("d1", 1), ("huge", 2**70), ("d2", 2)):
-        writer.put(record(name, prompt_tokens=tokens, prompt="a secret"))
+    for name, given in (("d1", 1), ("huge", tokens), ("d2", 2)):
+        writer.put(record(name, prompt_tokens=given, prompt="a secret"))
     assert writer.close() == 0
     assert ids(url) == {"d1", "d2"}
     assert writer.dropped == 1
@@ -542,3 +543,16 @@ def test_postgresql_takes_text_that_it_would_refuse_and_workers_that_start_at_on
     for writer in writers:
         assert writer.close() == 0
     assert not caplog.records
+
+
+def test_postgresql_refuses_a_value_of_another_type_and_keeps_the_rows_behind_it(
+    postgres: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    drop_tables(postgres.url)
+    writer = recorder(postgres.url, flush_s=60)
+    writer.start()
+    for name, look in (("d1", 0.5), ("bool", True), ("d2", None)):
+        writer.put(record(name, look=look))
+    assert (writer.close(), writer.dropped) == (0, 1)
+    assert ids(postgres.url) == {"d1", "d2"}
+    assert "decision bool cannot be kept" in caplog.text

@@ -32,6 +32,9 @@ ADDED = {  # by version
 }
 CONNECT_S = 5  # for PostgreSQL to answer
 _LOCK = 0x7472_6966_7472  # of creating the table, among PostgreSQL's advisory locks
+# PostgreSQL's states of a statement that it refuses today and may take tomorrow: a table, a column
+# or a schema is missing, or a right.
+_MENDABLE = {"42P01", "42703", "3F000", "42501"}
 
 DAY = 86_400
 DIMENSIONS = ("tenant", "key", "tier", "model", "task", "choice", "cache", "status")
@@ -210,8 +213,11 @@ def is_away(error: Exception) -> bool:
     False where the row itself is at fault."""
     if isinstance(error, exc.DBAPIError) and error.connection_invalidated:
         return True
-    driver = (exc.OperationalError, exc.InterfaceError, exc.ProgrammingError, exc.TimeoutError)
-    return isinstance(error, (*driver, OSError, ConfigError))
+    if isinstance(error, exc.ProgrammingError):  # else of a value's type, in either driver
+        return getattr(error.orig, "sqlstate", None) in _MENDABLE
+    if isinstance(error, exc.InterfaceError):  # SQLite's of a value that it cannot take
+        return "binding parameter" not in str(error.orig)
+    return isinstance(error, (exc.OperationalError, exc.TimeoutError, OSError, ConfigError))
 
 
 def insert(connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> None:
