@@ -87,6 +87,9 @@ def train(
         str | None,
         typer.Option(help="second-look: finds the final answer, a regular expression, one group."),
     ] = None,
+    schema: Annotated[
+        str | None, typer.Option(help="second-look: a JSON schema that every answer must meet.")
+    ] = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -105,7 +108,7 @@ def train(
     from ..training.train import train as run
 
     look = {"--router": router, "--second": second, "--price-ratio": price_ratio}
-    look |= {"--pattern": pattern}
+    look |= {"--pattern": pattern, "--schema": schema}
     looks = kind == "second-look"
     if not looks and (given := [name for name, value in look.items() if value is not None]):
         raise ConfigError(f"{', '.join(given)}: only for train second-look; leave it out")
@@ -123,7 +126,8 @@ def train(
     if looks:
         from ..training.second_look import LookSettings, train_second_look
 
-        result = train_second_look(settings, LookSettings(second, price_ratio, pattern), progress)
+        options = LookSettings(second, price_ratio, pattern, schema)
+        result = train_second_look(settings, options, progress)
     else:
         result = run(settings, progress)
     if as_json:

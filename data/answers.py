@@ -1,9 +1,10 @@
 """Rows with the text of answers, for a second look.
 
 A row has `prompt` (or `messages`), `model`, `answer` and `score`, and where they are known
-`confidence` (see `router.second_look.Answer`), `second`, another answer of the same model, and
-`functions`, the tools offered, as JSON. In place of `confidence`: `logprobs`, a list of `token` and
-`logprob`, or OpenAI's object that holds one. A comparison has `answer_b`, `confidence_b` and
+`confidence` (see `router.second_look.Answer`), `second`, another answer of the same model,
+`functions`, the tools offered, as JSON, and `response_format`, the JSON that was asked for. In
+place of `confidence`: `logprobs`, a list of `token` and `logprob`, or OpenAI's object that holds
+one. A comparison has `answer_b`, `confidence_b` and
 `second_b` of its `model_b`, or the same of a, as `thriftroute label` writes them.
 """
 
@@ -43,7 +44,7 @@ def read_answers(path: str, weak: str, second: str | None = None) -> dict[str, A
             if model == weak and prompt not in found:
                 again = _text(row, "second") if second is None else ""
                 known = _number(row), again or None, _functions(row), _tokens(row)
-                found[prompt] = Answer(text, *known)
+                found[prompt] = Answer(text, *known, _json(row, "response_format"))
             elif model == second:
                 others.setdefault(prompt, text)
         except DataError as error:
@@ -115,7 +116,7 @@ def _json(record: Mapping[str, Any], name: str) -> Any:
     try:
         return json.loads(value) if isinstance(value, str) and value else value
     except (ValueError, RecursionError):
-        raise DataError("no JSON; expected a list", field=name) from None
+        raise DataError("no JSON; expected a list or an object", field=name) from None
 
 
 def _functions(record: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:

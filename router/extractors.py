@@ -1,4 +1,5 @@
-"""What of two answers is compared: a number, a letter, JSON, a tool call, or a final answer.
+"""What an answer holds, to be compared with another's: a number, a letter, JSON, a tool call, or a
+final answer; and code, which is to parse.
 
 That is found by a pattern of the user's, a regular expression with one group, such as
 `The answer is (.+?)\\.`; its last match counts. `regex` and not `re`: it stops after a time, and
@@ -24,6 +25,8 @@ _NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")
 _NAMED_LETTER = re.compile(r"answer\s*(?:is|:)?\s*\W{0,4}([A-J])\b", re.IGNORECASE)
 _LETTER = re.compile(r"\b([A-J])\b")
 _CALL = re.compile(r"[\[\s]*[A-Za-z_][\w.]*\s*\(")  # how Python's calls begin
+_CODE = re.compile(r"^```(python|py|json)[ \t]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_ESCAPE = re.compile(r"\\([^\n'\"\\])")  # Python warns, on stderr, of those that it does not know
 _BRACES = re.compile(r"\{.*\}", re.DOTALL)
 
 Call = tuple[str, Mapping[str, Any]]
@@ -105,6 +108,28 @@ def tool_calls(text: str) -> list[Call]:
         return [_python_call(node) for node in nodes]
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
         return []
+
+
+def broken_code(text: str) -> int:
+    """How many blocks of Python or JSON in an answer do not parse; long ones are taken to."""
+    return sum(
+        not _parses(language, code)
+        for language, code in _CODE.findall(text)
+        if len(code) <= _LONGEST_CALL
+    )
+
+
+def _parses(language: str, code: str) -> bool:
+    try:
+        if language == "json":
+            json.loads(code)
+        else:
+            ast.parse(_ESCAPE.sub(r"\1", code))
+    except (SyntaxError, ValueError):
+        return False
+    except (RecursionError, MemoryError):  # of the parser: it says nothing of the code
+        return True
+    return True
 
 
 def _listed(value: Any) -> list[Any]:

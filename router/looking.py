@@ -78,7 +78,7 @@ def judge(
     functions = _functions(request)
     choices = field_of(response, "choices") or ()
     answers = [
-        Answer(text, None, other, functions, token_logprobs(choice))
+        Answer(text, None, other, functions, token_logprobs(choice), request.get("response_format"))
         for text, choice in zip(_texts(response), choices, strict=True)
     ] or [Answer("")]
     columns = look.columns(scorer, [score] * len(answers), answers)

@@ -9,7 +9,9 @@ Each signal is a number for one answer:
     confidence  log odds of the token probability of the answer, where the provider tells it
     agreement   1 where a second cheap answer says something else (`EXTRACTORS`), 0 where the same
     unknown     1 where the provider does not tell it, 0 where it does
-    checks      how many cheap checks the answer fails: empty, refusal, a call of no tool offered
+    checks      how many cheap checks the answer fails: empty, a refusal, a call of no tool offered
+                or with wrong arguments, no JSON of the schema that was asked for, code that does
+                not parse, not what every answer is expected to be (`schema`)
     form        how rarely an answer ended like this one in training: one that breaks off or says
                 why it says nothing ends as no other
     answer      a regression on the router's representation of the answer
@@ -29,11 +31,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import BundleFormatError, ConfigError
+from ..errors import BundleFormatError, ThriftrouteError
 from ..providers.log_probabilities import mean_probability
 from .bundle import Bundle
 from .extractors import (
     EXTRACTORS,
+    broken_code,
     check_pattern,
     extracted,
     final_answer,
@@ -42,8 +45,9 @@ from .extractors import (
     plain_name,
     tool_calls,
 )
+from .json_schema import asked_json, conforms
 from .strict_json import is_finite, parse_json
-from .threshold import sigmoid
+from .threshold import apply_calibration
 
 if TYPE_CHECKING:
     from .scorer import Scorer
@@ -77,7 +81,8 @@ class Answer:
     confidence: probability of the answer's tokens in (0, 1], or its natural logarithm, at or below
     0; None, 0 and -9999 mean unknown. tokens: instead, each with its natural logarithm, None where
     unknown: with a pattern only those of the final answer count. second: another cheap answer to
-    the same prompt. functions: the tools that were offered, as OpenAI's `functions`.
+    the same prompt. functions, response_format: the tools that were offered and the JSON that was
+    asked for, as OpenAI's.
     """
 
     text: str
@@ -85,6 +90,7 @@ class Answer:
     second: str | None = None
     functions: Sequence[Mapping[str, Any]] = ()
     tokens: Sequence[tuple[str, float | None]] = ()
+    response_format: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +118,13 @@ class SecondLook:
     the least cosine of two answers that agree. second: whose
     answers agree or not. answer_weights float64[width], answer_bias: of the signal `answer`; None
     without it. forms: rarity by `ending`, in nats, of those that occur twice or more, and "" for
-    all others; None without the signal. gain: (intercept, slope) of the expected gain by the
-    score's log odds and by the look. sample [n, 3]: log odds of the score, look and gain of the
-    labelled prompts, each by a fit that has not seen it: policies for other prices are chosen on
-    it. tells: the look was shown to say more than the score; else the score alone decides. facts:
-    n, seed and the like.
+    all others; None without the signal. schema: a JSON schema of the final answer, or of the whole
+    one without a PATTERN, as text; a check of every answer. steps: an isotonic map of the log odds
+    (`apply_calibration`), None where cross-validation prefers them as they are. gain: (intercept,
+    slope) of the expected gain by the score's log odds and by the look. sample [n, 3]: log odds of
+    the score, look and gain of the labelled prompts, each by a fit that has not seen it: policies
+    for other prices are chosen on it. tells: the look was shown to say more than the score; else
+    the score alone decides. facts: n, seed and the like.
     """
 
     strong: str
@@ -135,6 +143,8 @@ class SecondLook:
     answer_weights: tuple[float, ...] | None = None
     answer_bias: float = 0.0
     forms: Mapping[str, float] | None = None
+    schema: str | None = None
+    steps: Mapping[str, Any] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -147,9 +157,9 @@ class SecondLook:
             width = bundle.manifest.width
             if look.answer_weights is not None and len(look.answer_weights) != width:
                 raise ValueError(f"it weighs {len(look.answer_weights)} columns of {width}")
-        except (ConfigError, KeyError, TypeError, ValueError, OSError, RecursionError) as error:
-            problem = f"{SECOND_LOOK} is no second look of version {VERSION}: {error}"
-            raise BundleFormatError(problem, bundle.path) from error
+        except (ThriftrouteError, KeyError, TypeError, ValueError, OSError, RecursionError) as bad:
+            problem = f"{SECOND_LOOK} is no second look of version {VERSION}: {bad}"
+            raise BundleFormatError(problem, bundle.path) from bad
         return look
 
     @classmethod
@@ -184,6 +194,9 @@ class SecondLook:
         )
         if not fits:
             raise ValueError("its signals and their weights do not fit together")
+        apply_calibration(0.0, self.steps)
+        if not isinstance(json.loads(self.schema or "{}"), dict | bool):
+            raise ValueError("its schema is no JSON schema")
         if pattern := pattern_of(self.extractor):
             check_pattern(pattern)
         elif limit_of(self.extractor) is not None:
@@ -210,7 +223,7 @@ class SecondLook:
     ) -> dict[str, Floats]:
         """The signals of n answers, float64[n] each, NaN where one is not known."""
         scores = np.asarray(scores, dtype=np.float64)
-        columns = signal_columns(scores, answers, self.extractor)
+        columns = signal_columns(scores, answers, self.extractor, self.schema)
         if "agreement" in self.signals and (limit := limit_of(self.extractor)) is not None:
             columns["agreement"] = dissimilar(similarities(scorer, answers), limit)
         if self.forms:
@@ -228,7 +241,7 @@ class SecondLook:
         for name, center, scale, weight in terms:
             z = (columns[name] - center) / scale
             logit += weight * np.where(np.isfinite(z), z, 0.0)
-        return sigmoid(logit)
+        return apply_calibration(logit, self.steps)
 
 
 def answer_representations(scorer: "Scorer", answers: Sequence[Answer]) -> Floats:
@@ -257,16 +270,19 @@ def _shortened(scorer: "Scorer") -> "Scorer":
 
 
 def signal_columns(
-    scores: Floats, answers: Sequence[Answer], extractor: str | None
+    scores: Floats,
+    answers: Sequence[Answer],
+    extractor: str | None,
+    schema: str | None = None,
 ) -> dict[str, Floats]:
     """All signals but `answer`, float64[n] each, NaN where one is not known."""
-    pattern = pattern_of(extractor)
+    pattern, expected = pattern_of(extractor), None if schema is None else json.loads(schema)
     confidence = np.array([_confidence(_told(a, pattern)) for a in answers])
     columns = {
         "prompt": log_odds(scores),
         "confidence": confidence,
         "unknown": np.isnan(confidence).astype(np.float64),
-        "checks": np.array([float(failed_checks(a)) for a in answers]),
+        "checks": np.array([float(failed_checks(a, expected, pattern)) for a in answers]),
     }
     if extractor is not None and limit_of(extractor) is None:
         columns["agreement"] = np.array([_differs(a, extractor) for a in answers])
@@ -292,22 +308,29 @@ def refuses(text: str) -> bool:
     return len(text) <= _LONGEST_REFUSAL and _REFUSAL.match(text) is not None
 
 
-def failed_checks(answer: Answer) -> int:
-    """How many cheap checks an answer fails."""
-    failed = int(not answer.text.strip()) + int(refuses(answer.text))
+def failed_checks(answer: Answer, expected: Any = None, pattern: str | None = None) -> int:
+    """How many cheap checks an answer fails. expected: a JSON schema of what `pattern` finds, or of
+    the whole answer."""
+    asks_json, schema = asked_json(answer.response_format)
+    calls = tool_calls(answer.text) if answer.functions else []
+    failed = int(not answer.text.strip()) + int(refuses(answer.text)) + broken_code(answer.text)
+    failed += int(asks_json and not calls and not conforms(answer.text, schema))
+    if expected is not None:
+        span = (0, None) if pattern is None else final_answer(pattern, answer.text)
+        final = "" if span is None else answer.text[slice(*span)].strip()
+        failed += not (conforms(final, expected) or conforms(json.dumps(final), expected))
     if not answer.functions:
         return failed
-    calls = tool_calls(answer.text)
-    if not calls:
-        return failed + 1
     known = {plain_name(f.get("name")): f.get("parameters") or {} for f in answer.functions}
-    for name, given in calls:
-        if name not in known:
-            failed += 1
-            continue
-        properties, required = known[name].get("properties") or {}, known[name].get("required")
-        failed += len(set(required or ()) - set(given)) + len(set(given) - set(properties))
-    return failed
+    return failed + (sum(_failed_call(known, *call) for call in calls) if calls else 1)
+
+
+def _failed_call(known: Mapping[str, Any], name: str, given: Mapping[str, Any]) -> int:
+    if name not in known:
+        return 1
+    properties, required = known[name].get("properties") or {}, known[name].get("required")
+    failed = len(set(required or ()) - set(given)) + len(set(given) - set(properties))
+    return failed or int(not conforms(json.dumps(given, default=repr), known[name]))
 
 
 def _told(answer: Answer, pattern: str | None) -> float | None:

@@ -1,6 +1,7 @@
 """The second look: signals, policies, training, evaluation, and the Controller that looks."""
 
 import asyncio
+import dataclasses
 import itertools
 import json
 import re
@@ -35,6 +36,7 @@ from thriftroute.router.extractors import (
     final_answer,
     tool_calls,
 )
+from thriftroute.router.json_schema import check_schema
 from thriftroute.router.looking import judge
 from thriftroute.router.routers import BundleRouter, load_router
 from thriftroute.router.scorer import Scorer
@@ -45,6 +47,7 @@ from thriftroute.router.second_look import (
     failed_checks,
     signal_columns,
 )
+from thriftroute.router.threshold import sigmoid
 from thriftroute.training.second_look import LookSettings, train_second_look
 from thriftroute.training.settings import TrainSettings
 from thriftroute.training.train import train
@@ -58,7 +61,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Accessing the .* attribute on the instance:Warning"),
 ]
 
-WEATHER = {"name": "weather", "parameters": {"properties": {"city": {}}, "required": ["city"]}}
+CITY = {"city": {"type": "string"}}
+WEATHER = {"name": "weather", "parameters": {"properties": CITY, "required": ["city"]}}
+A_NUMBER = {"properties": {"a": {"type": "number"}}}
+JSON_OF_A = {"type": "json_schema", "json_schema": {"name": "a", "schema": A_NUMBER}}
+THE_ANSWER = r"answer is (\d+)"
 
 
 @pytest.mark.parametrize(
@@ -108,10 +115,37 @@ def test_a_long_or_deep_text_is_no_call() -> None:
         (Answer("It rains.", functions=(WEATHER,)), 1),
         (Answer("climate(city='Rome')", functions=(WEATHER,)), 1),
         (Answer("weather(town='Rome')", functions=(WEATHER,)), 2),
+        (Answer("weather(city=5)", functions=(WEATHER,)), 1),
+        (Answer('{"a": 1}', response_format=JSON_OF_A), 0),
+        (Answer('{"a": "one"}', response_format=JSON_OF_A), 1),
+        (Answer("a is 1", response_format=JSON_OF_A), 1),
+        (Answer("[1]", response_format={"type": "json_object"}), 1),
+        (Answer("weather(city='Rome')", functions=(WEATHER,), response_format=JSON_OF_A), 0),
+        (Answer("Plain", response_format={"type": "text"}), 0),
+        (Answer("So:\n```python\nx = '\\d'\n```\nand\n```json\n[1]\n```"), 0),
+        (Answer("So:\n```python\ndef f(:\n```\nand\n```json\n{1}\n```"), 2),
+        (Answer("```python\n" + "(" * 20_000 + "\n```"), 0),
     ],
 )
 def test_cheap_checks(answer: Answer, failed: int) -> None:
     assert failed_checks(answer) == failed
+
+
+@pytest.mark.parametrize(
+    ("text", "schema", "pattern", "failed"),
+    [
+        ("42", {"type": "number"}, None, 0),
+        ("The answer is 42.", {"type": "number"}, None, 1),
+        ("The answer is 42. I think.", {"type": "number"}, THE_ANSWER, 0),
+        ("It is 42.", {"type": "number"}, THE_ANSWER, 1),
+        ("short", {"type": "string", "maxLength": 5}, None, 0),
+        ("longer", {"type": "string", "maxLength": 5}, None, 1),
+    ],
+)
+def test_what_every_answer_is_expected_to_be(
+    text: str, schema: dict[str, Any], pattern: str | None, failed: int
+) -> None:
+    assert failed_checks(Answer(text), schema, pattern) == failed
 
 
 def test_a_confidence_is_a_probability_or_its_logarithm() -> None:
@@ -127,9 +161,6 @@ def test_two_answers_agree_differ_or_there_is_one() -> None:
     found = signal_columns(np.full(3, 0.5), [*answers, Answer("?", second="?")], "number")
     assert found["agreement"][[0, 1, 3]].tolist() == [0, 1, 1]
     assert np.isnan(found["agreement"][2])
-
-
-THE_ANSWER = r"answer is (\d+)"
 
 
 def test_a_pattern_finds_what_is_compared() -> None:
@@ -321,6 +352,52 @@ def test_an_answer_that_ends_as_no_other_falls_short(tmp_path: Path) -> None:
     assert look.forms is not None and all(len(form) in (0, 12) for form in look.forms)  # hashes
 
 
+def test_a_confidence_that_tells_in_steps_is_calibrated_in_steps(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(600):
+        odds = float(rng.uniform(-12, 12))
+        right = float(rng.random() < (0.9 if odds > 0 else 0.1))
+        told = {"confidence": 1 / (1 + np.exp(-odds))}
+        prompt = f"Question {i} of the list?"
+        rows.append({"prompt": prompt, "model": STRONG, "answer": "yes", "score": 1.0})
+        rows.append({"prompt": prompt, "model": WEAK, "answer": "yes", "score": right} | told)
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    bundle = fit(str(data), tmp_path / "steps").bundle
+    look, scorer = SecondLook.of(bundle), Scorer.load(bundle)
+    assert look is not None and look.steps is not None
+    odds = np.linspace(-10, 10, 41)
+    answers = [Answer("yes", p) for p in (1 / (1 + np.exp(-odds))).tolist()]
+    truth, scores = np.where(odds > 0, 0.1, 0.9), np.full(41, sigmoid(look.center[0]))
+    curve = dataclasses.replace(look, steps=None).probabilities(scorer, scores, answers)
+    stepped = look.probabilities(scorer, scores, answers)
+    assert np.abs(stepped - truth).mean() < 0.7 * np.abs(curve - truth).mean()
+    assert (np.diff(stepped) < 0).all()
+
+
+def test_every_answer_may_have_a_schema(tmp_path: Path) -> None:
+    rows = []
+    for i in range(80):
+        prompt, right = f"Question {i} of the list?", i % 4 > 0
+        weak = f"It is {i}. So: {i}" if right else f"It is {i}. So: it"
+        rows.append({"prompt": prompt, "model": STRONG, "answer": "5", "score": 1.0})
+        rows.append({"prompt": prompt, "model": WEAK, "answer": weak, "score": float(right)})
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pair = ["--strong", STRONG, "--weak", WEAK, "--data", str(data), "--router", "fast"]
+    only = ["--pattern", "So: (.+)", "--schema", '{"type": "number"}']
+    run("train", "second-look", *pair, *only, "--out", str(tmp_path / "looks"))
+    bundle = Bundle.open(tmp_path / "looks")
+    look, scorer = SecondLook.of(bundle), Scorer.load(bundle)
+    assert look is not None and "checks" in look.signals
+    columns = look.columns(scorer, [0.5, 0.5], [Answer("So: 3"), Answer("So: three")])
+    assert columns["checks"].tolist() == [0, 1]
+    for wrong in ("{", '{"type": "nmber"}'):
+        with pytest.raises(ConfigError, match="--schema"):
+            check_schema(wrong)
+
+
 def test_a_router_that_knows_these_prompts_does_not_flatter_itself(
     data: str, looking: Path, tmp_path: Path
 ) -> None:
@@ -359,6 +436,7 @@ def test_a_bundle_with_a_look_is_hashed_and_versioned(looking: Path, tmp_path: P
         ({"version": 9}, "upgrade thriftroute"),
         ({"bias": float("inf")}, "not finite"),
         ({"policy": {"low": 0.9, "high": 0.1, "threshold": 0.5}}, "low <= high"),
+        ({"schema": "[1]"}, "no JSON schema"),
     ],
 )
 def test_a_wrong_look_is_refused(looking: Path, change: dict[str, Any], says: str) -> None:

@@ -3,7 +3,8 @@
 The router's own part is fitted as `train mf` or `train fast` does it, from the same labels; its
 margins and all signals that are fitted are taken out of fold, so that the look is fitted on what it
 will see of new prompts. Signals come together in a logistic regression; those whose absence lowers
-the cross-validated loss are left out. The label is the mean of "the weak answer falls short" and
+the cross-validated loss are left out, and isotonic steps follow where that loss is lower with them.
+The label is the mean of "the weak answer falls short" and
 "strong is better": where strong fails too, there is nothing to escalate for.
 """
 
@@ -22,9 +23,11 @@ from ..data.sketch import seen
 from ..data.split import prompt_key, split_by_hash
 from ..errors import DataError, TrainingError
 from ..eval.metrics import auc
+from ..eval.probability import fit_isotonic
 from ..eval.second_look import PRICE_RATIO, cheapest
 from ..router.bundle import CARD, Bundle, write_bundle
 from ..router.extractors import PATTERN, check_pattern
+from ..router.json_schema import check_schema
 from ..router.scorer import Scorer
 from ..router.second_look import (
     SECOND_LOOK,
@@ -58,11 +61,13 @@ class LookSettings:
     """second: the model whose answers agree or not, if any. price_ratio: what a strong call costs
     in weak calls [20]; the bundle's own thresholds are the cheapest that recover `GAP` of the gap.
     pattern: finds the final answer, a regular expression with one group (`router.extractors`).
+    schema: a JSON schema of the final answer, or of the whole one, as text.
     """
 
     second: str | None = None
     price_ratio: float | None = None
     pattern: str | None = None
+    schema: str | None = None
 
 
 def train_second_look(
@@ -78,6 +83,8 @@ def train_second_look(
         raise TrainingError("a second look takes one --data file, one strong and one weak model")
     if options.pattern is not None:
         check_pattern(options.pattern)
+    if options.schema is not None:
+        check_schema(options.schema)
     settings = dataclasses.replace(settings, base=settings.base or "mf", kind="mf")
     start = start_of(settings)
     if start.base is None or start.scorer.bundle.manifest.kind not in ("mf", "fast"):
@@ -175,7 +182,7 @@ def _fit(
         extractor = f"{PATTERN}{options.pattern}"
     elif any(answer.second is not None for answer in answers):
         extractor, differs = choose_extractor(scorer, answers, label)
-    columns = signal_columns(scores, answers, extractor)
+    columns = signal_columns(scores, answers, extractor, options.schema)
     if differs is not None:
         columns["agreement"] = differs
     columns["form"], forms = form_signal(answers)
@@ -185,6 +192,7 @@ def _fit(
     terms = _select(columns, label, fold)
     fitted = _Logistic.fit(columns, terms, label)
     looks = _out_of_fold(columns, terms, label, fold)
+    looks, steps = _steps(looks, label, fold)
     alone = _out_of_fold(columns, ("prompt",), label, fold)
     saved = _log_loss(alone, label) - _log_loss(looks, label)
     spread = float(saved.std() / np.sqrt(table.n))
@@ -213,6 +221,8 @@ def _fit(
         answer_weights=weights if "answer" in terms else None,
         answer_bias=float(bias or 0.0) if "answer" in terms else 0.0,
         forms=forms if "form" in terms else None,
+        schema=options.schema if "checks" in terms else None,
+        steps=steps,
     )
     ratio = PRICE_RATIO if options.price_ratio is None else options.price_ratio
     facts = {
@@ -288,6 +298,18 @@ def _out_of_fold(
         fitted = _Logistic.fit(others, terms, label[~out])
         found[out] = fitted.predict({name: columns[name][out] for name in terms}, terms)
     return found
+
+
+def _steps(looks: Floats, label: Floats, fold: Any) -> tuple[Floats, dict[str, Any] | None]:
+    """The looks through isotonic steps that are fitted on the other folds, and the steps of all;
+    the looks as they are, and None, where the loss is not clearly lower with them."""
+    odds, mapped = log_odds(looks), np.empty(len(looks))
+    for out in (fold == held for held in np.unique(fold)):
+        mapped[out] = apply_calibration(odds[out], fit_isotonic(odds[~out], label[~out]))
+    saved = _log_loss(looks, label) - _log_loss(mapped, label)
+    if float(saved.mean()) < LEAST_LOSS:
+        return looks, None
+    return mapped, fit_isotonic(odds, label)
 
 
 def _select(columns: Mapping[str, Floats], label: Floats, fold: Any) -> tuple[str, ...]:
