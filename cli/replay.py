@@ -95,7 +95,6 @@ def replay(
 
 def _of_config(path: Path) -> dict[str, Any]:
     """The pair, its prices and the router of a server's file."""
-    from ..providers.prices import PER, Price, listed_price
     from ..serve.config.loader import load_config
     from ..serve.registry import Registry
 
@@ -103,15 +102,10 @@ def _of_config(path: Path) -> dict[str, Any]:
         config = load_config(path)
         registry = Registry.build(config, called=False)
     found: dict[str, Any] = {}
-    own = {model.name for model in config.models if model.price is not None}
     for side in ("strong", "weak"):
         model = registry[getattr(registry, side)]
         found[side] = model.litellm_model
-        if model.name in own:
-            rates = (model.input_price, model.output_price, model.cached_input_price)
-            found[f"{side}_price"] = Price(*(round(rate * PER, 9) for rate in rates))
-        else:
-            found[f"{side}_price"] = listed_price(model.litellm_model, option=f"--{side}-price")
+        found[f"{side}_price"] = model.price
     router = config.router
     return {
         **found,

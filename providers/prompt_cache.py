@@ -8,7 +8,7 @@ Everything here takes numbers or arrays of them, float64[n], one a session.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,21 +24,22 @@ MINUTE, HOUR = 60.0, 3600.0
 class CacheRules:
     """The least prompt that is cached, in tokens (infinite: none is), and how long it is kept after
     its last use, in seconds, as the provider's documentation says or, where it says nothing, as
-    `documented` False tells, at least."""
+    `documented` False tells, at least. `marked`: only what a request marks is cached."""
 
     min_tokens: float
     lifetime_s: float
     documented: bool = True
+    marked: bool = False
 
 
 # Provider, as LiteLLM's map calls it: minimum length, lifetime. The map's own minimum for a model,
 # where it has one, comes first (Anthropic: 512 to 4,096; Gemini: 2,048 or 4,096).
 _RULES: Mapping[str, CacheRules] = {
     # Five minutes, again from each use; an hour where the request asks for it and pays for it.
-    "anthropic": CacheRules(1024, 5 * MINUTE),
-    "bedrock": CacheRules(1024, 5 * MINUTE),
-    "vertex_ai-anthropic_models": CacheRules(1024, 5 * MINUTE),
-    "databricks": CacheRules(1024, 5 * MINUTE),
+    "anthropic": CacheRules(1024, 5 * MINUTE, marked=True),
+    "bedrock": CacheRules(1024, 5 * MINUTE, marked=True),
+    "vertex_ai-anthropic_models": CacheRules(1024, 5 * MINUTE, marked=True),
+    "databricks": CacheRules(1024, 5 * MINUTE, marked=True),
     # Automatic; cleared after 5 to 10 minutes without use (24 hours where that is asked for).
     "openai": CacheRules(1024, 5 * MINUTE),
     "azure": CacheRules(1024, 5 * MINUTE),
@@ -66,7 +67,7 @@ def cache_rules(model: str) -> CacheRules:
     rules = next((_RULES[head] for head in heads if head in _RULES), _OTHER)
     least = entry.get("prompt_cache_min_tokens")
     if isinstance(least, int | float) and least > 0:
-        return CacheRules(float(least), rules.lifetime_s, rules.documented)
+        return replace(rules, min_tokens=float(least))
     return rules
 
 

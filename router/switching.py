@@ -12,6 +12,7 @@ Amounts are numbers, or arrays of them, one a session: the server decides one st
 steps of thousands of sessions at once, by the same formulas.
 """
 
+import re
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -28,6 +29,11 @@ HORIZON = 200  # no plan looks further: the law has no mean, and the longest ses
 NEW_TOKENS, OUTPUT_TOKENS, TURN_STEPS = 1200.0, 220.0, 20.0
 # So many tool results failed in a row, or the same call failed so often: the loop is stuck.
 STUCK = 3
+# A prompt that shrinks to less than this part of the one before was compacted.
+COMPACTED = 0.7
+# How Codex tells that a command failed: its status, in JSON or in words.
+_EXIT = re.compile(r'"exit_code":\s*(-?\d+)|(?:[Ee]xit code|exited with code):?\s*(-?\d+)')
+_LOOKED_AT = 2000  # characters at either end of a result
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +120,19 @@ class Expected:
     strong: Amount
     weak: Amount
     steps: Amount
+
+
+def exit_code(result: str) -> int | None:
+    """The status of a command that a tool's result tells of, if it does."""
+    ends = (result[:_LOOKED_AT], result[-_LOOKED_AT:])
+    found = next(filter(None, map(_EXIT.search, ends)), None)
+    return None if found is None else int(found.group(1) or found.group(2))
+
+
+def is_failure(result: str) -> bool:
+    """Whether a tool's result says that its call failed: by the word "error" in front, or a status
+    of a command that is not 0."""
+    return result.lstrip()[:5].lower() == "error" or bool(exit_code(result))
 
 
 def further_steps(done: Amount, a: float = A, b: float = B) -> Amount:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from ..errors import ConfigError
 from ..providers import completion
 from ..providers.completion import check_provider
-from ..providers.prices import PER, cost_key, find, register, token_prices
+from ..providers.prices import PER, Price, cost_key, find, listed_price, register, token_prices
 from .config.settings import CAPABILITIES, Config, ModelSettings, PriceSettings
 
 _FLAGS = {
@@ -55,6 +55,14 @@ class Model:
     def estimate(self, prompt_tokens: int, output_tokens: int) -> float:
         """USD for that many tokens, none of them cached."""
         return prompt_tokens * self.input_price + output_tokens * self.output_price
+
+    @property
+    def price(self) -> Price:
+        """Its prices, those of writing to a prompt cache too where LiteLLM's map has them."""
+        if self.sources.get("price", "config") != "config":
+            return listed_price(self.litellm_model, option="price")
+        rates = (self.input_price, self.output_price, self.cached_input_price)
+        return Price(*(round(rate * PER, 9) for rate in rates))
 
 
 class Registry(dict[str, Model]):

@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 
 Quality = Literal["low", "medium", "high"]
 Priority = Literal["cost", "quality", "speed"]
+RESULTS = frozenset({"tool", "function"})  # roles of messages that a tool's results are
 LENGTHS = ("max_completion_tokens", "max_tokens")  # OpenAI's own names for an answer's maximum
 _SWITCH = {"bypass": "off", "no-cache": "off", "no-store": "off", "use": "on"}
 
@@ -114,5 +115,33 @@ class ChatRequest:
 
     @property
     def in_tool_calls(self) -> bool:
-        """True where the last message is a tool's result: the conversation waits for its model."""
-        return bool(self.messages) and self.messages[-1].get("role") in {"tool", "function"}
+        """True where a tool's result is the last that was said: it waits for its model."""
+        return len(self.messages) > self.results_from
+
+    @property
+    def results_from(self) -> int:
+        """Where the results of tools begin with which the messages end; their number if none do."""
+        at = end = len(self.messages)
+        while at and is_reminder(self.messages[at - 1]):
+            at -= 1
+        last = at
+        while at and self.messages[at - 1].get("role") in RESULTS:
+            at -= 1
+        return at if at < last else end
+
+    @property
+    def is_agents(self) -> bool:
+        """True where an agent sent it: a tool that names its sessions, or one that uses tools."""
+        told = self.session is not None and self.session.told and self.options.session is None
+        return told or any(m.get("tool_calls") or m.get("role") in RESULTS for m in self.messages)
+
+
+def is_reminder(message: Mapping[str, Any]) -> bool:
+    """Whether a message is a note that Claude Code puts beside the results of tools, in the user's
+    name."""
+    content = message.get("content")
+    if message.get("role") != "user" or not content:
+        return False
+    parts = content if isinstance(content, list) else [{"text": content}]
+    texts = [part.get("text") if isinstance(part, Mapping) else None for part in parts]
+    return all(isinstance(t, str) and t.lstrip().startswith("<system-reminder>") for t in texts)

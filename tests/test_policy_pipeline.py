@@ -11,6 +11,7 @@ from thriftroute.router.routers import BundleRouter
 from thriftroute.router.threshold import ThresholdTable
 from thriftroute.serve.config.loader import check
 from thriftroute.serve.errors import RefusedError
+from thriftroute.serve.policy.course import Course
 from thriftroute.serve.policy.pipeline import Pipeline
 from thriftroute.tests.conftest import BundleMaker
 from thriftroute.tests.helpers.asking import (
@@ -28,6 +29,7 @@ from thriftroute.tests.helpers.asking import (
 DEAR, MID, TINY = model("dear", 20.0), model("mid", 3.0), model("tiny", 0.5)
 FIVE = (STRONG, DEAR, MID, TINY, WEAK)
 HALF = Scores(0.5)
+ON_STRONG, ON_WEAK, ON_MID = Course("strong"), Course("weak"), Course("mid")
 
 
 def refused(planner: Pipeline, request: Any, **more: Any) -> RefusedError:
@@ -245,7 +247,7 @@ def test_a_rule_whose_model_cannot_take_it_gives_to_the_next_one() -> None:
     "request_", [asked("a bomb"), asked("a bomb", model="mid"), in_tool_calls("a bomb")]
 )
 def test_a_rule_blocks_every_request(request_: Any) -> None:
-    error = refused(pipeline(FIVE, rules=RULES), request_, held="strong")
+    error = refused(pipeline(FIVE, rules=RULES), request_, held=ON_STRONG)
     assert (error.status, error.code, str(error)) == (403, "blocked_by_rule", "Not here.")
 
 
@@ -283,7 +285,7 @@ def test_sensitive_data_goes_to_no_model_that_may_not_see_it() -> None:
 
 def test_a_held_model_that_may_not_see_the_data_is_left() -> None:
     planner = pipeline((STRONG, SAFE, WEAK), sensitivity=SECURE)
-    plan = planner.plan(in_tool_calls("bob@example.com"), held="strong")
+    plan = planner.plan(in_tool_calls("bob@example.com"), held=ON_STRONG)
     assert plan.models == ("safe",)
     assert ("session", "'strong' and better ones cannot go on with it") in [
         (step.name, step.outcome) for step in plan.steps
@@ -299,39 +301,39 @@ def test_blocked_data_reaches_no_model() -> None:
 
 def test_tool_calls_stay_and_nothing_weaker_stands_in() -> None:
     planner = pipeline(FIVE, Scores(0.0), rules=[{"name": "all", "model": "tiny"}])
-    plan = planner.plan(in_tool_calls(), held="strong")
+    plan = planner.plan(in_tool_calls(), held=ON_STRONG)
     assert (plan.models, plan.choice) == (("strong",), "session")
-    plan = planner.plan(in_tool_calls(), held="mid")
+    plan = planner.plan(in_tool_calls(), held=ON_MID)
     assert plan.models == ("mid", "strong", "dear")
 
 
-def test_tool_calls_of_the_weak_model_may_go_up() -> None:
-    planner = pipeline(FIVE, Scores(0.9))
-    plan = planner.plan(in_tool_calls(), held="weak")
+def test_tool_calls_of_the_weak_model_may_go_up_where_switches_are_free() -> None:
+    planner = pipeline(FIVE, Scores(0.9), router={"switch": "free"})
+    plan = planner.plan(in_tool_calls(), held=ON_WEAK)
     assert (plan.models[0], plan.choice) == ("strong", "strong")
 
 
 def test_tool_calls_whose_model_cannot_go_on_go_to_no_weaker_one() -> None:
     strong = model("strong", 10.0, window=50)
-    plan = pipeline((strong, DEAR, MID, WEAK), Scores(0.0)).plan(in_tool_calls(), held="strong")
+    plan = pipeline((strong, DEAR, MID, WEAK), Scores(0.0)).plan(in_tool_calls(), held=ON_STRONG)
     assert plan.models[0] == "weak"
     better = model("dear", 20.0)
     held = model("mid", 3.0, window=50)
-    plan = pipeline((STRONG, better, held, WEAK), Scores(0.0)).plan(in_tool_calls(), held="mid")
+    plan = pipeline((STRONG, better, held, WEAK), Scores(0.0)).plan(in_tool_calls(), held=ON_MID)
     assert plan.models == ("strong", "dear")
 
 
 def test_a_session_stays_but_for_rules_and_named_models() -> None:
     planner = pipeline(FIVE, Scores(0.0), sticky_s=60.0, rules=RULES)
-    plan = planner.plan(asked(session="s"), held="strong")
+    plan = planner.plan(asked(session="s"), held=ON_STRONG)
     assert (plan.models[0], plan.choice) == ("strong", "session")
-    assert planner.plan(asked("draw", session="s"), held="strong").models[0] == "mid"
-    assert planner.plan(asked(model="tiny", session="s"), held="strong").models == ("tiny",)
-    assert planner.plan(asked(), held="strong").models[0] == "weak"
+    assert planner.plan(asked("draw", session="s"), held=ON_STRONG).models[0] == "mid"
+    assert planner.plan(asked(model="tiny", session="s"), held=ON_STRONG).models == ("tiny",)
+    assert planner.plan(asked(), held=ON_STRONG).models[0] == "weak"
 
 
 def test_a_held_model_that_the_pool_has_no_more_is_forgotten() -> None:
-    plan = pipeline(sticky_s=60.0).plan(in_tool_calls(session="s"), held="gone")
+    plan = pipeline(sticky_s=60.0).plan(in_tool_calls(session="s"), held=Course("gone"))
     assert plan.choice == "weak"
 
 
@@ -387,7 +389,7 @@ def test_max_cost_replaces_neither_a_named_model_nor_one_in_tool_calls() -> None
     error = refused(planner, asked(model="strong", max_cost=0.001))
     assert error.code == "max_cost"
     assert "cheapest" not in str(error)
-    assert refused(planner, in_tool_calls(max_cost=0.001), held="strong").code == "max_cost"
+    assert refused(planner, in_tool_calls(max_cost=0.001), held=ON_STRONG).code == "max_cost"
 
 
 def test_max_cost_counts_every_choice() -> None:
@@ -446,7 +448,7 @@ def test_narrowed_leaves_the_strong_model_out_where_prices_are_alike() -> None:
 
 def test_narrowed_leaves_tool_calls_on_their_model() -> None:
     planner = pipeline(FIVE)
-    plan = planner.plan(in_tool_calls(), held="strong")
+    plan = planner.plan(in_tool_calls(), held=ON_STRONG)
     assert planner.narrowed(plan, in_tool_calls()).models == ("strong",)
 
 

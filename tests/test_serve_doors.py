@@ -543,13 +543,16 @@ class TestFurtherClients:
         assert answer.choices[0].message.content == "Answer of weak."
 
 
-def test_a_tool_loop_and_its_session_stay_on_their_model(claude: anthropic.Anthropic) -> None:
+def test_a_tool_loop_stays_on_its_model_and_a_short_session_may_leave(
+    claude: anthropic.Anthropic,
+) -> None:
     asked: Any = {"max_tokens": 50, "extra_headers": {"x-claude-code-session-id": "s-1"}}
     raw = claude.messages.with_raw_response.create(model="router-mf-0.0", messages=USER, **asked)
     assert raw.headers["x-thriftroute-model"] == "strong"
     raw = claude.messages.with_raw_response.create(model="router-mf-1.0", messages=USER, **asked)
-    assert raw.headers["x-thriftroute-choice"] == "session"
-    assert raw.headers["x-thriftroute-model"] == "strong"
+    assert raw.headers["x-thriftroute-switch"] == "switch"
+    assert "a switch is expected to cost less" in raw.headers["x-thriftroute-reason"]
+    assert raw.headers["x-thriftroute-model"] == "weak"
     asked["tools"] = [TOOL]
     text = {"type": "text", "text": "And now?", "cache_control": CACHED}
     start: list[Any] = [{"role": "user", "content": [text]}]

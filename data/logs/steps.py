@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from ...errors import DataError
 from ...providers.prompt_cache import Usage
+from ...router.switching import COMPACTED
 from ..readers import raw_records
 from ..schema import Messages, parse_messages, shown
 from .formats import calls, detect
@@ -63,8 +64,6 @@ _FIELDS = {
 _SQLITE = b"SQLite format 3\0"
 _KINDS = (".jsonl", ".json", ".csv", ".parquet", ".pq", ".db")
 _PARQUET = (".parquet", ".pq")
-# A prompt that shrinks to less than this part of the one before was compacted.
-COMPACTED = 0.7
 TOLD = 10  # problems that are named
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ...router.switching import exit_code
 from .normalize import Object, body, first, listed, text
 
 # What harnesses write in a user's name.
@@ -23,8 +24,6 @@ _NOT_SAID = re.compile(
     r"|permissions|turn_aborted|INSTRUCTIONS|skill|collaboration_mode)|\[Request interrupted"
     r"|Caveat: The messages below|# AGENTS\.md)"
 )
-# How Codex tells that a command failed: its status, in JSON or in words.
-_EXIT = re.compile(r'"exit_code":\s*(-?\d+)|(?:[Ee]xit code|exited with code):?\s*(-?\d+)')
 _SYNTHETIC = "<synthetic>"  # messages of Claude Code itself, such as of a limit that was reached
 
 
@@ -216,8 +215,7 @@ class Codex:
         elif kind.endswith("_call_output"):
             said = item.get("output")
             words = said if isinstance(said, str) else text(first(body(said), "content", "output"))
-            found = _EXIT.search(words[:4000])
-            thread.result(found is not None and int(found[1] or found[2]) != 0)
+            thread.result(bool(exit_code(words)))
         elif kind.endswith("_call"):
             thread.tools.append(text(item.get("name")) or kind.removesuffix("_call"))
 

@@ -115,7 +115,7 @@ class RequestFlow:
         held = await self.state.sessions.held(request)
         make = functools.partial(pipeline.plan, request, held=held)
         plan = await self._beside(make, stage, quick=pipeline.is_quick(request))
-        return replace(stage, plan=plan)
+        return replace(stage, held=held, plan=plan)
 
     async def _looked_up(self, stage: Pending) -> tuple[Pending, Kept | None]:
         """The kept answer to the same request, or to one close enough, where that is turned on."""

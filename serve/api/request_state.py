@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from ..policy.plan import RoutingPlan
+from ..policy.course import Course
+from ..policy.plan import RoutingPlan, switch_of
 from ..records.record import CacheState, Record, hash_prompt, hash_session
 from ..request import ChatRequest
 from ..spend.cost import Usage
@@ -23,7 +24,8 @@ from .chat_request import PREFIX
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """`size`: bytes of the body; `arm`: of the experiment; no `plan`: refused before. `cache_key`
+    """`size`: bytes of the body; `arm`: of the experiment; `held`: what is known of its session; no
+    `plan`: refused before. `cache_key`
     and `bucket` are the cache's, made for the model `meant`; `called`: when the models were asked.
     """
 
@@ -32,6 +34,7 @@ class Pending:
     size: int
     started: float
     arm: str | None
+    held: Course | None = None
     plan: RoutingPlan | None = None
     cache: CacheState = "off"
     cache_key: str | None = None
@@ -148,6 +151,8 @@ def headers_of(stage: Ended) -> dict[str, str]:
         if stage.model is not None:
             values["model"] = stage.model
         values["choice"], values["reason"] = plan.choice, reason_of(stage)
+        if (switch := switch_of(plan.steps)) is not None:
+            values["switch"] = switch
         for name in ("score", "percentile", "threshold"):
             if (value := getattr(plan, name)) is not None:
                 values[name] = f"{value:.6g}"

@@ -8,6 +8,7 @@ from dataclasses import replace
 from ...router.looking import without_logprobs
 from ...router.score_or_fallback import place_of
 from ..cache.answers import Kept, is_complete, pack
+from ..policy.course import Course
 from ..spend.cost import Usage, cost_of, usage_of
 from ..state import ServerState
 from ..upstream.caller import CANCELLED
@@ -74,10 +75,14 @@ async def _price(state: ServerState, ended: Ended) -> Ended:
     ended = replace(ended, usage=usage, used_tokens=used_tokens, cost=cost)
     if ended.model is None:
         return ended
-    known = priced.get(strong.name)
+    asked, now = ended.request, time.time()
+    always = usage
+    if asked.is_agents:
+        always = state.pipeline.switching.always_strong(ended.held, asked, ended.model, usage, now)
+    known = priced.get(strong.name) if always is usage else None
     return replace(
         ended,
-        strong_cost=cost_of(strong, usage) if known is None else known,
+        strong_cost=cost_of(strong, always) if known is None else known,
         routed_cost=None if routed is None else cost_of(models[routed], usage),
     )
 
@@ -111,8 +116,13 @@ async def _pay(state: ServerState, settled: Ended) -> None:
 async def _remember(state: ServerState, settled: Ended) -> None:
     if settled.model is not None and settled.status == 200:
         # In shadow mode a session goes on as if the model that was meant had answered it.
-        model = settled.decided.routed or settled.model
-        await state.sessions.remember(settled.request, model, settled.completion)
+        model, course = settled.decided.routed or settled.model, settled.held
+        if settled.cache in {"hit", "semantic"}:  # no model was asked
+            course = course or Course(model)
+        else:
+            known = (course, settled.request, model, settled.usage, time.time())
+            course = state.pipeline.switching.after(*known)
+        await state.sessions.remember(settled.request, course, settled.completion)
 
 
 async def _keep(state: ServerState, settled: Ended) -> None:

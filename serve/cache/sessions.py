@@ -1,7 +1,8 @@
-"""Which model a conversation is on: by its session's name, or by its messages up to tool calls.
+"""What is known of a conversation: by its session's name, or by its messages up to tool calls.
 
-Nothing of a conversation is kept, only hashes and the model's name. Both are the tenant's own. The
-id of a tool call alone says nothing: some providers number the calls of each answer from 0.
+Nothing of a conversation is kept, only hashes, numbers and names of models. All are the tenant's
+own. The id of a tool call alone says nothing: some providers number the calls of each answer from
+0.
 """
 
 import asyncio
@@ -12,44 +13,45 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..config.settings import Config
+from ..policy.course import Course
 from ..request import ChatRequest
 from .key import canonical
 from .store import Store
 
-TOOLS_S = 3600.0  # how long a tool may take, and its conversation still finds its model
+# How long a tool may take, and its conversation still finds its model; and how long an agent's
+# session may rest: no prompt cache of a provider is counted on for longer.
+TOOLS_S = 3600.0
 
 
 class Sessions:
-    """Remembers models in all stores, of which the first that knows one is believed: another
+    """Remembers them in all stores, of which the first that knows one is believed: another
     process may have written to a shared one since. Never raises."""
 
     def __init__(self, stores: Sequence[Store], config: Config) -> None:
         self._stores = stores
         self._sticky_s = config.sticky_s
 
-    async def held(self, asked: ChatRequest) -> str | None:
-        """The name of the model that the conversation is on: in the middle of tool calls the one
-        that made them, else the session's. Whether it is still in the pool is yours to see."""
+    async def held(self, asked: ChatRequest) -> Course | None:
+        """What is known of the conversation: in the middle of tool calls since the answer that made
+        them, else of its session. Whether its model is still in the pool is yours to see."""
         keys = []
-        last = len(asked.messages) - 1
-        while last >= 0 and asked.messages[last].get("role") in {"tool", "function"}:
-            last -= 1
+        last = asked.results_from - 1
         if 0 <= last < len(asked.messages) - 1:  # it ends with the results of that answer's calls
             keys.append(_loop_key(asked, asked.messages[:last], asked.messages[last]))
         session = asked.session
         if session is not None and (session.told or asked.goes_on):
-            keys += self._session_keys(asked)
+            keys += self._session_keys(asked, asked.is_agents)
         for key in keys:
             for store in self._stores:
                 if (found := await store.get(key)) is not None:
-                    return found.decode(errors="replace")
+                    return Course.read(found)
         return None
 
     async def remember(
-        self, asked: ChatRequest, model: str, completion: Mapping[str, Any] | None = None
+        self, asked: ChatRequest, course: Course, completion: Mapping[str, Any] | None = None
     ) -> None:
-        """Note that `model` answered `asked`, and which tool calls its answer made."""
-        value = model.encode(errors="replace")
+        """Note the course up to the answer to `asked`, and which tool calls that answer made."""
+        value = course.written()
         choices = (completion or {}).get("choices")
         messages = [choice.get("message") for choice in _mappings(choices)]
         notes = [
@@ -57,7 +59,9 @@ class Sessions:
             for message in _mappings(messages)
             if _calls(message)
         ]
-        notes += [(key, self._sticky_s) for key in self._session_keys(asked)]
+        agents = asked.is_agents or bool(notes)
+        ttl_s = max(self._sticky_s, TOOLS_S) if agents else self._sticky_s
+        notes += [(key, ttl_s) for key in self._session_keys(asked, agents)]
         for store in self._stores:
             await asyncio.gather(*(store.set(key, value, ttl_s) for key, ttl_s in notes))
 
@@ -65,9 +69,9 @@ class Sessions:
         """Close the stores."""
         await asyncio.gather(*(store.close() for store in self._stores))
 
-    def _session_keys(self, asked: ChatRequest) -> list[str]:
+    def _session_keys(self, asked: ChatRequest, agents: bool) -> list[str]:
         session, who = asked.session, asked.principal
-        if session is None or self._sticky_s <= 0:
+        if session is None or not (agents or self._sticky_s > 0):
             return []
         return [_hash("session", who.tenant, who.key, session.name)]
 

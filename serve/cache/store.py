@@ -26,6 +26,7 @@ from ..redis_pool import redis_client
 
 IN_MEMORY = 256 * 2**20  # bytes of all entries together
 ON_DISK = 2**30
+SESSION_BYTES = 4000  # of what is known of one
 WAIT_S = 0.25
 RETRY_S = 1.0  # how long a store that did not answer is left alone
 
@@ -255,7 +256,7 @@ def cache_store(config: Config) -> Store | None:
 def session_stores(config: Config) -> list[Store]:
     """Sessions are in Redis where the config has one, and in this process besides, which answers
     while Redis is away."""
-    own = SqliteStore(None, 100_000, 1000)
+    own = SqliteStore(None, 100_000, SESSION_BYTES)
     if config.redis_url is None:
         return [own]
-    return [RedisStore(config.redis_url, "thriftroute:session:", 1000), own]
+    return [RedisStore(config.redis_url, "thriftroute:session:", SESSION_BYTES), own]

@@ -157,6 +157,9 @@ class RouterSettings(Settings):
     on_error: Literal["strong", "weak"] = "strong"
     threads: Count = 1
     strategy: Literal["pair", "pool", "bands"] = "pair"
+    # Whether the sessions of agents change their model: where the price of it is earned back, as
+    # each request is scored, or not at all.
+    switch: Literal["priced", "free", "never"] = "priced"
     tolerance: Share = 0.1  # pool: how far below the best predicted quality is good enough
     bands: tuple[Band, ...] = ()
     # Strong shares that a request's `quality` stands for.

@@ -8,7 +8,8 @@ operator decides for all:
 1. A rule's `block` and what `sensitivity` finds hold for every request, also for one that names its
    model, or is in the middle of tool calls.
 2. A plain model of the pool is called itself, or refused: nothing else answers in its place.
-3. Tool calls stay on their model; then a rule's model; then a session stays on its own.
+3. Tool calls stay on their model; then a rule's model; then a session stays on its own. Sessions of
+   agents may leave theirs at natural points, where that pays (`switching`).
 4. A threshold makes it the pair's decision: a rule's, else the one in "router-<name>-<threshold>",
    else `threshold`, `strong_share` or `quality` of the request; then its `priority`; then the
    tier's threshold.
@@ -34,11 +35,13 @@ from ..errors import RefusedError
 from ..registry import Model, short_names
 from ..request import ChatRequest
 from ..upstream.look_at import LookAt
+from .course import Course
 from .eligibility import by_price, candidates, cost, is_weak, refusal
 from .plan import ChosenModel, Draft, RoutingPlan
 from .rules import Rules
 from .selection import Fastest, Selection, stay, weaker
 from .sensitivity import Sensitivity
+from .switching import Switching
 
 AUTO = "auto"
 
@@ -68,6 +71,7 @@ class Pipeline:
         self.sensitivity = Sensitivity(config.sensitivity)
         policy = None if look is None else look.policy
         self._selection = Selection(config, models, router, fastest, policy)
+        self.switching = Switching(config, models, self._selection.qualities)
         self.hold = self._selection.hold
         self.familiarity = self._selection.qualities.familiarity
 
@@ -87,21 +91,25 @@ class Pipeline:
         reads = len(self._rules) or self.sensitivity.active
         return request.model in self._models and not reads
 
-    def plan(self, request: ChatRequest, *, held: str | None = None) -> RoutingPlan:
+    def plan(self, request: ChatRequest, *, held: Course | None = None) -> RoutingPlan:
         """The models to call for a request. Takes milliseconds of CPU; call it in a thread, but
-        where it `is_quick`. held: the model that this session or these tool calls are on.
+        where it `is_quick`. held: what is known of this session or these tool calls.
 
         Raises RefusedError (4xx) where no model may answer: unknown names, nothing eligible,
         blocked by a rule or for its data, dearer than `max_cost`.
         """
         direct, threshold = self._target(request.model)
-        held = held if held in self._models else None
+        held = held if held is not None and held.model in self._models else None
         draft = Draft(request, direct, threshold, held, tuple(self._models))
         draft = self._held_or_ruled(self._screened(self._ruled(self._eligible(draft))))
         draft = self._selection.choose(draft) if draft.choice is None else draft
+        if self.switching.applies(request):
+            draft = self.switching.weighed(draft)
         choice = draft.choice
         assert choice is not None
         draft = self._affordable(draft.told("choice", f"{choice.model}: {choice.reason}"), choice)
+        if request.is_agents:
+            draft = _followed(draft)
         return self._shadowed(draft) if self._config.shadow else self._planned(draft)
 
     def narrowed(self, plan: RoutingPlan, request: ChatRequest) -> RoutingPlan:
@@ -193,23 +201,30 @@ class Pipeline:
     def _held_or_ruled(self, draft: Draft) -> Draft:
         """A model that the request names, its tool calls', a rule's, or its session's. Tool calls
         go on at their model, or at one that is no step down from it."""
-        request, held, rule, config = draft.request, draft.held, draft.rule, self._config
+        request, rule, config = draft.request, draft.rule, self._config
+        held = None if draft.held is None else draft.held.model
         if draft.direct is not None:
             choice = ChosenModel(draft.direct, "direct", "the request names the model")
             return replace(draft, choice=choice)
-        if held is not None and request.in_tool_calls:
+        priced = self.switching.applies(request) and held in draft.allowed
+        if priced:
+            draft = replace(draft, choice=self.switching.between(draft))
+        if held is not None and request.in_tool_calls and not (priced and draft.choice is None):
             models, allowed = self._models, draft.allowed
             above = tuple(n for n in allowed if not weaker(n, held, config, models, request))
             if not above:
                 draft = draft.told("session", f"{held!r} and better ones cannot go on with it")
             else:
-                draft = replace(draft, allowed=above, choice=stay(request, allowed, held, config))
+                stays = draft.choice or stay(request, allowed, held, config)
+                draft = replace(draft, allowed=above, choice=stays)
                 if draft.choice is not None:
                     return draft
         if rule is not None and rule.model is not None:
             if rule.model in draft.allowed:
                 return replace(draft, choice=ChosenModel(rule.model, "rule", f"rule {rule.name!r}"))
             draft = draft.told("rules", f"{rule.model!r} may not take it after all", rule=None)
+        if priced:
+            return draft
         return replace(draft, choice=stay(request, draft.allowed, held, config))
 
     def _affordable(self, draft: Draft, choice: ChosenModel) -> Draft:
@@ -283,3 +298,13 @@ class Pipeline:
         others = by_price([n for n in allowed if n not in pair], self._models, request)
         ordered = dict.fromkeys((*(name for name in pair if name in allowed), *others))
         return [name for name in ordered if name not in without]
+
+
+def _followed(draft: Draft) -> Draft:
+    """With a line on what becomes of an agent's session, for the record."""
+    choice, held = draft.choice, draft.held
+    assert choice is not None
+    kind = "start"
+    if held is not None:
+        kind = "stay" if choice.model == held.model else "switch"
+    return draft.told("switch", f"{kind}: {choice.reason}")

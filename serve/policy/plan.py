@@ -1,11 +1,12 @@
 """What was decided for a request, step by step."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from ..config.settings import Rule
 from ..request import ChatRequest
+from .course import Course
 from .eligibility import Obstacle
 
 ChoiceKind = Literal["strong", "weak", "direct", "rule", "pool", "band", "session", "shadow"]
@@ -16,6 +17,12 @@ class Step(NamedTuple):
 
     name: str
     outcome: str
+
+
+def switch_of(steps: Iterable[Sequence[str]]) -> str | None:
+    """What became of an agent's session, "start", "stay" or "switch", by a plan's or a record's
+    steps; None where the request is of none."""
+    return next((told.partition(":")[0] for name, told in steps if name == "switch"), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +43,12 @@ class ChosenModel:
 @dataclass(frozen=True, slots=True)
 class Draft:
     """A request on its way through the steps. `direct` and `threshold` are what its `model` means,
-    `held` the model that its conversation is on; `allowed` and `barred` sort the pool so far."""
+    `held` what is known of its conversation; `allowed` and `barred` sort the pool so far."""
 
     request: ChatRequest
     direct: str | None
     threshold: float | None
-    held: str | None
+    held: Course | None
     allowed: tuple[str, ...]
     barred: Mapping[str, Obstacle] = field(default_factory=dict)
     rule: Rule | None = None

@@ -17,6 +17,7 @@ from prometheus_client import disable_created_metrics as disable_created
 from prometheus_client.exposition import choose_encoder
 
 from ..._version import __version__
+from ..policy.plan import switch_of
 from .record import Record
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ class Metrics:
                                  "from_model", "to_model")
         self.looks = counter("second_looks", "Weak answers that were looked at, by what came of it",
                              "outcome")
+        self.switches = counter("session_steps", "Steps of agents' sessions, by what became of the "
+                                "model: start, stay, switch", "outcome")
         self.refusals = counter("refusals", "Requests refused, by HTTP status", "status")
         self.in_flight = gauge("in_flight", "Requests in work", "livesum")
         self.pending = gauge("records_pending", "Decisions that wait for the database", "livesum")
@@ -117,6 +120,8 @@ class Metrics:
         self._observe_times(record, model)
         if record.escalated is not None:
             self.looks.labels("escalated" if record.escalated else "stayed").inc()
+        if (switch := switch_of(record.steps)) is not None:
+            self.switches.labels(switch).inc()
         tried = [self._name(a.get("model")) for a in record.attempts if not a.get("beside")]
         for before, after in pairwise(tried):
             if before != after:
