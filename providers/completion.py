@@ -27,6 +27,9 @@ OPENAI_API = frozenset(
 ASKS_OTHERS = frozenset({"github_copilot", "chatgpt", "ollama", "ollama_chat"})
 
 _lock = threading.Lock()
+_BESIDE = 3  # tokens that LiteLLM's counter adds to all messages together
+_MOST_COUNTS = 100_000
+_counts: dict[int, int] = {}  # tokens of what was counted, by its hash
 
 
 def load_litellm() -> ModuleType:
@@ -180,8 +183,26 @@ def count_tokens(
     messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None = None, *, otherwise: int
 ) -> int:
     """About how many tokens a request has, by LiteLLM's general tokenizer; `otherwise` where it
-    cannot tell: an odd message is the model's to refuse. Never raises."""
+    cannot tell: an odd message is the model's to refuse. Never raises.
+
+    What was counted before is not counted again, as the messages of a conversation that goes on."""
     try:
+        start = [{"role": "system" if _has_system(messages) else "user", "content": ""}]
+        more = _counted(start, tools) - _counted(start) if tools else 0
+        return _BESIDE + more + sum(_counted([message]) - _BESIDE for message in messages)
+    except Exception:  # noqa: BLE001 - whatever it cannot count
+        return otherwise
+
+
+def _has_system(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Tools count a little less beside a system message."""
+    return any(message.get("role") == "system" for message in messages)
+
+
+def _counted(messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None = None) -> int:
+    key = hash(repr((messages, tools)))  # 64 bits, secret to this process: nothing of the text
+    found = _counts.get(key)
+    if found is None:
         found = load_litellm().token_counter(
             model="gpt-4o",
             messages=[dict(message) for message in messages],
@@ -189,9 +210,10 @@ def count_tokens(
             # Otherwise an image's address is fetched to learn its size.
             use_default_image_token_count=True,
         )
-        return int(found)
-    except Exception:  # noqa: BLE001 - whatever it cannot count
-        return otherwise
+        if len(_counts) >= _MOST_COUNTS:
+            _counts.clear()
+        _counts[key] = found = int(found)
+    return found
 
 
 def _resolved(model: str, params: Mapping[str, Any]) -> tuple[str, str | None]:

@@ -87,6 +87,13 @@ def as_conversation(prompt: Promptlike | Conversation) -> Conversation:
     return Conversation(_join(system), _join(turns), last)
 
 
+def last_turn(messages: Sequence[Message]) -> str:
+    """The last turn of messages that have been checked: `as_conversation(messages).last`."""
+    turns = [m for m in messages if m.get("role") not in ("system", "developer")]
+    asked = next((m for m in reversed(turns) if m.get("role") == "user"), None)
+    return as_conversation([asked or turns[-1]]).last if turns else ""
+
+
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """What the graph reads of a conversation.

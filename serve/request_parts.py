@@ -75,29 +75,51 @@ class Address(NamedTuple):
     url: str
 
 
-def entries(value: Any) -> Iterator[tuple[str, Any, int]]:
+def entries(value: Any) -> Iterator[tuple[str, Any]]:
     """Every value in a JSON value, itself included, in order: the name that it, or the list that it
-    is in, stands under; it; and its depth, from 1 on."""
-    waiting = [("", value, 1)]
+    is in, stands under, and it."""
+    waiting = [("", value)]
     while waiting:
-        name, each, depth = waiting.pop()
-        yield name, each, depth
-        if isinstance(each, Mapping):
-            waiting += ((key, inner, depth + 1) for key, inner in reversed(list(each.items())))
+        name, each = waiting.pop()
+        yield name, each
+        # Most are text, and to ask for `Mapping` takes longer than all else here.
+        if isinstance(each, str):
+            continue
+        if isinstance(each, dict | Mapping):
+            waiting += reversed(list(each.items()))
         elif isinstance(each, list | tuple):
-            waiting += ((name, inner, depth + 1) for inner in reversed(each))
+            waiting += [(name, inner) for inner in reversed(each)]
 
 
 def texts(value: Any, *, data: bool = False) -> Iterator[str]:
     """Every text of a JSON value, in order: names, and numbers long enough to be a card's, too.
     The base64 of images, audio and files is left out, but where `data` is true."""
-    for name, each, _ in entries(value):
+    for name, each in entries(value):
         if isinstance(each, str):
             yield each if data or name not in _DATA else _without_data(each)
-        elif isinstance(each, Mapping):
+        elif isinstance(each, list):
+            continue
+        elif isinstance(each, dict | Mapping):
             yield from each
         elif isinstance(each, int) and abs(each) >= 10**7:
             yield str(each)
+
+
+def text_size(value: Any) -> int:
+    """Characters of all `texts` of a JSON value, a few times sooner than they are found."""
+    size, waiting = 0, [("", value)]
+    while waiting:
+        name, each = waiting.pop()
+        if isinstance(each, str):
+            size += len(each if name not in _DATA else _without_data(each))
+        elif isinstance(each, dict | Mapping):
+            size += sum(map(len, each))
+            waiting += each.items()
+        elif isinstance(each, list | tuple):
+            waiting += [(name, inner) for inner in each]
+        elif isinstance(each, int) and abs(each) >= 10**7:
+            size += len(str(each))
+    return size
 
 
 def _without_data(text: str) -> str:
@@ -109,13 +131,13 @@ def _without_data(text: str) -> str:
 
 def parts_of(message: object) -> list[Any]:
     """The parts of a message's content; none where it is text, or no message."""
-    content = message.get("content") if isinstance(message, Mapping) else None
+    content = message.get("content") if isinstance(message, dict | Mapping) else None
     return content if isinstance(content, list) else []
 
 
 def kind_of(part: object) -> Any:
     """The type of a part, as the client wrote it."""
-    return part.get("type") if isinstance(part, Mapping) else None
+    return part.get("type") if isinstance(part, dict | Mapping) else None
 
 
 def check_parts(messages: Sequence[Mapping[str, Any]]) -> None:
@@ -143,7 +165,7 @@ def addresses(messages: Sequence[Mapping[str, Any]]) -> Iterator[Address]:
         beside = message.items() if isinstance(message, Mapping) else ()
         found += [(k, k, v) for k, v in beside if k not in _NO_MEDIA and not isinstance(v, str)]
         for where, kind, part in found:
-            for _, url, _ in entries(part):
+            for _, url in entries(part):
                 if isinstance(url, str) and _ADDRESS.match(url):
                     yield Address(f"messages[{index}].{where}", str(kind), url)
 
@@ -206,7 +228,7 @@ def _numbers(
 ) -> Iterator[int]:
     """The numbers that stand under one of `names`, at any depth; text is left out."""
     looked_at = {name: value for name, value in body.items() if name not in _NO_MAXIMA}
-    for name, value, _ in entries(looked_at):
+    for name, value in entries(looked_at):
         letters = name.replace("_", "").replace("-", "").lower()
         # `reasoning.max_tokens` is a maximum as any other.
         if letters in names and isinstance(value, int | float | str):

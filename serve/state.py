@@ -29,7 +29,7 @@ from .records.metrics import Metrics
 from .records.tracing import Tracing
 from .records.writer import Recorder
 from .registry import Registry
-from .request_parts import parts_of, texts
+from .request_parts import parts_of, text_size
 from .spend.ledger import BudgetLedger, make_ledger
 from .upstream.caller import Caller
 from .upstream.look_at import LookAt
@@ -141,10 +141,10 @@ class ServerState:
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None
     ) -> int:
         """About how many tokens a prompt has, by LiteLLM's general tokenizer; never raises."""
-        parts = [part for m in messages for part in parts_of(m) if isinstance(part, Mapping)]
+        parts = [p for m in messages for p in parts_of(m) if isinstance(p, dict | Mapping)]
         # Images and files, which are longer by far: models do not read their base64.
         media = sum(not isinstance(part.get("text"), str) for part in parts)
-        size = sum(map(len, texts([messages, tools]))) + media * IMAGE_TOKENS * CHARACTERS_A_TOKEN
+        size = text_size([messages, tools]) + media * IMAGE_TOKENS * CHARACTERS_A_TOKEN
         if size > COUNTED_CHARACTERS:
             return size // CHARACTERS_A_TOKEN
         return count_tokens(messages, tools, otherwise=size // CHARACTERS_A_TOKEN)

@@ -12,13 +12,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ...errors import ThriftrouteError, require_extra
-from ...router.text import as_conversation
+from ...errors import require_extra
+from ...router.text import last_turn
 from .. import request_parts
 from ..config.settings import CAPABILITIES
 from ..errors import RefusedError, wrong
 from ..request import LENGTHS, ChatRequest, Options, Principal
-from ..request_parts import entries, kind_of, parts_of, texts
+from ..request_parts import kind_of, parts_of, texts
 
 PREFIX = "x-thriftroute-"
 OPTIONS = tuple(name for name in Options.model_fields if name != "metadata")
@@ -32,8 +32,9 @@ _OURS = frozenset({"metadata", "native"})  # which a client cannot set
 MOST_VALUES = 100_000  # entries of JSON objects and lists
 LARGE_BYTES = 1_000_000  # from here on one body waits for another
 DEEPEST = 100  # levels of JSON; past some hundreds nothing could write it again
-# Half of a pair that stands for one character: JSON may escape it, UTF-8 has no bytes for it.
-_SURROGATES = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
+# Half of a pair that stands for one character: JSON may escape it, UTF-8 has no bytes for it. Two
+# patterns, each of which begins with bytes that are searched for at once.
+_SURROGATES = (re.compile(rb"\\u[dD][89a-fA-F]"), re.compile(rb"\xed[\xa0-\xbf]"))
 
 _KINDS: dict[type, str] = {
     dict: "an object", list: "a list", str: "text", bool: "true or false",
@@ -51,7 +52,7 @@ def read_body(raw: bytes) -> dict[str, Any]:
         _check_entries(raw)
     try:
         body = json.loads(raw, parse_constant=_no_number, parse_float=_finite)
-        if _SURROGATES.search(raw):
+        if any(half.search(raw) for half in _SURROGATES):
             written = json.dumps(body, ensure_ascii=False).encode("utf-16-le", "surrogatepass")
             body = json.loads(written.decode("utf-16-le", "replace"))
     # RecursionError: nested a thousand levels deep. ValueError covers bytes that are no UTF-8.
@@ -123,10 +124,6 @@ def read_request(
     for name, kind in (("stream", bool), ("stream_options", dict), ("tools", list)):
         if not isinstance(body.get(name), kind | None):
             raise wrong(name, f"expected {_KINDS[kind]}, got {_kind(body[name])}")
-    try:
-        text = as_conversation(messages).last
-    except ThriftrouteError as error:
-        raise RefusedError(400, "invalid_request", str(error), param="messages") from None
     output_tokens = request_parts.output_tokens(body, expected_output, unlimited=unlimited)
     left_out = {name for name in LENGTHS if request_parts.is_unlimited(body.get(name))}
     return ChatRequest(
@@ -134,7 +131,7 @@ def read_request(
         model=model.strip(),
         body={k: v for k, v in body.items() if k not in _OURS and k not in left_out},
         messages=messages,
-        text=text,
+        text=last_turn(messages),
         stream=bool(body.get("stream")),
         needs=_needs(body, messages),
         prompt_tokens=count(messages, body.get("tools")) + _further_tokens(body),
@@ -197,14 +194,20 @@ def _needs(body: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> fr
 
 
 def _check_shape(body: Mapping[str, Any]) -> None:
-    count = 0
-    for _, each, depth in entries(body):
-        if isinstance(each, dict | list):
-            count += 1
-            if depth > DEEPEST:
-                raise _too_much(f"{DEEPEST} levels")
-            if count > MOST_OBJECTS:
-                raise _too_much(f"{MOST_OBJECTS} objects and lists")
+    level: list[Any] = [body]
+    count = depth = 0
+    while level:
+        depth, count = depth + 1, count + len(level)
+        if depth > DEEPEST:
+            raise _too_much(f"{DEEPEST} levels")
+        if count > MOST_OBJECTS:
+            raise _too_much(f"{MOST_OBJECTS} objects and lists")
+        level = [
+            inner
+            for each in level
+            for inner in (each.values() if isinstance(each, dict) else each)
+            if isinstance(inner, dict | list)
+        ]
 
 
 def _finite(digits: str) -> float:

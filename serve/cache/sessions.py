@@ -100,31 +100,25 @@ def _calls(message: Mapping[str, Any]) -> list[list[object]]:
 def _loop_key(
     asked: ChatRequest, before: Sequence[Mapping[str, Any]], answer: Mapping[str, Any]
 ) -> str:
-    """Of whom and of the whole conversation, as far as clients send it back as it was."""
-    who = asked.principal
-    said = [
-        (
-            message.get("role"),
-            _unmarked(message.get("content")),
-            message.get("tool_call_id") or message.get("name"),
-            _calls(message),
-        )
-        for message in before
-    ]
-    user = asked.body.get("user")
-    return _hash("loop", who.tenant, who.key, asked.options.session, user, said, _calls(answer))
-
-
-def _unmarked(content: Any) -> Any:
-    """A content without the marks of prompt caches, which clients move from step to step."""
-    parts = content if isinstance(content, list) else ()
-    if not any(isinstance(part, Mapping) and "cache_control" in part for part in parts):
-        return content or ""
-    return [
-        {name: v for name, v in part.items() if name != "cache_control"}
-        if isinstance(part, Mapping) else part
-        for part in parts
-    ]  # fmt: skip
+    """Of whom and of the whole conversation, as far as clients send it back as it was: without the
+    marks of prompt caches, which they move from step to step."""
+    who, user = asked.principal, asked.body.get("user")
+    said = hashlib.sha256()
+    for message in before:
+        content, call = message.get("content"), message.get("tool_call_id") or message.get("name")
+        said.update(f"\n{message.get('role')} {call}".encode(errors="surrogatepass"))
+        for part in content if isinstance(content, list) else (content or "",):
+            text = part.get("text") if isinstance(part, dict) else part
+            if isinstance(text, str):  # long ones go in as they are
+                said.update(f"\n{len(text)} ".encode() + text.encode(errors="surrogatepass"))
+            else:
+                plain = {**part, "cache_control": None} if isinstance(part, dict) else part
+                said.update(canonical(plain, sort=True))
+        if message.get("tool_calls") or message.get("function_call"):
+            made = (message.get("tool_calls"), message.get("function_call"))
+            said.update(repr(made).encode(errors="surrogatepass"))
+    told = (asked.options.session, user, said.hexdigest(), _calls(answer))
+    return _hash("loop", who.tenant, who.key, *told)
 
 
 def _hash(*parts: object) -> str:

@@ -20,6 +20,7 @@ FIELDS = frozenset({
     "context_management", "cache_control",
 })  # fmt: skip
 _SAME = ("model", "stream", "temperature", "top_p", "top_k", "max_tokens", "metadata", "thinking")
+_as_json = json.JSONEncoder(ensure_ascii=False).encode  # made once: `json.dumps` makes it each time
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
 
@@ -96,7 +97,7 @@ def _assistant(blocks: list[Json], _: str) -> Iterator[Json]:
 
 
 def _call(block: Json) -> Json:
-    arguments = json.dumps(block.get("input") or {}, ensure_ascii=False)
+    arguments = _as_json(block.get("input") or {})
     function = {"name": block.get("name"), "arguments": arguments}
     return {"id": block.get("id"), "type": "function", "function": function}
 
