@@ -9,7 +9,7 @@ from thriftroute.serve.cache.sessions import Sessions
 from thriftroute.serve.cache.store import RedisStore, SqliteStore, session_stores
 from thriftroute.serve.config.settings import Config
 from thriftroute.serve.policy.course import Course
-from thriftroute.serve.request import ChatRequest, Principal
+from thriftroute.serve.request import ChatRequest, Principal, Session
 from thriftroute.tests.helpers import asking
 from thriftroute.tests.helpers.servers import redis_server
 
@@ -179,6 +179,21 @@ def test_tool_calls_come_before_the_session() -> None:
         assert await held(sessions, unknown) == "weak"
 
     with_sessions(work)
+
+
+def test_loops_side_by_side_in_a_named_session_keep_to_themselves() -> None:
+    async def work(sessions: Sessions) -> None:
+        def named(*messages: dict[str, Any]) -> ChatRequest:
+            return dataclasses.replace(asked(*messages), session=Session("s", told=True))
+
+        await sessions.remember(named(), Course("strong"), answer(calls("a")))
+        await sessions.remember(named(), Course("weak"), answer(calls("b")))
+        for id, model in (("a", "strong"), ("b", "weak")):
+            assert await held(sessions, named(USER, calls(id), result(id))) == model
+        # A new turn goes on with what was last.
+        assert await held(sessions, named(USER, calls("a"), result("a"), USER)) == "weak"
+
+    with_sessions(work, sticky_s=0)
 
 
 def test_functions_of_the_old_kind_have_names() -> None:

@@ -101,8 +101,11 @@ def _loop_key(
     asked: ChatRequest, before: Sequence[Mapping[str, Any]], answer: Mapping[str, Any]
 ) -> str:
     """Of whom and of the whole conversation, as far as clients send it back as it was: without the
-    marks of prompt caches, which they move from step to step."""
+    marks of prompt caches, which they move from step to step. Where a tool names its session, that
+    name, its length and the calls are enough."""
     who, user = asked.principal, asked.body.get("user")
+    if asked.session is not None and asked.session.told and asked.options.session is None:
+        return _hash("loop", who.tenant, who.key, asked.session.name, len(before), _calls(answer))
     said = hashlib.sha256()
     for message in before:
         content, call = message.get("content"), message.get("tool_call_id") or message.get("name")
