@@ -14,7 +14,11 @@ each way in turn, round after round, so that a busy moment of the machine falls 
     routed     thriftroute serve, model "auto": the mf router decides
     messages   as plain, by the door of Anthropic's Messages (with --ways)
     responses  as plain, by the door of OpenAI's Responses (with --ways)
+    fast       the same with the fast router
+    portkey    Portkey's gateway (npm), where --portkey names its folder and node is there
     proxy      LiteLLM's own proxy, where --litellm-proxy names its command
+
+Then each way in turn is asked by 16 clients at once (closed loop) for its highest rate.
 
 Overhead is the difference of two percentiles of one run, in ms. All of it, load generator and stub
 too, shares this machine's cores. CPU ms is what all these processes together took for a request:
@@ -25,6 +29,7 @@ import argparse
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -45,12 +50,28 @@ from rich.table import Table
 SAMPLES = Path(__file__).resolve().parent.parent / "data" / "samples" / "prompts.jsonl"
 ROUND_S = 4.0
 KEY = "sk-" + "0123456789abcdef" * 2
+WAYS = ("direct", "sdk", "plain", "routed", "fast", "portkey", "proxy")
 TARGETS = {
     ("routed", "direct"): (15.0, 40.0),
     ("plain", "sdk"): (3.0, None),
     ("messages", "plain"): (1.0, None),
     ("responses", "plain"): (1.0, None),
 }
+CHATS = "chat/completions"
+# way -> who answers it, at which path, for which model
+PLACES = {
+    "direct": ("stub", CHATS, "strong"),
+    "plain": ("server", CHATS, "strong"),
+    "routed": ("server", CHATS, "auto"),
+    "fast": ("fast", CHATS, "auto"),
+    "messages": ("server", "messages", "strong"),
+    "responses": ("server", "responses", "strong"),
+    "portkey": ("portkey", CHATS, "strong"),
+    "proxy": ("proxy", CHATS, "strong"),
+}
+# (way, other way, least ratio of their rates)
+BARS = (("fast", "portkey", 1.0), ("plain", "portkey", 1.2), ("routed", "proxy", 2.5))
+_STUB = [""]  # where Portkey's gateway, which is told by each request, finds the stub
 ANSWER = {
     "id": "chatcmpl-1",
     "object": "chat.completion",
@@ -68,9 +89,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--rate", type=float, default=50.0, help="requests a second")
     parser.add_argument("--rounds", type=int, default=8, help=f"of {ROUND_S:g} s each, a way")
-    parser.add_argument("--ways", default="direct,sdk,plain,routed,proxy", help="which of them")
+    parser.add_argument("--ways", default=",".join(WAYS), help="which of them")
     parser.add_argument("--sustain", type=int, default=0, help="requests of the endurance run")
     parser.add_argument("--litellm-proxy", help="the command `litellm` of a venv that has it")
+    parser.add_argument("--portkey", type=Path, help="folder with node_modules/@portkey-ai/gateway")
+    parser.add_argument(
+        "--burst", type=int, default=600, help="requests of the highest rate, a way"
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--stub", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -88,28 +113,22 @@ async def _measure(options: argparse.Namespace) -> dict[str, Any]:
     console = Console(stderr=True)
     rows = [json.loads(line) for line in SAMPLES.read_text("utf-8").splitlines()]
     prompts = [row["prompt"] for row in rows if isinstance(row.get("prompt"), str)]
-    ports = {name: _free_port() for name in ("stub", "server", "proxy")}
+    ports = {name: _free_port() for name in ("stub", "server", "fast", "portkey", "proxy")}
     base = f"http://127.0.0.1:{ports['stub']}/v1"
+    _STUB[0] = base
     result: dict[str, Any] = {"rate": options.rate, "prompts": len(prompts)}
     with tempfile.TemporaryDirectory() as folder:
         processes = {"stub": _start([sys.executable, __file__, "--stub", str(ports["stub"])])}
         try:
-            processes["server"] = _start(_server(Path(folder), base, ports["server"]))
-            ways = {
-                "direct": (f"{base}/chat/completions", "strong"),
-                "sdk": (base, "openai/strong"),
-                "plain": (f"http://127.0.0.1:{ports['server']}/v1/chat/completions", "strong"),
-                "routed": (f"http://127.0.0.1:{ports['server']}/v1/chat/completions", "auto"),
-                "messages": (f"http://127.0.0.1:{ports['server']}/v1/messages", "strong"),
-                "responses": (f"http://127.0.0.1:{ports['server']}/v1/responses", "strong"),
-            }
-            if options.litellm_proxy:
-                command = _proxy(Path(folder), base, ports["proxy"], options.litellm_proxy)
-                processes["proxy"] = _start(command)
-                url = f"http://127.0.0.1:{ports['proxy']}/v1/chat/completions"
-                ways["proxy"] = (url, "strong")
             wanted = options.ways.split(",")
-            ways = {name: way for name, way in ways.items() if name in wanted}
+            processes |= _servers(Path(folder), base, ports, options, wanted)
+            ways = {
+                name: (f"http://127.0.0.1:{ports[at]}/v1/{path}", model)
+                for name, (at, path, model) in PLACES.items()
+                if name in wanted and at in processes
+            }
+            if "sdk" in wanted:
+                ways["sdk"] = (base, "openai/strong")
             for name, port in ports.items():
                 if name in processes:
                     await _wait(port, processes[name], name)
@@ -117,6 +136,14 @@ async def _measure(options: argparse.Namespace) -> dict[str, Any]:
                 everyone = [psutil.Process(), *(psutil.Process(p.pid) for p in processes.values())]
                 result["load"] = os.getloadavg()[0]
                 result["ways"] = await _rounds(session, ways, prompts, options, console, everyone)
+                result["rates"] = {
+                    name: await _highest(session, name, way, prompts, options.burst)
+                    for name, way in ways.items()
+                }
+                result["rss_mb"] = {
+                    name: psutil.Process(process.pid).memory_info().rss / 1e6
+                    for name, process in processes.items()
+                }
                 if options.sustain:
                     server = psutil.Process(processes["server"].pid)
                     result["sustain"] = {
@@ -224,10 +251,27 @@ async def _ask(
     elif name == "responses":
         body = {"model": model, "input": messages}
     headers = {"authorization": f"Bearer {KEY}"}
+    if name == "portkey":
+        headers |= {"x-portkey-provider": "openai", "x-portkey-custom-host": _STUB[0]}
     async with session.post(url, json=body, headers=headers) as response:
         found = await response.json()
         if response.status != 200 or "Yes." not in json.dumps(found):
             raise RuntimeError(f"{name}: {response.status} {str(found)[:300]}")
+
+
+async def _highest(
+    session: aiohttp.ClientSession, name: str, way: tuple[str, str], prompts: list[str], n: int
+) -> float:
+    """Requests a second of 16 clients that ask one after the other, n in all."""
+    left = iter(range(n))
+
+    async def client() -> None:
+        for index in left:
+            await _timed(session, name, way, prompts[index % len(prompts)])
+
+    start = time.perf_counter()
+    await asyncio.gather(*(client() for _ in range(16)))
+    return n / (time.perf_counter() - start)
 
 
 async def _sustain(
@@ -257,8 +301,29 @@ async def _sustain(
     return {"n": n, "errors": errors, "per_s": n / seconds, "rss_mb": memory}
 
 
-def _server(folder: Path, base: str, port: int) -> list[str]:
-    config = folder / "thriftroute.yaml"
+def _servers(
+    folder: Path,
+    base: str,
+    ports: dict[str, int],
+    options: argparse.Namespace,
+    wanted: Sequence[str],
+) -> dict[str, subprocess.Popen[bytes]]:
+    """All that answer the ways that are `wanted`, by their ports' names."""
+    commands: dict[str, list[str]] = {}
+    if {"plain", "routed", "messages", "responses"} & set(wanted):
+        commands["server"] = _server(folder, base, ports["server"], "mf")
+    if "fast" in wanted:
+        commands["fast"] = _server(folder, base, ports["fast"], "fast")
+    if options.portkey and "portkey" in wanted and (node := shutil.which("node")):
+        script = options.portkey / "node_modules/@portkey-ai/gateway/build/start-server.js"
+        commands["portkey"] = [node, str(script), f"--port={ports['portkey']}", "--headless"]
+    if options.litellm_proxy and "proxy" in wanted:
+        commands["proxy"] = _proxy(folder, base, ports["proxy"], options.litellm_proxy)
+    return {name: _start(command) for name, command in commands.items()}
+
+
+def _server(folder: Path, base: str, port: int, router: str) -> list[str]:
+    config = folder / f"{router}.yaml"
     config.write_text(
         json.dumps(
             {
@@ -274,8 +339,8 @@ def _server(folder: Path, base: str, port: int) -> list[str]:
                 ],
                 "strong": "strong",
                 "weak": "weak",
-                "router": {"threshold": 0.3},
-                "records": {"url": f"sqlite:///{folder}/records.db"},
+                "router": {"name": router, "threshold": 0.3},
+                "records": {"url": f"sqlite:///{folder}/{router}.db"},
                 "server": {"port": port},
             }
         )
@@ -372,6 +437,15 @@ def _show(result: dict[str, Any], console: Console) -> None:
         console.print(
             f"{above} above {below}: p50 {p50:+.1f} ms, p99 {p99:+.1f} ms, CPU {cpu:+.1f} ms{goal}"
         )
+    rates = result["rates"]
+    told = ", ".join(f"{name} {rate:.0f}/s" for name, rate in rates.items())
+    console.print(f"highest rate, 16 at once: {told}")
+    for name, other, least in BARS:
+        if name in rates and other in rates:
+            ratio = rates[name] / rates[other]
+            console.print(f"{name} over {other}: {ratio:.2f} times the rate (goal {least:g})")
+    memory = ", ".join(f"{name} {size:.0f} MB" for name, size in result["rss_mb"].items())
+    console.print(f"memory after it: {memory}")
     for name, row in result.get("sustain", {}).items():
         memory = row["rss_mb"]
         console.print(

@@ -94,7 +94,7 @@ def complete(request: Mapping[str, Any], *, optional: Collection[str] = ()) -> A
 async def acomplete(request: Mapping[str, Any], *, optional: Collection[str] = ()) -> Any:
     """`complete` for asyncio; imports happen in a thread, never on the loop. LiteLLM says that it
     takes some of the `optional` where it does not (1.110: prompt_cache_key)."""
-    if not _import_litellm.cache_info().currsize:
+    if not is_loaded():
         await asyncio.to_thread(load_litellm)
     litellm = load_litellm()
     request = {**request, **local_key(request["model"], request)}
@@ -119,9 +119,16 @@ def _without_refused(
     return fewer if refused and len(fewer) < len(request) else None
 
 
+def is_loaded() -> bool:
+    """Whether LiteLLM has been imported here."""
+    return _import_litellm.cache_info().currsize > 0
+
+
 async def close_connections() -> None:
     """Close the connections that LiteLLM keeps, of all of this process, and forget them: it finds
     them again by the address of the event loop, which the next loop may have."""
+    if not is_loaded():
+        return
     litellm = load_litellm()
     await litellm.close_litellm_async_clients()
     litellm.in_memory_llm_clients_cache.flush_cache()

@@ -9,14 +9,15 @@ LiteLLM's own classes are asked only for what never came to HTTP.
 import json
 import re
 import socket
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 
+import aiohttp
 import httpx
 
-from .completion import load_litellm
 from .http_answer import HttpAnswer
 
 _TRANSIENT = frozenset({408, 409, 425, 429})
@@ -40,7 +41,8 @@ _CONTENT = re.compile(
     re.IGNORECASE,
 )
 _PREFIX = re.compile(r"^(?:litellm\.)?(?:\w+(?:Error|Exception)|Timeout)\s*(?::|-)\s*")
-_TRANSPORT = (httpx.TransportError, ConnectionError)  # a connection that failed
+# A connection that failed.
+_TRANSPORT = (httpx.TransportError, ConnectionError, aiohttp.ClientError)
 
 
 class FailureKind(Enum):
@@ -111,8 +113,7 @@ def _answered(error: Exception, status: int, http: HttpAnswer) -> CallError:
     codes, said = _told(http)
     said = said or own_words(error)
     words = f"{codes} {said}"
-    litellm = load_litellm().exceptions
-    if isinstance(error, litellm.ContextWindowExceededError) or _WINDOW.search(words):
+    if _litellms(error, "ContextWindowExceededError") or _WINDOW.search(words):
         return _window(status, said)
     if 200 <= status < 300:  # who says so has taken the request
         name = "ConnectionError" if _is(error, *_TRANSPORT) else "BadAnswerError"
@@ -120,7 +121,7 @@ def _answered(error: Exception, status: int, http: HttpAnswer) -> CallError:
     name = _NAMES.get(status, "APIError")
     if status in _TRANSIENT or status >= 500 or status < 400:
         return CallError(FailureKind.RETRY, name, status, counts=True)
-    if isinstance(error, litellm.ContentPolicyViolationError) or _CONTENT.search(words):
+    if _litellms(error, "ContentPolicyViolationError") or _CONTENT.search(words):
         code, what = "content_policy_violation", "refused the prompt for its content"
         name = "ContentPolicyViolationError"
         return CallError(FailureKind.STOP, name, status, code=code, what=what, detail=said)
@@ -139,17 +140,15 @@ def _broken_off(error: Exception, name: str) -> CallError:
 
 def _unsent(error: Exception, http: HttpAnswer) -> CallError:
     """The provider was sent nothing. What LiteLLM raises then says why, as far as it is known."""
-    from openai import OpenAIError
-
-    litellm = load_litellm().exceptions
     # Of this very class where OpenAI's client was not even made; an answer's is one beneath it.
-    lacks_key = any(type(cause) is OpenAIError for cause in causes(error))
-    if lacks_key or isinstance(error, litellm.AuthenticationError):
+    openais = getattr(sys.modules.get("openai"), "OpenAIError", None)
+    lacks_key = any(type(cause) is openais for cause in causes(error))
+    if lacks_key or _litellms(error, "AuthenticationError"):
         return CallError(FailureKind.NEXT, NO_KEY, counts=True)  # it does not come by itself
-    if isinstance(error, litellm.ContextWindowExceededError):
+    if _litellms(error, "ContextWindowExceededError"):
         return _window(None, own_words(error))
     code, what, name, status = "invalid_request", "", "RequestShape", None
-    if isinstance(error, litellm.UnsupportedParamsError):
+    if _litellms(error, "UnsupportedParamsError"):
         code, name, status = "unsupported_parameter", "UnsupportedParamsError", 400
         what = "does not support a parameter of the request"
     elif missing := next((c for c in causes(error) if isinstance(c, ImportError)), None):
@@ -161,7 +160,7 @@ def _unsent(error: Exception, http: HttpAnswer) -> CallError:
     else:
         told = str(error) if isinstance(error, ShapeError) else ""
         what = f"cannot be sent {told or 'a request of this shape'}"
-    detail = own_words(error) if isinstance(error, litellm.BadRequestError) else None
+    detail = own_words(error) if _litellms(error, "BadRequestError") else None
     return CallError(FailureKind.UNFIT, name, status, code=code, what=what, detail=detail)
 
 
@@ -193,9 +192,8 @@ def _told(http: HttpAnswer) -> tuple[str, str]:
 def _status_elsewhere(error: Exception, http: HttpAnswer) -> int | None:
     """The status from a provider that LiteLLM does not call through httpx's asynchronous client,
     where only an answer leads to the error's class; not where a client's address may answer."""
-    known = load_litellm().exceptions
-    said = (known.RateLimitError, known.ServiceUnavailableError, known.NotFoundError)
-    return int(error.status_code) if isinstance(error, said) and not http.refers else None
+    said = _litellms(error, "RateLimitError", "ServiceUnavailableError", "NotFoundError")
+    return int(error.status_code) if said and not http.refers else None  # type: ignore[attr-defined]
 
 
 def _retry_after(http: HttpAnswer) -> float | None:
@@ -230,14 +228,21 @@ def _is(error: BaseException, *kinds: type[BaseException]) -> bool:
 
 
 def _is_late(error: BaseException) -> bool:
-    return _is(error, TimeoutError, httpx.TimeoutException, load_litellm().exceptions.Timeout)
+    late = _is(error, TimeoutError, httpx.TimeoutException)
+    return late or any(_litellms(cause, "Timeout") for cause in causes(error))
+
+
+def _litellms(error: BaseException, *names: str) -> bool:
+    """Whether it is of one of these classes of LiteLLM's, which need not be loaded."""
+    known = getattr(sys.modules.get("litellm"), "exceptions", None)
+    return any(isinstance(error, getattr(known, name, ())) for name in names)
 
 
 def _is_unconnected(error: BaseException) -> bool:
     """Whether no connection was made. LiteLLM calls it a ConnectError too where one that stood
     was reset."""
-    from aiohttp import ClientConnectorError, ClientOSError
-
-    refused = (ClientConnectorError, httpx.ConnectTimeout, ConnectionRefusedError, socket.gaierror)
-    was_reset = _is(error, ClientOSError, ConnectionResetError, BrokenPipeError)
-    return _is(error, *refused) or (_is(error, httpx.ConnectError) and not was_reset)
+    refused = (aiohttp.ClientConnectorError, httpx.ConnectTimeout, ConnectionRefusedError)
+    if _is(error, *refused, socket.gaierror):
+        return True
+    was_reset = _is(error, aiohttp.ClientOSError, ConnectionResetError, BrokenPipeError)
+    return _is(error, httpx.ConnectError) and not was_reset

@@ -8,16 +8,15 @@ each client at its first request of a `WATCHED` call. Other requests pass as the
 """
 
 import asyncio
-import contextlib
 import contextvars
 import functools
 import json
 import re
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 
@@ -31,8 +30,7 @@ _MOST_CHOICES = 128
 _MOST_CALLS = 1_000
 _STEP = 65_536  # bytes that are unpacked at once
 _TURN_S = 0.005
-_DRAIN_S = 0.1  # for the end of an answer after [DONE], with which its connection can be used again
-_ENCODINGS = "gzip, deflate"  # those that can be unpacked step by step here
+ENCODINGS = "gzip, deflate"  # those that can be unpacked step by step here
 _DONE = re.compile(rb"[\r\n]data: ?\[DONE\]")
 # Why an answer ends, in the words of each provider's API; within text the quotes are escaped.
 _REASON = re.compile(
@@ -62,6 +60,17 @@ class BadAnswerError(Exception):
     """A provider's answer with status 200 that is no completion."""
 
 
+class Body(Protocol):
+    """A response whose body is read once, within the bounds of an `HttpAnswer`."""
+
+    @property
+    def headers(self) -> Mapping[str, str]: ...  # noqa: D102 - by names in any case
+
+    def aiter_bytes(self) -> AsyncIterator[bytes]: ...  # noqa: D102 - unpacked
+
+    async def aclose(self) -> None: ...  # noqa: D102 - closes its connection
+
+
 @dataclass(slots=True, eq=False)
 class HttpAnswer:
     """What has come of one call. `limit`: the most bytes of an answer, unpacked; a stream may have
@@ -69,7 +78,8 @@ class HttpAnswer:
     that its client may have brought a failure about; `large`: it asks for more than one plain
     answer. `sent`: a request to the provider was begun. `status`: HTTP's, None before any answer.
     `done`: a stream came to its `[DONE]`; `ended`: it said why it ends. `too_large`: it was given
-    up for its size. `parts`: the bytes of a whole answer, unpacked; of a stream nothing is kept."""
+    up for its size. `parts`: the bytes of a whole answer, unpacked; of a stream nothing is kept.
+    `is_openais`: what comes is a chat in the form of OpenAI's API."""
 
     limit: int
     refers: bool = False
@@ -81,46 +91,20 @@ class HttpAnswer:
     ended: bool = False
     too_large: bool = False
     parts: list[bytes] = field(default_factory=list, repr=False)
-    response: httpx.Response | None = field(default=None, repr=False)
+    is_openais: bool = False
+    response: "Body | None" = field(default=None, repr=False)
 
     @property
     def is_success(self) -> bool:
         """Whether the provider has answered, and calls its answer a success."""
         return self.status is not None and 200 <= self.status < 300
 
-    @property
-    def is_openais(self) -> bool:
-        """Whether OpenAI's own client asked for a chat: what comes has the form of its API."""
-        if self.response is None:
-            return False
-        request = self.response.request
-        is_chat = request.url.path.endswith("/chat/completions")
-        return is_chat and "x-stainless-lang" in request.headers
-
-    async def events(self) -> AsyncIterator[Any]:
-        """The JSON of each event of a stream that nobody else has begun to read, up to `[DONE]`.
-
-        Raises what httpx raises, ValueError, and BadAnswerError for an error in the stream.
-        """
-        assert self.response is not None
-        pieces = self.response.aiter_bytes()
-        data: list[bytes] = []
-        async for line in _lines(pieces):
-            if line.startswith(b"data:"):
-                data.append(line[5:].strip())
-            if line or not data:
-                continue
-            said, data = b"\n".join(data), []
-            if said.startswith(b"[DONE]"):
-                with contextlib.suppress(TimeoutError, httpx.HTTPError):
-                    async with asyncio.timeout(_DRAIN_S):
-                        async for _ in pieces:
-                            pass
-                return
-            event = json.loads(said)
-            if event.get("error"):
-                raise BadAnswerError("an error in the stream")
-            yield event
+    def begin(self, response: "Body", status: int, kind: str) -> None:
+        """An answer has come, with this status and content type; none of its body is read yet."""
+        self.response, self.status = response, status
+        self.is_stream = kind.startswith("text/event-stream")
+        # Amazon's streams say it in packed pieces; their own format tells where one is cut.
+        self.done, self.ended, self.parts = False, "amazon" in kind, []
 
 
 # The call that this task, or one that started it, makes: its next answer is told and bounded, a
@@ -155,7 +139,7 @@ def _answer_to(request: httpx.Request) -> HttpAnswer | None:
 async def _ask(request: httpx.Request) -> None:
     if (answer := _answer_to(request)) is not None:
         answer.sent, answer.status = True, None
-        request.headers["accept-encoding"] = _ENCODINGS
+        request.headers["accept-encoding"] = ENCODINGS
 
 
 async def _bound(response: httpx.Response) -> None:
@@ -163,11 +147,11 @@ async def _bound(response: httpx.Response) -> None:
     answer = _answer_to(response.request)
     if answer is None:
         return
-    kind = response.headers.get("content-type", "")
-    answer.response, answer.status = response, response.status_code
-    answer.is_stream = kind.startswith("text/event-stream")
-    # Amazon's streams say it in packed pieces; their own format tells where one is cut.
-    answer.done, answer.ended, answer.parts = False, "amazon" in kind, []
+    answer.begin(response, response.status_code, response.headers.get("content-type", ""))
+    request = response.request
+    # OpenAI's own client says so, and asks for other things than chats too.
+    is_chat = request.url.path.endswith("/chat/completions")
+    answer.is_openais = is_chat and "x-stainless-lang" in request.headers
     encoding = response.headers.pop("content-encoding", "identity").lower()
     assert isinstance(response.stream, httpx.AsyncByteStream)
     response.stream = _Bounded(response.stream, encoding, answer)
@@ -176,58 +160,75 @@ async def _bound(response: httpx.Response) -> None:
 class _Bounded(httpx.AsyncByteStream):
     def __init__(self, inner: httpx.AsyncByteStream, encoding: str, answer: HttpAnswer) -> None:
         self._inner = inner
-        self._unpack = _unpacker(encoding)
-        self._answer = answer
-        self._room = answer.limit * (STREAM_FACTOR if answer.is_stream else 1)
-        self._objects = 0  # of a stream: since its last whole line
+        self._pieces = bounded(inner, encoding, answer)
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        answer, tail, turns = self._answer, b"\n", Turns()
-        async for packed in self._inner:
-            for part in self._unpack(packed):
-                await turns.give()
-                self._room -= len(part)
-                if self._room < 0 or self._has_too_many(part):
-                    answer.too_large = True
-                    raise AnswerTooLargeError
-                tail += part
-                answer.ended = answer.ended or _REASON.search(tail) is not None
-                if answer.is_stream:
-                    answer.done = answer.done or _DONE.search(tail) is not None
-                else:
-                    answer.parts.append(part)
-                tail = tail[-40:]
-                yield part
-        if not answer.is_stream and self._objects > _MOST_AT_ONCE and _is_crowded(answer.parts):
-            answer.too_large = True
-            raise AnswerTooLargeError
-
-    def _has_too_many(self, part: bytes) -> bool:
-        """Whether a piece brings more objects than may be. Brackets within text count too."""
-        most = 0
-        if self._answer.is_stream and (end := part.rfind(b"\n")) >= 0:
-            most = self._objects + _brackets(part.split(b"\n", 1)[0])
-            self._objects, part = 0, part[end:]
-        self._objects += _brackets(part)
-        at_once = _MOST_AT_ONCE if self._answer.is_stream else MOST_OBJECTS
-        return max(most, self._objects) > at_once
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._pieces
 
     async def aclose(self) -> None:
         await self._inner.aclose()
+
+
+async def bounded(
+    inner: AsyncIterable[bytes], encoding: str, answer: HttpAnswer
+) -> AsyncIterator[bytes]:
+    """The pieces of an answer, unpacked, as long as they keep to its bounds, and noted in it.
+
+    Raises AnswerTooLargeError, and httpx.DecodingError for what cannot be unpacked."""
+    unpack, tail, turns, count = _unpacker(encoding), b"\n", Turns(), _Objects(answer)
+    room = answer.limit * (STREAM_FACTOR if answer.is_stream else 1)
+    async for packed in inner:
+        for part in unpack(packed):
+            await turns.give()
+            room -= len(part)
+            if room < 0 or count.are_too_many(part):
+                answer.too_large = True
+                raise AnswerTooLargeError
+            tail += part
+            answer.ended = answer.ended or _REASON.search(tail) is not None
+            if answer.is_stream:
+                answer.done = answer.done or _DONE.search(tail) is not None
+            else:
+                answer.parts.append(part)
+            tail = tail[-40:]
+            yield part
+    if not answer.is_stream and count.since > _MOST_AT_ONCE and _is_crowded(answer.parts):
+        answer.too_large = True
+        raise AnswerTooLargeError
+
+
+class _Objects:
+    """How many an answer has so far; of a stream: since its last whole line."""
+
+    def __init__(self, answer: HttpAnswer) -> None:
+        self.since = 0
+        self._is_stream = answer.is_stream
+        self._most = _MOST_AT_ONCE if answer.is_stream else MOST_OBJECTS
+
+    def are_too_many(self, part: bytes) -> bool:
+        """Whether a piece brings more objects than may be. Brackets within text count too."""
+        most = 0
+        if self._is_stream and b"\n" in part:
+            first, *lines, part = part.split(b"\n")
+            most = max(self.since + _brackets(first), *map(_brackets, lines), 0)
+            self.since = 0
+        self.since += _brackets(part)
+        return max(most, self.since) > self._most
 
 
 def _brackets(part: bytes) -> int:
     return part.count(b"{") + part.count(b"[")
 
 
-async def _lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The lines of a body, each once it is whole."""
     held: list[bytes] = []  # of a line that has not ended: joined once, however many they are
     async for piece in pieces:
         held.append(piece)
         if b"\n" in piece:
-            *lines, rest = b"".join(held).split(b"\n")
+            *whole, rest = b"".join(held).split(b"\n")
             held = [rest]
-            for line in lines:
+            for line in whole:
                 yield line.rstrip(b"\r")
 
 

@@ -5,9 +5,11 @@ copy in the user's cache folder, until a newer LiteLLM, which brings its own, is
 """
 
 import functools
+import importlib.util
 import json
 import logging
 import math
+import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -20,7 +22,7 @@ from urllib.parse import urlsplit
 
 from ..errors import ConfigError, DataError
 from ..files import cache_folder, private, whole_file
-from .completion import load_litellm
+from .completion import is_loaded, load_litellm
 
 FORMAT = 1
 MOST_BYTES = 64 * 1024 * 1024
@@ -89,6 +91,31 @@ def refresh(
     with whole_file(path, opener=private) as file:
         file.write(json.dumps(whole, ensure_ascii=False).encode())
     return result
+
+
+def installed() -> Mapping[str, Mapping[str, Any]]:
+    """LiteLLM's map as it is installed, and with what was registered where LiteLLM is loaded."""
+    is_local = os.environ.get("LITELLM_LOCAL_MODEL_COST_MAP", "True").lower() == "true"
+    if not is_loaded() and is_local and (found := installed_file()) is not None:
+        return found
+    loaded: Mapping[str, Mapping[str, Any]] = load_litellm().model_cost
+    return loaded
+
+
+@functools.cache
+def installed_file() -> Mapping[str, Mapping[str, Any]] | None:
+    """The map, read without LiteLLM, whose import takes seconds and 200 MB; None where its file has
+    another name by now: then LiteLLM is loaded after all."""
+    found = importlib.util.find_spec("litellm")
+    with suppress(OSError, ValueError):
+        folder = Path(found.origin if found and found.origin else "").parent
+        file = folder / "model_prices_and_context_window_backup.json"
+        entries: dict[str, dict[str, Any]] = json.loads(file.read_bytes())
+        for entry in list(entries.values()):
+            for alias in entry.get("aliases") or ():
+                entries.setdefault(alias, entry)
+        return entries
+    return None
 
 
 def rates(entry: Mapping[str, Any]) -> dict[str, Any]:

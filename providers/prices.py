@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from ..errors import CalibrationError, ConfigError
 from . import price_map
-from .completion import ASKS_OTHERS, load_litellm
+from .completion import ASKS_OTHERS, is_loaded, load_litellm
 
 Floats = npt.NDArray[np.float64]
 PER = 1_000_000  # prices are told for so many tokens
@@ -27,6 +27,22 @@ _PRICES = (
     *("input_cost_per_token", "output_cost_per_token", "cache_read_input_token_cost"),
     *_WRITES,
 )
+
+_RATES = (
+    "input_cost_per_token", "output_cost_per_token", "cache_read_input_token_cost",
+    "cache_creation_input_token_cost",
+)  # fmt: skip
+# Prices of what `_plain_cost` does not count: other tiers, other media, searches.
+_APART = ("_batches", "_priority", "_flex", "_per_query", "_audio_token", "_image_token", "_image")
+_USAGE = frozenset({
+    "prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details",
+    "completion_tokens_details",
+})  # fmt: skip
+_DETAILS = frozenset({
+    "cached_tokens", "text_tokens", "reasoning_tokens", "accepted_prediction_tokens",
+    "rejected_prediction_tokens",
+})  # fmt: skip
+_registered: dict[str, Mapping[str, Any]] = {}  # by `cost_key`; LiteLLM is told on first use
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +118,7 @@ def find(model: str) -> tuple[str, Mapping[str, Any], str]:
     found = lookup(price_map.read()[1], model)
     if found is not None:
         return *found, "refreshed"
-    return *(lookup(load_litellm().model_cost, model) or (model, {})), "litellm"
+    return *(lookup(price_map.installed(), model) or (model, {})), "litellm"
 
 
 def lookup(
@@ -126,7 +142,7 @@ def lookup(
 
 def is_listed(model: str) -> bool:
     """Whether the installed map has the model, of whichever provider."""
-    entries = load_litellm().model_cost
+    entries = price_map.installed()
     return model in entries or model.partition("/")[2] in entries
 
 
@@ -159,7 +175,9 @@ def token_prices(model: str, entry: Mapping[str, Any]) -> dict[str, float]:
 
 def cost_key(name: str, key: str, entry: Mapping[str, Any]) -> str:
     """The name by which `call_cost` knows the prices of `entry`, found under `key`: the map's own
-    where LiteLLM's cost functions price it by that, else one that is registered for `name`."""
+    where only LiteLLM's cost functions price it by that, else one that is registered for `name`."""
+    if _is_plain(entry):
+        return register(name, entry)
     litellm = load_litellm()
     same = price_map.rates(litellm.model_cost.get(key, {})) == price_map.rates(entry)
     if same and entry.get("litellm_provider") not in ASKS_OTHERS:
@@ -184,8 +202,9 @@ def register(name: str, entry: Mapping[str, Any]) -> str:
         entry.setdefault("cache_creation_input_token_cost", entry["input_cost_per_token"])
     digest = hashlib.sha256(json.dumps(entry, sort_keys=True, default=str).encode()).hexdigest()
     key = f"thriftroute/{name}/{digest[:12]}"
-    if key not in load_litellm().model_cost:
-        load_litellm().register_model({key: entry})
+    _registered[key] = entry
+    if is_loaded():
+        _tell_litellm(key, entry)
     return key
 
 
@@ -194,6 +213,13 @@ def call_cost(key: str, usage: Mapping[str, Any], service_tier: str | None) -> f
     that change with the prompt's length, service tiers. `usage` is as OpenAI's API tells it.
 
     Raises whatever LiteLLM raises."""
+    entry = _registered.get(key)
+    if entry is not None:
+        if service_tier in {None, "default"} and _is_plain(entry):
+            plain = _plain_cost(entry, usage)
+            if plain is not None:
+                return plain
+        _tell_litellm(key, entry)
     litellm = load_litellm()
     prompt, completion = litellm.cost_per_token(
         model=key,
@@ -203,3 +229,33 @@ def call_cost(key: str, usage: Mapping[str, Any], service_tier: str | None) -> f
         service_tier=service_tier,
     )
     return float(prompt) + float(completion)
+
+
+def _tell_litellm(key: str, entry: Mapping[str, Any]) -> None:
+    if key not in load_litellm().model_cost:
+        load_litellm().register_model({key: entry})
+
+
+def _is_plain(entry: Mapping[str, Any]) -> bool:
+    """Whether nothing but the three prices counts where a usage has only text, cached or not."""
+    rates = price_map.rates(entry)
+    return all(name in _RATES or name.endswith(_APART) for name in rates)
+
+
+def _plain_cost(entry: Mapping[str, Any], usage: Mapping[str, Any]) -> float | None:
+    """As LiteLLM's cost functions count it, a tenth of a millisecond sooner; None for a usage that
+    has more in it than text, or counts that are none."""
+    counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
+    told = [usage.get(f"{name}_details") or {} for name in ("prompt_tokens", "completion_tokens")]
+    cached = told[0].get("cached_tokens") or 0
+    others = {k for k, v in usage.items() if v and k not in _USAGE}
+    others |= {k for each in told for k, v in each.items() if v and k not in _DETAILS}
+    if others or not all(type(n) is int and n >= 0 for n in (*counts, cached)):
+        return None
+    prompt, completion = counts
+    if not isinstance(prompt, int) or not isinstance(completion, int) or cached > prompt:
+        return None
+    price, output = (float(entry.get(name) or 0) for name in _RATES[:2])
+    cached_price = entry.get(_RATES[2])
+    cached_price = price if cached_price is None else float(cached_price)
+    return (prompt - cached) * price + cached * cached_price + completion * output

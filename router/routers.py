@@ -8,9 +8,11 @@ A distribution adds a router through the entry-point group `thriftroute.routers`
 What it returns needs one method, `scores`; a `close()` is called if it has one.
 """
 
+import hashlib
 import logging
 import threading
 from abc import abstractmethod
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -25,6 +27,7 @@ from .text import Context, Conversation
 
 Floats = npt.NDArray[np.float64]
 
+RECENT = 4096  # scores that are kept, some 200 bytes each
 GROUP = "thriftroute.routers"
 BUNDLED = ("mf", "bert", "fast")
 BUILT_IN = (*BUNDLED, "random")
@@ -44,7 +47,10 @@ class Router(Protocol):
 
 
 class BundleRouter:
-    """Scores by a bundle. `scorer` is the `Scorer` that it was made from."""
+    """Scores by a bundle. `scorer` is the `Scorer` that it was made from.
+
+    The scores of the latest `RECENT` conversations that came one by one are kept, by their hash.
+    """
 
     def __init__(self, path: str | Path | Bundle, **settings: Any) -> None:
         """settings, and what is raised: as of `Scorer.load`; ConfigError for an encoder too."""
@@ -53,10 +59,29 @@ class BundleRouter:
         self.scorer = Scorer.load(path, **settings)
         if not self.scorer.bundle.manifest.models:
             raise ConfigError(f"{path} is an encoder, which embeds but cannot route; give a router")
+        self._recent: OrderedDict[bytes, Floats] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether a short prompt is scored sooner than a thread is woken."""
+        return self.scorer.bundle.manifest.kind == "fast"
 
     def scores(self, conversations: Sequence[Conversation], /) -> Floats:
         """Scores of n conversations, float64[n], each in (0, 1)."""
-        return self.scorer.scores(conversations)
+        if len(conversations) != 1:
+            return self.scorer.scores(conversations)
+        key = _key(conversations[0])
+        with self._lock:
+            if (kept := self._recent.get(key)) is not None:
+                self._recent.move_to_end(key)
+                return kept.copy()
+        found = self.scorer.scores(conversations)
+        with self._lock:
+            self._recent[key] = found.copy()
+            if len(self._recent) > RECENT:
+                self._recent.popitem(last=False)
+        return found
 
 
 class RandomRouter:
@@ -72,6 +97,16 @@ class RandomRouter:
         """The next n numbers of the sequence that `seed` starts, float64[n]."""
         with self._lock:
             return self._random.random(len(conversations))
+
+
+def _key(conversation: Conversation) -> bytes:
+    parts = (conversation.system, conversation.history, conversation.last)
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        raw = part.encode("utf-8", "surrogatepass")
+        digest.update(b"%d:" % len(raw))
+        digest.update(raw)
+    return digest.digest()
 
 
 def tables_of(router: Router) -> Mapping[str, Any]:

@@ -11,8 +11,9 @@ from urllib.parse import urlsplit
 from ..errors import ConfigError
 from ..providers import completion
 from ..providers.completion import check_provider
+from ..providers.direct import CHAT, DirectModel, provider_of
 from ..providers.prices import PER, Price, cost_key, find, listed_price, register, token_prices
-from .config.settings import CAPABILITIES, Config, ModelSettings, PriceSettings
+from .config.settings import CAPABILITIES, Config, ModelSettings, PriceSettings, Transport
 
 _FLAGS = {
     "vision": "supports_vision",
@@ -51,6 +52,7 @@ class Model:
     params: Mapping[str, Any] = field(repr=False)  # api_base, api_key, timeout, ... for LiteLLM
     sources: Mapping[str, str] = field(default_factory=dict, repr=False)
     responses: bool | None = None  # whether its server has OpenAI's Responses; None: only OpenAI's
+    transport: Transport = "auto"
 
     def estimate(self, prompt_tokens: int, output_tokens: int) -> float:
         """USD for that many tokens, none of them cached."""
@@ -94,7 +96,10 @@ class Registry(dict[str, Model]):
             try:
                 if called:  # first: under its right name the map may know the price too
                     params = {**settings.params, "api_base": settings.api_base}
-                    check_provider(settings.model or settings.name, params)
+                    called_as = settings.model or settings.name
+                    # Whom we know ourselves needs no LiteLLM.
+                    if not provider_of(called_as)[0]:
+                        check_provider(called_as, params)
                 models[settings.name] = _model(settings)
             except ConfigError as error:
                 text = f"models[{i}] ({settings.name}): {error}"
@@ -139,6 +144,8 @@ def missing_key(model: Model) -> str | None:
     """The environment variable that would hold the API key that calls of `model` lack; None where
     they have one, need none as far as LiteLLM knows, or go to an address of the config's own."""
     if model.params.get("api_key") or model.params.get("api_base"):
+        return None
+    if CHAT in DirectModel.of(model.litellm_model, model.params).urls:
         return None
     return completion.missing_key(model.litellm_model)
 
@@ -185,6 +192,7 @@ def _model(settings: ModelSettings) -> Model:
         params=MappingProxyType({**settings.params, **{k: v for k, v in own.items() if v}}),
         sources=MappingProxyType({"capabilities": "assumed"} | sources),
         responses=settings.responses,
+        transport=settings.transport,
     )
 
 

@@ -29,7 +29,8 @@ from .records.metrics import Metrics
 from .records.tracing import Tracing
 from .records.writer import Recorder
 from .registry import Registry
-from .request_parts import parts_of, text_size
+from .request import Options
+from .request_parts import output_tokens, parts_of, text_size
 from .spend.ledger import BudgetLedger, make_ledger
 from .upstream.caller import Caller
 from .upstream.look_at import LookAt
@@ -40,6 +41,7 @@ T = TypeVar("T")
 # a thousand tokens, and no decision hangs on the last per cent of a very long prompt.
 COUNTED_CHARACTERS = 100_000
 FLUSH_S = 10.0  # for the last records, where the database is away
+MESSAGE_TOKENS = 16  # at most, around what a message says
 IMAGE_TOKENS = 250  # as LiteLLM's default
 
 
@@ -64,6 +66,8 @@ class ServerState:
         except ConfigError as error:
             key = "checkpoint_path" if own else "name"
             raise ConfigError(str(error), loc=("router", key)) from error
+        budgeted = any(tier.budgets for tier in config.tiers.values())
+        self._counts = budgeted or bool(config.rules)  # always by the tokenizer
         self.metrics = Metrics(tuple(self.registry), folder=metrics_folder)
         self.look = LookAt.of(config, self.registry, self.router)
         self.caller = Caller(config, self.registry, self.look)
@@ -96,7 +100,9 @@ class ServerState:
         """Raises ConfigError where a database cannot be used at all."""
         await self.in_reports(self.recorder.start)
         # The first count and the first score load files; no client is to wait for them.
-        await self.in_thread(lambda: self.count_tokens([{"role": "user", "content": "hi"}], None))
+        if self._counts:
+            hello = [{"role": "user", "content": "hi"}]
+            await self.in_thread(lambda: self.count_tokens(hello, None))
         for part in (self, self.experiment):
             if part is not None:
                 await self.in_thread(partial(part.router.scores, [Conversation("", "", "hi")]))
@@ -138,16 +144,35 @@ class ServerState:
         return await asyncio.get_running_loop().run_in_executor(self._reports, work)
 
     def count_tokens(
-        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Any] | None,
+        *,
+        room: int | None = None,
     ) -> int:
-        """About how many tokens a prompt has, by LiteLLM's general tokenizer; never raises."""
-        parts = [p for m in messages for p in parts_of(m) if isinstance(p, dict | Mapping)]
+        """About how many tokens a prompt has, by LiteLLM's general tokenizer; never raises.
+
+        room: by its length alone where it has less than so many tokens whatever they are; see
+        `room_for`. A tenth of a millisecond sooner, and without LiteLLM.
+        """
+        parts = [part for m in messages for part in parts_of(m) if isinstance(part, dict | Mapping)]
         # Images and files, which are longer by far: models do not read their base64.
         media = sum(not isinstance(part.get("text"), str) for part in parts)
         size = text_size([messages, tools]) + media * IMAGE_TOKENS * CHARACTERS_A_TOKEN
-        if size > COUNTED_CHARACTERS:
+        most = 4 * size + MESSAGE_TOKENS * len(messages)  # a token is a byte at least
+        if size > COUNTED_CHARACTERS or (room is not None and most < room):
             return size // CHARACTERS_A_TOKEN
         return count_tokens(messages, tools, otherwise=size // CHARACTERS_A_TOKEN)
+
+    def room_for(self, body: Mapping[str, Any], options: Options) -> int | None:
+        """Tokens of prompt below which no decision hangs on their number: the smallest window of
+        the pool without the answer. None where a budget, a rule or a `max_cost` needs it exact."""
+        if self._counts or options.max_cost is not None:
+            return None
+        config = self.config
+        answer = output_tokens(body, config.expected_output_tokens, unlimited=True)
+        windows = [m.context_window for m in self.registry.values() if m.context_window]
+        return min(windows, default=2 * COUNTED_CHARACTERS) - answer
 
     def _semantic(self) -> SemanticIndex | None:
         settings = self.config.cache

@@ -300,3 +300,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(params=["auto", "litellm"])
+def transport(request: pytest.FixtureRequest) -> Iterator[str]:
+    """How the models of `helpers.callers` are called: without LiteLLM where it can be, or by it."""
+    from thriftroute.tests.helpers.callers import TRANSPORT
+
+    token = TRANSPORT.set(request.param)
+    yield request.param
+    TRANSPORT.reset(token)

@@ -17,7 +17,7 @@ from thriftroute.router.routers import (
     load_router,
 )
 from thriftroute.router.scorer import Scorer
-from thriftroute.router.text import as_conversation
+from thriftroute.router.text import Conversation, as_conversation
 
 HARD = as_conversation("prove the hard theorem")
 EASY = as_conversation("hello")
@@ -184,3 +184,13 @@ def test_scores_are_checked(values: object, problem: str) -> None:
 
 def test_scores_at_the_ends_are_fine() -> None:
     np.testing.assert_array_equal(checked_scores([0, 1.0], 2), [0.0, 1.0])
+
+
+def test_recent_scores_are_kept_and_no_conversation_gets_anothers(tiny_bundle: Path) -> None:
+    router = BundleRouter(tiny_bundle)
+    same_text = [Conversation("", "a", "b"), Conversation("", "", "ab"), Conversation("a", "", "b")]
+    first = [router.scores([each])[0] for each in same_text]
+    assert [router.scores([each])[0] for each in same_text] == first
+    assert router.scores(same_text).tolist() == pytest.approx(first)
+    router.scores([same_text[0]])[0] = 2.0  # what a caller does to its answer changes none
+    assert router.scores([same_text[0]])[0] == first[0]

@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("pydantic")
 
 from thriftroute.providers.completion import load_litellm
+from thriftroute.providers.prices import call_cost, register
 from thriftroute.serve.registry import Model
 from thriftroute.serve.spend.cost import Usage, cost_of, usage_of
 
@@ -173,3 +174,28 @@ def test_without_a_price_in_litellm_the_pools_own_applies_never_zero(
 def test_a_free_model_is_free() -> None:
     key = registered("thriftroute-test/free", input_cost_per_token=0.0, output_cost_per_token=0.0)
     assert cost_of(model(key, (0, 0, 0)), Usage(1000, 100)) == 0.0
+
+
+def test_plain_prices_come_to_what_litellm_charges() -> None:
+    """A sum of our own is applied where nothing but three prices can count."""
+    litellm = load_litellm()
+    prices = {"input_cost_per_token": 3e-6, "output_cost_per_token": 15e-6}
+    usage = {
+        "prompt_tokens": 1200,
+        "completion_tokens": 300,
+        "total_tokens": 1500,
+        "prompt_tokens_details": {"cached_tokens": 200},
+        "completion_tokens_details": {"reasoning_tokens": 100},
+    }
+    for cached in (None, 3e-7):
+        more = {} if cached is None else {"cache_read_input_token_cost": cached}
+        key = register("plain", {**prices, **more})
+        charged = litellm.cost_per_token(
+            model=key, custom_llm_provider="openai", usage_object=litellm.Usage(**usage)
+        )
+        assert call_cost(key, usage, None) == pytest.approx(sum(charged))
+    with_audio = {**usage, "prompt_tokens_details": {"audio_tokens": 100}}
+    charged = litellm.cost_per_token(
+        model=key, custom_llm_provider="openai", usage_object=litellm.Usage(**with_audio)
+    )
+    assert call_cost(key, with_audio, None) == pytest.approx(sum(charged))

@@ -27,7 +27,10 @@ Chunk = dict[str, Any]
 # Pieces of "openai" are read as they come over HTTP, others through LiteLLM's wrapper.
 WAYS = ["openai", "hosted_vllm"]
 # The wrapper (LiteLLM 1.106) reads every attribute of each piece, pydantic's old ones among them.
-pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_:DeprecationWarning")
+pytestmark = [
+    pytest.mark.usefixtures("transport"),
+    pytest.mark.filterwarnings("ignore:Accessing the 'model_:DeprecationWarning"),
+]
 
 
 @pytest.fixture

@@ -28,6 +28,8 @@ WINDOW = "This model's maximum context length is 10 tokens. However, you request
 POLICY = "Your request was rejected as a result of our safety system. content_policy_violation"
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 
 @pytest.fixture
 def provider() -> Iterator[StubProvider]:

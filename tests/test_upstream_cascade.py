@@ -17,6 +17,8 @@ from thriftroute.tests.helpers.callers import HELLO, POOL, make_caller, make_poo
 
 WEAK_FAILS = ("weak", 500, "InternalServerError")
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 
 @pytest.fixture
 def provider() -> Iterator[StubProvider]:

@@ -114,7 +114,9 @@ class RequestFlow:
         request, pipeline = stage.request, self.state.pipeline_of(stage.arm)
         held = await self.state.sessions.held(request)
         make = functools.partial(pipeline.plan, request, held=held)
-        plan = await self._beside(make, stage, quick=pipeline.is_quick(request))
+        plan = await self._beside(
+            make, stage, quick=stage.size < SHORT_BYTES and pipeline.is_quick(request)
+        )
         return replace(stage, held=held, plan=plan)
 
     async def _looked_up(self, stage: Pending) -> tuple[Pending, Kept | None]:

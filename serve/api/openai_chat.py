@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -68,13 +68,17 @@ def request_of(
     headers: Mapping[str, str] = MappingProxyType({}),
 ) -> ChatRequest:
     """The request of a body, as this server counts it. Raises RefusedError (400)."""
+
+    def count(messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None) -> int:
+        return state.count_tokens(messages, tools, room=state.room_for(body, options))
+
     request = read_request(
         body,
         options,
         who,
         id=id,
         expected_output=state.config.expected_output_tokens,
-        count=state.count_tokens,
+        count=count,
         unlimited=state.registry.is_local(body.get("model")),
     )
     metadata, messages = body.get("metadata"), request.messages

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
@@ -10,6 +9,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from ...providers import json_bytes
 from ..errors import RefusedError
 from .flow import Reply, RequestFlow, shutting_down
 
@@ -117,7 +117,7 @@ class Client:
 
     async def _event(self, event: dict[str, Any]) -> None:
         name = f"event: {event.get('type')}\n".encode() if self.dialect.named else b""
-        body = name + b"data: " + _written(event) + b"\n\n"
+        body = name + b"data: " + json_bytes.write(event) + b"\n\n"
         await self._put({"type": "http.response.body", "body": body, "more_body": True})
 
     async def _end(self, body: bytes = b"") -> None:
@@ -170,15 +170,4 @@ class Endpoint:
 
 class _Json(JSONResponse):
     def render(self, content: Any) -> bytes:
-        return _written(content)
-
-
-def _written(value: Any) -> bytes:
-    """JSON, whatever a provider sent: it has no NaN, and UTF-8 no half of a surrogate pair."""
-    how: dict[str, Any] = {"ensure_ascii": False, "separators": (",", ":")}
-    try:
-        text = json.dumps(value, allow_nan=False, **how)
-    except ValueError:
-        plain = json.loads(json.dumps(value), parse_constant=lambda _: None)
-        text = json.dumps(plain, **how)
-    return text.encode("utf-8", "replace")
+        return json_bytes.write(content)

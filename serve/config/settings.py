@@ -68,6 +68,7 @@ DatabaseUrl = Annotated[str, _url("sqlite", "postgresql", "postgresql+psycopg", 
 Regex = Annotated[str, AfterValidator(_compiles)]
 Capability = Literal["vision", "tools", "json_schema", "reasoning"]
 CAPABILITIES: tuple[Capability, ...] = get_args(Capability)
+Transport = Literal["auto", "direct", "litellm"]
 Kind = Literal["email", "phone", "card", "key"]
 KINDS: tuple[Kind, ...] = get_args(Kind)  # of sensitive data, built in
 
@@ -115,6 +116,7 @@ class ModelSettings(Settings):
     api_base: WebUrl | None = None
     api_key: str | None = Field(default=None, repr=False)
     params: dict[str, Any] = Field(default_factory=dict, repr=False)  # more keywords for LiteLLM
+    transport: Transport = "auto"  # how it is called: auto takes LiteLLM where it must translate
     price: PriceSettings | None = None  # from LiteLLM's map where it is not given
     context_window: Count | None = None  # tokens, prompt and answer together
     max_output_tokens: Count | None = None

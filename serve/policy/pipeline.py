@@ -28,7 +28,7 @@ from dataclasses import replace
 
 from ...errors import RoutingError, ThresholdError
 from ...router.controller import PREFIX, parse_model_name
-from ...router.routers import Router
+from ...router.routers import BundleRouter, Router
 from ...router.threshold import validate_threshold
 from ..config.settings import Config
 from ..errors import RefusedError
@@ -73,6 +73,7 @@ class Pipeline:
         self._selection = Selection(config, models, router, fastest, policy)
         self.switching = Switching(config, models, self._selection.qualities)
         self.hold = self._selection.hold
+        self._scores_quickly = isinstance(router, BundleRouter) and router.is_quick
         self.familiarity = self._selection.qualities.familiarity
 
     @property
@@ -87,9 +88,10 @@ class Pipeline:
         return self._selection.strong_share
 
     def is_quick(self, request: ChatRequest) -> bool:
-        """Whether `plan` takes a few microseconds: a model is named, and no text is looked at."""
+        """Whether `plan` takes a fraction of a millisecond for a short request: a model is named,
+        or the router is quick, and no pattern looks at its text."""
         reads = len(self._rules) or self.sensitivity.active
-        return request.model in self._models and not reads
+        return not reads and (self._scores_quickly or request.model in self._models)
 
     def plan(self, request: ChatRequest, *, held: Course | None = None) -> RoutingPlan:
         """The models to call for a request. Takes milliseconds of CPU; call it in a thread, but

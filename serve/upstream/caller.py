@@ -14,22 +14,20 @@ from math import inf
 from typing import Any
 
 from ...providers.calls import judged, pause_s
-from ...providers.completion import acomplete, close_connections, quiet, warm_up
 from ...providers.error_meaning import CallError, FailureKind
-from ...providers.http_answer import BadAnswerError, HttpAnswer
-from ...providers.native import NativeClient
+from ...providers.http_answer import HttpAnswer
 from ...providers.redaction import secrets_of
 from ...router.looking import LOOK_KEYWORDS, without_logprobs
 from ...router.score_or_fallback import place_of
 from .. import request_parts as parts
 from ..config.settings import Config
 from ..registry import Model
-from . import native, wire
 from .answer import Answer, AnswerStream, Looked
 from .checks import failed
 from .failures import Attempt, Health, UpstreamError, all_failed, refused
 from .look_at import LookAt
 from .request import HINTS, ModelCall, wants_usage
+from .transport import Transport
 
 __all__ = ["Answer", "Caller"]
 
@@ -41,8 +39,9 @@ _LONGEST_WAIT_S = 2.0  # who asks for more is left alone, and the next model is 
 
 
 class Caller:
-    """For one event loop. Loads LiteLLM, which takes seconds, when it is made; no network. look: at
-    weak answers."""
+    """For one event loop. Loads LiteLLM, which takes seconds, where it must: when this is made, for
+    models whose chats it has to translate, else at the first request that it must; no network.
+    look: at weak answers."""
 
     def __init__(
         self, config: Config, models: Mapping[str, Model], look: LookAt | None = None
@@ -50,18 +49,12 @@ class Caller:
         self._look = look
         self._weak, self._strong, self._settings = config.weak, config.strong, config.calls
         self._health = Health(self._settings.failures_to_cool, self._settings.cooldown_s)
-        warm_up()
-        with quiet():
-            self._targets = {name: ModelCall.of(m, self._settings) for name, m in models.items()}
+        self._targets = {name: ModelCall.of(m, self._settings) for name, m in models.items()}
+        self._transport = Transport(self._targets.values())
         self._secrets = {s for model in models.values() for s in secrets_of(model.params)}
         self.cooling = self._health.cooling
         self.latency = self._health.latency
-        self._client = NativeClient()
-
-    async def close(self) -> None:
-        """Close all connections to providers."""
-        await self._client.close()
-        await close_connections()
+        self.close = self._transport.close
 
     async def call(
         self,
@@ -283,47 +276,18 @@ class Caller:
         large = (body.get("n") or 1) != 1 or bool(body.get("logprobs") or body.get("audio"))
         http = HttpAnswer(self._settings.max_answer_bytes, parts.refers(body), large)
         async with judged(http, min(limit, within_s)):
-            asked, source = native.asked(body, target.native, target.model.max_output_tokens), None
-            if asked is not None and stream:
-                source = await native.stream(self._client, target.native, asked, http, total)
-            elif asked is not None:
-                response = await native.whole(self._client, target.native, asked, http, total)
-            else:
-                request = target.translated(body, stream=stream)
-                if not stream:
-                    response = await _completed(request, http, optional, target.marks(body))
-                else:
-                    source = await acomplete(request, optional=optional)
-                    # Where the provider counts nothing LiteLLM does, at the end, of these.
-                    source.messages = parts.countable(request["messages"])
+            source = await self._transport.send(
+                target, body, http, stream=stream, optional=optional
+            )
             if stream:
                 waited, tells = time.perf_counter() - start, wants_usage(body)
                 marks = target.marks(body)
                 chunks = AnswerStream(name, source, http, self._health, total, waited, tells, marks)
                 await chunks.open()
                 return Answer(name, chunks=chunks)
+        response = {**source, **target.marks(body)}
         seconds = time.perf_counter() - start
         self._health.succeeded(name, seconds)
         # Where the provider counts nothing, LiteLLM says that it was nothing.
         usage = response["usage"] if any(response["usage"].values()) else None
         return Answer(name, response, made=(Attempt(name, 200, None, seconds, usage),))
-
-
-async def _completed(
-    request: dict[str, Any],
-    http: HttpAnswer,
-    optional: Collection[str],
-    marks: Mapping[str, Any],
-) -> dict[str, Any]:
-    """The completion. Raises what LiteLLM raises, and BadAnswerError."""
-    try:
-        response = wire.completion(wire.dumped(await acomplete(request, optional=optional)))
-    except Exception:
-        # LiteLLM may miss in a whole answer what it need not have.
-        read = wire.read(http)
-        if read is None:
-            raise
-        response = read
-    if not response["choices"]:
-        raise BadAnswerError("no choices")
-    return {**response, **marks}

@@ -4,12 +4,12 @@
 `headers`. What is answered has the provider's own answer under `native`, and its `maker`.
 """
 
-import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+from ...providers import json_bytes
+from ...providers.direct import DirectClient, DirectModel, events
 from ...providers.http_answer import BadAnswerError, HttpAnswer
-from ...providers.native import NativeClient, NativeModel, events
 from .. import thoughts
 from ..dialects import messages_answer, plain, responses_answer
 
@@ -32,12 +32,12 @@ _LISTS = {"messages": "messages", "responses": "input"}  # where a body has what
 
 
 def asked(
-    body: Mapping[str, Any], model: NativeModel, most: int | None
+    body: Mapping[str, Any], model: DirectModel, most: int | None
 ) -> Mapping[str, Any] | None:
     """The client's request as this model hears it itself; None where it has to be translated.
     most: the longest answer that the model gives."""
     native = body.get("native")
-    if native is None or native["protocol"] not in model.protocols:
+    if native is None or native["protocol"] not in model.urls:
         return None
     request: Mapping[str, Any] = native
     name = _LISTS.get(native["protocol"])
@@ -50,8 +50,13 @@ def asked(
     return request
 
 
+def wishes(body: Mapping[str, Any]) -> bool:
+    """Whether a body of another protocol asks the model to think, as some can."""
+    return "native" in body and bool(body["native"].get("effort") or _WISHES & body.keys())
+
+
 def translated(
-    body: Mapping[str, Any], model: NativeModel, takes: frozenset[str]
+    body: Mapping[str, Any], model: DirectModel, takes: frozenset[str]
 ) -> Mapping[str, Any]:
     """A chat completion's body for a model that does not speak the client's protocol. takes: the
     parameters that it has; agents ask every model to think, and those that cannot just answer."""
@@ -86,16 +91,15 @@ class NativeStream:
 
 
 async def whole(
-    client: NativeClient,
-    model: NativeModel,
+    client: DirectClient,
+    model: DirectModel,
     request: Mapping[str, Any],
     http: HttpAnswer,
-    timeout_s: float,
 ) -> Json:
-    """The answer. Raises what httpx raises, and BadAnswerError."""
-    await client.post(model, request, http, stream=False, timeout_s=timeout_s)
+    """The answer. Raises as `DirectClient.post`."""
+    await _post(client, model, request, http, stream=False)
     try:
-        raw = json.loads(b"".join(http.parts))
+        raw = json_bytes.read(b"".join(http.parts))
         found = _WHOLE[request["protocol"]](raw)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise BadAnswerError("an answer of another protocol") from error
@@ -103,12 +107,23 @@ async def whole(
 
 
 async def stream(
-    client: NativeClient,
-    model: NativeModel,
+    client: DirectClient,
+    model: DirectModel,
     request: Mapping[str, Any],
     http: HttpAnswer,
-    timeout_s: float,
 ) -> NativeStream:
     """Its chunks. Raises as `whole`."""
-    await client.post(model, request, http, stream=True, timeout_s=timeout_s)
+    await _post(client, model, request, http, stream=True)
     return NativeStream(request["protocol"], model.maker, http)
+
+
+async def _post(
+    client: DirectClient,
+    model: DirectModel,
+    request: Mapping[str, Any],
+    http: HttpAnswer,
+    *,
+    stream: bool,
+) -> None:
+    how: dict[str, Any] = {"headers": request["headers"], "stream": stream}
+    await client.post(model, request["protocol"], request["body"], http, **how)

@@ -6,15 +6,17 @@ chat completions goes, as `extra_body`, to servers that speak OpenAI's API, unle
 Others would take it for fields of their own API: of further names they get those of `SAMPLING`.
 """
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...errors import ConfigError
 from ...providers import completion
 from ...providers.completion import OPENAI_API
+from ...providers.direct import CHAT, DirectModel
 from ...providers.error_meaning import ShapeError
-from ...providers.native import NativeModel
 from ...providers.prices import is_listed
 from .. import request_parts as parts
 from ..config.settings import CallSettings
@@ -85,69 +87,106 @@ _LAST = frozenset({
 _WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+(?![a-z])")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ModelCall:
     """A model as a caller's every request has it. `params`: the keywords of every call, constant,
-    for LiteLLM keeps a client and its connections for each key, address and timeout. `beside`:
-    parameters that go to the provider past LiteLLM, which would refuse them."""
+    for LiteLLM keeps a client and its connections for each key, address and timeout. `own`: where
+    what needs no LiteLLM goes."""
 
     model: Model
-    provider: str
     params: Mapping[str, Any]
-    beside: frozenset[str]
-    left_out: frozenset[str]
     fetches_urls: bool
-    takes: frozenset[str]
-    native: NativeModel
+    own: DirectModel
 
     @classmethod
     def of(cls, model: Model, settings: CallSettings) -> "ModelCall":
-        """A server that speaks OpenAI's API gets all that changes no answer, and where LiteLLM
-        does not know its model, all else too. Other providers are not sent what changes no answer.
-        """
-        name = model.litellm_model
+        """Raises ConfigError where a model that is to be called directly cannot be."""
         params = {"timeout": settings.timeout_s, **model.params}
-        params |= completion.local_key(name, params)
-        provider = completion.provider_of(name, model.params)
-        own = NativeModel.of(name, model.params, responses=model.responses)
-        supported = frozenset({"messages", *completion.parameters_of(name, provider)})
-        beside = left_out = frozenset[str]()
-        if provider not in OPENAI_API:
-            left_out = HINTS - supported
-        else:
-            beside = (HINTS if is_listed(name) else PARAMETERS) - supported
-        return cls(model, provider, params, beside, left_out, settings.fetch_urls, supported, own)
+        name, responses = model.litellm_model, model.responses
+        own = DirectModel.of(name, params, model.transport, responses=responses)
+        if model.transport == "direct" and CHAT not in own.urls:
+            raise ConfigError(
+                f"model {model.name!r}: transport: direct needs a provider that speaks OpenAI's "
+                "API, with its key, as openai/ with api_base; litellm or auto takes any"
+            )
+        return cls(model, params, settings.fetch_urls, own)
+
+    @functools.cached_property
+    def provider(self) -> str:
+        """LiteLLM's name for who serves it."""
+        return self.own.provider if CHAT in self.own.urls else self._litellms
+
+    @functools.cached_property
+    def _litellms(self) -> str:
+        return completion.provider_of(self.model.litellm_model, self.model.params)
+
+    @functools.cached_property
+    def takes(self) -> frozenset[str]:
+        """The parameters that LiteLLM takes for it."""
+        with completion.quiet():
+            found = completion.parameters_of(self.model.litellm_model, self.provider)
+        return found | {"messages"}
+
+    def direct(self, body: Mapping[str, Any], *, stream: bool) -> dict[str, Any] | None:
+        """The chat completion's body for `own`; None where LiteLLM has to translate the request.
+        Raises as `translated`."""
+        thinks = native.wishes(body) and "reasoning" in self.model.capabilities
+        if CHAT not in self.own.urls or thinks:
+            return None
+        body = self._shaped(body, frozenset())
+        request = self._keywords(body, frozenset(), frozenset(), stream=stream)
+        return self.own.chat(request) if self.own.takes(request) else None
 
     def translated(self, body: Mapping[str, Any], *, stream: bool) -> dict[str, Any]:
         """The `keywords` for a client's `body`, whatever protocol it came in. Raises ShapeError for
-        what cannot be translated."""
+        what cannot be translated. Needs LiteLLM."""
+        return self.keywords(self._shaped(body, self.takes), stream=stream)
+
+    def _shaped(self, body: Mapping[str, Any], takes: frozenset[str]) -> Mapping[str, Any]:
+        """A chat completion's body, with a maximum that the model can."""
         if body.get("native", {}).get("protocol") in {"embeddings", "completions"}:
             raise ShapeError("this kind of request: only servers of OpenAI's API take it here")
         self.check_addresses(body)
-        body = native.translated(body, self.native, self.takes)
-        return self.keywords(self.cut(body), stream=stream)
-
-    def cut(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        """A body of another protocol than chat completions with a maximum that the model can."""
         most = self.model.max_output_tokens
-        if most is None or "native" not in body:
+        if "native" not in body:
+            return body
+        body = native.translated(body, self.own, takes)
+        if most is None:
             return body
         return {k: min(v, most) if k in LENGTHS and v else v for k, v in body.items()}
 
     def marks(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """What an answer says besides, to a client whose protocol has signatures."""
-        return {"maker": self.native.maker} if "native" in body else {}
+        return {"maker": self.own.maker} if "native" in body else {}
 
     def keywords(self, body: Mapping[str, Any], *, stream: bool) -> dict[str, Any]:
         """Keywords of `litellm.acompletion` for a client's `body`, whose parameters come before the
-        model's own; what those have in `extra_body` comes before the client's further names."""
+        model's own; what those have in `extra_body` comes before the client's further names.
+
+        A server that speaks OpenAI's API gets all that changes no answer, and where LiteLLM does
+        not know its model, all else too. Other providers are not sent what changes no answer.
+        """
+        if self.provider not in OPENAI_API:
+            return self._keywords(body, frozenset(), HINTS - self.takes, stream=stream)
+        beside = HINTS if is_listed(self.model.litellm_model) else PARAMETERS
+        return self._keywords(body, beside - self.takes, frozenset(), stream=stream)
+
+    def _keywords(
+        self,
+        body: Mapping[str, Any],
+        beside: frozenset[str],
+        left_out: frozenset[str],
+        *,
+        stream: bool,
+    ) -> dict[str, Any]:
+        """beside: parameters that go to the provider past LiteLLM, which would refuse them."""
         is_openai = self.provider in OPENAI_API
-        known = PARAMETERS - self.beside if is_openai else PARAMETERS | SAMPLING
+        known = PARAMETERS - beside if is_openai else PARAMETERS | SAMPLING
         request = {**self.params, "model": self.model.litellm_model}
         request |= {"max_retries": 0, "num_retries": 0}
         extra: dict[str, Any] = {}
         for name, value in body.items():
-            if name in _OWN or name in self.left_out:
+            if name in _OWN or name in left_out:
                 continue
             if name in known:
                 if value is not None:
@@ -170,8 +209,8 @@ class ModelCall:
         """Raises ShapeError where LiteLLM would itself get what an address in the request names."""
         if self.fetches_urls:
             return
-        takes = self.provider in ALIKE or self.provider in completion.openai_alike()
         for where, kind, url in parts.addresses(body["messages"]):
+            takes = self.provider in ALIKE or self.provider in completion.openai_alike()
             # Files have ids; LiteLLM takes an address in their place, and gets it for any provider.
             taken = takes and kind != "file"
             if self.provider == "anthropic":

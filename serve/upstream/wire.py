@@ -1,9 +1,10 @@
 """LiteLLM's answers, and providers' own, as OpenAI's plain JSON."""
 
-import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+from ...providers import json_bytes
+from ...providers.direct import events
 from ...providers.http_answer import HttpAnswer
 from .native import NativeStream
 
@@ -21,7 +22,7 @@ def read(http: HttpAnswer) -> Json | None:
     if not http.is_success or http.too_large:
         return None
     try:
-        raw = json.loads(b"".join(http.parts))
+        raw = json_bytes.read(b"".join(http.parts))
         messages = [choice["message"] for choice in raw.get("choices") or ()]
         is_whole = all(m and isinstance(m.get("content"), str | list | None) for m in messages)
         return completion(raw) if messages and is_whole and not raw.get("error") else None
@@ -38,7 +39,7 @@ async def pieces(stream: Any, http: HttpAnswer) -> AsyncIterator[Json]:
     reason and usage for a stream that was cut, and drops fields that it does not know.
     """
     if http.is_openais:
-        async for event in http.events():
+        async for event in events(http):
             for choice in event.get("choices") or ():
                 _flatten(choice.get("delta") or {})
             yield event

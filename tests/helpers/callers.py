@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import Coroutine, Mapping
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
-from thriftroute.serve.config.settings import Config
+from thriftroute.serve.config.settings import Config, Transport
 from thriftroute.serve.registry import Model
 from thriftroute.serve.upstream.answer import Answer
 from thriftroute.serve.upstream.caller import Caller
@@ -14,6 +15,8 @@ HELLO = [{"role": "user", "content": "hello there"}]
 KEY = "sk-very-secret-key-123456"
 POOL = ("weak", "strong", "other")
 T = TypeVar("T")
+# Of the models that are made; tests of both are parametrized by it.
+TRANSPORT: ContextVar[Transport] = ContextVar("transport", default="auto")
 
 
 def make_model(name: str, url: str, *, provider: str = "openai", **changes: Any) -> Model:
@@ -31,6 +34,7 @@ def make_model(name: str, url: str, *, provider: str = "openai", **changes: Any)
         "tags": frozenset(),
         "bundle_model": None,
         "params": {"api_base": url, "api_key": KEY},
+        "transport": TRANSPORT.get(),
         **changes,
     }
     return Model(**values)
