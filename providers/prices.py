@@ -27,12 +27,7 @@ _PRICES = (
     *("input_cost_per_token", "output_cost_per_token", "cache_read_input_token_cost"),
     *_WRITES,
 )
-
-_RATES = (
-    "input_cost_per_token", "output_cost_per_token", "cache_read_input_token_cost",
-    "cache_creation_input_token_cost",
-)  # fmt: skip
-# Prices of what `_plain_cost` does not count: other tiers, other media, searches.
+# Prices of what `plain_cost` does not count: other tiers, other media, searches.
 _APART = ("_batches", "_priority", "_flex", "_per_query", "_audio_token", "_image_token", "_image")
 _USAGE = frozenset({
     "prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details",
@@ -213,13 +208,11 @@ def call_cost(key: str, usage: Mapping[str, Any], service_tier: str | None) -> f
     that change with the prompt's length, service tiers. `usage` is as OpenAI's API tells it.
 
     Raises whatever LiteLLM raises."""
-    entry = _registered.get(key)
-    if entry is not None:
-        if service_tier in {None, "default"} and _is_plain(entry):
-            plain = _plain_cost(entry, usage)
-            if plain is not None:
-                return plain
-        _tell_litellm(key, entry)
+    plain = plain_cost(key, usage, service_tier)
+    if plain is not None:
+        return plain
+    if key in _registered:
+        _tell_litellm(key, _registered[key])
     litellm = load_litellm()
     prompt, completion = litellm.cost_per_token(
         model=key,
@@ -239,12 +232,15 @@ def _tell_litellm(key: str, entry: Mapping[str, Any]) -> None:
 def _is_plain(entry: Mapping[str, Any]) -> bool:
     """Whether nothing but the three prices counts where a usage has only text, cached or not."""
     rates = price_map.rates(entry)
-    return all(name in _RATES or name.endswith(_APART) for name in rates)
+    return all(name in _PRICES[:4] or name.endswith(_APART) for name in rates)
 
 
-def _plain_cost(entry: Mapping[str, Any], usage: Mapping[str, Any]) -> float | None:
-    """As LiteLLM's cost functions count it, a tenth of a millisecond sooner; None for a usage that
-    has more in it than text, or counts that are none."""
+def plain_cost(key: str, usage: Mapping[str, Any], service_tier: str | None) -> float | None:
+    """As LiteLLM's cost functions count it, a tenth of a millisecond sooner; None for other prices,
+    a usage that has more in it than text, or counts that are none."""
+    entry = _registered.get(key, {})
+    if not entry or service_tier not in {None, "default"} or not _is_plain(entry):
+        return None
     counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
     told = [usage.get(f"{name}_details") or {} for name in ("prompt_tokens", "completion_tokens")]
     cached = told[0].get("cached_tokens") or 0
@@ -255,7 +251,7 @@ def _plain_cost(entry: Mapping[str, Any], usage: Mapping[str, Any]) -> float | N
     prompt, completion = counts
     if not isinstance(prompt, int) or not isinstance(completion, int) or cached > prompt:
         return None
-    price, output = (float(entry.get(name) or 0) for name in _RATES[:2])
-    cached_price = entry.get(_RATES[2])
+    price, output = (float(entry.get(name) or 0) for name in _PRICES[:2])
+    cached_price = entry.get(_PRICES[2])
     cached_price = price if cached_price is None else float(cached_price)
     return (prompt - cached) * price + cached * cached_price + completion * output

@@ -24,7 +24,7 @@ from ..errors import BundleFormatError, CalibrationError, ConfigError
 from .bundle import EMBEDDING, MODEL, TOKENIZER, Bundle, Manifest
 from .features import features
 from .text import Conversation, Encoded, Promptlike, as_conversation, encode, validate_context
-from .threshold import apply_calibration
+from .threshold import calibration
 from .tokenizing import load_tokenizer, token_ids
 
 Floats = npt.NDArray[np.float64]
@@ -80,7 +80,7 @@ class Scorer:
         except ValueError as error:
             raise BundleFormatError(f"{TOKENIZER} does not load: {error}", bundle.path) from error
         try:
-            apply_calibration(0.0, manifest.calibration if manifest.models else None)
+            self._calibrate = calibration(manifest.calibration if manifest.models else None)
         except CalibrationError as error:
             raise BundleFormatError(str(error), bundle.path) from error
 
@@ -178,7 +178,7 @@ class Scorer:
 
     def calibrated(self, margin: float | Floats) -> Any:
         """Probability for a margin or an array of margins, by the bundle's calibration."""
-        return apply_calibration(margin, self.bundle.manifest.calibration)
+        return self._calibrate(margin)
 
     def _pair(self) -> tuple[int, int]:
         models = self.bundle.manifest.models
@@ -233,8 +233,8 @@ class Scorer:
         self, prompts: Sequence[Prompt], outputs: list[str], workers: int | None
     ) -> Iterator[list[Floats32]]:
         run = partial(self._run, outputs=outputs)
-        count = workers or os.cpu_count() or 1
-        if count == 1 or len(prompts) < 2:
+        count = 1 if len(prompts) < 2 else workers or os.cpu_count() or 1
+        if count == 1:
             yield from map(run, prompts)
             return
         with ThreadPoolExecutor(count, thread_name_prefix="thriftroute-score") as pool:

@@ -10,7 +10,7 @@ import itertools
 import math
 import numbers
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -275,8 +275,12 @@ def sigmoid(logit: npt.ArrayLike) -> Floats:
 
 def apply_calibration(margin: npt.ArrayLike, spec: Mapping[str, Any] | None) -> Floats:
     """Scores of raw margins (quality of strong minus weak, in logits), same shape, float64.
+    spec, and what is raised: as of `calibration`."""
+    return calibration(spec)(margin)
 
-    `spec` is one of
+
+def calibration(spec: Mapping[str, Any] | None) -> Callable[[npt.ArrayLike], Floats]:
+    """What makes scores of margins, in their shape. `spec` is one of
         None                                         sigmoid(margin)
         {"method": "platt", "a": a, "b": b}          sigmoid(a * margin + b); Platt 1999, and with
                                                      b = 0 temperature scaling, Guo et al. 2017
@@ -286,35 +290,44 @@ def apply_calibration(margin: npt.ArrayLike, spec: Mapping[str, Any] | None) -> 
     The result is clipped to [1e-6, 1 - 1e-6]. Every method is strictly increasing: it changes
     no ranking, hence no APGR. NaN stays NaN. Raises CalibrationError for an invalid spec.
     """
-    array = np.asarray(margin, dtype=np.float64)
+    curve: Callable[[Floats], Floats] = sigmoid
     method = "none" if spec is None else spec.get("method")
     if spec is None:
-        scores = sigmoid(array)
+        pass
     elif method == "platt":
         a, b = _numbers(spec, "a", 0), _numbers(spec, "b", 0)
         if a <= 0:
             raise CalibrationError(f"calibration: slope a must be > 0, got {a}")
-        scores = sigmoid(a * array + b)
+        curve = lambda margin: sigmoid(a * margin + b)  # noqa: E731 - a name of two kinds
     elif method == "isotonic":
-        scores = _isotonic(array, _numbers(spec, "x", 1), _numbers(spec, "y", 1))
+        curve = _isotonic(_numbers(spec, "x", 1), _numbers(spec, "y", 1))
     else:
         raise CalibrationError(
             f"calibration: method {method!r} is unknown; expected platt or isotonic"
         )
-    return np.asarray(np.clip(scores, SCORE_MARGIN, 1.0 - SCORE_MARGIN))
+
+    def scores(margin: npt.ArrayLike) -> Floats:
+        found = curve(np.asarray(margin, dtype=np.float64))
+        return np.asarray(np.clip(found, SCORE_MARGIN, 1.0 - SCORE_MARGIN))
+
+    return scores
 
 
-def _isotonic(margin: Floats, x: Floats, y: Floats) -> Floats:
+def _isotonic(x: Floats, y: Floats) -> Callable[[Floats], Floats]:
     if len(x) != len(y) or len(x) == 0:
         raise CalibrationError(
             f"calibration: x and y need equal length > 0, got {len(x)}, {len(y)}"
         )
     if np.any(np.diff(x) <= 0) or np.any(np.diff(y) <= 0) or y[0] <= 0 or y[-1] >= 1:
         raise CalibrationError("calibration: x and y must strictly increase, y inside (0, 1)")
-    inside = np.interp(margin, x, y)
-    past = np.minimum(margin - x[0], 0.0) + np.maximum(margin - x[-1], 0.0)
-    logit = np.log(inside) - np.log1p(-inside)
-    return np.where(past == 0, inside, sigmoid(logit + TAIL_SLOPE * past))
+
+    def curve(margin: Floats) -> Floats:
+        inside = np.interp(margin, x, y)
+        past = np.minimum(margin - x[0], 0.0) + np.maximum(margin - x[-1], 0.0)
+        logit = np.log(inside) - np.log1p(-inside)
+        return np.where(past == 0, inside, sigmoid(logit + TAIL_SLOPE * past))
+
+    return curve
 
 
 def _numbers(spec: Mapping[str, Any], key: str, ndim: int) -> Floats:

@@ -1,5 +1,6 @@
 """The pool of models: what each costs and can do, and where that is known from."""
 
+import functools
 import ipaddress
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -113,8 +114,12 @@ class Registry(dict[str, Model]):
     def is_local(self, name: object) -> bool:
         """Whether the model of that name, or else every model, is served by a program of the
         user's own, such as llama.cpp."""
-        model = self.get(name.strip()) if isinstance(name, str) else None
-        return all(map(is_local, self.values() if model is None else (model,)))
+        name = name.strip() if isinstance(name, str) else None
+        return name in self._local if name in self else len(self._local) == len(self)
+
+    @functools.cached_property
+    def _local(self) -> frozenset[str]:
+        return frozenset(name for name, model in self.items() if is_local(model))
 
 
 def short_names(names: Collection[str]) -> dict[str, str]:

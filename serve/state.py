@@ -68,6 +68,8 @@ class ServerState:
             raise ConfigError(str(error), loc=("router", key)) from error
         budgeted = any(tier.budgets for tier in config.tiers.values())
         self._counts = budgeted or bool(config.rules)  # always by the tokenizer
+        windows = [m.context_window for m in self.registry.values() if m.context_window]
+        self._window = min(windows, default=2 * COUNTED_CHARACTERS)
         self.metrics = Metrics(tuple(self.registry), folder=metrics_folder)
         self.look = LookAt.of(config, self.registry, self.router)
         self.caller = Caller(config, self.registry, self.look)
@@ -148,7 +150,7 @@ class ServerState:
         messages: Sequence[Mapping[str, Any]],
         tools: Sequence[Any] | None,
         *,
-        room: int | None = None,
+        room: int = 0,
     ) -> int:
         """About how many tokens a prompt has, by LiteLLM's general tokenizer; never raises.
 
@@ -160,19 +162,18 @@ class ServerState:
         media = sum(not isinstance(part.get("text"), str) for part in parts)
         size = text_size([messages, tools]) + media * IMAGE_TOKENS * CHARACTERS_A_TOKEN
         most = 4 * size + MESSAGE_TOKENS * len(messages)  # a token is a byte at least
-        if size > COUNTED_CHARACTERS or (room is not None and most < room):
+        if size > COUNTED_CHARACTERS or most < room:
             return size // CHARACTERS_A_TOKEN
         return count_tokens(messages, tools, otherwise=size // CHARACTERS_A_TOKEN)
 
-    def room_for(self, body: Mapping[str, Any], options: Options) -> int | None:
+    def room_for(self, body: Mapping[str, Any], options: Options) -> int:
         """Tokens of prompt below which no decision hangs on their number: the smallest window of
-        the pool without the answer. None where a budget, a rule or a `max_cost` needs it exact."""
+        the pool without the answer. 0 where a budget, a rule or a `max_cost` needs it exact."""
         if self._counts or options.max_cost is not None:
-            return None
-        config = self.config
-        answer = output_tokens(body, config.expected_output_tokens, unlimited=True)
-        windows = [m.context_window for m in self.registry.values() if m.context_window]
-        return min(windows, default=2 * COUNTED_CHARACTERS) - answer
+            return 0
+        return self._window - output_tokens(
+            body, self.config.expected_output_tokens, unlimited=True
+        )
 
     def _semantic(self) -> SemanticIndex | None:
         settings = self.config.cache

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("pydantic")
 
-from thriftroute.providers.completion import load_litellm
+from thriftroute.providers.completion import load_litellm, quiet
 from thriftroute.providers.prices import call_cost, register
 from thriftroute.serve.registry import Model
 from thriftroute.serve.spend.cost import Usage, cost_of, usage_of
@@ -47,7 +47,8 @@ def registered(name: str, **prices: float) -> str:
 
 def test_usage_is_read_from_an_answer_and_from_itself() -> None:
     litellm = load_litellm()
-    response = litellm.ModelResponse(usage=litellm.Usage(**USAGE)).model_dump()
+    with quiet():
+        response = litellm.ModelResponse(usage=litellm.Usage(**USAGE)).model_dump()
     answer = {"object": "chat.completion", "choices": [], "usage": USAGE, "service_tier": "flex"}
     for given in (USAGE, {"usage": USAGE}, answer, litellm.Usage(**USAGE).model_dump(), response):
         usage = usage_of(given)

@@ -24,14 +24,14 @@ UNLIMITED = ("/", "/health", "/ready", "/metrics", "/stats")  # a busy server st
 RETRY_AFTER_S = 1
 HEADER_BYTES = 65_536
 LINGER_S = 2.0
-_SECURITY = {
-    "x-content-type-options": "nosniff",
-    "x-frame-options": "DENY",
-    "referrer-policy": "no-referrer",
-    "cross-origin-resource-policy": "same-origin",
-    "cache-control": "no-store",
-    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
-}
+_SECURITY = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+)
 # What scripts of another site may read of an answer, where `cors_origins` has that site.
 _TOLD = (
     *("decision-id", "cache", "model", "choice", "reason"),
@@ -194,13 +194,12 @@ class _Exchange:
         """The next piece of the answer."""
         if message["type"] == "http.response.start":
             self.started = True
-            message.setdefault("headers", [])
-            headers = MutableHeaders(scope=message)
-            for name, value in _SECURITY.items():
-                headers.setdefault(name, value)
+            given = [*message.get("headers", ())]
+            names = {name for name, _ in given}
+            message["headers"] = given + [pair for pair in _SECURITY if pair[0] not in names]
             self._closes = not self.complete
             if self._closes:
-                headers["connection"] = "close"
+                MutableHeaders(scope=message)["connection"] = "close"
         elif self._closes and not message.get("more_body", False):
             await self._send({**message, "more_body": True})
             await self._discard()

@@ -7,6 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+from ...providers.completion import is_loaded
 from ..request import ChatRequest, Options, Principal
 from ..session_key import session_of
 from ..state import ServerState
@@ -53,6 +54,8 @@ async def parse(
             request if native is None else replace(request, body={**request.body, "native": native})
         )
 
+    # What has to be counted exactly loads LiteLLM, the first time: never on the event loop.
+    short = short and (is_loaded() or 4 * size < state.room_for(body, options))
     request = read() if short else await state.in_thread(read, size=size)
     arm = None if state.experiment is None else state.experiment.arm(request)
     return Pending(request, headers, size, started, arm)

@@ -4,6 +4,7 @@ A `Pending` grows while it is planned and reserved. Whatever ends it (an answer,
 that leaves) makes an `Ended` of it, which settlement completes. Both are frozen.
 """
 
+import functools
 import json
 import time
 from collections.abc import Mapping
@@ -77,7 +78,11 @@ class Ended(Pending):
     latency_s: float = 0.0
 
 
-_IN_RECORD = {each.name for each in fields(Record)}
+@functools.cache
+def _recorded(part: Any) -> tuple[str, ...]:
+    """The fields of a part that its record has too."""
+    known = {each.name for each in fields(Record)}
+    return tuple(each.name for each in fields(part) if each.name in known)
 
 
 def record_of(ended: Ended, state: ServerState) -> Record:
@@ -89,8 +94,8 @@ def record_of(ended: Ended, state: ServerState) -> Record:
         overhead_s = max(0.0, ended.latency_s - ended.upstream_s)
     values: dict[str, Any] = {}
     for part in (request, ended.usage, ended, plan, who):
-        known = () if part is None else fields(part)
-        values |= {f.name: getattr(part, f.name) for f in known if f.name in _IN_RECORD}
+        known = () if part is None else _recorded(part.__class__)
+        values |= {name: getattr(part, name) for name in known}
     values |= {
         "time": time.time() - (time.perf_counter() - ended.started),
         "requested": request.model,
@@ -167,5 +172,5 @@ def headers_of(stage: Ended) -> dict[str, str]:
 
 def header_value(value: object) -> str:
     """`value` on one line of printable ASCII, as HTTP headers carry it."""
-    text = " ".join(str(value).split()).encode("ascii", "replace").decode()
-    return "".join(char if char.isprintable() else "?" for char in text)[:500]
+    text = " ".join(str(value).split()).encode("ascii", "replace").decode()[:500]
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)

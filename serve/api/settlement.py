@@ -5,11 +5,12 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
+from ...providers.completion import load_litellm
 from ...router.looking import without_logprobs
 from ...router.score_or_fallback import place_of
 from ..cache.answers import Kept, is_complete, pack
 from ..policy.course import Course
-from ..spend.cost import Usage, cost_of, usage_of
+from ..spend.cost import Usage, cost_of, is_priced_here, usage_of
 from ..state import ServerState
 from ..upstream.caller import CANCELLED
 from ..upstream.failures import Attempt
@@ -69,6 +70,8 @@ async def _price(state: ServerState, ended: Ended) -> Ended:
     for attempt in ended.attempts:
         found = await _usage(state, ended, attempt)
         if found is not None:
+            if not is_priced_here(models[attempt.model], found):
+                await state.in_thread(load_litellm)
             usage, priced = found, {attempt.model: cost_of(models[attempt.model], found)}
             cost += priced[attempt.model]
             used_tokens += found.total_tokens

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...providers.prices import call_cost
+from ...providers.completion import is_loaded
+from ...providers.prices import call_cost, plain_cost
 from ..registry import Model
 
 logger = logging.getLogger(__name__)
@@ -59,20 +60,14 @@ def usage_of(answer: object) -> Usage | None:
 def cost_of(model: Model, usage: Usage) -> float:
     """USD of one call that `model` answered. Never raises, and never $0 for a priced model.
 
-    LiteLLM prices it. Where that fails, or has no price (a map that changed under us), the model's
-    own three prices are applied, and the log says so once a model.
+    LiteLLM prices it, where it is more than text at plain rates. Where that fails, or has no price
+    (a map that changed under us), the model's own three prices are applied, and the log says so
+    once a model.
     """
-    counted = {name: getattr(usage, name) for name in ("prompt_tokens", "completion_tokens")}
-    as_told = usage.raw or {
-        **counted,
-        "total_tokens": usage.total_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
-    }
     plain = model.estimate(usage.prompt_tokens - usage.cached_tokens, usage.completion_tokens)
     plain += usage.cached_tokens * model.cached_input_price
     try:
-        cost = call_cost(model.cost_key, as_told, usage.service_tier)
+        cost = call_cost(model.cost_key, _told(usage), usage.service_tier)
         why = f"a cost of {cost}"
     except Exception as error:  # noqa: BLE001 - a price must not fail a request that was answered
         cost, why = math.nan, type(error).__name__
@@ -80,6 +75,21 @@ def cost_of(model: Model, usage: Usage) -> float:
         return cost
     _tell_once(model.name, model.cost_key, why)
     return plain
+
+
+def is_priced_here(model: Model, usage: Usage) -> bool:
+    """Whether `cost_of` needs no LiteLLM, which takes seconds to load."""
+    return is_loaded() or plain_cost(model.cost_key, _told(usage), usage.service_tier) is not None
+
+
+def _told(usage: Usage) -> Mapping[str, Any]:
+    return usage.raw or {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+    }
 
 
 @functools.lru_cache(maxsize=1000)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from ...providers.error_meaning import NO_KEY, CallError, FailureKind
@@ -33,10 +33,9 @@ class Attempt:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON, for the record."""
-        found = {**asdict(self), "seconds": round(self.seconds, 4)}
-        if not found.pop("beside"):
-            return found
-        return {**found, "beside": True}
+        told = {name: getattr(self, name) for name in ("model", "status", "error")}
+        found = {**told, "seconds": round(self.seconds, 4), "usage": self.usage}
+        return {**found, "beside": True} if self.beside else found
 
     @property
     def cause(self) -> str:

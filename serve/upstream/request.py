@@ -50,8 +50,9 @@ HINTS = frozenset(
 # Providers to which LiteLLM sends OpenAI's JSON, messages as they came (seen in 1.106 and 1.110).
 # LiteLLM lists most of them itself: `openai_alike`.
 ALIKE = OPENAI_API | {
-    "azure", "cloudflare", "cohere", "cohere_chat", "databricks", "huggingface", "minimax",
-    "mistral", "openrouter", "snowflake", "watsonx",
+    "azure", "cerebras", "cloudflare", "cohere", "cohere_chat", "databricks", "deepseek",
+    "fireworks_ai", "groq", "huggingface", "minimax", "mistral", "openrouter", "snowflake",
+    "together_ai", "watsonx",
 }  # fmt: skip
 _OWN = frozenset({"model", "stream", "stream_options", "native"})  # thriftroute says these itself
 # Not OpenAI's, but harmless whoever gets them.
