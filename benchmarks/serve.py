@@ -27,11 +27,10 @@ what a busy machine does to percentiles, it does less to that.
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -46,10 +45,10 @@ import psutil
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from serve_parts import KEY, WORDS, free_port, servers, start, wait
 
 SAMPLES = Path(__file__).resolve().parent.parent / "data" / "samples" / "prompts.jsonl"
 ROUND_S = 4.0
-KEY = "sk-" + "0123456789abcdef" * 2
 WAYS = ("direct", "sdk", "plain", "routed", "fast", "portkey", "proxy")
 TARGETS = {
     ("routed", "direct"): (15.0, 40.0),
@@ -71,17 +70,10 @@ PLACES = {
 }
 # (way, other way, least ratio of their rates)
 BARS = (("fast", "portkey", 1.0), ("plain", "portkey", 1.2), ("routed", "proxy", 2.5))
+STREAMED = ("direct", "plain", "routed", "fast", "portkey")
+STUB = str(Path(__file__).with_name("serve_parts.py"))
+_numbers = itertools.count()
 _STUB = [""]  # where Portkey's gateway, which is told by each request, finds the stub
-ANSWER = {
-    "id": "chatcmpl-1",
-    "object": "chat.completion",
-    "created": 1,
-    "model": "m",
-    "choices": [
-        {"index": 0, "message": {"role": "assistant", "content": "Yes."}, "finish_reason": "stop"}
-    ],
-    "usage": {"prompt_tokens": 20, "completion_tokens": 2, "total_tokens": 22},
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -96,12 +88,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--burst", type=int, default=600, help="requests of the highest rate, a way"
     )
+    parser.add_argument(
+        "--streams", type=int, default=500, help="slow streams at once; 0: no streams at all"
+    )
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--stub", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    if options.stub is not None:
-        asyncio.run(_stub(options.stub))
-        return
     result = asyncio.run(_measure(options))
     if options.json:
         print(json.dumps(result, indent=2))
@@ -113,15 +104,15 @@ async def _measure(options: argparse.Namespace) -> dict[str, Any]:
     console = Console(stderr=True)
     rows = [json.loads(line) for line in SAMPLES.read_text("utf-8").splitlines()]
     prompts = [row["prompt"] for row in rows if isinstance(row.get("prompt"), str)]
-    ports = {name: _free_port() for name in ("stub", "server", "fast", "portkey", "proxy")}
+    ports = {name: free_port() for name in ("stub", "server", "fast", "portkey", "proxy")}
     base = f"http://127.0.0.1:{ports['stub']}/v1"
     _STUB[0] = base
     result: dict[str, Any] = {"rate": options.rate, "prompts": len(prompts)}
     with tempfile.TemporaryDirectory() as folder:
-        processes = {"stub": _start([sys.executable, __file__, "--stub", str(ports["stub"])])}
+        processes = {"stub": start([sys.executable, STUB, str(ports["stub"])])}
         try:
             wanted = options.ways.split(",")
-            processes |= _servers(Path(folder), base, ports, options, wanted)
+            processes |= servers(Path(folder), base, ports, options, wanted)
             ways = {
                 name: (f"http://127.0.0.1:{ports[at]}/v1/{path}", model)
                 for name, (at, path, model) in PLACES.items()
@@ -131,13 +122,15 @@ async def _measure(options: argparse.Namespace) -> dict[str, Any]:
                 ways["sdk"] = (base, "openai/strong")
             for name, port in ports.items():
                 if name in processes:
-                    await _wait(port, processes[name], name)
+                    await wait(port, processes[name], name)
             async with aiohttp.ClientSession() as session:
                 everyone = [psutil.Process(), *(psutil.Process(p.pid) for p in processes.values())]
                 result["load"] = os.getloadavg()[0]
                 result["ways"] = await _rounds(session, ways, prompts, options, console, everyone)
+                if options.streams:
+                    result["streams"] = await _streams(session, ways, prompts, options)
                 result["rates"] = {
-                    name: await _highest(session, name, way, prompts, options.burst)
+                    name: (await _closed_loop(session, name, way, prompts, options.burst))["per_s"]
                     for name, way in ways.items()
                 }
                 result["rss_mb"] = {
@@ -147,7 +140,9 @@ async def _measure(options: argparse.Namespace) -> dict[str, Any]:
                 if options.sustain:
                     server = psutil.Process(processes["server"].pid)
                     result["sustain"] = {
-                        name: await _sustain(session, ways[name], prompts, options.sustain, server)
+                        name: await _closed_loop(
+                            session, name, ways[name], prompts, options.sustain, server
+                        )
                         for name in ("plain", "routed")
                     }
         finally:
@@ -235,9 +230,9 @@ async def _timed(
 async def _ask(
     session: aiohttp.ClientSession, name: str, way: tuple[str, str], prompt: str
 ) -> None:
-    url, model = way
-    messages = [{"role": "user", "content": prompt}]
     if name == "sdk":
+        url, model = way
+        messages = [{"role": "user", "content": prompt}]
         from thriftroute.providers.completion import load_litellm
 
         answer = await load_litellm().acompletion(
@@ -245,7 +240,20 @@ async def _ask(
         )
         assert answer.choices[0].message.content == "Yes."
         return
-    body = {"model": model, "messages": messages}
+    async with _post(session, name, way, prompt) as response:
+        found = await response.json()
+        if response.status != 200 or "Yes." not in json.dumps(found):
+            raise RuntimeError(f"{name}: {response.status} {str(found)[:300]}")
+
+
+def _post(
+    session: aiohttp.ClientSession, name: str, way: tuple[str, str], prompt: str, **more: Any
+) -> Any:
+    """A request that nobody has made before: scores and answers that are kept help no way."""
+    url, model = way
+    said = f"{prompt} ({next(_numbers)})"
+    messages = [{"role": "user", "content": said}]
+    body = {"model": model, "messages": messages, **more}
     if name == "messages":
         body["max_tokens"] = 100
     elif name == "responses":
@@ -253,35 +261,18 @@ async def _ask(
     headers = {"authorization": f"Bearer {KEY}"}
     if name == "portkey":
         headers |= {"x-portkey-provider": "openai", "x-portkey-custom-host": _STUB[0]}
-    async with session.post(url, json=body, headers=headers) as response:
-        found = await response.json()
-        if response.status != 200 or "Yes." not in json.dumps(found):
-            raise RuntimeError(f"{name}: {response.status} {str(found)[:300]}")
+    return session.post(url, json=body, headers=headers)
 
 
-async def _highest(
-    session: aiohttp.ClientSession, name: str, way: tuple[str, str], prompts: list[str], n: int
-) -> float:
-    """Requests a second of 16 clients that ask one after the other, n in all."""
-    left = iter(range(n))
-
-    async def client() -> None:
-        for index in left:
-            await _timed(session, name, way, prompts[index % len(prompts)])
-
-    start = time.perf_counter()
-    await asyncio.gather(*(client() for _ in range(16)))
-    return n / (time.perf_counter() - start)
-
-
-async def _sustain(
+async def _closed_loop(
     session: aiohttp.ClientSession,
+    name: str,
     way: tuple[str, str],
     prompts: list[str],
     n: int,
-    server: psutil.Process,
+    server: psutil.Process | None = None,
 ) -> dict[str, Any]:
-    """n requests, 16 at a time (closed loop): the rate, the errors, the server's memory."""
+    """n requests of 16 clients that ask one after the other: the rate, the errors, the memory."""
     left = iter(range(n))
     errors = 0
     memory = []
@@ -289,129 +280,58 @@ async def _sustain(
     async def client() -> None:
         nonlocal errors
         for index in left:
-            if await _timed(session, "sustain", way, prompts[index % len(prompts)]) is None:
+            if await _timed(session, name, way, prompts[index % len(prompts)]) is None:
                 errors += 1
-            if index % max(1, n // 10) == 0:
+            if server is not None and index % max(1, n // 10) == 0:
                 memory.append(server.memory_info().rss / 1e6)
 
-    start = time.perf_counter()
+    begun = time.perf_counter()
     await asyncio.gather(*(client() for _ in range(16)))
-    seconds = time.perf_counter() - start
-    memory.append(server.memory_info().rss / 1e6)
+    seconds = time.perf_counter() - begun
     return {"n": n, "errors": errors, "per_s": n / seconds, "rss_mb": memory}
 
 
-def _servers(
-    folder: Path,
-    base: str,
-    ports: dict[str, int],
+async def _streams(
+    session: aiohttp.ClientSession,
+    ways: dict[str, tuple[str, str]],
+    prompts: list[str],
     options: argparse.Namespace,
-    wanted: Sequence[str],
-) -> dict[str, subprocess.Popen[bytes]]:
-    """All that answer the ways that are `wanted`, by their ports' names."""
-    commands: dict[str, list[str]] = {}
-    if {"plain", "routed", "messages", "responses"} & set(wanted):
-        commands["server"] = _server(folder, base, ports["server"], "mf")
-    if "fast" in wanted:
-        commands["fast"] = _server(folder, base, ports["fast"], "fast")
-    if options.portkey and "portkey" in wanted and (node := shutil.which("node")):
-        script = options.portkey / "node_modules/@portkey-ai/gateway/build/start-server.js"
-        commands["portkey"] = [node, str(script), f"--port={ports['portkey']}", "--headless"]
-    if options.litellm_proxy and "proxy" in wanted:
-        commands["proxy"] = _proxy(folder, base, ports["proxy"], options.litellm_proxy)
-    return {name: _start(command) for name, command in commands.items()}
+) -> dict[str, Any]:
+    """Milliseconds to a stream's first word, at the rate of the rounds; and of many slow streams at
+    once, how many came whole."""
+    found: dict[str, Any] = {}
+    for name in [each for each in STREAMED if each in ways]:
+        tasks = []
+        for index in range(int(ROUND_S * options.rate)):
+            await asyncio.sleep(1 / options.rate)
+            text = prompts[index % len(prompts)]
+            tasks.append(asyncio.create_task(_streamed(session, name, ways[name], text)))
+        told = await asyncio.gather(*tasks)
+        p50, p99 = np.percentile([1000 * seconds for seconds, _ in told], [50, 99])
+        lost = sum(words != list(WORDS) for _, words in told)
+        found[name] = {"n": len(told), "p50_ms": float(p50), "p99_ms": float(p99), "lost": lost}
+    if "plain" in ways:
+        way = (ways["plain"][0], "slow")
+        many = (_streamed(session, "plain", way, "hi") for _ in range(options.streams))
+        told = await asyncio.gather(*many, return_exceptions=True)
+        whole = sum(isinstance(t, tuple) and t[1] == list(WORDS) for t in told)
+        found["slow"] = {"n": len(told), "whole": whole}
+    return found
 
 
-def _server(folder: Path, base: str, port: int, router: str) -> list[str]:
-    config = folder / f"{router}.yaml"
-    config.write_text(
-        json.dumps(
-            {
-                "models": [
-                    {
-                        "name": name,
-                        "model": f"openai/{name}",
-                        "api_base": base,
-                        "api_key": "key",
-                        "price": {"input": price, "output": price},
-                    }
-                    for name, price in (("strong", 5), ("weak", 0.5))
-                ],
-                "strong": "strong",
-                "weak": "weak",
-                "router": {"name": router, "threshold": 0.3},
-                "records": {"url": f"sqlite:///{folder}/{router}.db"},
-                "server": {"port": port},
-            }
-        )
-    )
-    script = "from thriftroute.cli import main; main()"
-    return [sys.executable, "-c", script, "serve", "--config", str(config)]
-
-
-def _proxy(folder: Path, base: str, port: int, command: str) -> list[str]:
-    config = folder / "proxy.yaml"
-    params = {"model": "openai/strong", "api_base": base, "api_key": "key"}
-    model = {"model_name": "strong", "litellm_params": params}
-    config.write_text(json.dumps({"model_list": [model]}))
-    return [command, "--config", str(config), "--port", str(port), "--host", "127.0.0.1"]
-
-
-def _start(command: list[str]) -> subprocess.Popen[bytes]:
-    quiet = {
-        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-        "LITELLM_LOG": "ERROR",
-        "LITELLM_MASTER_KEY": KEY,  # the proxy does not start without one
-    }
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.DEVNULL,
-        stderr=None if os.environ.get("VERBOSE") else subprocess.DEVNULL,
-        env={**os.environ, **quiet},
-    )
-
-
-async def _wait(port: int, process: subprocess.Popen[bytes], name: str) -> None:
-    for _ in range(1200):
-        if process.poll() is not None:
-            sys.exit(f"{name} ended with {process.returncode}; VERBOSE=1 shows what it said")
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-        except OSError:
-            await asyncio.sleep(0.1)
-        else:
-            writer.close()
-            await writer.wait_closed()
-            return
-    sys.exit(f"{name} did not listen within two minutes")
-
-
-def _free_port() -> int:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return int(bound.getsockname()[1])
-
-
-async def _stub(port: int) -> None:
-    """Answers every request at once, connections kept open; as little Python as there can be."""
-    body = json.dumps(ANSWER).encode()
-    head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
-    answer = head.encode() + b"\r\n" + body
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                request = await reader.readuntil(b"\r\n\r\n")
-                lines = request.lower().split(b"\r\n")
-                size = next(int(x.split(b":")[1]) for x in lines if x.startswith(b"content-length"))
-                await reader.readexactly(size)
-                writer.write(answer)
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", port)
-    await server.serve_forever()
+async def _streamed(
+    session: aiohttp.ClientSession, name: str, way: tuple[str, str], prompt: str
+) -> tuple[float, list[str]]:
+    """(seconds to the first word, all words) of one stream."""
+    begun, first, words = time.perf_counter(), 0.0, []
+    async with _post(session, name, way, prompt, stream=True) as response:
+        async for line in response.content:
+            if line.startswith(b"data: {"):
+                choices = json.loads(line[6:])["choices"]
+                if choices and (word := choices[0]["delta"].get("content")):
+                    first = first or time.perf_counter() - begun
+                    words.append(word)
+    return first, words
 
 
 def _show(result: dict[str, Any], console: Console) -> None:
@@ -436,6 +356,15 @@ def _show(result: dict[str, Any], console: Console) -> None:
         cpu = ways[above]["cpu_ms"] - ways[below]["cpu_ms"]
         console.print(
             f"{above} above {below}: p50 {p50:+.1f} ms, p99 {p99:+.1f} ms, CPU {cpu:+.1f} ms{goal}"
+        )
+    for name, row in result.get("streams", {}).items():
+        if name == "slow":
+            console.print(f"{row['n']} slow streams at once: {row['whole']} came whole")
+            continue
+        above = row["p50_ms"] - result["streams"].get("direct", row)["p50_ms"]
+        console.print(
+            f"streams, {name}: first word at p50 {row['p50_ms']:.1f} ms ({above:+.1f} over the "
+            f"stub's own), p99 {row['p99_ms']:.1f} ms; {row['lost']} of {row['n']} not whole"
         )
     rates = result["rates"]
     told = ", ".join(f"{name} {rate:.0f}/s" for name, rate in rates.items())

@@ -94,7 +94,8 @@ def record_of(ended: Ended, state: ServerState) -> Record:
         overhead_s = max(0.0, ended.latency_s - ended.upstream_s)
     values: dict[str, Any] = {}
     for part in (request, ended.usage, ended, plan, who):
-        known = () if part is None else _recorded(part.__class__)
+        kind: Any = type(part)
+        known = () if part is None else _recorded(kind)
         values |= {name: getattr(part, name) for name in known}
     values |= {
         "time": time.time() - (time.perf_counter() - ended.started),
