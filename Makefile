@@ -12,7 +12,11 @@ FIGURES := docs/results.md docs/audit.md docs/guarantee.md docs/watch.md docs/se
 ROOMS := router providers data labels training eval serve integrations cli testing research
 STAMP := $(VENV)/.installed
 
-.PHONY: setup lock demo test test-range test-contract figures lint format types wheel check clean
+# The demo's own environment, without torch; one of `make setup` will do.
+DEMO_VENV := $(if $(wildcard $(STAMP)),$(VENV),.venv-demo)
+DEMO := $(DEMO_VENV)/bin
+
+.PHONY: setup demo-setup lock demo test test-range test-contract figures lint format types wheel check clean
 
 setup: $(STAMP)
 
@@ -36,16 +40,28 @@ CUDA := cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvid
 COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-annotate --custom-compile-command 'make lock' --group build
 
+demo-setup: $(DEMO_VENV)/.installed
+
+.venv-demo/.installed: pyproject.toml .ci/demo.lock
+	$(PYTHON) -c 'import sys; sys.exit("thriftroute needs Python 3.11 or newer; set PYTHON=") if sys.version_info < (3, 11) else None'
+	test -x $(DEMO)/python || $(PYTHON) -m venv .venv-demo
+	$(DEMO)/python -m pip install --quiet --no-compile --require-hashes --no-deps \
+		--requirement .ci/demo.lock
+	$(DEMO)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(DEMO)/python -m pip check
+	touch $@
+
 lock: setup
 	mkdir -p build && printf '%s\n' $(CUDA) > build/cuda.txt
 	$(COMPILE) $(UPGRADE) --excludes build/cuda.txt --no-emit-package torch --extra dev \
 		--output-file requirements.lock
 	$(COMPILE) --upgrade --constraint requirements.lock --extra serve --extra postgres --extra otel \
 		--output-file deploy/requirements.lock
+	$(COMPILE) --upgrade --constraint requirements.lock --extra demo --output-file .ci/demo.lock
 
-demo: setup
-	$(BIN)/thriftroute try --once
-	$(BIN)/thriftroute demo
+demo: demo-setup
+	$(DEMO)/thriftroute try --once
+	$(DEMO)/thriftroute demo
 
 test: setup
 	$(BIN)/python -m pytest $(PARALLEL) --durations=25 --cov --cov-report=term:skip-covered

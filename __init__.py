@@ -25,6 +25,7 @@ from .errors import (
     ThresholdError,
     ThriftrouteError,
     TrainingError,
+    TrainingInterruptedError,
     UnknownRouterError,
 )
 from .router.bundle import Bundle
@@ -67,6 +68,7 @@ __all__ = [
     "ThresholdError",
     "ThriftrouteError",
     "TrainingError",
+    "TrainingInterruptedError",
     "UnknownRouterError",
     "__version__",
     "decision_of",

@@ -12,6 +12,7 @@
     ├── CalibrationError (ValueError)     a threshold that cannot be computed from what was given
     ├── EvaluationError (ValueError)      a benchmark or metric that cannot be computed
     ├── TrainingError                     training cannot start or go on
+    │   ├── TrainingInterruptedError      Ctrl-C: the same command goes on
     │   └── ExportError                   the exported graph disagrees with the trained model
     └── MissingExtraError (ImportError)   an optional dependency is not installed
 
@@ -124,6 +125,10 @@ class EvaluationError(ThriftrouteError, ValueError):
 
 class TrainingError(ThriftrouteError):
     """Training cannot start or go on."""
+
+
+class TrainingInterruptedError(TrainingError):
+    """Ctrl-C or SIGTERM: the state is saved; the same command goes on from there."""
 
 
 class ExportError(TrainingError):

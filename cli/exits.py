@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from typer.core import TyperGroup
 
-from ..errors import ConfigError, RoutingError, ThriftrouteError
+from ..errors import ConfigError, RoutingError, ThriftrouteError, TrainingInterruptedError
 from .output import say
 
 USAGE = 2
@@ -30,9 +30,7 @@ class Commands(TyperGroup):
         except (RoutingError, ConfigError) as error:
             fail(error, USAGE)
         except ThriftrouteError as error:
-            # By name: importing the trainer to compare classes would bring torch.
-            interrupted = type(error).__name__ == "TrainingInterruptedError"
-            fail(error, INTERRUPTED if interrupted else 1)
+            fail(error, INTERRUPTED if isinstance(error, TrainingInterruptedError) else 1)
         except KeyboardInterrupt:
             fail("interrupted", INTERRUPTED)
         except BrokenPipeError:

@@ -269,7 +269,7 @@ def _run_protocol(
         numbers = [] if sizes is None else [int(part) for part in sizes.split(",")]
     except ValueError as error:
         raise ConfigError(f"--sizes {sizes!r}: expected whole numbers, as 100,300") from error
-    require_extra("torch", "train")
+    require_extra("onnx", "fit")
     from rich.console import Console
 
     from ..training.own_logs import run_protocol

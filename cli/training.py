@@ -93,7 +93,9 @@ def train(
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a router on preference data and write a verified bundle; needs the extra 'train'.
+    """Train a router on preference data and write a verified bundle.
+
+    Needs the extra 'fit'; 'train', with torch, for bert and --encoder.
 
     Interrupted, the same command goes on where it stopped. `second-look` trains a router and a
     check of the weak model's answers on rows with the text of answers.
@@ -102,7 +104,7 @@ def train(
 
     Example: thriftroute train second-look --data F --strong S --weak W --router mf --out looks
     """
-    require_extra("torch", "train")
+    require_extra("onnx", "fit")
     from ..training.progress import Progress
     from ..training.settings import settings_from_options
     from ..training.train import train as run
@@ -160,7 +162,7 @@ def add_model(
 
     Example: thriftroute add-model new-model --data votes.jsonl --router my-router --out grown
     """
-    require_extra("torch", "train")
+    require_extra("onnx", "fit")
     from ..data.sources import read_source
     from ..router.routers import BundleRouter, load_router
     from ..training.add_model import add_model as fit
@@ -189,13 +191,13 @@ def add_model(
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for what the demo makes.")] = Path("out/demo"),
-    bert: Annotated[bool, typer.Option("--bert/--no-bert", help="Also train a short bert.")] = True,
+    bert: Annotated[bool, typer.Option("--bert", help="Also a short bert; needs torch.")] = False,
 ) -> None:
-    """Train, evaluate, calibrate and route, on the built-in samples; minutes on 2 cores.
+    """Train, evaluate, calibrate and route, on the built-in samples; a minute or two on 2 cores.
 
     Example: thriftroute demo --out out/demo
     """
-    require_extra("torch", "train")
+    require_extra("onnx", "fit")
     require_extra("matplotlib", "eval")
     from ..testing.demo import run_demo
 

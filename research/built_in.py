@@ -34,10 +34,10 @@ from ..router.threshold import ORDINARY
 from ..training.embed import embed
 from ..training.encoder import encoder_bundle, load_encoder
 from ..training.models.head import Head, Memory
-from ..training.models.loop import History, fit
+from ..training.models.loop import fit
 from ..training.models.mf import CHECKED_PROMPTS, export_head, tier_abilities
 from ..training.prepare import Start, prepare, read_data, split_tables
-from ..training.progress import Progress
+from ..training.progress import History, Progress
 from ..training.settings import KINDS, MFSettings, TrainSettings, evaluation_prompts
 from ..training.write_bundle import Trained, TrainResult, write_trained
 from .difficulty import DifficultyTable, difficulty_table

@@ -18,17 +18,15 @@ from rich.table import Table
 from .._version import __version__
 from ..data.readers import read_rows
 from ..data.split import split_by_hash
-from ..errors import ConfigError, TrainingError
+from ..errors import ConfigError, TrainingError, TrainingInterruptedError
 from ..eval import report
 from ..eval.command import Target, run_calibration, run_evaluation
 from ..router.bundle import MANIFEST
 from ..router.controller import Controller
 from ..router.decision import decision_of
 from ..router.threshold import format_threshold
-from ..training.encoder import DEFAULT_ENCODER
-from ..training.models.loop import TrainingInterruptedError
 from ..training.progress import Progress
-from ..training.settings import BertSettings, MFSettings, TrainSettings
+from ..training.settings import DEFAULT_ENCODER, BertSettings, MFSettings, TrainSettings
 from ..training.train import train
 from ..training.write_bundle import TrainResult
 from .stub import StubProvider
@@ -47,7 +45,7 @@ BERT = BertSettings(epochs=2, train_tokens=48, frozen_layers=2)
 MARKER = ".thriftroute-demo.json"
 TRAIN_FILE, HELD_OUT_FILE = "train.jsonl", "held-out.jsonl"
 # All that the demo ever deletes in its folder.
-MADE = (TRAIN_FILE, HELD_OUT_FILE, "mf", "bert", "report")
+MADE = (TRAIN_FILE, HELD_OUT_FILE, "mf", "fast", "bert", "report")
 UNFINISHED = ("mf.run", "bert.run")
 PROMPTS = (
     "Hello!",
@@ -96,7 +94,8 @@ def run_demo(out: Path, *, with_bert: bool, encoder: str = DEFAULT_ENCODER) -> N
     replaced, other files in it stay. Raises ConfigError where `out` holds anything else, and what
     the steps raise.
     """
-    bundles = {kind: out / kind for kind in (("mf", "bert") if with_bert else ("mf",))}
+    kinds = ("mf", "fast", "bert") if with_bert else ("mf", "fast")
+    bundles = {kind: out / kind for kind in kinds}
     _own(out)
     screen = _Screen(len(bundles) + 4)
     screen.say(SIMULATED, style="yellow")
@@ -110,8 +109,8 @@ def run_demo(out: Path, *, with_bert: bool, encoder: str = DEFAULT_ENCODER) -> N
             weak=(WEAK,),
             out=bundle,
             seed=SEED,
-            # mf starts from the built-in bundle, where no other encoder is asked for.
-            encoder=None if encoder == DEFAULT_ENCODER else encoder,
+            # mf and fast start from the built-in bundles, where no other encoder is asked for.
+            encoder=None if encoder == DEFAULT_ENCODER or kind == "fast" else encoder,
             validation=VALIDATION,
             options=BERT if kind == "bert" else MFSettings(),
             command=f"thriftroute demo --out {out}",

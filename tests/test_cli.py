@@ -623,18 +623,19 @@ main()
     [
         (
             ["torch"],
-            ["train", "mf", "--data", "x", *PAIR, "--out", "no-such-folder/out"],
+            ["train", "bert", "--data", "x", *PAIR, "--out", "no-such-folder/out"],
             "train",
         ),
+        (["onnx"], ["train", "mf", "--data", "x", *PAIR, "--out", "no-such-folder/out"], "fit"),
         (["scipy"], ["evaluate", "--router", "random", "--data", "x", *PAIR], "eval"),
         (
             ["matplotlib"],
             ["evaluate", "--router", "random", "--data", "x", *PAIR, "--out", "no-such-folder"],
             "eval",
         ),
-        (["torch"], ["evaluate", "--protocol", "own-logs", "--router", "random"], "train"),
-        (["torch"], ["add-model", "new", "--data", "x", "--out", "no-such-folder"], "train"),
-        (["torch"], ["demo", "--out", "no-such-folder"], "train"),
+        (["onnx"], ["evaluate", "--protocol", "own-logs", "--router", "random"], "fit"),
+        (["onnx"], ["add-model", "new", "--data", "x", "--out", "no-such-folder"], "fit"),
+        (["onnx"], ["demo", "--out", "no-such-folder"], "fit"),
         (["matplotlib"], ["demo", "--out", "no-such-folder"], "eval"),
     ],
 )
@@ -647,6 +648,20 @@ def test_a_missing_extra_is_named(
     assert f"pip install 'thriftroute[{extra}]'" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_training_from_a_bundle_needs_no_torch(tmp_path: Path) -> None:
+    rows = "".join(
+        json.dumps({"prompt": f"Prompt {i}", "model_a": "a", "model_b": "b", "outcome": outcome})
+        + "\n"
+        for i, outcome in enumerate(("a", "b", "a") * 20)
+    )
+    (tmp_path / "rows.jsonl").write_text(rows)
+    hidden = {"torch", "transformers", "sentence_transformers", "sklearn", "datasets", "pandas"}
+    args = ["train", "fast", "--data", "rows.jsonl", "--strong", "a", "--weak", "b", "--out", "own"]
+    done = python("-c", HIDE.format(hidden=hidden, args=args), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "own" / "model.onnx").is_file()
 
 
 def test_routing_works_without_any_extra(tiny_bundle: Path) -> None:

@@ -43,7 +43,7 @@ EXPORTED = {
     "Bundle", "BundleError", "BundleFormatError", "BundleIntegrityError", "CalibrationError",
     "ConfigError", "Controller", "DataError", "Decision", "EvaluationError", "ExportError",
     "MissingExtraError", "Router", "RoutingError", "Scorer", "ThresholdError", "ThriftrouteError",
-    "TrainingError", "UnknownRouterError", "__version__", "decision_of",
+    "TrainingError", "TrainingInterruptedError", "UnknownRouterError", "__version__", "decision_of",
 }  # fmt: skip
 
 

@@ -27,11 +27,9 @@ from ..router.features import FEATURES
 from ..router.text import Promptlike, as_conversation, encode, special_tokens
 from ..router.tokenizing import load_tokenizer
 from .export import TORCH_BOUND, Feeds, export_module, quantize, run_graph, split_graph
+from .settings import DEFAULT_ENCODER, MAX_TOKENS
 
-DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-# The longest that stays under 50 ms on one core, with room for a busy machine.
-MAX_TOKENS = 160
 # Part of the cache's key: raise it whenever the exported graph changes for the same weights.
 EXPORT_VERSION = 3
 PROBES = 16

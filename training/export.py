@@ -13,16 +13,18 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from ..errors import ExportError, require_extra
 from ..router.bundle import Bundle
 from ..router.graph import check_graph
 from .models.head import Base, Gate, Head, Memory
+
+if TYPE_CHECKING:
+    import torch
 
 OPSET = 17
 # What an export must keep. Scores are probabilities; APGR is that of the validation split.
@@ -108,14 +110,15 @@ class Parity:
 
 
 def export_module(
-    module: torch.nn.Module, path: Path, *, outputs: Sequence[str], features: int = 0
+    module: "torch.nn.Module", path: Path, *, outputs: Sequence[str], features: int = 0
 ) -> None:
     """Write `module(input_ids, attention_mask)` as an fp32 ONNX graph with free axes.
 
     features: how many cheap features `module` takes as a third input, if any. Raises ExportError
     where the module cannot be exported.
     """
-    require_extra("onnx", "train")
+    import torch
+
     ids = torch.arange(5, 5 + 2 * 9).reshape(2, 9)
     mask = torch.ones_like(ids)
     mask[1, 6:] = 0
@@ -154,7 +157,7 @@ def export_module(
 def quantize(fp32: Path) -> bytes:
     """The int8 graph of an fp32 one: matrix products and embedding tables."""
     quantization = require_extra("onnxruntime.quantization", "train")
-    onnx = require_extra("onnx", "train")
+    onnx = require_extra("onnx", "fit")
     # Its advice to run shape inference first does not apply to dynamic quantization.
     root = logging.getLogger()
     level = root.level
@@ -180,8 +183,8 @@ def split_graph(graph: bytes, feeds: Sequence[Feeds]) -> tuple[bytes, bytes] | N
     """An encoder's graph in two: all inputs -> `representation` and `states`; `states` and
     `attention_mask` -> `embedding`, the same on `feeds`. None where no layer comes after the
     states, or one that needs more than these two."""
-    onnx = require_extra("onnx", "train")
-    extractor = require_extra("onnx.utils", "train").Extractor
+    onnx = require_extra("onnx", "fit")
+    extractor = require_extra("onnx.utils", "fit").Extractor
     model = onnx.load_from_string(graph)
     inputs = [value.name for value in model.graph.input]
     first = extractor(model).extract_model(inputs, ["representation", "states"])
@@ -219,7 +222,7 @@ def graft_head(encoder: bytes, head: Head) -> bytes:
     Its factors stand in the graph under names that begin with mf., in fp32, so that a bundle can be
     started from; a head that is there already is replaced.
     """
-    onnx = require_extra("onnx", "train")
+    onnx = require_extra("onnx", "fit")
     model = onnx.load_from_string(without_head(encoder))
     values: dict[str, Any] = {"w1": head.w1.T, "b1": head.b1, "u": head.u.T}
     nodes = [
@@ -262,7 +265,7 @@ def _node(kind: str, inputs: str, output: str, **attributes: Any) -> Any:
     outer = ("representation", "quality", "familiarity")
     names = [name if name in outer else f"mf.{name}" for name in (*inputs.split(), *output.split())]
     cut = len(inputs.split())
-    make = require_extra("onnx", "train").helper.make_node
+    make = require_extra("onnx", "fit").helper.make_node
     return make(kind, names[:cut], names[cut:], **attributes)
 
 
@@ -274,7 +277,7 @@ def _look_up(memory: Memory, values: dict[str, Any]) -> list[Any]:
     values |= {name: np.array([value], np.int64) for name, value in whole.items()}
     values |= {name: np.array(value, np.float32) for name, value in numbers.items()}
     values |= {"points": memory.points.T, "projection": memory.projection}
-    float32 = require_extra("onnx", "train").TensorProto.FLOAT
+    float32 = require_extra("onnx", "fit").TensorProto.FLOAT
     return [
         _node("Slice", "representation starts ends axes", "last"),
         _node("MatMul", "last projection", "short"),
@@ -294,7 +297,7 @@ def _look_up(memory: Memory, values: dict[str, Any]) -> list[Any]:
 
 def without_head(graph: bytes) -> bytes:
     """The encoder of a graph, with nothing of mf's head."""
-    model = require_extra("onnx", "train").load_from_string(graph)
+    model = require_extra("onnx", "fit").load_from_string(graph)
     for items in (model.graph.node, model.graph.initializer, model.graph.output):
         for item in list(items):
             names = list(getattr(item, "output", [])) or [item.name]
@@ -308,7 +311,7 @@ def read_head(graph: bytes, models: Sequence[str]) -> Head:
 
     Raises ExportError where it has none.
     """
-    onnx = require_extra("onnx", "train")
+    onnx = require_extra("onnx", "fit")
     found = {
         item.name.removeprefix("mf."): onnx.numpy_helper.to_array(item).copy()
         for item in onnx.load_from_string(graph).graph.initializer

@@ -15,15 +15,14 @@ from ..data.sketch import sketch
 from ..data.sources import SOURCES, is_evaluation_file
 from ..data.split import decontaminate, dedupe, prompt_key, split_by_hash
 from ..data.tables import ComparisonTable, PairTable, both_tables
-from ..errors import ConfigError, TrainingError
+from ..errors import ConfigError, TrainingError, require_extra
 from ..router.routers import BundleRouter, load_router
 from ..router.scorer import Scorer
 from .embed import embed
-from .encoder import MAX_TOKENS, encoder_bundle
 from .export import read_base
 from .models.head import Base
 from .progress import Progress
-from .settings import TrainSettings
+from .settings import MAX_TOKENS, TrainSettings
 
 MIN_PROMPTS = 40
 
@@ -60,6 +59,9 @@ def start_of(settings: TrainSettings) -> Start:
     if settings.encoder is not None and settings.kind == "fast":
         raise TrainingError("fast starts from a bundle of its kind; it takes no --encoder")
     if settings.encoder is not None or settings.kind == "bert":
+        require_extra("torch", "train")
+        from .encoder import encoder_bundle
+
         name = settings.encoder_name
         encoder, fp32 = encoder_bundle(name, max_tokens=settings.max_tokens)
         return Start(Scorer.load(encoder), None, fp32, name)

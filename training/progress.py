@@ -1,11 +1,26 @@
-"""Progress of a training run on the terminal; silent where there is none to look at."""
+"""How a training run goes: its losses, and its progress on the terminal, silent without one."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+
+
+@dataclass
+class History:
+    """What happened: validation loss by epoch (index 0 is before training)."""
+
+    fingerprint: str = ""
+    epoch: int = 0
+    step: int = 0
+    best_epoch: int = 0
+    best_loss: float = float("inf")
+    losses: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    done: bool = False
 
 
 class Progress:

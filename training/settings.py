@@ -11,9 +11,11 @@ from ..data.readers import read_prompts
 from ..data.sources import SOURCES
 from ..errors import ConfigError, TrainingError
 from ..eval import benchmarks
-from .encoder import DEFAULT_ENCODER, MAX_TOKENS
 
 KINDS = ("mf", "bert", "fast")
+DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+# The longest that stays under 50 ms on one core, with room for a busy machine.
+MAX_TOKENS = 160
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Callable
 
-from .models.bert import train_bert
 from .models.mf import train_mf
 from .prepare import Prepared, Start, prepare, start_of
 from .progress import Progress
@@ -11,7 +10,6 @@ from .settings import TrainSettings
 from .write_bundle import Trained, TrainResult, write_trained
 
 Trainer = Callable[[TrainSettings, Start, Prepared, Progress], Trained]
-TRAINERS: dict[str, Trainer] = {"mf": train_mf, "bert": train_bert, "fast": train_mf}
 
 
 def train(settings: TrainSettings, progress: Progress | None = None) -> TrainResult:
@@ -24,7 +22,15 @@ def train(settings: TrainSettings, progress: Progress | None = None) -> TrainRes
     settings.check()
     start = start_of(settings)
     data = prepare(settings, start.scorer, say)
-    trained = TRAINERS[settings.kind](settings, start, data, say)
+    trained = _trainer(settings.kind)(settings, start, data, say)
     result = write_trained(settings, trained, say)
     shutil.rmtree(settings.work, ignore_errors=True)
     return result
+
+
+def _trainer(kind: str) -> Trainer:
+    if kind != "bert":
+        return train_mf
+    from .models.bert import train_bert  # brings torch, which mf and fast do without
+
+    return train_bert

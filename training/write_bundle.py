@@ -21,8 +21,7 @@ from ..router.text import Promptlike
 from ..router.threshold import ThresholdTable, apply_calibration
 from .card import render_card
 from .export import Exported, Parity, run_graph
-from .models.loop import History
-from .progress import Progress
+from .progress import History, Progress
 from .settings import TrainSettings
 
 PARITY_PROMPTS = 200

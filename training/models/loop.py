@@ -13,36 +13,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
 import torch
 
-from ...errors import TrainingError, require_extra
+from ...errors import TrainingError, TrainingInterruptedError, require_extra
+from ..progress import History
 
 SAVE_EVERY_S = 60.0
 STATE = "state.safetensors"
 BEST = "best.safetensors"
-
-
-class TrainingInterruptedError(TrainingError):
-    """Ctrl-C or SIGTERM: the state is saved; the same command goes on from there."""
-
-
-@dataclass
-class History:
-    """What happened: validation loss by epoch (index 0 is before training)."""
-
-    fingerprint: str = ""
-    epoch: int = 0
-    step: int = 0
-    best_epoch: int = 0
-    best_loss: float = float("inf")
-    losses: list[float] = field(default_factory=list)
-    seconds: float = 0.0
-    done: bool = False
 
 
 class Task(Protocol):

@@ -19,7 +19,6 @@ from ...errors import TrainingError
 from ...router.bundle import EMBEDDING
 from ...router.features import FEATURES
 from ..embed import embed
-from ..encoder import torch_probe
 from ..export import Check, Exported, graft_head
 from ..prepare import Prepared, Start, check_labels
 from ..progress import Progress
@@ -94,6 +93,8 @@ def export_head(
     whole = None
     checks = [Check([start.scorer.feeds(p) for p in inputs], head.quality(x), "int8")]
     if start.fp32 is not None:
+        from ..encoder import torch_probe
+
         whole = graft_head(start.fp32.read_bytes(), head)
         probe = torch_probe(start.fp32)
         checks.append(Check(probe.feeds, head.quality(probe.representations), "fp32"))

@@ -125,8 +125,8 @@ def estimate_variances(
 
     Raises TrainingError for fewer than 10 rows, or a y that does not vary.
     """
-    optimize = require_extra("scipy.optimize", "train")
-    linalg = require_extra("scipy.linalg", "train")
+    optimize = require_extra("scipy.optimize", "fit")
+    linalg = require_extra("scipy.linalg", "fit")
     n = len(y)
     if n < 10 or float(np.ptp(y)) == 0.0:
         raise TrainingError(
