@@ -80,7 +80,7 @@ async def _price(state: ServerState, ended: Ended) -> Ended:
         return ended
     asked, now = ended.request, time.time()
     always = usage
-    if asked.is_agents:
+    if asked.is_agents and routed is None:  # in shadow mode it did answer always
         always = state.pipeline.switching.always_strong(ended.held, asked, ended.model, usage, now)
     known = priced.get(strong.name) if always is usage else None
     return replace(
@@ -119,13 +119,14 @@ async def _pay(state: ServerState, settled: Ended) -> None:
 async def _remember(state: ServerState, settled: Ended) -> None:
     if settled.model is not None and settled.status == 200:
         # In shadow mode a session goes on as if the model that was meant had answered it.
-        model, course = settled.decided.routed or settled.model, settled.held
+        model, asked = settled.decided.routed or settled.model, settled.request
+        course = Course(model)
         if settled.cache in {"hit", "semantic"}:  # no model was asked
-            course = course or Course(model)
-        else:
-            known = (course, settled.request, model, settled.usage, time.time())
-            course = state.pipeline.switching.after(*known)
-        await state.sessions.remember(settled.request, course, settled.completion)
+            course = settled.held or course
+        elif asked.is_agents or asked.body.get("tools"):
+            switching = state.pipeline.switching
+            course = switching.after(settled.held, asked, model, settled.usage, time.time())
+        await state.sessions.remember(asked, course, settled.completion)
 
 
 async def _keep(state: ServerState, settled: Ended) -> None:
