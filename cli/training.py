@@ -23,7 +23,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def train(
-    kind: Annotated[str, typer.Argument(help="mf, bert, fast or second-look.")],
+    kind: Annotated[str, typer.Argument(help="mf, bert, fast, second-look or step.")],
     data: Annotated[
         list[str],
         typer.Option(help="A file, hf:owner/name, or a known source; may be given again."),
@@ -75,7 +75,7 @@ def train(
         Path | None, typer.Option(help="Where skipped rows are written (JSONL).")
     ] = None,
     router: Annotated[
-        str | None, typer.Option(help="second-look: the mf or fast bundle that it stands on.")
+        str | None, typer.Option(help="second-look, step: the bundle that it stands on.")
     ] = None,
     second: Annotated[
         str | None, typer.Option(help="second-look: a cheap model whose answers agree or not.")
@@ -98,7 +98,8 @@ def train(
     Needs the extra 'fit'; 'train', with torch, for bert and --encoder.
 
     Interrupted, the same command goes on where it stopped. `second-look` trains a router and a
-    check of the weak model's answers on rows with the text of answers.
+    check of the weak model's answers on rows with the text of answers; `step` fits what the state
+    of an agent's loop adds to the score, on rated rows of `records export`.
 
     Example: thriftroute train mf --data logs.jsonl --strong gpt-4o --weak llama3 --out my-router
 
@@ -112,6 +113,9 @@ def train(
     look = {"--router": router, "--second": second, "--price-ratio": price_ratio}
     look |= {"--pattern": pattern, "--schema": schema}
     looks = kind == "second-look"
+    if kind == "step":
+        _train_step(data, weak, router or "mf", out, seed, overwrite, as_json)
+        return
     if not looks and (given := [name for name, value in look.items() if value is not None]):
         raise ConfigError(f"{', '.join(given)}: only for train second-look; leave it out")
     if looks and base is not None:
@@ -148,6 +152,29 @@ def train(
             f"second look by {', '.join(found['signals'])}: AUC {found['auc']} on {found['n']:,} "
             f"answers out of fold (score alone {found['auc_prompt']}); {tells}"
         )
+
+
+def _train_step(
+    data: list[str], weak: str, router: str, out: Path, seed: int, overwrite: bool, as_json: bool
+) -> None:
+    from ..router.routers import BundleRouter, load_router
+    from ..training.step_head import train_step_head
+
+    loaded = load_router(router)
+    if not isinstance(loaded, BundleRouter):
+        raise ConfigError(f"--router {router}: it is no bundle, which a step head stands on")
+    bundle = loaded.scorer.bundle
+    head = train_step_head(data, weak, bundle, out, seed=seed, overwrite=overwrite)
+    facts = head.facts
+    if as_json:
+        print_json({"bundle": str(out), "tells": head.tells, **facts})
+        return
+    tells = "it is used" if head.tells else "that is not shown to help: the score stays as it is"
+    say(
+        f"wrote {out}: the state of the loop lowers the log loss of {facts['n']:,} rated steps, "
+        f"out of fold, from {facts['loss_of_score']:.4f} by {facts['saved']:.4f} (standard error "
+        f"{facts['error']:.4f}); {tells}"
+    )
 
 
 def add_model(

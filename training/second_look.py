@@ -38,8 +38,9 @@ from ..router.second_look import (
     log_odds,
     signal_columns,
 )
-from ..router.threshold import apply_calibration, sigmoid
+from ..router.threshold import apply_calibration
 from .card import render_card
+from .logistic import Logistic, log_loss, out_of_fold
 from .look_signals import answer_signal, choose_extractor, form_signal
 from .models.head import Base, Floats
 from .models.mf import train_mf
@@ -49,7 +50,6 @@ from .settings import TrainSettings
 from .write_bundle import Trained, TrainResult, write_trained
 
 FOLDS = 5
-PENALTY = 1.0  # of the logistic regression, on standardized signals
 LEAST_SAID = 1.0  # standard errors by which the look must beat the score's log loss to be used
 LEAST_LOSS = 0.004  # nats a prompt by which the absence of a signal must lower the loss
 KEPT = 2_000  # labelled prompts whose numbers the bundle keeps
@@ -190,11 +190,11 @@ def _fit(
     if any(len(answer.text) > 3 for answer in answers):
         columns["answer"], weights, bias = answer_signal(scorer, answers, label, fold, settings)
     terms = _select(columns, label, fold)
-    fitted = _Logistic.fit(columns, terms, label)
-    looks = _out_of_fold(columns, terms, label, fold)
+    fitted = Logistic.fit(columns, terms, label)
+    looks = out_of_fold(columns, terms, label, fold)
     looks, steps = _steps(looks, label, fold)
-    alone = _out_of_fold(columns, ("prompt",), label, fold)
-    saved = _log_loss(alone, label) - _log_loss(looks, label)
+    alone = out_of_fold(columns, ("prompt",), label, fold)
+    saved = log_loss(alone, label) - log_loss(looks, label)
     spread = float(saved.std() / np.sqrt(table.n))
     lines = {
         # Of a score that is calibrated: its probability p grows by p (1 - p) a unit of log odds.
@@ -247,66 +247,13 @@ def _auc(scores: Floats, short: Floats) -> float | None:
     return None if np.isnan(value) else round(float(value), 4)
 
 
-@dataclass(frozen=True)
-class _Logistic:
-    """A logistic regression on standardized signals."""
-
-    center: tuple[float, ...]
-    scale: tuple[float, ...]
-    weights: tuple[float, ...]
-    bias: float
-
-    @classmethod
-    def fit(cls, columns: Mapping[str, Floats], terms: Sequence[str], label: Floats) -> "_Logistic":
-        """By Newton's method; labels in [0, 1]."""
-        x = np.stack([columns[name] for name in terms], axis=1)
-        known = np.isfinite(x)
-        count = np.maximum(known.sum(axis=0), 1)
-        center = np.where(known, x, 0.0).sum(axis=0) / count
-        scale = np.sqrt(np.square(np.where(known, x - center, 0.0)).sum(axis=0) / count)
-        scale = np.where(scale > 1e-9, scale, 1.0)
-        z = np.nan_to_num((x - center) / scale)
-        design = np.column_stack((z, np.ones(len(z))))
-        penalty = np.append(np.full(z.shape[1], PENALTY), 1e-6)
-        w = np.zeros(design.shape[1])
-        for _ in range(50):
-            p = sigmoid(design @ w)
-            slope = design.T @ (p - label) + penalty * w
-            curvature = (design * (p * (1 - p) + 1e-9)[:, None]).T @ design + np.diag(penalty)
-            step = np.linalg.solve(curvature, slope)
-            w = w - step
-            if np.abs(step).max() < 1e-9:
-                break
-        told = [tuple(values.tolist()) for values in (center, scale, w[:-1])]
-        return cls(told[0], told[1], told[2], float(w[-1]))
-
-    def predict(self, columns: Mapping[str, Floats], terms: Sequence[str]) -> Floats:
-        """float64[n]."""
-        x = np.stack([columns[name] for name in terms], axis=1)
-        z = np.nan_to_num((x - np.array(self.center)) / np.array(self.scale))
-        return sigmoid(z @ np.array(self.weights) + self.bias)
-
-
-def _out_of_fold(
-    columns: Mapping[str, Floats], terms: Sequence[str], label: Floats, fold: Any
-) -> Floats:
-    """The look of each prompt by a fit on the other folds, float64[n]."""
-    found = np.empty(len(label))
-    for held in np.unique(fold):
-        out = fold == held
-        others = {name: columns[name][~out] for name in terms}
-        fitted = _Logistic.fit(others, terms, label[~out])
-        found[out] = fitted.predict({name: columns[name][out] for name in terms}, terms)
-    return found
-
-
 def _steps(looks: Floats, label: Floats, fold: Any) -> tuple[Floats, dict[str, Any] | None]:
     """The looks through isotonic steps that are fitted on the other folds, and the steps of all;
     the looks as they are, and None, where the loss is not clearly lower with them."""
     odds, mapped = log_odds(looks), np.empty(len(looks))
     for out in (fold == held for held in np.unique(fold)):
         mapped[out] = apply_calibration(odds[out], fit_isotonic(odds[~out], label[~out]))
-    saved = _log_loss(looks, label) - _log_loss(mapped, label)
+    saved = log_loss(looks, label) - log_loss(mapped, label)
     if float(saved.mean()) < LEAST_LOSS:
         return looks, None
     return mapped, fit_isotonic(odds, label)
@@ -317,7 +264,7 @@ def _select(columns: Mapping[str, Floats], label: Floats, fold: Any) -> tuple[st
     loss."""
 
     def loss(terms: Sequence[str]) -> float:
-        return float(_log_loss(_out_of_fold(columns, terms, label, fold), label).mean())
+        return float(log_loss(out_of_fold(columns, terms, label, fold), label).mean())
 
     terms = [name for name in SIGNALS if name == "prompt" or _varies(columns.get(name))]
     best = loss(terms)
@@ -329,12 +276,6 @@ def _select(columns: Mapping[str, Floats], label: Floats, fold: Any) -> tuple[st
         best = without[worst]
         terms.remove(worst)
     return tuple(terms)
-
-
-def _log_loss(probability: Floats, label: Floats) -> Floats:
-    """In nats, float64[n]."""
-    p = np.clip(probability, 1e-6, 1 - 1e-6)
-    return np.asarray(-(label * np.log(p) + (1 - label) * np.log1p(-p)))
 
 
 def _varies(column: Floats | None) -> bool:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...providers.prompt_cache import Cached, CachePrice
+from ...router.step_head import FEATURES
 from ...router.switching import COMPACTED, Pair, SessionState, Step, is_failure
 from ..request import RESULTS, ChatRequest, is_reminder
-from ..request_parts import parts_of
+from ..request_parts import parts_of, text_size
 from ..spend.cost import Usage
 
 _FAR = 3.0  # a provider's count of a prompt's tokens is at most so many times ours, or the reverse
@@ -77,6 +78,15 @@ def step_of(request: ChatRequest, course: Course | None, now: float) -> Step:
         shrunk = request.prompt_tokens < COMPACTED * course.counted
     failed, repeated = _failures(request)
     return Step(prompt, now, shrunk or not request.in_tool_calls, failed, repeated)
+
+
+def features_of(request: ChatRequest) -> dict[str, int]:
+    """What the step head knows of a step (`router.step_head.FEATURES`)."""
+    failed, repeated = _failures(request)
+    results = [m for m in request.messages if m.get("role") in RESULTS]
+    last = text_size(results[-1].get("content")) if request.in_tool_calls else 0
+    counts = (len(request.messages), len(results), failed, repeated, last)
+    return dict(zip(FEATURES, counts, strict=True))
 
 
 def went_on(

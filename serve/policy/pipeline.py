@@ -35,7 +35,7 @@ from ..errors import RefusedError
 from ..registry import Model, short_names
 from ..request import ChatRequest
 from ..upstream.look_at import LookAt
-from .course import Course
+from .course import Course, features_of
 from .eligibility import by_price, candidates, cost, is_weak, refusal
 from .plan import ChosenModel, Draft, RoutingPlan
 from .rules import Rules
@@ -303,10 +303,11 @@ class Pipeline:
 
 
 def _followed(draft: Draft) -> Draft:
-    """With a line on what becomes of an agent's session, for the record."""
+    """With a line on what becomes of an agent's session, and one on the step, for the record."""
     choice, held = draft.choice, draft.held
     assert choice is not None
     kind = "start"
     if held is not None:
         kind = "stay" if choice.model == held.model else "switch"
-    return draft.told("switch", f"{kind}: {choice.reason}")
+    numbers = ", ".join(f"{name} {n}" for name, n in features_of(draft.request).items())
+    return draft.told("switch", f"{kind}: {choice.reason}").told("step", numbers)

@@ -11,14 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from ...router.routers import Router
+from ...router.routers import BundleRouter, Router
 from ...router.score_or_fallback import compare, score_or_problem
 from ...router.second_look import LookPolicy
+from ...router.step_head import StepHead
 from ...router.threshold import STRONG_SHARE, validate_threshold
 from ..config.settings import Config
 from ..errors import RefusedError
 from ..registry import Model
 from ..request import ChatRequest, Priority
+from .course import features_of
 from .eligibility import by_price, cost
 from .plan import ChoiceKind, ChosenModel, Draft
 from .qualities import Qualities
@@ -51,6 +53,8 @@ class Selection:
         self._fastest = fastest
         self._held: tuple[float, str] | None = None
         self.qualities = Qualities(config, models, router)
+        scorer = router.scorer if isinstance(router, BundleRouter) else None
+        self._head = None if scorer is None else StepHead.of(scorer.bundle)
 
     def hold(self, threshold: float, source: str) -> None:
         """From now on this instead of the config's; source: said in reasons."""
@@ -121,9 +125,7 @@ class Selection:
             if len(left) == 1:  # nothing needs to be scored
                 reason = f"of strong and weak only {left[0]!r} can take it"
                 return replace(draft, choice=self.named(left[0], reason))
-        score, problem = score_or_problem(self._router, draft.request.messages, settings.context)
-        if problem.startswith("scoring failed"):
-            logger.warning("router %r: %s", settings.name, problem)
+        draft, score, problem = self._scored(draft)
         if score is None:
             choice = self._first(draft, settings.on_error, problem)
         elif limit is not None:
@@ -134,6 +136,17 @@ class Selection:
         threshold = None if limit is None else limit[0]
         choice = replace(choice, score=score, threshold=threshold, router=settings.name)
         return self._ranked(draft, choice, score)
+
+    def _scored(self, draft: Draft) -> tuple[Draft, float | None, str]:
+        """The score, that of an agent's step moved by the bundle's step head; else the problem."""
+        settings, request = self._config.router, draft.request
+        score, problem = score_or_problem(self._router, request.messages, settings.context)
+        if problem.startswith("scoring failed"):
+            logger.warning("router %r: %s", settings.name, problem)
+        if score is not None and self._head is not None and request.is_agents:
+            draft = draft.told("prompt score", f"{score:.6g}")
+            score = self._head.moved(score, features_of(request))
+        return draft, score, problem
 
     def _by_threshold(
         self, score: float, limit: tuple[float, str], look: LookPolicy | None
