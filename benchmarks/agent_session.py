@@ -11,6 +11,10 @@ one process, no provider, as ms of CPU, which a busy machine changes less than i
     keep    after the answer: what the session's caches hold now, and the notes in the store
 
 The bar is that `route` takes at most 3 ms at p50, and that nothing is scored but natural points.
+
+Then, of a request of 100 words with a tool, what the doors of Anthropic's Messages and of OpenAI's
+Responses take beside chat completions: to read it as theirs, and to write the answer as theirs. The
+bar is 1 ms at p50. `serve.py --ways plain,messages,responses` times whole requests.
 """
 
 import asyncio
@@ -24,6 +28,7 @@ import numpy as np
 from thriftroute.serve.api.doors import _messages
 from thriftroute.serve.api.openai_chat import parse
 from thriftroute.serve.config.settings import Config
+from thriftroute.serve.dialects import messages_answer, responses_answer, responses_request
 from thriftroute.serve.spend.cost import Usage
 from thriftroute.serve.state import ServerState
 
@@ -65,6 +70,45 @@ def main() -> None:
             p50, p95 = np.percentile(taken, [50, 95])
             bar = f"   (bar {BAR_MS:g})" if name == "route" else ""
             print(f"{name:6}{p50:7.2f} {p95:7.2f} {np.median(taken[-20:]):12.2f}{bar}")
+    asyncio.run(_doors(state))
+
+
+async def _doors(state: ServerState) -> None:
+    text = " ".join(random.Random(0).choices(WORDS.split(), k=100))
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+    about = {"name": "run", "description": "Runs it.", "parameters": schema}
+    said = [{"role": "user", "content": text}]
+    one = {"model": "strong", "max_tokens": 100, "messages": said}
+    bodies = {
+        "chat": {**one, "tools": [{"type": "function", "function": about}]},
+        "messages": {**one, "tools": [{"name": "run", "input_schema": schema}]},
+        "responses": {"model": "strong", "input": said, "tools": [{"type": "function", **about}]},
+    }
+    answer: dict[str, Any] = {"id": "c", "created": 1, "model": "strong", "usage": {}}
+    answer["choices"] = [{"index": 0, "message": {"content": text}, "finish_reason": "stop"}]
+
+    def responses(body: Any, _: Any) -> Any:
+        chat, native = responses_request.chat_of(body), responses_request.native_of(body)
+        return chat, {"protocol": "responses", "body": native, "headers": {}}
+
+    translate: Any = {"messages": _messages, "responses": responses}
+    write: Any = {
+        "chat": lambda found: found,
+        "messages": messages_answer.message_of,
+        "responses": lambda found: responses_answer.response_of(found, bodies["responses"], set()),
+    }
+    taken: dict[str, list[float]] = {door: [] for door in bodies}
+    for number in range(3 * 1000):
+        door = list(bodies)[number % 3]
+        raw = json.dumps(bodies[door]).encode()
+        start = time.process_time()
+        await parse(state, raw, {}, translate.get(door))
+        write[door](answer)
+        taken[door].append(1000 * (time.process_time() - start))
+    p50 = {door: float(np.median(each)) for door, each in taken.items()}
+    print("\n\ndoor        p50   above chat (bar 1)")
+    for door, each in p50.items():
+        print(f"{door:10}{each:5.2f} {each - p50['chat']:8.2f}")
 
 
 async def _session(state: ServerState, named: bool) -> dict[str, list[float]]:
@@ -86,7 +130,8 @@ async def _session(state: ServerState, named: bool) -> dict[str, list[float]]:
             times[name].append(1000 * seconds)
     assert course.steps == STEPS, "the session was lost on its way"
     print(
-        f"\nthe last prompt: {course.counted:,} tokens as counted here, {len(raw):,} bytes", end=""
+        f"\nthe last prompt: {usage.prompt_tokens:,} tokens by its length, {len(raw):,} bytes",
+        end="",
     )
     return times
 

@@ -86,7 +86,7 @@ class ChatRequest:
     `body` is the client's JSON without thriftroute's own metadata; `text` what the user wrote last;
     `needs` the capabilities that the body calls for; `prompt_tokens` an estimate of the whole
     prompt; `output_tokens` the most that the client allows (a default where it says nothing).
-    `session`: the conversation, as `session_key` has it.
+    `session`: the conversation, as `session_key` has it. `size`: bytes as it came, 0 if unknown.
     """
 
     id: str
@@ -102,6 +102,7 @@ class ChatRequest:
     principal: Principal
     options: Options
     session: Session | None = None
+    size: int = 0
 
     @property
     def goes_on(self) -> bool:

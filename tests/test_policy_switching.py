@@ -25,14 +25,14 @@ HARD = Scores(0.0, {"Prove": 0.9})
 def course(name: str, prompt: int = 100_000, **more: Any) -> Course:
     """A long session on that model, which has all of its prompt in its cache."""
     cached = {name: Cached(prompt, FAR)}
-    numbers: dict[str, Any] = {"steps": 40, "points": 2, "prompt": prompt, "counted": prompt}
+    numbers: dict[str, Any] = {"steps": 40, "points": 2, "prompt": prompt, "size": 4 * prompt}
     return Course(name, **{**numbers, "added": 100.0, "output": 8000.0, "caches": cached, **more})
 
 
 def turn(text: str = "Go on.", prompt: int = 100_000) -> ChatRequest:
     """The user says something in a session that its tool names."""
     made = asked(text, prompt_tokens=prompt)
-    return replace(made, session=Session("s", told=True))
+    return replace(made, session=Session("s", told=True), size=4 * prompt)
 
 
 def loop(*results: str, arguments: str = "{}", prompt: int = 100_000) -> ChatRequest:
@@ -43,7 +43,8 @@ def loop(*results: str, arguments: str = "{}", prompt: int = 100_000) -> ChatReq
         call = {"id": f"c{number}", "type": "function", "function": function}
         messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
         messages.append({"role": "tool", "tool_call_id": f"c{number}", "content": text})
-    return asked("Mend it.", messages=messages, prompt_tokens=prompt)
+    made = asked("Mend it.", messages=messages, prompt_tokens=prompt)
+    return replace(made, size=4 * prompt)
 
 
 def planned(request: ChatRequest, held: Course | None, **more: Any) -> RoutingPlan:
@@ -140,9 +141,9 @@ def test_what_the_provider_counted_becomes_the_course() -> None:
     raw = {"prompt_tokens": 3000, "completion_tokens": 50}
     usage = Usage(3000, 50, cached_tokens=1000, raw=raw)
     one = switching.after(None, turn(prompt=4000), "weak", usage, NOW)
-    assert (one.model, one.steps, one.prompt, one.counted) == ("weak", 1, 3000.0, 4000)
+    assert (one.model, one.steps, one.prompt, one.size) == ("weak", 1, 3000.0, 16_000)
     assert one.caches["weak"].tokens == 3000
-    # Our counts are put in proportion to the provider's.
+    # A prompt to come has as many tokens a byte.
     assert step_of(loop("x", prompt=8000), one, NOW).prompt == 6000
     two = switching.after(one, loop("x", prompt=8000), "strong", Usage(6000, 50), NOW + 10)
     assert (two.steps, two.moved, two.added) == (2, True, 3000.0)

@@ -37,7 +37,8 @@ def test_an_agents_session_is_priced_and_its_account_is_right(tmp_path: Path) ->
             provider.fail(usage)
             headers = {"x-claude-code-session-id": "s-1"}
             body = {"model": model, "messages": messages}
-            answer = httpx.post(f"{server.url}/v1/chat/completions", json=body, headers=headers)
+            url = f"{server.url}/v1/chat/completions"
+            answer = httpx.post(url, json=body, headers=headers, timeout=300)
             assert answer.status_code == 200
             messages.append(answer.json()["choices"][0]["message"])
             return answer
@@ -83,7 +84,8 @@ def test_a_stuck_tool_loop_is_handed_to_the_strong_model(tmp_path: Path) -> None
             told = []
             for _ in range(5):
                 body = {"model": "router-mf-1.0", "messages": messages, "tools": [TOOL]}
-                answer = httpx.post(f"{server.url}/v1/chat/completions", json=body)
+                url = f"{server.url}/v1/chat/completions"
+                answer = httpx.post(url, json=body, timeout=300)
                 told.append(answer.headers["x-thriftroute-model"])
                 reason = answer.headers["x-thriftroute-reason"]
                 messages += [

@@ -50,9 +50,8 @@ async def parse(
     def read() -> ChatRequest:
         chat, native = (body, None) if translate is None else translate(body, headers)
         request = request_of(state, chat, options, who, id=uuid.uuid4().hex, headers=headers)
-        return (
-            request if native is None else replace(request, body={**request.body, "native": native})
-        )
+        sent = request.body if native is None else {**request.body, "native": native}
+        return replace(request, body=sent, size=size)
 
     # What has to be counted exactly loads LiteLLM, the first time: never on the event loop.
     short = short and (is_loaded() or 4 * size < state.room_for(body, options))

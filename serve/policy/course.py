@@ -13,7 +13,6 @@ from ..request import RESULTS, ChatRequest, is_reminder
 from ..request_parts import parts_of, text_size
 from ..spend.cost import Usage
 
-_FAR = 3.0  # a provider's count of a prompt's tokens is at most so many times ours, or the reverse
 _MOST_CACHES = 8
 
 
@@ -22,7 +21,7 @@ class Course:
     """A session so far, as the store keeps it: numbers and names of models, no text.
 
     `model` answered last; `steps` to `output` and `escalated` as in `switching.SessionState`;
-    `counted`: the tokens of the last prompt as this server counts them; `caches`: what each model's
+    `size`: bytes of the last request; `caches`: what each model's
     cache holds; `always`: what the strong model's would, had it answered everything; `moved`:
     whether more than one model has answered.
     """
@@ -34,7 +33,7 @@ class Course:
     added: float = 0.0
     output: float = 0.0
     escalated: bool = False
-    counted: int = 0
+    size: int = 0
     moved: bool = False
     caches: Mapping[str, Cached] = field(default_factory=dict)
     always: Cached = field(default_factory=Cached)
@@ -43,7 +42,7 @@ class Course:
     def read(cls, raw: bytes) -> "Course":
         """Of a store's bytes; a name alone is what other versions write."""
         try:
-            told = json.loads(raw)
+            told = {name: v for name, v in json.loads(raw).items() if name in cls.__slots__}
             told["caches"] = {name: Cached(*each) for name, each in told["caches"].items()}
             told["always"] = Cached(*told["always"])
             return cls(**told)
@@ -71,13 +70,18 @@ class Course:
 
 
 def step_of(request: ChatRequest, course: Course | None, now: float) -> Step:
-    """The step that a request is. now: seconds since the epoch."""
-    prompt, shrunk = float(request.prompt_tokens), False
-    if course is not None and course.counted > 0 and course.prompt > 0:
-        prompt *= min(max(course.prompt / course.counted, 1 / _FAR), _FAR)
-        shrunk = request.prompt_tokens < COMPACTED * course.counted
+    """The step that a request is: its prompt has as many tokens a byte as the one before it, as
+    its provider counted that. now: seconds since the epoch."""
+    prompt = float(request.prompt_tokens)
+    if course is not None and course.size > 0 and course.prompt > 0 and request.size > 0:
+        prompt = course.prompt * request.size / course.size
     failed, repeated = _failures(request)
-    return Step(prompt, now, shrunk or not request.in_tool_calls, failed, repeated)
+    natural = _is_compacted(request, course) or not request.in_tool_calls
+    return Step(prompt, now, natural, failed, repeated)
+
+
+def _is_compacted(request: ChatRequest, course: Course | None) -> bool:
+    return course is not None and 0 < request.size < COMPACTED * course.size
 
 
 def features_of(request: ChatRequest) -> dict[str, int]:
@@ -103,8 +107,7 @@ def went_on(
     before = course or Course(model)
     state = before.state(model, "") if course is not None and course.steps else SessionState()
     # What a compaction has left of the prompt is what was read of it.
-    shrunk = before.counted > 0 and request.prompt_tokens < COMPACTED * before.counted
-    kept = float(usage.cached_tokens) if shrunk else math.inf
+    kept = float(usage.cached_tokens) if _is_compacted(request, before) else math.inf
     pair = Pair(prices[model], prices[strong])
     new = state.after(step, pair, True, usage.completion_tokens, kept)
     mine = Cached(_held(usage, prices[model], float(new.strong.tokens)), new.strong.until)
@@ -122,7 +125,7 @@ def went_on(
         added=float(new.added),
         output=float(new.output),
         escalated=before.escalated or bool(step.stuck and model == strong),
-        counted=request.prompt_tokens,
+        size=request.size,
         moved=before.moved or (before.steps > 0 and before.model != model),
         caches={**dict(newest), model: mine},
         always=mine if model == strong else prices[strong].after(step.prompt, now),
