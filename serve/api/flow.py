@@ -51,23 +51,19 @@ class RequestFlow:
     def __init__(self, state: ServerState) -> None:
         self.state = state
         self._closing: set[asyncio.Task[Any]] = set()
-        self._serving: set[asyncio.Task[Any]] = set()
-        self._stopping = False
+        self._serving: dict[asyncio.Task[Any], bool] = {}  # whether its client has left
 
     @contextlib.contextmanager
-    def serving(self) -> Iterator[None]:
-        """Around all that answers one request: `finish` waits for it."""
+    def serving(self) -> Iterator[Callable[[], None]]:
+        """Around all that answers one request: `finish` waits for it. Gives what is to be called
+        where its client has left: else what is cancelled is so because the server shuts down."""
         task = asyncio.current_task()
         assert task is not None
-        self._serving.add(task)
+        self._serving[task] = False
         try:
-            yield
+            yield lambda: self._serving.update({task: True})
         finally:
-            self._serving.discard(task)
-
-    def stop(self) -> None:
-        """What is cancelled from now on was not left by its client: the server shuts down."""
-        self._stopping = True
+            del self._serving[task]
 
     async def finish(self) -> None:
         """Wait for what still answers or is still to be settled."""
@@ -214,7 +210,9 @@ class RequestFlow:
         return stage.ended(status=status, error=code, attempts=attempts, upstream_s=upstream_s)
 
     def _cut(self) -> tuple[int, str]:
-        return (503, SHUTTING_DOWN) if self._stopping else (CLIENT_LEFT, "client_left")
+        task = asyncio.current_task()
+        has_left = task is not None and self._serving.get(task, False)
+        return (CLIENT_LEFT, "client_left") if has_left else (503, SHUTTING_DOWN)
 
     def _settle(self, ended: Ended) -> asyncio.Task[Ended]:
         """In a task of its own, once: a client that leaves meanwhile cancels nothing."""

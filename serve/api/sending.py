@@ -2,8 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
@@ -12,8 +12,6 @@ from starlette.types import Message, Receive, Scope, Send
 from ...providers import json_bytes
 from ..errors import RefusedError
 from .flow import Reply, RequestFlow, shutting_down
-
-T = TypeVar("T")
 
 FAREWELL_S = 1.0  # for a client to take in that the server shuts down
 _EVENTS = [
@@ -50,14 +48,14 @@ class Dialect:
 class Client:
     """Who sent one request. `started`: whether an answer to it has begun. `dialect`: its door's."""
 
-    def __init__(self, request: Request, send: Send, stop: Callable[[], None]) -> None:
-        """stop: called where the server shuts down, before what works on an answer is cancelled."""
+    def __init__(self, request: Request, send: Send, leave: Callable[[], None]) -> None:
+        """leave: called where the client is gone, before what works on its answer is cancelled."""
         self.dialect = Dialect()
         self.headers = request.headers
         self.started = False
         self._request = request
         self._send = send
-        self._stop = stop
+        self._leave = leave
         self._takes_events = False
 
     async def body(self) -> bytes | None:
@@ -69,22 +67,42 @@ class Client:
 
     async def reply(self, work: Awaitable[Reply]) -> None:
         """Send what `work` gives, unless the client leaves first: then it is cancelled."""
-        reply = await self._unless_left(work)
-        if reply is None:
-            return
+        task, watch = asyncio.current_task(), asyncio.ensure_future(self._left())
+        assert task is not None
+        left = False
+
+        def cancel(_: object) -> None:
+            nonlocal left
+            if not watch.cancelled():
+                left = True
+                self._leave()
+                task.cancel()
+
+        watch.add_done_callback(cancel)
+        try:
+            await self._send_reply(await work)
+        except asyncio.CancelledError:
+            if not left:
+                raise
+            task.uncancel()
+        finally:
+            watch.remove_done_callback(cancel)
+            watch.cancel()
+
+    async def _send_reply(self, reply: Reply) -> None:
         if reply.chunks is None:
             assert reply.body is not None
-            response = _Json(self.dialect.body(reply.body), headers=reply.headers)
-            await response(self._request.scope, self._request.receive, self._put)
+            await self.json(self.dialect.body(reply.body), reply.headers)
             return
         try:
-            await self._unless_left(self._send_events(reply))
+            await self._send_events(reply)
         finally:
             await reply.chunks.aclose()
 
-    async def json(self, body: dict[str, Any]) -> None:
+    async def json(self, body: dict[str, Any], headers: Mapping[str, str] | None = None) -> None:
         """Send this."""
-        await _Json(body)(self._request.scope, self._request.receive, self._put)
+        response = _Json(body, headers=headers)
+        await response(self._request.scope, self._request.receive, self._put)
 
     async def farewell(self, error: RefusedError) -> None:
         """End the events with this one, unless the client takes in no more."""
@@ -131,20 +149,6 @@ class Client:
         while (await self._request.receive())["type"] != "http.disconnect":
             pass
 
-    async def _unless_left(self, work: Awaitable[T]) -> T | None:
-        """What `work` gives or raises; None where the client left first."""
-        task, watch = asyncio.ensure_future(work), asyncio.ensure_future(self._left())
-        try:
-            await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
-            return task.result() if task.done() else None
-        except asyncio.CancelledError:
-            self._stop()
-            raise
-        finally:
-            task.cancel()
-            watch.cancel()
-            await asyncio.gather(task, watch, return_exceptions=True)
-
 
 class Endpoint:
     """A door as an ASGI application: its clients are told where the server shuts down."""
@@ -157,8 +161,8 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
-        with self._flow.serving():
-            client = Client(Request(scope, receive), send, self._flow.stop)
+        with self._flow.serving() as leave:
+            client = Client(Request(scope, receive), send, leave)
             try:
                 await self._door(self._flow, client)
             except asyncio.CancelledError:  # uvicorn does so where `server.shutdown_s` is over
