@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from thriftroute.providers import price_map
 from thriftroute.providers.completion import load_litellm, quiet
-from thriftroute.providers.direct import CHAT, DirectClient, DirectModel
+from thriftroute.providers.direct import CHAT, DirectModel
 from thriftroute.providers.http_answer import BadAnswerError, HttpAnswer
+from thriftroute.providers.http_client import DirectClient
 from thriftroute.testing.stub import StubProvider
 from thriftroute.tests.helpers.callers import HELLO, KEY
 from thriftroute.tests.helpers.raw_provider import RawProvider

@@ -93,7 +93,7 @@ async def count_tokens(flow: RequestFlow, client: Client) -> None:
     """POST /v1/messages/count_tokens: as this server counts, which is about right for any model."""
     principal(client.headers, flow.state.config)
     if (raw := await client.body()) is not None:
-        parsed = await parse(flow.state, raw, client.headers, _messages)
+        parsed = await parse(flow.state, raw, client.headers, _messages, exact=True)
         await client.json({"input_tokens": parsed.request.prompt_tokens})
 
 

@@ -38,8 +38,11 @@ async def parse(
     raw: bytes,
     headers: Mapping[str, str],
     translate: Translate | None = None,
+    *,
+    exact: bool = False,
 ) -> Pending:
-    """`headers` have lower-case names. translate: from another protocol. Raises RefusedError."""
+    """`headers` have lower-case names. translate: from another protocol. exact: its tokens are
+    counted one by one. Raises RefusedError."""
     started, size = time.perf_counter(), len(raw)
     # A short body is read, and a short prompt counted, sooner than a thread is woken.
     short = size < SHORT_BYTES
@@ -49,12 +52,13 @@ async def parse(
 
     def read() -> ChatRequest:
         chat, native = (body, None) if translate is None else translate(body, headers)
-        request = request_of(state, chat, options, who, id=uuid.uuid4().hex, headers=headers)
+        how: dict[str, Any] = {"headers": headers, "exact": exact}
+        request = request_of(state, chat, options, who, id=uuid.uuid4().hex, **how)
         sent = request.body if native is None else {**request.body, "native": native}
         return replace(request, body=sent, size=size)
 
     # What has to be counted exactly loads LiteLLM, the first time: never on the event loop.
-    short = short and (is_loaded() or 4 * size < state.room_for(body, options))
+    short = short and (is_loaded() or (not exact and 4 * size < state.room_for(body, options)))
     request = read() if short else await state.in_thread(read, size=size)
     arm = None if state.experiment is None else state.experiment.arm(request)
     return Pending(request, headers, size, started, arm)
@@ -68,11 +72,13 @@ def request_of(
     *,
     id: str,
     headers: Mapping[str, str] = MappingProxyType({}),
+    exact: bool = False,
 ) -> ChatRequest:
     """The request of a body, as this server counts it. Raises RefusedError (400)."""
 
     def count(messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None) -> int:
-        return state.count_tokens(messages, tools, room=state.room_for(body, options))
+        room = 0 if exact else state.room_for(body, options)
+        return state.count_tokens(messages, tools, room=room)
 
     request = read_request(
         body,

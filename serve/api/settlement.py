@@ -4,8 +4,8 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
-from ...providers.completion import load_litellm
 from ...router.looking import without_logprobs
 from ...router.score_or_fallback import place_of
 from ..cache.answers import Kept, is_complete, pack
@@ -71,7 +71,7 @@ async def _price(state: ServerState, ended: Ended) -> Ended:
         found = await _usage(state, ended, attempt)
         if found is not None:
             if not is_priced_here(models[attempt.model], found):
-                await state.in_thread(load_litellm)
+                await state.in_thread(partial(cost_of, models[attempt.model], found))
             usage, priced = found, {attempt.model: cost_of(models[attempt.model], found)}
             cost += priced[attempt.model]
             used_tokens += found.total_tokens

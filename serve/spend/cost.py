@@ -78,7 +78,7 @@ def cost_of(model: Model, usage: Usage) -> float:
 
 
 def is_priced_here(model: Model, usage: Usage) -> bool:
-    """Whether `cost_of` needs no LiteLLM, which takes seconds to load."""
+    """Whether `cost_of` need not load LiteLLM, which takes seconds: never on the event loop."""
     return is_loaded() or plain_cost(model.cost_key, _told(usage), usage.service_tier) is not None
 
 

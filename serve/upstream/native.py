@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from ...providers import json_bytes
-from ...providers.direct import DirectClient, DirectModel, events
+from ...providers.direct import DirectModel
 from ...providers.http_answer import BadAnswerError, HttpAnswer
+from ...providers.http_client import DirectClient, events
 from .. import thoughts
 from ..dialects import messages_answer, plain, responses_answer
 

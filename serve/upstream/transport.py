@@ -5,8 +5,9 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from ...providers.completion import acomplete, close_connections, quiet, warm_up
-from ...providers.direct import CHAT, DirectClient, DirectModel
+from ...providers.direct import CHAT, DirectModel
 from ...providers.http_answer import BadAnswerError, HttpAnswer
+from ...providers.http_client import DirectClient
 from .. import request_parts as parts
 from . import native, wire
 from .request import ModelCall

@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from ...providers import json_bytes
-from ...providers.direct import events
 from ...providers.http_answer import HttpAnswer
+from ...providers.http_client import events
 from .native import NativeStream
 
 Json = dict[str, Any]
