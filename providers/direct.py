@@ -100,6 +100,8 @@ class DirectModel:
         where = urlsplit(next(iter(urls.values()), ""))
         proxies = {} if proxy_bypass(where.hostname or "") else getproxies()
         proxy = proxies.get(where.scheme) or proxies.get("all")
+        if proxy is not None and not proxy.startswith(("http://", "https://")):
+            urls = {}  # SOCKS, which httpx may know
         return cls(provider, name, urls, headers, proxy, transport == "direct", extra, maker)
 
     def takes(self, request: Mapping[str, Any]) -> bool:
