@@ -118,6 +118,8 @@ def test_the_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -
         assert DirectModel.of("openai/m", OWN).proxy is None
         ask(found, http := HttpAnswer(10_000))
     assert b"".join(http.parts) == b"by the proxy"
+    monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:1080")
+    assert not DirectModel.of("openai/m", {**OWN, "api_base": "http://far.example/v1"}).urls
 
 
 def test_a_redirect_is_not_followed_with_the_key() -> None:

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 import pytest
+from thriftroute.errors import ConfigError
 from thriftroute.providers.http_answer import HttpAnswer
 from thriftroute.serve.config.settings import CallSettings
 from thriftroute.serve.upstream.request import ModelCall
@@ -45,6 +46,13 @@ def test_a_server_that_need_not_translate_does_not_load_litellm() -> None:
         [sys.executable, "-c", SERVER], capture_output=True, text=True, check=False
     )
     assert (done.stdout.split(), done.returncode) == (["False", "False"], 0), done.stderr
+
+
+@pytest.mark.parametrize("provider", ["anthropic", "ollama_chat"])
+def test_direct_calls_of_another_wire_are_refused_at_start(provider: str) -> None:
+    model = make_model("weak", "http://127.0.0.1:1", provider=provider, transport="direct")
+    with pytest.raises(ConfigError, match="direct needs a provider that speaks OpenAI's API"):
+        ModelCall.of(model, CallSettings())
 
 
 @pytest.mark.usefixtures("transport")

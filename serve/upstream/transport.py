@@ -1,6 +1,7 @@
 """One call of one model, without LiteLLM where it need not translate (`providers.direct`)."""
 
 import asyncio
+import gc
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -84,6 +85,7 @@ class Transport:
     ) -> Any:
         if target.model.name not in self._loaded:
             await asyncio.to_thread(self._load, target)
+            gc.freeze()  # else the collector walks through all that LiteLLM brought
         request = target.translated(body, stream=stream)
         try:
             source = await acomplete(request, optional=optional)
