@@ -211,7 +211,8 @@ class RequestFlow:
 
     def _cut(self) -> tuple[int, str]:
         task = asyncio.current_task()
-        has_left = task is not None and self._serving.get(task, False)
+        # An answer that is closed by nobody's task is one that nobody reads.
+        has_left = task is None or self._serving.get(task, True)
         return (CLIENT_LEFT, "client_left") if has_left else (503, SHUTTING_DOWN)
 
     def _settle(self, ended: Ended) -> asyncio.Task[Ended]:
