@@ -19,7 +19,6 @@ app = typer.Typer(
     cls=Commands,
     help="A trained router for LLM calls: strong model where it pays, weak model elsewhere.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -51,5 +50,5 @@ def _version(
 
 
 # In the order in which --help lists them.
-for group in (routing, training, measuring, audit, replay, serve, connect, label, logs, watch):
+for group in (routing, training, measuring, audit, replay, watch, serve, connect, label, logs):
     group.add_commands(app)

@@ -39,7 +39,7 @@ SeedOption = Annotated[int, Option(min=0, help="Of the halves and intervals.")]
 def add_commands(app: typer.Typer) -> None:
     """Put the commands of this module on `app`."""
     for command in (audit, report):
-        app.command()(_with_options(command))
+        app.command(rich_help_panel="Measure")(_with_options(command))
 
 
 def audit(as_json: JsonOption = False, **options: Any) -> None:

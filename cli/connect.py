@@ -81,7 +81,7 @@ TOOLS: Mapping[str, Tool] = {
 
 def add_commands(app: typer.Typer) -> None:
     """Put the command on `app`."""
-    app.command()(connect)
+    app.command(rich_help_panel="Serve")(connect)
 
 
 def connect(

@@ -6,16 +6,15 @@ import sys
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from typer.core import TyperGroup
-
 from ..errors import ConfigError, RoutingError, ThriftrouteError, TrainingInterruptedError
 from .output import say
+from .sections import Sections
 
 USAGE = 2
 INTERRUPTED = 130
 
 
-class Commands(TyperGroup):
+class Commands(Sections):
     """Turns what a command raises on purpose into a line on stderr and an exit status.
 
     Here and not around `app()`, since typer has its own ideas about Ctrl-C and closed pipes. What

@@ -18,7 +18,7 @@ NOT_ALL = 3  # exit status: stopped at the cap
 
 def add_commands(app: typer.Typer) -> None:
     """Put the command of this module on `app`."""
-    app.command()(label)
+    app.command(rich_help_panel="Logs")(label)
 
 
 def label(

@@ -14,6 +14,7 @@ from ..terminal import new_console
 from . import scale
 from .options import JsonOption, SeedOption
 from .output import print_json
+from .sections import Sections
 
 FilesArgument = Annotated[
     list[Path], typer.Argument(help="Log files: JSONL, JSON or CSV, also .gz.", show_default=False)
@@ -38,13 +39,15 @@ RejectsOption = Annotated[
     Path | None, typer.Option("--rejects", help="Where skipped entries are written (JSONL).")
 ]
 
-logs = typer.Typer(help="Your own logs: import, sample, report.", no_args_is_help=True)
+logs = typer.Typer(
+    cls=Sections, help="Your own logs: import, sample, report.", no_args_is_help=True
+)
 
 
 def add_commands(app: typer.Typer) -> None:
     """Put the commands of this module on `app`."""
     scale.add_commands(logs)
-    app.add_typer(logs, name="logs")
+    app.add_typer(logs, name="logs", rich_help_panel="Logs")
 
 
 @logs.command("import")

@@ -40,8 +40,8 @@ RESEARCH = ("other-pairs", "new-model", "calibration", "int8", "languages")
 
 def add_commands(app: typer.Typer) -> None:
     """Put the commands of this module on `app`."""
-    app.command()(evaluate)
-    app.command()(calibrate)
+    app.command(rich_help_panel="Measure")(evaluate)
+    app.command(rich_help_panel="Measure")(calibrate)
 
 
 def evaluate(

@@ -18,7 +18,7 @@ from .scale import LINE_EVERY_S
 
 def add_commands(app: typer.Typer) -> None:
     """Put the command on `app`."""
-    app.command()(replay)
+    app.command(rich_help_panel="Measure")(replay)
 
 
 def replay(

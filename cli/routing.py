@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 def add_commands(app: typer.Typer) -> None:
     """Put the commands of this module on `app`."""
-    app.command("try")(try_)
-    app.command()(route)
-    app.command()(score)
-    app.command()(inspect)
+    app.command("try", rich_help_panel="Route")(try_)
+    app.command(rich_help_panel="Route")(route)
+    app.command(rich_help_panel="Route")(score)
+    app.command(rich_help_panel="Route")(inspect)
 
 
 def try_(

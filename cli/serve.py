@@ -1,4 +1,4 @@
-"""Commands around the server: `serve`, `init`, `models`, `prices`, `keys`, `records`."""
+"""Commands around the server: `serve`, `init`, `models`, `check`, `prices`, `keys`, `records`."""
 
 import io
 import sys
@@ -14,6 +14,7 @@ from ..files import private, whole_file
 from .exits import database_errors, error_lines
 from .options import JsonOption
 from .output import print_json, say
+from .sections import Sections
 
 if TYPE_CHECKING:
     from ..serve.config.settings import Config
@@ -22,19 +23,24 @@ CONFIG = Path("thriftroute.yaml")
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="The server's config file.")]
 
-prices = typer.Typer(help="The map of prices: a newer one by command.", no_args_is_help=True)
-keys = typer.Typer(help="Clients' API keys.", no_args_is_help=True)
-records = typer.Typer(help="The decisions that a server has written down.", no_args_is_help=True)
+prices = typer.Typer(
+    cls=Sections, help="The map of prices: a newer one by command.", no_args_is_help=True
+)
+keys = typer.Typer(cls=Sections, help="Clients' API keys.", no_args_is_help=True)
+records = typer.Typer(
+    cls=Sections, help="The decisions that a server has written down.", no_args_is_help=True
+)
 
 
 def add_commands(app: typer.Typer) -> None:
     """Put the commands of this module on `app`."""
-    app.command()(serve)
-    app.command()(init)
-    app.command()(models)
-    app.add_typer(prices, name="prices")
-    app.add_typer(keys, name="keys")
-    app.add_typer(records, name="records")
+    app.command(rich_help_panel="Serve")(serve)
+    app.command(rich_help_panel="Serve")(init)
+    app.command(rich_help_panel="Serve")(models)
+    app.command(rich_help_panel="Serve")(check)
+    app.add_typer(prices, name="prices", rich_help_panel="Serve")
+    app.add_typer(keys, name="keys", rich_help_panel="Serve")
+    app.add_typer(records, name="records", rich_help_panel="Serve")
 
 
 def serve(
@@ -189,6 +195,48 @@ def models(
     show(registry)
     if probe:
         show_probes(probes)
+
+
+def check(
+    config: ConfigOption = CONFIG,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Also ask each model once; this costs.")
+    ] = False,
+) -> None:
+    """Say whether `serve` would start: the config, its prices, its router, and every model's key.
+
+    Exit status 2 for a config that is wrong, 1 for a key that is missing or a model that fails.
+
+    Example: thriftroute check --config thriftroute.yaml
+    """
+    require_extra("uvicorn", "serve")
+    from ..serve.config.loader import lines_told, load_config
+    from ..serve.registry import missing_key
+    from ..serve.state import ServerState
+
+    with error_lines():
+        settings = load_config(config)
+        with lines_told(config):
+            registry = ServerState(settings).registry
+    say(
+        f"{config}: valid; {len(registry)} models, each with a price; router {settings.router.name}"
+    )
+    failed = False
+    for model in registry.values():
+        if missing := missing_key(model):
+            failed = True
+            say(f"error: model {model.name} has no API key: set {missing}", err=True)
+    if probe:
+        from .probing import probe_all
+
+        for name, row in probe_all(registry, settings.calls).items():
+            found = row["log_probabilities"]
+            reached = found["outcome"] != "failed"
+            failed |= not reached
+            said = f"{name}: reached" if reached else f"error: {name}: {found['why']}"
+            say(said, err=not reached)
+    if failed:
+        raise typer.Exit(1)
 
 
 @prices.command("refresh")

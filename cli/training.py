@@ -17,9 +17,9 @@ OverwriteOption = Annotated[
 
 def add_commands(app: typer.Typer) -> None:
     """Put the commands of this module on `app`."""
-    app.command()(train)
-    app.command("add-model")(add_model)
-    app.command()(demo)
+    app.command(rich_help_panel="Train")(train)
+    app.command("add-model", rich_help_panel="Train")(add_model)
+    app.command(rich_help_panel="Train")(demo)
 
 
 def train(

@@ -26,7 +26,7 @@ DRIFT = 4  # exit status
 
 def add_commands(app: typer.Typer) -> None:
     """Put the commands of this module on `app`."""
-    app.command()(watch)
+    app.command(rich_help_panel="Measure")(watch)
 
 
 def watch(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -376,6 +377,37 @@ def test_a_protocol_needs_a_bundle() -> None:
 def test_help_shows_an_example(command: str) -> None:
     text = " ".join(ok(command, "--help").split())
     assert f"Example: thriftroute {command}" in text
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_help_is_grouped_and_never_cut(columns: int) -> None:
+    def shown(*group: str) -> str:
+        asked = [*group, "--help"]
+        return str(CliRunner().invoke(app, asked, terminal_width=columns).stdout)
+
+    headings = re.findall(r"^(\w+):$", shown(), re.M)
+    assert headings == ["Options", "Route", "Train", "Measure", "Serve", "Logs"]
+    for group in ((), ("logs",), ("prices",), ("keys",), ("records",)):
+        usage, _, rest = shown(*group).partition("\n\n")
+        assert "..." in usage and "..." not in rest
+        assert max(map(len, rest.splitlines())) <= columns
+
+
+def test_the_shell_completes_commands() -> None:
+    asked = {
+        "_THRIFTROUTE_COMPLETE": "complete_bash",
+        "COMP_WORDS": "thriftroute ro",
+        "COMP_CWORD": "1",
+    }
+    code = "import sys; sys.argv = ['thriftroute']; from thriftroute.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **asked},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["route"]
 
 
 def test_version_and_plain_call() -> None:

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from thriftroute.providers.completion import load_litellm
 from thriftroute.serve.api.auth import principal
 from thriftroute.serve.config.loader import load_config
 from thriftroute.serve.config.template import TEMPLATE
+from thriftroute.testing.stub import StubProvider
+from thriftroute.tests.helpers.serving import pool
 from typer.testing import CliRunner, Result
 
 POOL = """\
@@ -273,7 +276,9 @@ def test_the_command_line_stays_light() -> None:
     assert loaded.isdisjoint({"pydantic", "starlette", "uvicorn", "sqlalchemy", "yaml", "httpx"})
 
 
-@pytest.mark.parametrize("command", [["init"], ["models"], ["prices", "refresh"], ["keys", "new"]])
+@pytest.mark.parametrize(
+    "command", [["init"], ["models"], ["check"], ["prices", "refresh"], ["keys", "new"]]
+)
 def test_help_shows_an_example(command: list[str]) -> None:
     assert f"Example: thriftroute {' '.join(command)}" in ok(*command, "--help")
 
@@ -301,3 +306,33 @@ def test_records_are_exported_whole_or_not_at_all(tmp_path: Path) -> None:
     assert "records cannot be read" in str(failed.output) + str(failed.exception)
     assert len(out.read_text().splitlines()) == 3
     assert list(tmp_path.glob("*.part")) == []
+
+
+@pytest.fixture
+def provider() -> Iterator[StubProvider]:
+    with StubProvider() as running:
+        yield running
+
+
+def test_a_config_that_would_serve_passes_its_check(provider: StubProvider) -> None:
+    settings = {**pool(provider.url), "records": {"url": "sqlite:///own.db"}}
+    Path("thriftroute.yaml").write_text(json.dumps(settings), encoding="utf-8")
+    assert ok("check") == "thriftroute.yaml: valid; 2 models, each with a price; router mf\n"
+    assert provider.requests == []
+    assert not Path("own.db").exists()
+    assert ok("check", "--probe").splitlines()[1:] == ["strong: reached", "weak: reached"]
+    provider.status = 500
+    told = fails(1, "check", "--probe")
+    assert [line.split(":")[0] for line in told] == ["strong", "weak"]
+    assert all("500" in line and "provider-key" not in line for line in told)
+
+
+def test_a_key_that_is_missing_fails_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    ok("init")
+    told = fails(1, "check")
+    assert [line.rsplit(" ", 1)[1] for line in told] == ["OPENAI_API_KEY"] * len(told)
+    assert fails(2, "check", "--config", "none.yaml")[0].startswith("config none.yaml: there is no")
+    bad = POOL + "router: {name: nosuch}\n"
+    Path("bad.yaml").write_text(bad, encoding="utf-8")
+    assert fails(2, "check", "--config", "bad.yaml")[0].startswith("bad.yaml:11: router.name: ")
