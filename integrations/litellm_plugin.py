@@ -17,8 +17,9 @@ from litellm.exceptions import BadRequestError
 from litellm.integrations.custom_logger import CustomLogger
 
 from ..errors import ConfigError, RoutingError
-from ..router.controller import PREFIX, Controller, parse_model_name
+from ..router.controller import Controller
 from ..router.decision import Decision
+from ..router.model_name import PREFIX, parse_model_name
 from ..router.threshold import validate_threshold
 
 if TYPE_CHECKING:

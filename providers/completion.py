@@ -11,6 +11,7 @@ import functools
 import importlib
 import logging
 import os
+import re
 import threading
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -25,6 +26,8 @@ OPENAI_API = frozenset(
 )
 # Asking LiteLLM about these opens a log-in, or asks a server.
 ASKS_OTHERS = frozenset({"github_copilot", "chatgpt", "ollama", "ollama_chat"})
+
+_OF_KEYS = re.compile(r"missing.{0,40}(key|credential)", re.IGNORECASE)
 
 _lock = threading.Lock()
 _BESIDE = 3  # tokens that LiteLLM's counter adds to all messages together
@@ -171,6 +174,22 @@ def missing_key(model: str) -> str | None:
     missing = load_litellm().validate_environment(model)["missing_keys"]
     names = [name for name in missing if name.endswith("_API_KEY")]
     return names[-1] if names and len(names) == len(missing) else None
+
+
+def check_key(request: Mapping[str, Any], error: Exception) -> None:
+    """Raise ConfigError, of one line, where a call failed because nobody gave a key: providers'
+    own clients say so in many words, over several exceptions."""
+    litellm = load_litellm()
+    refused = isinstance(error, litellm.exceptions.AuthenticationError)
+    if request.get("api_key") or not (refused or _OF_KEYS.search(str(error))):
+        return
+    name = missing_key(request["model"])
+    if name is None or litellm.api_key:
+        return
+    raise ConfigError(
+        f"model {request['model']!r}: there is no API key; set the variable {name}, or give "
+        "api_key (of one model: under `models`)"
+    ) from None
 
 
 def local_key(model: str, params: Mapping[str, Any]) -> dict[str, str]:

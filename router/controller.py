@@ -6,17 +6,17 @@ answers, and the decision's reason says so.
 """
 
 import asyncio
+import copy
 import logging
 import os
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -28,11 +28,14 @@ from ..errors import (
     ThresholdError,
     UnknownRouterError,
 )
-from ..providers.completion import acomplete, complete
+from ..providers.completion import acomplete, check_key, complete
 from ..terminal import new_console
+from .chat import Chat
 from .decision import Choice, Decision, attach
 from .looking import LOOK_KEYWORDS, judge, look_keywords, looks_of, without_logprobs
+from .model_name import AUTO, FORM, PREFIX, check_no_router_meant, parse_model_name
 from .routers import (
+    ROUTELLM_THRESHOLDS,
     BundleRouter,
     Floats,
     Router,
@@ -42,7 +45,8 @@ from .routers import (
     tables_of,
 )
 from .score_or_fallback import compare, conversation_for, place_of, score_or_problem
-from .text import Promptlike, validate_context
+from .settings import as_settings, read_config
+from .text import Promptlike, check_messages, validate_context
 from .threshold import (
     STRONG_SHARE,
     ThresholdTable,
@@ -52,8 +56,6 @@ from .threshold import (
     validate_threshold,
 )
 
-PREFIX = "router-"
-FORM = "expected 'router-<name>-<threshold>', for example 'router-mf-0.5'"
 BATCH = 256
 
 logger = logging.getLogger(__name__)
@@ -66,7 +68,10 @@ class Controller:
     """Routes chat completions between a strong and a weak model. Safe to share between threads.
 
         client = Controller(routers=["mf"], strong_model="gpt-4o", weak_model="ollama_chat/llama3")
-        client.chat.completions.create(model="router-mf-0.5", messages=[...])
+        client.chat.completions.create(model="auto", messages=[...])
+
+    "auto" is the one router that is loaded, at its own threshold; "router-mf-0.5" names both.
+    Use it in `with` or `async with`, or call `close`.
 
     routers: names, see `routers.load_router`; a bundle's folder is a name too.
     strong_model, weak_model: as LiteLLM names them. Other plain names can be asked directly.
@@ -120,12 +125,12 @@ class Controller:
         self._progress_bar = progress_bar
         defaults = {"api_base": api_base, "api_key": api_key}
         self._defaults = {key: value for key, value in defaults.items() if value is not None}
-        self._models = _settings(models, "models")
+        self._models = as_settings(models, "models")
         try:
             check_share(strong_share)
         except CalibrationError as error:
             raise ConfigError(str(error)) from error
-        settings, base = _read_config(config)
+        settings, base = read_config(config)
         for name in settings:
             if name not in routers and name not in available_routers():
                 logger.warning("config: there is no router %r; its settings are ignored", name)
@@ -145,8 +150,9 @@ class Controller:
         self._counts: dict[str, Counter[str]] = {name: Counter() for name in self.routers}
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="thriftroute")
-        completions = SimpleNamespace(create=self.completion, acreate=self.acompletion)
-        self.chat = SimpleNamespace(completions=completions)
+        self._options: dict[str, Any] = {}
+        self._shared = False  # a copy of `with_options`, which leaves open what it did not open
+        self.chat = Chat(self)
 
     def decide(
         self,
@@ -200,13 +206,15 @@ class Controller:
     ) -> Any:
         """A chat completion of the model that the router chooses; also `chat.completions.create`.
 
-        `model="router-<name>-<threshold>"`, or `router` and `threshold` or `strong_share`, as for
-        `decide`; the model string wins. Any other `model` is called itself. All other keywords go
-        to LiteLLM as they are, before `models` and the defaults. `decision_of(answer)` tells what
-        was decided.
+        `model="router-<name>-<threshold>"`, or "auto" or no model and `router` and `threshold` or
+        `strong_share`, as for `decide`; the model string wins. Any other `model` is called itself.
+        All other keywords go to LiteLLM as they are, before `models` and the defaults.
+        `decision_of(answer)` tells what was decided.
 
-        Raises RoutingError as `decide` does, and what LiteLLM raises.
+        Raises RoutingError as `decide` does, ConfigError where a key is missing, and what LiteLLM
+        raises.
         """
+        request = {**self._options, **request}
         decision = self._named(request, router, threshold, strong_share)
         if not isinstance(decision, Decision):
             decision = self._decide(request["messages"], *decision)
@@ -222,6 +230,7 @@ class Controller:
                 answer = complete(asked, optional=spare)
             except Exception as error:
                 if backup is None:
+                    check_key(asked, error)
                     raise
                 logger.warning("%s; the weak answer stands", place_of(error))
                 answer = None
@@ -235,6 +244,7 @@ class Controller:
         **request: Any,
     ) -> Any:
         """`completion` for asyncio; also `chat.completions.acreate`. Scoring stays off the loop."""
+        request = {**self._options, **request}
         decision = self._named(request, router, threshold, strong_share)
         if not isinstance(decision, Decision):
             decision = await self._adecide(request["messages"], *decision)
@@ -250,6 +260,7 @@ class Controller:
                 answer = await acomplete(asked, optional=spare)
             except Exception as error:
                 if backup is None:
+                    check_key(asked, error)
                     raise
                 logger.warning("%s; the weak answer stands", place_of(error))
                 answer = None
@@ -279,8 +290,31 @@ class Controller:
         with self._lock:
             return {name: counts.copy() for name, counts in self._counts.items()}
 
+    def with_options(
+        self,
+        *,
+        threshold: float | None = None,
+        strong_share: float | None = None,
+        **options: Any,
+    ) -> "Controller":
+        """A client with the same routers, threads and counts, whose requests have these keywords
+        where they say nothing else: `timeout`, `api_key`, ... as LiteLLM takes them. `threshold` or
+        `strong_share`: of all its routers. Closing it leaves this one open. Raises RoutingError."""
+        made = copy.copy(self)
+        if (threshold, strong_share) != (None, None):
+            for name in self.routers:
+                self._target(name, threshold, strong_share)
+            made._wishes = dict.fromkeys(self.routers, (threshold, strong_share))
+            made._looks = {}
+        made._options = {**self._options, **options}
+        made._shared = True
+        made.chat = Chat(made)
+        return made
+
     def close(self) -> None:
         """Wait for the scoring threads to end, and close the routers that can be closed."""
+        if self._shared:
+            return
         self._pool.shutdown()
         for router in self.routers.values():
             getattr(router, "close", lambda: None)()
@@ -291,6 +325,23 @@ class Controller:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    async def __aenter__(self) -> "Controller":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.to_thread(self.close)
+
+    def __repr__(self) -> str:
+        models = f"strong_model={self.strong_model!r}, weak_model={self.weak_model!r}"
+        return f"<Controller {models}, routers: {', '.join(map(self._described, self.routers))}>"
+
+    def _described(self, name: str) -> str:
+        try:
+            _, threshold, source = self._target(name)
+        except RoutingError:
+            return f"{name} (no threshold)"
+        return f"{name} (threshold {threshold:.6g}{source and f', {source}'})"
+
     def _named(
         self,
         request: Mapping[str, Any],
@@ -299,10 +350,9 @@ class Controller:
         strong_share: float | None,
     ) -> Decision | Target:
         """Router and threshold that a request names, or the decision where it names its model."""
-        if request.get("messages") is None:
-            raise RoutingError("the request has no messages; give messages=[{'role': ...}, ...]")
+        check_messages(request.get("messages"))
         model = request.get("model")
-        if model is None:
+        if model is None or model == AUTO:
             return self._target(router, threshold, strong_share)
         if not isinstance(model, str) or not model.strip():
             raise RoutingError(
@@ -311,6 +361,8 @@ class Controller:
         if model.startswith(PREFIX):
             name, limit = parse_model_name(model, self.routers)
             if limit is not None:
+                if limit in ROUTELLM_THRESHOLDS:
+                    logger.warning(ROUTELLM_THRESHOLDS[limit], model)
                 return self._target(name, limit)
             return self._target(name, threshold, strong_share)
         if (router, threshold, strong_share) != (None, None, None):
@@ -318,6 +370,8 @@ class Controller:
                 f"the request names the model {model!r} and a router or threshold too: leave out "
                 f"one of them; {FORM}"
             )
+        if model not in {*self._models, self.strong_model, self.weak_model}:
+            check_no_router_meant(model, self.routers)
         return Decision(model, "direct", None, None, None, "the caller named the model", 0.0)
 
     def _target(
@@ -394,7 +448,7 @@ class Controller:
         """The calls of one completion, one after the other: yields keywords for LiteLLM and what
         stands in where that call fails (None: nothing), is sent the answer, returns the last."""
         named = str(request.get("model") or "")
-        own_thresholds &= named in ("", f"{PREFIX}{decision.router}")
+        own_thresholds &= named in ("", AUTO, f"{PREFIX}{decision.router}")
         look = self._looks.get(decision.router or "") if own_thresholds else None
         if look is None or request.get("stream") or decision.score is None:
             answer = yield self._request(decision, request), None
@@ -446,67 +500,3 @@ class Controller:
         from rich.progress import track
 
         return track(items, label, console=new_console(stderr=True))
-
-
-def parse_model_name(model: str, routers: Collection[str]) -> tuple[str, float | None]:
-    """Router and threshold of "router-<name>-<threshold>"; None for "router-<name>" alone.
-
-    A name may hold dashes, a threshold any form that `float` reads ("1e-05"): the longest of
-    `routers` that leaves a number is meant. Raises ThresholdError where the name fits and the rest
-    is no number, UnknownRouterError where only the form fits, else RoutingError.
-    """
-    rest = model.removeprefix(PREFIX)
-    if rest in routers:
-        return rest, None
-    loaded = ", ".join(routers) or "none"
-    cuts = [at for at, char in enumerate(rest) if char == "-"]
-    splits = [(rest[:at], _number(rest[at + 1 :])) for at in cuts]
-    fitting = [(name, number) for name, number in splits if name in routers]
-    for name, number in reversed(fitting):
-        if number is not None:
-            return name, number
-    if fitting:
-        raise ThresholdError(
-            f"model {model!r}: threshold {rest[len(fitting[-1][0]) + 1 :]!r} is no number; {FORM}; "
-            f"routers: {loaded}"
-        )
-    # Of "x-1e-05" both "x-1e" and "x" leave a number: the shorter name is meant.
-    for name, number in splits:
-        if number is not None:
-            raise UnknownRouterError(name, tuple(routers))
-    raise RoutingError(f"model {model!r} names no router and threshold; {FORM}; routers: {loaded}")
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
-def _read_config(
-    config: Mapping[str, Mapping[str, Any]] | str | Path | None,
-) -> tuple[dict[str, dict[str, Any]], Path | None]:
-    """(settings by router, folder that their paths are relative to)."""
-    if config is None or isinstance(config, Mapping):
-        return _settings(config, "config"), None
-    import yaml
-
-    path = Path(config)
-    try:
-        read = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except Exception as error:  # YAML makes errors of many kinds of numbers, dates, tags and depth
-        raise ConfigError(f"config {path} cannot be read: {error}") from error
-    return _settings(read, f"config {path}"), path.parent
-
-
-def _settings(value: object, where: str) -> dict[str, dict[str, Any]]:
-    """A mapping of names to mappings, copied; an empty entry counts as one without settings."""
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{where}: expected a mapping of names, got {type(value).__name__}")
-    for name, settings in value.items():
-        if not isinstance(name, str) or not isinstance(settings, Mapping | None):
-            raise ConfigError(f"{where}: expected settings under {name!r}, as a mapping")
-    return {name: dict(settings or {}) for name, settings in value.items()}

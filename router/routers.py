@@ -33,6 +33,25 @@ BUNDLED = ("mf", "bert", "fast")
 BUILT_IN = (*BUNDLED, "random")
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
 
+# What is copied from RouteLLM's README and configuration is answered with what to do here.
+ROUTELLM_ROUTERS = ("sw_ranking", "causal_llm")
+ROUTELLM_SETTINGS = frozenset(
+    (
+        *("arena_battle_datasets", "arena_embedding_datasets", "num_tiers", "hidden_size"),
+        *("text_dim", "num_models", "num_classes", "use_proj", "num_labels", "score_threshold"),
+        *("special_tokens", "num_outputs", "model_type", "model_id", "flash_attention_2"),
+    )
+)
+_SHARE = (
+    "model %r: this threshold is RouteLLM's, for {} of strong calls by its own checkpoint; scores "
+    "of different routers do not compare: give strong_share={} instead"
+)
+# Thresholds of its README -> what to say of the model's name.
+ROUTELLM_THRESHOLDS = {
+    **dict.fromkeys((0.11593, 0.1159, 0.116), _SHARE.format("50%%", 0.5)),
+    **dict.fromkeys((0.1881028115749359, 0.18810, 0.1881), _SHARE.format("20%%", 0.2)),
+}
+
 logger = logging.getLogger(__name__)
 
 
@@ -138,15 +157,20 @@ def load_router(
     the built-in one where it is not given), `strong_model` and `weak_model` (names among the
     bundle's models) and `threads`; of `random` `seed`; of others whatever they take.
 
-    Raises UnknownRouterError, ConfigError (a setting that does not fit, or another distribution's
-    router that cannot be made) and BundleError.
+    Raises UnknownRouterError, ConfigError (a folder that is not there, a setting that does not fit,
+    or another distribution's router that cannot be made) and BundleError.
     """
     given = dict(settings or {})
     plugins = _plugins()
     if name == "random":
         _check_keys(name, given, ("seed",))
         return RandomRouter(**given)
-    if name in BUNDLED or (name not in plugins and (Path(name) / MANIFEST).is_file()):
+    if name in ROUTELLM_ROUTERS and name not in plugins:
+        raise ConfigError(
+            f"router {name!r} is RouteLLM's and does not exist here; use 'mf', 'bert' or 'fast', "
+            "with strong_share instead of its thresholds"
+        )
+    if name in BUNDLED or (name not in plugins and _is_path(name)):
         _check_keys(name, given, ("checkpoint_path", "strong_model", "weak_model", "threads"))
         return BundleRouter(
             _bundle(name, given.get("checkpoint_path"), base),
@@ -178,17 +202,25 @@ def checked_scores(values: object, n: int) -> Floats:
     return scores
 
 
+def _is_path(name: str) -> bool:
+    return (
+        name[:1] in (".", "~") or any(c in name for c in "/\\") or (Path(name) / MANIFEST).is_file()
+    )
+
+
 def _bundle(name: str, given: object, base: Path | None) -> Bundle:
-    folder = CHECKPOINTS / name if name in BUNDLED else Path(name)
+    folder = CHECKPOINTS / name if name in BUNDLED else Path(name).expanduser()
     if given is not None:
         if not isinstance(given, str | Path):
             raise ConfigError(
                 f"router {name!r}: checkpoint_path must be a folder, got {type(given).__name__}"
             )
         folder = (base or Path()) / Path(given).expanduser()
+    if given is None and not folder.is_dir():
+        raise ConfigError(f"router {name!r}: no such folder: {folder.absolute()}")
     if not folder.is_dir():
         raise ConfigError(
-            f"router {name!r}: checkpoint_path {str(given or folder)!r} is no folder. Checkpoints "
+            f"router {name!r}: checkpoint_path {str(given)!r} is no folder. Checkpoints "
             "of RouteLLM and other names of the Hugging Face hub cannot be loaded: leave "
             "checkpoint_path out for the built-in bundle, or give the folder that "
             "`thriftroute train` wrote"
@@ -246,6 +278,11 @@ def _owner(entry: metadata.EntryPoint) -> str:
 
 def _check_keys(name: str, settings: Mapping[str, Any], known: Sequence[str]) -> None:
     for key in settings:
+        if key in ROUTELLM_SETTINGS and key not in known and name in BUNDLED:
+            raise ConfigError(
+                f"router {name!r}: {key!r} is a setting of RouteLLM; leave it out: a bundle knows "
+                "its own sizes and data"
+            )
         if key not in known:
             raise ConfigError(
                 f"router {name!r}: unknown setting {key!r}; known: threshold, strong_share, "

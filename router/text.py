@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeGuard, get_args
 
 from tokenizers import Tokenizer
 
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, RoutingError
 from .tokenizing import token_ids
 
 Context = Literal["last", "conversation", "full"]
@@ -92,6 +92,21 @@ def last_turn(messages: Sequence[Message]) -> str:
     turns = [m for m in messages if m.get("role") not in ("system", "developer")]
     asked = next((m for m in reversed(turns) if m.get("role") == "user"), None)
     return as_conversation([asked or turns[-1]]).last if turns else ""
+
+
+def check_messages(messages: object) -> None:
+    """Raise RoutingError unless these are messages, at least one."""
+    form = "give messages=[{'role': 'user', 'content': ...}, ...]"
+    if messages is None:
+        raise RoutingError(f"the request has no messages; {form}")
+    if isinstance(messages, str) or not isinstance(messages, Sequence):
+        raise RoutingError(f"messages must be a list, got {type(messages).__name__}; {form}")
+    if not messages:
+        raise RoutingError(f"messages is an empty list; {form}")
+    for at, message in enumerate(messages):
+        if not isinstance(message, Mapping) and not hasattr(message, "model_dump"):
+            kind = type(message).__name__
+            raise RoutingError(f"messages[{at}] must be a mapping, got {kind}; {form}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,15 +9,16 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_type
 
 import numpy as np
 import pytest
 from thriftroute.errors import ConfigError, RoutingError, ThresholdError, UnknownRouterError
 from thriftroute.providers.completion import load_litellm
 from thriftroute.router.bundle import Bundle
-from thriftroute.router.controller import Controller, parse_model_name
+from thriftroute.router.controller import Controller
 from thriftroute.router.decision import decision_of
+from thriftroute.router.model_name import parse_model_name
 from thriftroute.router.routers import CHECKPOINTS
 from thriftroute.router.threshold import ThresholdTable
 from thriftroute.testing.stub import StubProvider
@@ -381,6 +382,10 @@ def test_model_names_are_taken_apart(model: str, expected: tuple[str, float | No
         ("router-mf--0.5", ThresholdError, "out of range"),
         ("router-sw_ranking-0.5", UnknownRouterError, "'sw_ranking'; available: mf"),
         ("router-x-y-1e-05", UnknownRouterError, "'x-y'; available: mf"),
+        ("mf-0.5", RoutingError, "did you mean 'router-mf'"),
+        ("Router_MF", RoutingError, "did you mean 'router-mf'"),
+        ("routr-mf-0.5", RoutingError, "did you mean 'router-mf'"),
+        ("Auto", RoutingError, "did you mean 'auto'"),
         ("router-", RoutingError, r"router-<name>-<threshold>.*routers: mf"),
         ("router-0.5", RoutingError, r"router-<name>-<threshold>.*routers: mf"),
         ("router-mf", RoutingError, "no threshold"),
@@ -408,8 +413,9 @@ def test_wrong_keywords_are_routing_errors(make: Make) -> None:
             client.decide(HARD, "mf", bad)
     with pytest.raises(UnknownRouterError, match="'bert'; available: mf"):
         client.route(HARD, "bert", 0.5)
-    with pytest.raises(RoutingError, match="no messages"):
-        client.completion(model="router-mf-0.5")
+    for messages, says in ((None, "no messages"), ("hi", "got str"), ([], "empty"), (["hi"], "0")):
+        with pytest.raises(RoutingError, match=says):
+            client.completion(model="router-mf-0.5", messages=messages)
     with pytest.raises(RoutingError, match="leave out one"):
         client.completion(model="gpt-4o", router="mf", messages=MESSAGES)
 
@@ -577,6 +583,61 @@ def test_a_local_server_needs_no_key(
     client = make(api_key=None)
     assert client.completion(model="router-mf-0.5", messages=MESSAGES).model == "strong"
     assert provider.requests[-1].api_key == "none"
+
+
+def test_a_missing_key_is_one_line_with_the_variables_name(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(ConfigError, match="set the variable OPENAI_API_KEY") as caught:
+        make(api_base=None, api_key=None).completion(model="router-mf-0", messages=MESSAGES)
+    assert "\n" not in str(caught.value)
+    assert caught.value.__suppress_context__
+
+
+def test_options_hold_for_one_copy_and_auto_is_the_loaded_router(
+    make: Make, provider: StubProvider
+) -> None:
+    client = make()
+    with client.with_options(threshold=0.0, temperature=0.25) as quick:
+        create = quick.chat.completions.create
+        decision = decision_of(create(model="auto", messages=[{"role": "user", "content": EASY}]))
+        assert decision is not None
+        assert (decision.model, decision.threshold) == (STRONG, 0.0)
+        assert provider.requests[-1].body["temperature"] == 0.25
+        assert "mf (threshold 0)" in repr(quick)
+        with pytest.raises(ThresholdError):
+            quick.with_options(threshold=2)
+
+    async def after() -> str:
+        async with client:
+            answer = await client.chat.completions.acreate(model="router-mf-1", messages=MESSAGES)
+        return answer.model
+
+    assert asyncio.run(after()) == "weak"
+    assert "temperature" not in provider.requests[-1].body
+    assert client.model_counts["mf"] == {STRONG: 1, WEAK: 1}
+    assert "mf (no threshold)" in repr(client)
+    assert STRONG in repr(client)
+
+
+def test_thresholds_of_routellms_readme_are_warned_of(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    make().completion(model="router-mf-0.11593", messages=MESSAGES)
+    assert "give strong_share=0.5 instead" in caplog.text
+
+
+def test_the_types_of_answers_are_openais(make: Make) -> None:
+    """The type checker does the checking, of this file as of a user's."""
+    chat = make().chat.completions
+    answer = chat.create(model="router-mf-1", messages=MESSAGES)
+    chunks = chat.create(model="router-mf-1", messages=MESSAGES, stream=True)
+    assert_type(answer.choices[0].message.content, str | None)
+    assert answer.choices[0].message.content == "Answer of weak."
+    texts = [chunk.choices[0].delta.content for chunk in chunks]
+    assert_type(texts, list[str | None])
+    assert "".join(text or "" for text in texts) == "Answer of weak."
 
 
 def test_a_providers_error_comes_through(make: Make) -> None:

@@ -106,8 +106,14 @@ def test_a_bundle_of_another_kind_is_refused(make_bundle: Callable[..., Any]) ->
 
 
 def test_unknown_settings_are_listed_with_the_known_ones(tiny_bundle: Path) -> None:
-    with pytest.raises(ConfigError, match=r"'hidden_size'; known: .*checkpoint_path.*weak_model"):
+    with pytest.raises(ConfigError, match=r"'size'; known: .*checkpoint_path.*weak_model"):
+        load_router("mf", {"checkpoint_path": tiny_bundle, "size": 128})
+    with pytest.raises(ConfigError, match="'hidden_size' is a setting of RouteLLM; leave it out"):
         load_router("mf", {"checkpoint_path": tiny_bundle, "hidden_size": 128})
+    with pytest.raises(ConfigError, match=r"'sw_ranking' is RouteLLM's.*use 'mf'"):
+        load_router("sw_ranking")
+    with pytest.raises(ConfigError, match="'runs/nope': no such folder"):
+        load_router("runs/nope")
     with pytest.raises(ConfigError, match=r"'sead'; known: .*seed"):
         load_router("random", {"sead": 1})
     with pytest.raises(ConfigError, match="must be a folder, got int"):
@@ -126,8 +132,8 @@ def test_random_repeats_with_a_seed_and_is_uniform() -> None:
 
 
 def test_an_unknown_router_lists_those_that_are_there() -> None:
-    with pytest.raises(UnknownRouterError, match="'sw_ranking'; available: mf, bert, fast, random"):
-        load_router("sw_ranking")
+    with pytest.raises(UnknownRouterError, match="'nope'; available: mf, bert, fast, random"):
+        load_router("nope")
 
 
 def test_another_distribution_adds_a_router(distribution: Distribution) -> None:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ...router.controller import PREFIX
+from ...router.model_name import PREFIX
 from .. import thoughts
 from ..dialects import (
     messages_answer,

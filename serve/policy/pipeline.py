@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ...errors import RoutingError, ThresholdError
-from ...router.controller import PREFIX, parse_model_name
+from ...router.model_name import AUTO, PREFIX, parse_model_name
 from ...router.routers import BundleRouter, Router
 from ...router.threshold import validate_threshold
 from ..config.settings import Config
@@ -42,8 +42,6 @@ from .rules import Rules
 from .selection import Fastest, Selection, stay, weaker
 from .sensitivity import Sensitivity
 from .switching import Switching
-
-AUTO = "auto"
 
 
 class Pipeline:
