@@ -70,7 +70,7 @@ PLACES = {
 }
 # (way, other way, least ratio of their rates)
 BARS = (("fast", "portkey", 1.0), ("plain", "portkey", 1.2), ("routed", "proxy", 2.5))
-STREAMED = ("direct", "plain", "routed", "fast", "portkey")
+STREAMED = ("direct", "plain", "routed", "fast")
 STUB = str(Path(__file__).with_name("serve_parts.py"))
 _numbers = itertools.count()
 _STUB = [""]  # where Portkey's gateway, which is told by each request, finds the stub
