@@ -242,7 +242,7 @@ def _route(threshold: float, screen: _Screen) -> None:
                 decision = decision_of(answer)
                 assert decision is not None
                 score = "-" if decision.score is None else f"{decision.score:.3f}"
-                told = answer.choices[0].message.content
+                told = answer.choices[0].message.content or ""
                 table.add_row(escape(prompt), score, decision.choice, escape(told))
             counts = client.model_counts["mf"]
     screen.console.print(table)

@@ -6,10 +6,11 @@ from typing import Any
 
 from ...errors import ConfigError
 from ...eval.drift.arms import CONTROL, TREATMENT
+from ...router.model_name import AUTO
 from ...router.routers import Router, load_router
 from ..config.settings import Config
 from ..errors import bad_setting
-from ..policy.pipeline import AUTO, Pipeline
+from ..policy.pipeline import Pipeline
 from ..policy.selection import Fastest
 from ..registry import Model
 from ..request import ChatRequest
