@@ -33,6 +33,9 @@ QualityOption = Annotated[float, Option(help="Least part of strong's mean reward
 ConfidenceOption = Annotated[float, Option(help="With which --min-quality must be shown.")]
 SavingOption = Annotated[float, Option(help="Least saving that is worth a router.")]
 LabelsOption = Annotated[int, Option(min=1, help="Most labels that you would pay for.")]
+SessionsOption = Annotated[
+    list[Path] | None, Option(help="Recorded sessions, as replay reads them: may they switch?")
+]
 SeedOption = Annotated[int, Option(min=0, help="Of the halves and intervals.")]
 
 
@@ -51,7 +54,7 @@ def audit(as_json: JsonOption = False, **options: Any) -> None:
     """
     audited = _run(**options)
     if as_json:
-        print_json({**audited.verdict.to_dict(), "router": audited.router})
+        print_json(audited.to_dict())
         return
     from ..eval.audit.command import print_audit
 
@@ -94,6 +97,7 @@ def _run(
     strong_price: StrongPriceOption = None,
     weak_price: WeakPriceOption = None,
     output_tokens: TokensOption = None,
+    sessions: SessionsOption = None,
     seed: SeedOption = 0,
 ) -> "Audited":
     """What both commands do, with the options that both have."""
@@ -108,7 +112,7 @@ def _run(
     target = Target(benchmark or (), data, names(strong), names(weak))
     settings = AuditSettings(min_quality, confidence, min_saving, max_labels, seed=seed)
     cost = CostOptions(strong_model, weak_model, strong_price, weak_price, output_tokens)
-    return run_audit(router, target, settings, cost)
+    return run_audit(router, target, settings, cost, sessions or ())
 
 
 def _with_options(command: Callable[..., None]) -> Any:

@@ -74,6 +74,38 @@ def test_the_terminal_tells_the_same(tiny_bundle: Path, routed: Path) -> None:
     assert "always-weak" in text and "oracle" in text
 
 
+def test_recorded_sessions_tell_whether_to_switch_inside_them(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    steps = tmp_path / "steps.jsonl"
+    cached = [
+        {"session": "s", "time": i, "cache_read_tokens": 50_000, "cache_write_tokens": 1000}
+        | {"input_tokens": 0, "output_tokens": 100, "messages": i + 1, "tool_results": i}
+        for i in range(40)
+    ]
+    steps.write_text("\n".join(map(json.dumps, cached)))
+    models = ("--strong-model", "claude-opus-4-6", "--weak-model", "claude-haiku-4-5")
+    args = (
+        "--router",
+        tiny_bundle,
+        "--data",
+        write(tmp_path / "few.jsonl", 30),
+        *PAIR,
+        *models,
+        "--sessions",
+        steps,
+    )
+    found = verdict(*args)["sessions"]
+    replayed = json.loads(ok("replay", steps, "--strong", models[1], "--weak", models[3], "--json"))
+    assert found == replayed
+    assert not found["switch_inside_sessions"]
+    told = found["advice"]
+    assert told.startswith("do not switch inside sessions: ")
+    page = tmp_path / "page.html"
+    ok("report", *args, "--out", page)
+    assert told[1:] in page.read_text()
+
+
 def test_uninformed_scores_are_refused(tiny_bundle: Path, tmp_path: Path) -> None:
     noise = write(tmp_path / "noise.jsonl", 1000, informed=False)
     found = verdict("--router", tiny_bundle, "--data", noise, *PAIR)

@@ -2,8 +2,11 @@
 
 import contextlib
 import dataclasses
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +24,9 @@ from ..command import ScoredPrompts, Target, score_prompts, scored
 from ..look_command import look_at
 from ..look_gain import LookGain, look_gain
 from ..metrics import Floats
-from ..pricing import CostOptions
+from ..pricing import SIDES, CostOptions
 from ..printing import line, table
+from ..replay.command import Replay, ReplaySettings, run_replay
 from ..scored import CachedScorer
 from ..second_look import PRICE_RATIO
 from .audit import audit
@@ -41,7 +45,8 @@ class Audited:
     """A verdict, and the labelled prompts that it is about.
 
     `rows` as they were audited; `embeddings` float32[n, d], None where the router has none;
-    `tasks`, n names, None where the data names fewer than two.
+    `tasks`, n names, None where the data names fewer than two. `sessions`: what routing costs
+    inside recorded sessions of the same two models, where some were given.
     """
 
     verdict: AuditVerdict
@@ -50,6 +55,12 @@ class Audited:
     rows: Rows
     embeddings: Embeddings | None
     tasks: list[str] | None
+    sessions: Replay | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it but the prompts, for JSON."""
+        sessions = None if self.sessions is None else self.sessions.to_dict()
+        return {**self.verdict.to_dict(), "router": self.router, "sessions": sessions}
 
     def prompt_text(self, index: int) -> str:
         """Prompt `index` as a person reads it: the user turns, where it is a conversation."""
@@ -59,13 +70,19 @@ class Audited:
 
 
 def run_audit(
-    name: str, target: Target, settings: AuditSettings, cost: CostOptions | None = None
+    name: str,
+    target: Target,
+    settings: AuditSettings,
+    cost: CostOptions | None = None,
+    sessions: Sequence[Path] = (),
 ) -> Audited:
     """Audit the router `name` on the one labelled set that `target` names.
 
     Costs are those of the options, else those that the data has for every prompt, else strong calls
-    are counted. Raises ConfigError where options do not fit together, and what the loaders, the
-    readers and `measure.Rows.of` raise.
+    are counted. `sessions`: recorded ones, as `replay` reads them, for a replay with the same
+    models and prices, and with the verdict's threshold where they have texts. Raises ConfigError
+    where options do not fit together, and what the loaders, the readers, `measure.Rows.of` and
+    `run_replay` raise.
     """
     if target.data is not None and target.benchmarks:
         raise ConfigError("give one of --data and --benchmark")
@@ -88,7 +105,31 @@ def run_audit(
     found, hint = _second_look(on, target, rows, settings)
     warnings = (*warnings, *hint)
     verdict = dataclasses.replace(verdict, warnings=warnings, second_look=found)
-    return Audited(verdict, name, benchmark, rows, embeddings, labels.tasks)
+    replay = _replay(name, verdict, target, cost or CostOptions(), sessions) if sessions else None
+    return Audited(verdict, name, benchmark, rows, embeddings, labels.tasks, replay)
+
+
+def _replay(
+    name: str, verdict: AuditVerdict, target: Target, cost: CostOptions, sessions: Sequence[Path]
+) -> Replay:
+    strong, weak = (
+        getattr(cost, f"{side}_model") or next(iter(getattr(target, side)), "") for side in SIDES
+    )
+    if not (strong and weak):
+        raise ConfigError("--sessions needs --strong-model NAME and --weak-model NAME")
+    threshold = verdict.candidate_threshold
+    known = not math.isnan(threshold)
+    settings = ReplaySettings(
+        strong,
+        weak,
+        strong_price=cost.strong_price,
+        weak_price=cost.weak_price,
+        router=name if known else None,
+        threshold=threshold if known else None,
+        seed=verdict.seed,
+        router_if_text=True,
+    )
+    return run_replay(sessions, settings)
 
 
 def _second_look(
@@ -139,6 +180,8 @@ def print_audit(audited: Audited, console: "Console | None" = None) -> None:
         line(out, fact)
     if verdict.second_look is not None:
         line(out, f"second look: {verdict.second_look.why}")
+    if audited.sessions is not None:
+        line(out, f"sessions: {audited.sessions.advice}", style="bold")
     for warning in verdict.warnings:
         line(out, f"warning: {warning}", style="yellow")
     if verdict.candidate is None:
