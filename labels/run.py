@@ -16,6 +16,7 @@ from ..data.lines import write_jsonl
 from ..data.logs.sampling import Floats
 from ..data.logs.schema import LogRow, read_logs
 from ..errors import ConfigError, DataError
+from ..providers.completion import arm_of
 from . import output
 from .asking import (
     CapReached,
@@ -290,7 +291,8 @@ def _notes(
             f"${ledger.lost:.4f} counts as spent for them"
         )
     judge = setup.judge
-    if judge is not None and judge.name in (setup.strong.name, setup.weak.name):
+    models = {arm_of(model.name)[0] for model in (setup.strong, setup.weak)}
+    if judge is not None and arm_of(judge.name)[0] in models:
         yield f"beware: {judge.name} judges its own answers, and models prefer those"
     others = {
         row.model

@@ -195,7 +195,10 @@ def _model(settings: LabelSettings, side: str, name: str) -> PricedModel:
 def _check_settings(settings: LabelSettings) -> None:
     cap = settings.max_usd
     if settings.strong == settings.weak:
-        raise ConfigError(f"--strong and --weak are both {settings.strong!r}")
+        raise ConfigError(
+            f"--strong and --weak are both {settings.strong!r}; one model at two efforts is a pair "
+            "as NAME@high and NAME@low"
+        )
     if cap is not None and not 0 <= cap < float("inf"):
         raise ConfigError(f"--max-usd: expected a finite number >= 0, got {cap}")
     if settings.judge is None and settings.checks is None and not settings.votes:

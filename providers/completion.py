@@ -26,6 +26,8 @@ OPENAI_API = frozenset(
 )
 # Asking LiteLLM about these opens a log-in, or asks a server.
 ASKS_OTHERS = frozenset({"github_copilot", "chatgpt", "ollama", "ollama_chat"})
+# What a model's name may end with, as in `gpt-5@low`: how much it thinks. Vertex has dates there.
+EFFORTS = frozenset({"none", "minimal", "low", "medium", "high", "xhigh", "max"})
 
 _OF_KEYS = re.compile(r"missing.{0,40}(key|credential)", re.IGNORECASE)
 
@@ -76,6 +78,19 @@ def warm_up() -> None:
         list(litellm.completion(model="openai/gpt-4o", messages=prompt, **more))
 
 
+def arm_of(name: str) -> tuple[str, dict[str, str]]:
+    """The model that a name means, and the keywords that its effort adds to each call: `gpt-5@low`
+    is gpt-5 with reasoning_effort low. Any other name is the model's own."""
+    model, _, effort = name.rpartition("@")
+    return (model, {"reasoning_effort": effort}) if model and effort in EFFORTS else (name, {})
+
+
+def _called(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords of a call; an effort of its own comes before that of the model's name."""
+    model, effort = arm_of(request["model"])
+    return {**effort, **request, "model": model, **local_key(model, request)}
+
+
 def complete(request: Mapping[str, Any], *, optional: Collection[str] = ()) -> Any:
     """`litellm.completion(**request)`: a ModelResponse, or a stream wrapper with `stream=True`.
 
@@ -83,7 +98,7 @@ def complete(request: Mapping[str, Any], *, optional: Collection[str] = ()) -> A
     the provider does. Raises what LiteLLM raises, and ConfigError for a model whose provider it
     cannot tell."""
     litellm = load_litellm()
-    request = {**request, **local_key(request["model"], request)}
+    request = _called(request)
     try:
         return litellm.completion(**request)
     except litellm.exceptions.BadRequestError as error:
@@ -100,7 +115,7 @@ async def acomplete(request: Mapping[str, Any], *, optional: Collection[str] = (
     if not is_loaded():
         await asyncio.to_thread(load_litellm)
     litellm = load_litellm()
-    request = {**request, **local_key(request["model"], request)}
+    request = _called(request)
     try:
         return await litellm.acompletion(**request)
     except litellm.exceptions.BadRequestError as error:
@@ -144,6 +159,7 @@ def provider_of(model: str, params: Mapping[str, Any]) -> str:
 
 def check_provider(model: str, params: Mapping[str, Any]) -> None:
     """Raise ConfigError, which says what to write, where LiteLLM cannot tell who serves `model`."""
+    model = arm_of(model)[0]
     # A provider by name needs no look at the rest, which for some opens a log-in.
     if model.partition("/")[0] in load_litellm().provider_list or provider_of(model, params):
         return
@@ -245,6 +261,7 @@ def _counted(messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None 
 def _resolved(model: str, params: Mapping[str, Any]) -> tuple[str, str | None]:
     """(provider, the key that LiteLLM has for it), as far as LiteLLM tells before a call."""
     litellm = load_litellm()
+    model = arm_of(model)[0]
     model = litellm.model_alias_map.get(model, model)
     given = params.get("custom_llm_provider")
     first = given or model.partition("/")[0]

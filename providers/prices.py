@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from ..errors import CalibrationError, ConfigError
 from . import price_map
-from .completion import ASKS_OTHERS, is_loaded, load_litellm
+from .completion import ASKS_OTHERS, arm_of, is_loaded, load_litellm
 
 Floats = npt.NDArray[np.float64]
 PER = 1_000_000  # prices are told for so many tokens
@@ -110,6 +110,7 @@ def find(model: str) -> tuple[str, Mapping[str, Any], str]:
 
     Where from: "refreshed" (the copy in the cache folder) or "litellm" (the installed map).
     """
+    model = arm_of(model)[0]  # at any effort a token costs the same
     found = lookup(price_map.read()[1], model)
     if found is not None:
         return *found, "refreshed"

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from ..errors import ConfigError
 from ..providers import completion
-from ..providers.completion import check_provider
+from ..providers.completion import arm_of, check_provider
 from ..providers.direct import CHAT, DirectModel, provider_of
 from ..providers.prices import PER, Price, cost_key, find, listed_price, register, token_prices
 from .config.settings import CAPABILITIES, Config, ModelSettings, PriceSettings, Transport
@@ -97,7 +97,7 @@ class Registry(dict[str, Model]):
             try:
                 if called:  # first: under its right name the map may know the price too
                     params = {**settings.params, "api_base": settings.api_base}
-                    called_as = settings.model or settings.name
+                    called_as = arm_of(settings.model or settings.name)[0]
                     # Whom we know ourselves needs no LiteLLM.
                     if not provider_of(called_as)[0]:
                         check_provider(called_as, params)
@@ -156,7 +156,7 @@ def missing_key(model: Model) -> str | None:
 
 
 def _model(settings: ModelSettings) -> Model:
-    litellm_model = settings.model or settings.name
+    litellm_model, effort = arm_of(settings.model or settings.name)
     key, entry, origin = find(litellm_model)
     given = {
         "price": settings.price,
@@ -182,6 +182,7 @@ def _model(settings: ModelSettings) -> Model:
     can = frozenset(c for c in CAPABILITIES if entry.get(_FLAGS[c]) or not entry)
     own = {name: getattr(settings, name) for name in ("api_base", "api_key")}
     own["timeout"] = settings.timeout_s
+    params = {**effort, **settings.params, **{k: v for k, v in own.items() if v}}
     return Model(
         name=settings.name,
         litellm_model=litellm_model,
@@ -194,7 +195,7 @@ def _model(settings: ModelSettings) -> Model:
         capabilities=can if settings.capabilities is None else settings.capabilities,
         tags=settings.tags,
         bundle_model=settings.bundle_model,
-        params=MappingProxyType({**settings.params, **{k: v for k, v in own.items() if v}}),
+        params=MappingProxyType(params),
         sources=MappingProxyType({"capabilities": "assumed"} | sources),
         responses=settings.responses,
         transport=settings.transport,

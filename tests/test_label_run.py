@@ -383,3 +383,25 @@ def test_checks_of_no_row_are_refused(panel: Panel, log: Path, tmp_path: Path) -
     checks.write_text('{"id": "nobody", "exact": "x"}\n')
     with pytest.raises(ConfigError, match="none of its 1 checks names a row"):
         run(make_request(panel, log, checks=checks))
+
+
+# LiteLLM warns of its own types as it loads what it has for such models.
+@pytest.mark.filterwarnings("ignore:.*ReadOnly.*:UserWarning")
+def test_one_model_at_two_efforts_is_a_pair(panel: Panel, tmp_path: Path) -> None:
+    def say(model: str, body: Any) -> str:
+        return fair(model, body) if model == "judge" else f"{body['reasoning_effort']} says so"
+
+    panel.say = say
+    log = make_log(tmp_path / "log.jsonl", 2, answer=None, model="gpt-5-mini")
+    names = {"strong": "openai/gpt-5-mini@high", "weak": "openai/gpt-5-mini@low"}
+    request = make_request(panel, log, **names, prices={"judge": "5,5"})
+    result, told = run(request)
+    assert result.stopped is None, told
+    asked = [r.body for r in panel.requests if r.body["model"] == "gpt-5-mini"]
+    assert sorted(body["reasoning_effort"] for body in asked) == ["high"] * 2 + ["low"] * 2
+    first = lines(request.out)[0]
+    assert (first["model_a"], first["model_b"]) == tuple(names.values())
+    assert first["answer_b"] == "low says so"
+    assert first["cost_a"] > 0 and first["cost_b"] > 0
+    with pytest.raises(ConfigError, match="NAME@high and NAME@low"):
+        run(make_request(panel, log, strong="m", weak="m"))

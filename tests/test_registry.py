@@ -66,6 +66,19 @@ def test_a_model_may_be_named_with_its_provider_and_by_another_name() -> None:
     assert model.input_price == entry["input_cost_per_token"]
 
 
+def test_one_model_at_two_efforts_is_two_models_at_one_price() -> None:
+    pool = build({"name": "gpt-5@high"}, {"name": "quick", "model": "openai/gpt-5@low"})
+    plain = one(model="gpt-5")
+    for name, effort in (("gpt-5@high", "high"), ("quick", "low")):
+        model = pool[name]
+        assert model.litellm_model.removeprefix("openai/") == "gpt-5"
+        assert model.params["reasoning_effort"] == effort
+        assert model.price == plain.price
+        assert model.context_window == plain.context_window
+    own = one(model="gpt-5@low", params={"reasoning_effort": "none"})
+    assert own.params["reasoning_effort"] == "none"
+
+
 def test_a_price_of_the_config_is_what_litellm_charges() -> None:
     model = one(model="openai/own", price={"input": 1.5, "output": 6, "cached_input": 0.5})
     prices = (model.input_price, model.output_price, model.cached_input_price)

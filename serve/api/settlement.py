@@ -10,6 +10,7 @@ from ...router.looking import without_logprobs
 from ...router.score_or_fallback import place_of
 from ..cache.answers import Kept, is_complete, pack
 from ..policy.course import Course
+from ..registry import Model
 from ..spend.cost import Usage, cost_of, is_priced_here, usage_of
 from ..state import ServerState
 from ..upstream.caller import CANCELLED
@@ -63,16 +64,14 @@ async def _price(state: ServerState, ended: Ended) -> Ended:
     routed = None if plan is None else plan.routed
     if ended.cache in {"hit", "semantic"} and ended.completion is not None:
         usage, kept = usage_of(ended.completion) or Usage(0, 0), None if routed is None else 0.0
-        would = cost_of(strong, usage)
+        would = await _cost(state, strong, usage)
         return replace(ended, usage=usage, cost=0.0, strong_cost=would, routed_cost=kept)
     usage, used_tokens, cost = Usage(0, 0), 0, 0.0
     priced: dict[str, float] = {}  # what the latest usage comes to
     for attempt in ended.attempts:
         found = await _usage(state, ended, attempt)
         if found is not None:
-            if not is_priced_here(models[attempt.model], found):
-                await state.in_thread(partial(cost_of, models[attempt.model], found))
-            usage, priced = found, {attempt.model: cost_of(models[attempt.model], found)}
+            usage, priced = found, {attempt.model: await _cost(state, models[attempt.model], found)}
             cost += priced[attempt.model]
             used_tokens += found.total_tokens
     ended = replace(ended, usage=usage, used_tokens=used_tokens, cost=cost)
@@ -85,9 +84,15 @@ async def _price(state: ServerState, ended: Ended) -> Ended:
     known = priced.get(strong.name) if always is usage else None
     return replace(
         ended,
-        strong_cost=cost_of(strong, always) if known is None else known,
-        routed_cost=None if routed is None else cost_of(models[routed], usage),
+        strong_cost=await _cost(state, strong, always) if known is None else known,
+        routed_cost=None if routed is None else await _cost(state, models[routed], usage),
     )
+
+
+async def _cost(state: ServerState, model: Model, usage: Usage) -> float:
+    if is_priced_here(model, usage):
+        return cost_of(model, usage)
+    return await state.in_thread(partial(cost_of, model, usage))
 
 
 async def _usage(state: ServerState, ended: Ended, attempt: Attempt) -> Usage | None:
