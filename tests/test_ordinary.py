@@ -4,6 +4,7 @@ Bars are for pairs of a hard and an easy prompt (`difficulty.pairs_in_order`).
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from thriftroute.data.sources import CORPUS
 from thriftroute.data.split import prompt_key
 from thriftroute.data.tables import PairTable, pair_table
 from thriftroute.research.difficulty import pairs_in_order
+from thriftroute.router.controller import Controller
 from thriftroute.router.routers import CHECKPOINTS
 from thriftroute.router.scorer import Scorer
 
@@ -33,6 +35,20 @@ def read(path: Path) -> list[Row]:
 @pytest.fixture(scope="module")
 def corpus() -> list[Row]:
     return read(CORPUS)
+
+
+def test_prompts_that_pages_call_hard_go_to_strong_and_greetings_to_weak() -> None:
+    root = Path(__file__).parent.parent
+    pages = [root / "README.md", *(root / "docs").glob("*.md"), root / "serve/api/page.html"]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    hard = {*re.findall(r'"(Prove (?:that|Fermat)[^"\n]+?\.)\\?"', text)}
+    easy = {*re.findall(r'"(What is [^"\n]+?\?|[Hh]ello!?)\\?"', text)}
+    assert len(hard) >= 2 and len(easy) >= 3
+    with Controller(["mf", "fast"], "strong", "weak") as client:
+        for router in client.routers:
+            wrong = [p for p in hard if client.route(p, router, strong_share=0.3) != "strong"]
+            wrong += [p for p in easy if client.route(p, router, strong_share=0.3) != "weak"]
+            assert not wrong, router
 
 
 @pytest.fixture(scope="module")

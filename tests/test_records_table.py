@@ -32,6 +32,15 @@ def test_fallbacks_are_changes_of_model_not_retries() -> None:
     assert [of(), of("a"), of("a", "a"), of("a", "b"), of("a", "a", "b", "c")] == [0, 0, 0, 1, 2]
 
 
+def test_an_escalation_is_no_fallback() -> None:
+    weak = {"model": "weak", "status": 200, "error": None}
+    failed = {"model": "weak", "status": 500, "error": "InternalServerError"}
+    strong = {"model": "strong", "status": 200, "error": None}
+    found = [Record(id="d", time=0, attempts=a) for a in ([weak, strong], [failed, strong])]
+    assert [record.fallbacks for record in found] == [0, 1]
+    assert found[1].moves == [("weak", "strong")]
+
+
 def test_a_row_has_a_value_for_every_column() -> None:
     assert set(to_row(Record(id="d", time=0.0))) == {column.name for column in decisions.c}
 

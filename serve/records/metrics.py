@@ -7,7 +7,6 @@ many as they like. The dashboard of deploy/grafana/thriftroute.json reads these 
 import math
 import os
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,10 +121,8 @@ class Metrics:
             self.looks.labels("escalated" if record.escalated else "stayed").inc()
         if (switch := switch_of(record.steps)) is not None:
             self.switches.labels(switch).inc()
-        tried = [self._name(a.get("model")) for a in record.attempts if not a.get("beside")]
-        for before, after in pairwise(tried):
-            if before != after:
-                self.fallbacks.labels(before, after).inc()
+        for before, after in record.moves:
+            self.fallbacks.labels(self._name(before), self._name(after)).inc()
         self._look()
 
     def _observe_times(self, record: Record, model: str) -> None:

@@ -70,10 +70,18 @@ class Record:
     look_wrong: bool | None = None
 
     @property
+    def moves(self) -> list[tuple[Any, Any]]:
+        """(failed model, the one tried next) along `attempts`. An escalation is none: the weak
+        model had answered, and the second look asked the strong one too."""
+        tried = [a for a in self.attempts if not a.get("beside")]
+        pairs = [(a, b) for a, b in pairwise(tried) if a.get("status") != 200 or a.get("error")]
+        named = [(a.get("model"), b.get("model")) for a, b in pairs]
+        return [(before, after) for before, after in named if before != after]
+
+    @property
     def fallbacks(self) -> int:
-        """How often another model had to be tried: changes of model along `attempts`."""
-        models = [a.get("model") for a in self.attempts if not a.get("beside")]
-        return sum(a != b for a, b in pairwise(models))
+        """How often another model had to be tried."""
+        return len(self.moves)
 
 
 def hash_prompt(messages: Sequence[Mapping[str, Any]]) -> str:
