@@ -9,6 +9,7 @@ from pathlib import Path
 from thriftroute.cli import app
 from typer.testing import CliRunner
 
+README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
 SAMPLES = Path(__file__).resolve().parent.parent / "data" / "samples"
 
 
@@ -26,6 +27,11 @@ def test_once_prints_a_saving_and_leaves_nothing(tmp_path: Path) -> None:
     assert 0 < cost < strong_cost and 0 < strong < 60
     assert done.stdout.count("%  ") == 10  # examples
     assert not list(tmp_path.iterdir())
+    # The README shows this output; its figures depend on the prices of the day.
+    shown = README.partition("$ thriftroute try --once\n")[2].partition("\n\n")[0].splitlines()
+    whole = [line[4:] for line in shown if "..." not in line and "$" not in line]
+    assert len(whole) == 5
+    assert [line for line in whole if line not in done.stdout] == []
 
 
 def test_a_log_is_only_read(tmp_path: Path) -> None:
