@@ -1,12 +1,14 @@
 """The cost-quality curve of one benchmark as a PNG."""
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..errors import require_extra
+from .printing import number_text
 
 # Okabe and Ito 2008: told apart by readers with any common colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -17,6 +19,7 @@ BASELINES: dict[str, tuple[str, Any]] = {
     "knn": ("#777777", (0, (3, 1, 1, 1))),
     "prompt-length": ("#999999", (0, (4, 3))),
 }
+MOST_BANDS = 2
 WIDTH_IN, HEIGHT_IN, DPI = 8.6, 5.0, 150
 
 
@@ -28,7 +31,8 @@ def cost_quality_png(
     """PNG of mean reward against share of strong calls, all routers and baselines.
 
     `facts` is an entry of EvaluationReport.benchmarks, `curves` the benchmark's entry of its
-    curves, `apgr` by name. A name that is no baseline is drawn as a router, with its 95% band.
+    curves, `apgr` by name. A name that is no baseline is drawn as a router, the
+    best two with their 95% bands.
     Raises MissingExtraError without matplotlib.
     """
     figures: Any = require_extra("matplotlib.figure", "eval")
@@ -47,7 +51,7 @@ def cost_quality_png(
         axes.annotate(f"always {what}: {model} {value:.3f}", (0.985, value), **text)
     axes.plot([0, 1], [low, high], color="#999999", linewidth=1.2, label="random 0.500")
     routers = [name for name in curves if name not in BASELINES]
-    tops = [low, high]
+    tops, bands = [low, high], 0
     for name in sorted(curves, key=lambda name: (name in BASELINES, -apgr.get(name, 0.0))):
         curve = {key: np.asarray(values, dtype=np.float64) for key, values in curves[name].items()}
         tops += [curve["reward"].max(), curve["reward"].min()]
@@ -57,9 +61,13 @@ def cost_quality_png(
         else:
             colour = COLOURS[routers.index(name) % len(COLOURS)]
             look = {"linewidth": 2.2}
+            # More than two bands hide each other and the lines.
             band = curve["low"], curve["high"]
-            axes.fill_between(curve["share"], *band, color=colour, alpha=0.15, linewidth=0)
-        label = f"{_short(name)} {apgr.get(name, float('nan')):.3f}"
+            bands += 1
+            if bands <= MOST_BANDS:
+                tops += [*band[0], *band[1]]
+                axes.fill_between(curve["share"], *band, color=colour, alpha=0.15, linewidth=0)
+        label = f"{_short(name)} {number_text(apgr.get(name, math.nan))}"
         axes.plot(curve["share"], curve["reward"], color=colour, label=label, **look)
     room = 0.06 * (max(tops) - min(tops))
     axes.set(ylim=(min(tops) - room, max(tops) + room), xlim=(0, 1))
@@ -74,7 +82,7 @@ def cost_quality_png(
         bbox_to_anchor=(1.01, 0.5),
         frameon=False,
         fontsize=8.5,
-        title="APGR (band: 95% interval)" if routers else "APGR",
+        title=("APGR" + " (band: 95% interval)" * bool(bands)),
         title_fontsize=8.5,
         alignment="left",
     )

@@ -45,7 +45,7 @@ def costs_of(
     given = (options.strong_price, options.weak_price, options.strong_model, options.weak_model)
     if not any(given):
         if benchmark and benchmark.strong_cost is not None and benchmark.weak_cost is not None:
-            return (benchmark.strong_cost, benchmark.weak_cost), ()
+            return _compared(benchmark.strong_cost, benchmark.weak_cost, (), needed)
         if not needed:
             return None, ()
     prices = [_price(side, options) for side in SIDES]
@@ -56,7 +56,22 @@ def costs_of(
     costs = [
         price.costs(tokens["input"], tokens[s]) for s, price in zip(SIDES, prices, strict=True)
     ]
-    return (costs[0], costs[1]), assumed
+    return _compared(costs[0], costs[1], assumed, needed)
+
+
+def _compared(
+    strong: Floats, weak: Floats, assumed: tuple[str, ...], needed: bool
+) -> tuple[tuple[Floats, Floats] | None, tuple[str, ...]]:
+    """The costs; None, and a hint, where all are 0, so that nothing could be saved by them."""
+    if strong.any() or weak.any():
+        return (strong, weak), assumed
+    hint = (
+        "all prices are 0: for local models give prices relative to each other, such as GPU "
+        "seconds: --strong-price 10,10 --weak-price 1,1"
+    )
+    if needed:
+        raise ConfigError(hint)
+    return None, (f"{hint}; strong calls are counted instead",)
 
 
 def _price(side: str, options: CostOptions) -> Price:

@@ -36,6 +36,23 @@ def interval_text(ends: Iterable[float], form: str = "{:.3f}") -> str:
     return "-" if math.isnan(low) else f"[{form.format(low)}, {form.format(high)}]"
 
 
+def percent(value: float, digits: int = 1) -> str:
+    """A share as text; a dash where it is not defined."""
+    return f"{100 * value:.{digits}f}%" if math.isfinite(value) else "-"
+
+
+def between(ends: Interval) -> str:
+    """An interval of shares as text."""
+    return " to ".join(map(percent, ends)) if all(map(math.isfinite, ends)) else "no interval"
+
+
+def simulated_note(*models: str) -> str:
+    """A warning where the outcomes are those of the samples (`data/samples`), else ""."""
+    if all(name.endswith("-sim") for name in ", ".join(models).split(", ")):
+        return "simulated data: no model answered these prompts; it says nothing of real models"
+    return ""
+
+
 def difference_text(value: float, ends: Iterable[float] | None = None) -> str:
     """A difference, beside its interval where it has one, all with their signs."""
     # Adding 0.0 turns a rounded -0.0 into 0.0.

@@ -13,7 +13,15 @@ from ..router.threshold import format_threshold
 from ..terminal import new_console, visible
 from .calibrate import Calibration
 from .plot import cost_quality_png
-from .printing import difference_text, interval_text, line, number_text, render, table
+from .printing import (
+    difference_text,
+    interval_text,
+    line,
+    number_text,
+    render,
+    simulated_note,
+    table,
+)
 from .run import EvaluationReport
 
 if TYPE_CHECKING:
@@ -129,9 +137,11 @@ def _ordered(report: EvaluationReport, benchmark: str) -> list[dict[str, Any]]:
 
 
 def _headline(facts: Mapping[str, Any]) -> str:
+    simulated = simulated_note(facts["strong_model"], facts["weak_model"])
     return (
         f"{facts['name']}: n = {facts['n']:,}; strong {facts['strong_model']} "
         f"{facts['strong_mean']:.4f}, weak {facts['weak_model']} {facts['weak_mean']:.4f}"
+        f"{simulated and f' ({simulated})'}"
     )
 
 

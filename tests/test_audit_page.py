@@ -293,10 +293,18 @@ def test_a_scale_maps_its_ends_and_keeps_within_them() -> None:
     assert (scale(-1), scale(2)) == (100, 0)
 
 
+def test_the_weak_model_has_one_figure(routed: Audited) -> None:
+    weak = routed.verdict.baselines["always-weak"].quality
+    assert abs(float(routed.verdict.drawn.quality[0]) - weak) < 1e-9
+    found = Checked(page.to_html(routed)).text
+    assert f"Quality of the weak model alone {weak:.1%}" in found
+    assert f"Weak model alone {weak:.1%}" in found
+
+
 def test_a_curve_without_intervals_is_drawn(routed: Audited) -> None:
     nan = np.full(routed.verdict.curve.low.shape, np.nan)
-    bare = dataclasses.replace(routed.verdict.curve, low=nan, high=nan)
-    verdict = dataclasses.replace(routed.verdict, curve=bare)
+    bare = dataclasses.replace(routed.verdict.drawn, low=nan, high=nan)
+    verdict = dataclasses.replace(routed.verdict, drawn=bare)
     found = page.to_html(dataclasses.replace(routed, verdict=verdict))
     Checked(found)
     assert '<polyline class="router"' in found
@@ -329,7 +337,7 @@ def test_of_so_few_labels_nothing_is_said_that_was_not_done(
 def test_where_the_strong_model_earns_nothing_there_is_no_curve(routed: Audited) -> None:
     none = np.full(routed.verdict.curve.quality.shape, np.nan)
     verdict = dataclasses.replace(
-        routed.verdict, curve=dataclasses.replace(routed.verdict.curve, quality=none)
+        routed.verdict, drawn=dataclasses.replace(routed.verdict.drawn, quality=none)
     )
     found = page.to_html(dataclasses.replace(routed, verdict=verdict))
     assert "Quality against the share of strong calls" not in found

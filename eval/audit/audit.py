@@ -89,6 +89,7 @@ def audit(
         weighted=bool(np.ptp(rows.weight) > 0),
         seed=seen.settings.seed,
         curve=seen.curve,
+        drawn=seen.curve if found is None or verdict == "weak-only" else seen.held_curve(),
         warnings=seen.warnings(),
         facts={
             "strong_reward": float(weight @ rows.strong),

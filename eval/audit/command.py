@@ -25,7 +25,7 @@ from ..look_command import look_at
 from ..look_gain import LookGain, look_gain
 from ..metrics import Floats
 from ..pricing import SIDES, CostOptions
-from ..printing import line, table
+from ..printing import between, line, percent, simulated_note, table
 from ..replay.command import Replay, ReplaySettings, run_replay
 from ..scored import CachedScorer
 from ..second_look import PRICE_RATIO
@@ -102,6 +102,8 @@ def run_audit(
             "has not learned from"
         )
         warnings = (known, *warnings)
+    if simulated := simulated_note(benchmark.strong_model, benchmark.weak_model):
+        warnings = (simulated, *warnings)
     found, hint = _second_look(on, target, rows, settings)
     warnings = (*warnings, *hint)
     verdict = dataclasses.replace(verdict, warnings=warnings, second_look=found)
@@ -191,12 +193,14 @@ def print_audit(audited: Audited, console: "Console | None" = None) -> None:
         (
             name,
             f"{option.strong_pct:.1%}",
-            f"{option.saving:.1%}",
-            f"{option.quality:.1%} [{option.quality_ci[0]:.1%}, {option.quality_ci[1]:.1%}]",
+            percent(option.saving),
+            f"{percent(option.quality)} [{between(option.quality_ci)}]",
         )
-        for name, option in {own: verdict.candidate, **verdict.baselines}.items()
+        for name, option in {own: verdict.candidate, **verdict.shown}.items()
     ]
     table(out, ("on the measured half", "strong", "saving", "quality [95%]"), rows)
+    for rival in verdict.rivals({}):
+        line(out, f"why not {rival}")
 
 
 def _facts(verdict: AuditVerdict) -> list[str]:
@@ -218,8 +222,15 @@ def _facts(verdict: AuditVerdict) -> list[str]:
     )
     for same, found in verdict.against_random.items():
         gain = found.difference
+        if not math.isfinite(gain.low):
+            continue
         lines.append(
             f"against a random mix of the same {same}: mean reward {gain.value:+.4f} "
             f"[{gain.low:+.4f}, {gain.high:+.4f}], p = {found.p_value:.4f}"
+        )
+    if verdict.n_measured:
+        lines.append(
+            "calibrate, asked the same, chooses on all labels, and this on half of them with half "
+            "of the error allowed: the thresholds differ"
         )
     return lines

@@ -22,6 +22,7 @@ from .measure import (
     SHUFFLES,
     AgainstRandom,
     Measured,
+    QualityCurve,
     Rows,
     against_random,
     curve,
@@ -87,6 +88,11 @@ class AuditEvidence:
     def measure(self, rows: Rows, sends: float | Floats) -> Measured:
         """`measure.measure` with this audit's resamples and seed."""
         return measure(rows, sends, resamples=self.settings.resamples, seed=self.settings.seed)
+
+    def held_curve(self) -> QualityCurve:
+        """The curve of the measured half alone."""
+        resamples = min(self.settings.resamples, CURVE_RESAMPLES)
+        return curve(self.rows.take(self.second), resamples=resamples, seed=self.settings.seed)
 
     def _judge_router(self) -> None:
         held = self.rows.take(self.second)

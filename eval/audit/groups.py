@@ -12,7 +12,7 @@ from ...data.clusters import assign, fit, telling_words
 # Groups on a page, the smaller ones together as the last; and the prompts that a cluster should
 # have on average, so that its interval says something.
 MOST_GROUPS, PROMPTS_A_CLUSTER = 10, 40
-NAME_WORDS = 3
+NAME_WORDS, NAME_CHARACTERS = 3, 60
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,10 +34,14 @@ def by_task(tasks: Sequence[str]) -> Groups:
 
 
 def by_cluster(
-    prompts: Sequence[str], embeddings: npt.NDArray[np.floating], *, seed: int = 0
+    prompts: Sequence[str],
+    embeddings: npt.NDArray[np.floating],
+    *,
+    by_prompts: bool = True,
+    seed: int = 0,
 ) -> Groups:
-    """Clusters of the embeddings, named by the words that set them apart; no group where there are
-    too few prompts for two clusters."""
+    """Clusters of the embeddings, named by the prompt nearest to the middle, else by the words that
+    set them apart; no group where there are too few prompts for two clusters."""
     k = min(MOST_GROUPS - 2, len(prompts) // PROMPTS_A_CLUSTER)
     if k < 2:
         return Groups([], np.zeros(len(prompts), np.int64))
@@ -45,5 +49,13 @@ def by_cluster(
     unit = (embeddings / lengths).astype(np.float32)
     centers = fit(unit, k, seed=seed)
     member = assign(unit, centers)
+    if by_prompts:
+        middle = (unit @ centers.T).argmax(axis=0)
+        return Groups([f"“{_cut(prompts[i])}”" for i in middle.tolist()], member)
     words = telling_words(prompts, member, len(centers), most=NAME_WORDS)
     return Groups([", ".join(one) or f"group {i + 1}" for i, one in enumerate(words)], member)
+
+
+def _cut(prompt: str) -> str:
+    line = " ".join(prompt.split())
+    return line if len(line) <= NAME_CHARACTERS else line[: NAME_CHARACTERS - 1].rstrip() + "…"

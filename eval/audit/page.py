@@ -1,7 +1,8 @@
 """The audit as one HTML page for who decides: money, quality, curve, tasks, examples, next steps.
 
-The page is `report.html`; here is what it shows. Figures of the routing, of the tasks and of the
-examples come from the measured half alone; the curve is of all rows, and is only looked at.
+The page is `report.html`; here is what it shows. Figures of the routing, of the tasks, of the
+examples and the curve come from the measured half alone; those of the weak model alone, where it is
+recommended, and its curve from all rows.
 """
 
 import math
@@ -14,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...router.threshold import format_threshold
-from ..metrics import Interval
-from ..printing import render
+from ..printing import between, percent, render
 from .command import Audited
 from .groups import by_cluster, by_task
 from .measure import halves, measure
@@ -47,7 +47,7 @@ def to_html(audited: Audited, *, examples: bool = True) -> str:
     """The page. `examples`: with prompts of the data on it; whoever gets the page can read them."""
     verdict = audited.verdict
     options = _options(verdict)
-    groups = _groups(audited)
+    groups = _groups(audited, examples)
     ends = [end for one in options.values() for end in one.quality_ci]
     rewards = [end for one in groups for end in (*one["routed"].reward.ci, one["strong"])]
     values = {
@@ -57,6 +57,7 @@ def to_html(audited: Audited, *, examples: bool = True) -> str:
         "options": options,
         "options_scale": _whiskers(ends),
         "groups": groups,
+        "rivals": verdict.rivals(BASELINES),
         "groups_scale": _whiskers(rewards),
         "examples": _examples(audited) if examples else [],
     }
@@ -69,16 +70,6 @@ def to_html(audited: Audited, *, examples: bool = True) -> str:
         "shell": shlex.quote,
     }
     return render(TEMPLATE, values, filters)
-
-
-def percent(value: float, digits: int = 1) -> str:
-    """A share as text; a dash where it is not defined."""
-    return f"{100 * value:.{digits}f}%" if math.isfinite(value) else "-"
-
-
-def between(ends: Interval) -> str:
-    """An interval of shares as text."""
-    return " to ".join(map(percent, ends)) if all(map(math.isfinite, ends)) else "no interval"
 
 
 def usd(value: float) -> str:
@@ -116,7 +107,7 @@ def ticks(low: float, high: float, wanted: int) -> list[float]:
 
 def _chart(verdict: AuditVerdict, width: int) -> dict[str, Any]:
     """The figure of the curve in pixels, `width` of them wide."""
-    curve, option = verdict.curve, verdict.candidate
+    curve, option = verdict.drawn, verdict.candidate
     shown = [*curve.quality, *curve.low, *curve.high, verdict.min_quality]
     shown += [] if option is None else [option.quality, *option.quality_ci]
     known = [value for value in shown if math.isfinite(value)]
@@ -170,11 +161,11 @@ def _options(verdict: AuditVerdict) -> dict[str, AuditOption]:
     if verdict.candidate is None:
         return {}
     own = f"This router at {format_threshold(verdict.candidate_threshold)}"
-    others = {BASELINES.get(name, name): option for name, option in verdict.baselines.items()}
+    others = {BASELINES.get(name, name): option for name, option in verdict.shown.items()}
     return {own: verdict.candidate, **others}
 
 
-def _groups(audited: Audited) -> list[dict[str, Any]]:
+def _groups(audited: Audited, by_prompts: bool) -> list[dict[str, Any]]:
     verdict = audited.verdict
     if verdict.candidate is None:
         return []
@@ -182,7 +173,7 @@ def _groups(audited: Audited) -> list[dict[str, Any]]:
         groups = by_task(audited.tasks)
     elif audited.embeddings is not None:
         prompts = [audited.prompt_text(i) for i in range(audited.rows.n)]
-        groups = by_cluster(prompts, audited.embeddings, seed=verdict.seed)
+        groups = by_cluster(prompts, audited.embeddings, by_prompts=by_prompts, seed=verdict.seed)
     else:
         return []
     index = halves(verdict.n, verdict.seed)[1]

@@ -14,7 +14,8 @@ Answer = Literal["route", "weak-only", "strong-only", "label-more"]
 
 # Fields of a verdict that its JSON gives in another form.
 NOT_PLAIN = (
-    "against_random", "candidate", "candidate_threshold", "baselines", "curve", "second_look"
+    "against_random", "candidate", "candidate_threshold", "baselines", "curve", "drawn",
+    "second_look",
 )  # fmt: skip
 
 
@@ -71,7 +72,9 @@ class AuditVerdict:
     choose it; None where there were too few rows. `guaranteed`: its threshold keeps `min_quality`
     with `confidence`. `saving_of`: "usd", or "strong calls" where costs are unknown. `n` labels in
     all, `needed_n` in all (None unless label-more). `beats_random`: None where nothing is mixed.
-    `second_look`: None where the router has none, or the data no answers.
+    `curve` is of all rows, `drawn` of those that the shown figures are of: the measured half, but
+    where the weak model alone is recommended. `second_look`: None where the router has none, or the
+    data no answers.
     """
 
     verdict: Answer
@@ -99,9 +102,36 @@ class AuditVerdict:
     weighted: bool
     seed: int
     curve: QualityCurve
+    drawn: QualityCurve
     warnings: tuple[str, ...] = ()
     facts: Mapping[str, float] = field(default_factory=dict)
     second_look: LookGain | None = None
+
+    @property
+    def shown(self) -> Mapping[str, AuditOption]:
+        """The baselines beside the routing, all of the measured half. Without the weak model where
+        that is recommended: its figures are those of all rows."""
+        left = "always-weak" if self.verdict == "weak-only" else ""
+        return {name: option for name, option in self.baselines.items() if name != left}
+
+    def rivals(self, names: Mapping[str, str]) -> list[str]:
+        """Why not what was measured as no worse and no dearer than the routing, a sentence each.
+        names: of baselines, as people read them."""
+        own, told = self.candidate, []
+        for name, one in self.shown.items() if own is not None else ():
+            if name in ("oracle", "always-strong", "random"):
+                continue
+            assert own is not None
+            enough = one.quality >= min(own.quality, self.min_quality)
+            if enough and one.saving >= own.saving - 1e-9:
+                low, high = one.quality_ci
+                told.append(
+                    f"{names.get(name, name)}? It has {one.quality:.1%} [{low:.1%}, {high:.1%}] of "
+                    f"the quality here and saves {one.saving:.1%}, but that it keeps "
+                    f"{self.min_quality:.0%} was not shown with {self.confidence:.0%} confidence"
+                    + ("" if name == "always-weak" else ": audit it as a router to know")
+                )
+        return told
 
     @property
     def unit(self) -> str:

@@ -1,5 +1,6 @@
 """`thriftroute calibrate` with a confidence: from the command's options to a guarantee."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -252,7 +253,15 @@ def print_guarantee(found: Guarantee, calls: str | None = None) -> None:
         ("USD per 1,000 requests", None if found.cost is None else 1000 * found.cost, "{0:.4g}"),
         ("saving", found.saving, "{0:.1%} of strong's cost"),
     )
-    known = [f"{n} {form.format(value)}" for n, value, form in estimates if value is not None]
+    known = [
+        f"{n} {form.format(value)}"
+        for n, value, form in estimates
+        if value is not None and math.isfinite(value)
+    ]
     if known:
         lines.append(f"on these prompts: {', '.join(known)}")
+    if found.feasible and not budget and not calls:
+        lines.append(
+            "audit, asked the same, keeps half of the labels to measure: its threshold differs"
+        )
     plain(*lines, *(f"note: {text}" for text in found.assumptions))

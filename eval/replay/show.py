@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...terminal import new_console
-from ..audit.page import Scale, percent, ticks, usd
+from ..audit.page import Scale, ticks, usd
 from ..metrics import Floats
-from ..printing import line, render, table
+from ..printing import line, percent, render, table
 from .command import POLICIES, Replay
 
 if TYPE_CHECKING:
