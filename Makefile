@@ -16,7 +16,7 @@ STAMP := $(VENV)/.installed
 DEMO_VENV := $(if $(wildcard $(STAMP)),$(VENV),.venv-demo)
 DEMO := $(DEMO_VENV)/bin
 
-.PHONY: setup demo-setup lock demo test test-range test-contract figures lint format types wheel check clean
+.PHONY: setup demo-setup lock demo test test-range test-contract figures docs docs-deploy lint format types wheel check clean
 
 setup: $(STAMP)
 
@@ -80,6 +80,13 @@ figures: setup
 	grep -hE '^    (thriftroute evaluate|python -m thriftroute\.research) ?' $(FIGURES) \
 		| PATH="$(CURDIR)/$(BIN):$$PATH" sh -ex
 
+# The site, into site/.
+docs: setup
+	$(BIN)/python -m mkdocs build --strict --quiet
+
+docs-deploy: setup
+	$(BIN)/python -m mkdocs gh-deploy --strict
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -101,4 +108,4 @@ wheel: setup
 check: lint types test
 
 clean:
-	rm -rf $(VENV) build dist out *.egg-info
+	rm -rf $(VENV) .venv-demo build dist out site *.egg-info
