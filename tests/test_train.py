@@ -20,7 +20,6 @@ from thriftroute.errors import (
     DataError,
     ExportError,
     TrainingError,
-    UnknownRouterError,
 )
 from thriftroute.router.bundle import FORMAT, Bundle, write_bundle
 from thriftroute.router.features import FEATURES
@@ -706,7 +705,7 @@ class TestRefused:
             train(request_of(base=str(bundle.path)))
         with pytest.raises(ConfigError, match="'random' is no bundle"):
             train(request_of(base="random"))
-        with pytest.raises(UnknownRouterError, match="nosuch"):
+        with pytest.raises(ConfigError, match="no such folder"):
             train(request_of(base=str(tmp_path / "nosuch")))
 
     def test_an_unknown_model(self, request_of: Request) -> None:
