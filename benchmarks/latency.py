@@ -14,6 +14,7 @@ router: the head and the calibration that it lacks take microseconds.
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -42,7 +43,7 @@ TARGET_P99_MS, TARGET_RATIO = 50.0, 20.0
 TARGET_IMPORT_S, TARGET_FIRST_S, TARGET_RSS_MB = 0.5, 1.5, 250.0
 
 SETTLE_S = 0.1
-VARIANTS = 8  # prompts of each length, taken in turn
+WARM_UPS = 3  # decisions of each length
 WORDS = (  # noqa: SIM905  prose
     "the a this that every some river market window theorem integral engine garden matrix "
     "committee because although whenever compute explain derive compare translate write prove "
@@ -146,10 +147,12 @@ def lengths(
     """Milliseconds for each length: ours, where they go, and the rival's."""
     # Not for secrets: the same prompts on every run.
     rng = random.Random(0)
+    # None comes twice: scores of recent prompts are kept.
+    count = WARM_UPS + rounds * (1 + repeat)
     cases: dict[str, list[str]] = {
-        f"{n} tokens": [prompts_of(scorer, n, rng) for _ in range(VARIANTS)] for n in LENGTHS
+        f"{n} tokens": [prompts_of(scorer, n, rng) for _ in range(count)] for n in LENGTHS
     }
-    cases[LONG] = [prompts_of(scorer, None, rng) for _ in range(VARIANTS)]
+    cases[LONG] = [prompts_of(scorer, None, rng) for _ in range(count)]
     ids = {
         case: min(RIVAL_MAX_TOKENS, scorer.count_tokens(prompts[0]) + 2)
         for case, prompts in cases.items()
@@ -157,16 +160,16 @@ def lengths(
     runs: dict[str, Decide] = {"ours": decide, "tokenizing": scorer.token_ids}
     times: dict[tuple[str, str], list[float]] = {}
     one, many = _rivals() if rival else (None, None)
-    for prompts in cases.values():
-        for prompt in prompts[:3]:
+    fresh = {case: iter(prompts) for case, prompts in cases.items()}
+    for prompts in fresh.values():
+        for prompt in itertools.islice(prompts, WARM_UPS):
             decide(prompt)
     for step in range(rounds):
-        for case, prompts in cases.items():
+        for case, prompts in fresh.items():
             # The rival's idle threads spin for a while, and it leaves cold caches behind.
             time.sleep(SETTLE_S if rival else 0)
-            decide(prompts[-1])
-            for again in range(repeat):
-                prompt = prompts[(step * repeat + again) % VARIANTS]
+            decide(next(prompts))
+            for prompt in itertools.islice(prompts, repeat):
                 for name, run in runs.items():
                     times.setdefault((case, name), []).append(_ms(run, prompt))
             for name, call in (("rival, 1 thread", one), ("rival, default", many)):

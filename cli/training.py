@@ -113,11 +113,12 @@ def train(
     look = {"--router": router, "--second": second, "--price-ratio": price_ratio}
     look |= {"--pattern": pattern, "--schema": schema}
     looks = kind == "second-look"
+    own = {"--router"} if kind == "step" else set(look) if looks else set()
+    if given := [name for name, value in look.items() if value is not None and name not in own]:
+        raise ConfigError(f"{', '.join(given)}: only for train second-look; leave it out")
     if kind == "step":
         _train_step(data, weak, router or "mf", out, seed, overwrite, as_json)
         return
-    if not looks and (given := [name for name, value in look.items() if value is not None]):
-        raise ConfigError(f"{', '.join(given)}: only for train second-look; leave it out")
     if looks and base is not None:
         raise ConfigError("--base: a second look stands on --router; give that")
     settings = settings_from_options(

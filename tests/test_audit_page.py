@@ -261,6 +261,9 @@ def test_clusters_find_what_lies_apart_and_name_it() -> None:
     assert len(found.names) == 2
     assert "translate" in found.names[0] and "integral" in found.names[1]
     assert found.member.tolist() == [1 if i % 3 == 0 else 0 for i in range(90)]
+    assert all(name.strip("“”") in prompts for name in found.names)
+    words = groups.by_cluster(prompts, np.array(rows), by_prompts=False).names
+    assert "translate" in words[0] and not set(words) & set(prompts)
     assert not groups.by_cluster(prompts[:40], np.array(rows[:40])).names
     same = groups.by_cluster(["one"] * 200, np.ones((200, 3)))
     assert len(same.names) == 1

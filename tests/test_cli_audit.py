@@ -166,6 +166,39 @@ def test_costs_of_the_data_or_of_prices_give_the_saving_in_money(
     assert any("100 output tokens assumed" in warning for warning in priced["warnings"])
 
 
+def test_prices_of_zero_lead_to_a_hint(tiny_bundle: Path, routed: Path) -> None:
+    prices = ("--strong-price", "0,0", "--weak-price", "0,0", "--output-tokens", "100")
+    found = verdict("--router", tiny_bundle, "--data", routed, *PAIR, *prices)
+    assert found["verdict"] == "route" and found["saving_of"] == "strong calls"
+    assert any("prices relative to each other" in warning for warning in found["warnings"])
+
+
+def test_samples_are_said_to_be_simulated(tiny_bundle: Path, routed: Path) -> None:
+    text = routed.read_text().replace(f'"{PAIR[1]}"', '"big-sim"')
+    routed.write_text(text.replace(f'"{PAIR[3]}"', '"small-sim"'))
+    named = ("--strong", "big-sim", "--weak", "small-sim")
+    found = verdict("--router", tiny_bundle, "--data", routed, *named)
+    assert any("simulated data" in warning for warning in found["warnings"])
+
+
+def test_what_did_as_well_for_less_is_named_with_why_it_is_not_recommended(
+    tiny_bundle: Path, routed: Path
+) -> None:
+    told = ok("audit", "--router", tiny_bundle, "--data", routed, *PAIR, "--min-quality", "0.6")
+    assert "why not" not in told  # at this quality the weak model is the answer itself
+    told = ok("audit", "--router", tiny_bundle, "--data", routed, *PAIR)
+    own = verdict("--router", tiny_bundle, "--data", routed, *PAIR)
+    least = min(own["quality"], 0.95)
+    better = [
+        name
+        for name, one in own["baselines"].items()
+        if name not in ("oracle", "always-strong", "random")
+        and one["quality"] >= least
+        and one["saving"] >= own["saving"] - 1e-9
+    ]
+    assert [name for name in own["baselines"] if f"why not {name}?" in told] == better
+
+
 def test_weights_of_the_rows_count(tiny_bundle: Path, tmp_path: Path) -> None:
     weighted = write(tmp_path / "weighted.jsonl", 300, weight=True)
     found = verdict("--router", tiny_bundle, "--data", weighted, *PAIR)

@@ -98,10 +98,11 @@ def test_too_few_are_an_error_and_so_are_other_files(base: Bundle, tmp_path: Pat
 
 
 def test_the_command_says_what_it_found(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
     data, out = written(tmp_path / "rated.jsonl", rows(200)), tmp_path / "steps"
     names = ["--strong", "strong", "--weak", "weak", "--router", "mf", "--out", str(out)]
     result = CliRunner().invoke(app, ["train", "step", "--data", data, *names])
     assert result.exit_code == 0
     assert "of 200 rated steps" in " ".join(result.output.split())
     assert STEP in Bundle.open(out).manifest.files
+    refused = CliRunner().invoke(app, ["train", "step", "--data", data, *names, "--pattern", "(x)"])
+    assert refused.exit_code == 2 and "--pattern: only for train second-look" in refused.output

@@ -4,8 +4,8 @@ The router's own part is fitted as `train mf` or `train fast` does it, from the 
 margins and all signals that are fitted are taken out of fold, so that the look is fitted on what it
 will see of new prompts. Signals come together in a logistic regression; those whose absence lowers
 the cross-validated loss are left out, and isotonic steps follow where that loss is lower with them.
-The label is the mean of "the weak answer falls short" and
-"strong is better": where strong fails too, there is nothing to escalate for.
+The label is the mean of "the weak answer falls short" and "strong is better": where strong fails
+too, there is nothing to escalate for.
 """
 
 import dataclasses

@@ -115,10 +115,11 @@ class AuditVerdict:
         return {name: option for name, option in self.baselines.items() if name != left}
 
     def rivals(self, names: Mapping[str, str]) -> list[str]:
-        """Why not what was measured as no worse and no dearer than the routing, a sentence each.
+        """Why not what was measured as no worse and no dearer than the routing, a sentence each;
+        none where the weak model alone is the answer, which nothing is cheaper than.
         names: of baselines, as people read them."""
         own, told = self.candidate, []
-        for name, one in self.shown.items() if own is not None else ():
+        for name, one in self.shown.items() if own and self.verdict != "weak-only" else ():
             if name in ("oracle", "always-strong", "random"):
                 continue
             assert own is not None
