@@ -38,6 +38,7 @@ _DETAILS = frozenset({
     "rejected_prediction_tokens",
 })  # fmt: skip
 _registered: dict[str, Mapping[str, Any]] = {}  # by `cost_key`; LiteLLM is told on first use
+_plain: dict[str, tuple[float, ...]] = {}  # of these: input, output, cached, where no other counts
 
 logger = logging.getLogger(__name__)
 
@@ -199,6 +200,10 @@ def register(name: str, entry: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(entry, sort_keys=True, default=str).encode()).hexdigest()
     key = f"thriftroute/{name}/{digest[:12]}"
     _registered[key] = entry
+    if _is_plain(entry):
+        price, output, cached = (entry.get(name) for name in _PRICES[:3])
+        rates = (price, output, price if cached is None else cached)
+        _plain[key] = tuple(float(rate or 0) for rate in rates)
     if is_loaded():
         _tell_litellm(key, entry)
     return key
@@ -239,8 +244,8 @@ def _is_plain(entry: Mapping[str, Any]) -> bool:
 def plain_cost(key: str, usage: Mapping[str, Any], service_tier: str | None) -> float | None:
     """As LiteLLM's cost functions count it, a tenth of a millisecond sooner; None for other prices,
     a usage that has more in it than text, or counts that are none."""
-    entry = _registered.get(key, {})
-    if not entry or service_tier not in {None, "default"} or not _is_plain(entry):
+    rates = _plain.get(key)
+    if rates is None or service_tier not in {None, "default"}:
         return None
     counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
     told = [usage.get(f"{name}_details") or {} for name in ("prompt_tokens", "completion_tokens")]
@@ -252,7 +257,5 @@ def plain_cost(key: str, usage: Mapping[str, Any], service_tier: str | None) -> 
     prompt, completion = counts
     if not isinstance(prompt, int) or not isinstance(completion, int) or cached > prompt:
         return None
-    price, output = (float(entry.get(name) or 0) for name in _PRICES[:2])
-    cached_price = entry.get(_PRICES[2])
-    cached_price = price if cached_price is None else float(cached_price)
+    price, output, cached_price = rates
     return (prompt - cached) * price + cached * cached_price + completion * output

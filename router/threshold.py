@@ -324,6 +324,8 @@ def _isotonic(x: Floats, y: Floats) -> Callable[[Floats], Floats]:
     def curve(margin: Floats) -> Floats:
         inside = np.interp(margin, x, y)
         past = np.minimum(margin - x[0], 0.0) + np.maximum(margin - x[-1], 0.0)
+        if not np.any(past):
+            return np.asarray(inside)
         logit = np.log(inside) - np.log1p(-inside)
         return np.where(past == 0, inside, sigmoid(logit + TAIL_SLOPE * past))
 

@@ -34,6 +34,7 @@ BACKLOG = 2048  # as uvicorn's own
 # Python's own is 5 ms: so long may the event loop hold up a thread that comes back from scoring,
 # and a thread the loop, each time that it wants to go on; a request waits so several times.
 SWITCH_S = 0.0005
+GARBAGE = 20_000  # new objects before the collector looks for cycles, of which a request makes few
 IDLE_S = 75  # how long a connection without a request is kept
 
 
@@ -136,6 +137,7 @@ def _settle() -> None:
     sys.setswitchinterval(SWITCH_S)
     gc.collect()
     gc.freeze()
+    gc.set_threshold(GARBAGE, 20, 20)
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -60,7 +60,10 @@ _NO_MEDIA = frozenset(
 )
 # Of a body, text and schemas: a number in them is what a model reads or writes.
 _NO_MAXIMA = frozenset(
-    {"messages", "tools", "functions", "response_format", "prediction", "metadata"}
+    {
+        *("messages", "tools", "functions", "response_format", "prediction", "metadata"),
+        *("model", "stream", "temperature", "top_p", "stop", "user"),
+    }
 ).union(LENGTHS)  # which are read by themselves
 _BASE64 = (string.ascii_letters + string.digits + "+/=").encode()
 _LONG = 1000  # characters; a shorter text is never taken for data
@@ -228,6 +231,8 @@ def _numbers(
 ) -> Iterator[int]:
     """The numbers that stand under one of `names`, at any depth; text is left out."""
     looked_at = {name: value for name, value in body.items() if name not in _NO_MAXIMA}
+    if not looked_at:
+        return
     for name, value in entries(looked_at):
         letters = name.replace("_", "").replace("-", "").lower()
         # `reasoning.max_tokens` is a maximum as any other.

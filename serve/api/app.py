@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -25,7 +24,7 @@ from .admin import admin_routes
 from .auth import client_of, principal
 from .doors import DOORS
 from .flow import RequestFlow
-from .limits import Limits, address_of
+from .limits import Limits, address_of, headers_of
 from .openai_chat import chat_completions
 from .sending import Endpoint
 
@@ -57,7 +56,7 @@ def create_app(config: Config, *, metrics_folder: Path | None = None) -> Starlet
         return JSONResponse(error.told_at(request.url.path), error.status, headers=error.headers)
 
     def client(scope: Scope) -> str:
-        return client_of(Headers(scope=scope), config, address_of(scope))
+        return client_of(headers_of(scope), config, address_of(scope))
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Any]]:

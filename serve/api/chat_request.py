@@ -21,6 +21,7 @@ from ..request import LENGTHS, ChatRequest, Options, Principal
 from ..request_parts import kind_of, parts_of, texts
 
 PREFIX = "x-thriftroute-"
+_NO_OPTIONS = Options.model_validate({})
 OPTIONS = tuple(name for name in Options.model_fields if name != "metadata")
 _ALIASES = {"maxCost": "max_cost", "strongShare": "strong_share"}
 _ALIASES |= {"taskType": "task", "task_type": "task"}
@@ -92,6 +93,8 @@ def read_options(metadata: object, headers: Mapping[str, str]) -> Options:
             rest[key] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     given |= _in_headers(headers)
     values = {name: value for name, (_, value) in given.items() if value is not None}
+    if not values and not rest:
+        return _NO_OPTIONS
     try:
         return Options(**values, metadata=rest)
     except ValidationError as error:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,6 +24,7 @@ UNLIMITED = ("/", "/health", "/ready", "/metrics", "/stats")  # a busy server st
 RETRY_AFTER_S = 1
 HEADER_BYTES = 65_536
 LINGER_S = 2.0
+_HEADERS = "thriftroute.headers"  # of a scope
 _SECURITY = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -126,7 +127,7 @@ class _Exchange:
         settings: ServerSettings,
         take: Callable[[int, bool], None],
     ) -> None:
-        headers = Headers(scope=scope)
+        headers = headers_of(scope)
         length = headers.get("content-length", "")
         self._receive, self._send, self._take = receive, send, take
         self._max = settings.max_body_bytes
@@ -219,6 +220,16 @@ class _Exchange:
         if size > self._max:
             problem = f"the request's body is larger than {self._max} bytes, this server's limit"
             raise RefusedError(413, "request_too_large", problem)
+
+
+def headers_of(scope: Scope) -> dict[str, str]:
+    """A request's headers by their lower-case names, read once; of one given twice, the first."""
+    found: dict[str, str] | None = scope.get(_HEADERS)
+    if found is None:
+        given = reversed(scope["headers"])
+        found = {name.decode("latin-1"): value.decode("latin-1") for name, value in given}
+        scope[_HEADERS] = found
+    return found
 
 
 def address_of(scope: Scope) -> str:

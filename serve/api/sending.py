@@ -5,14 +5,14 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from ...providers import json_bytes
 from ..errors import RefusedError
 from .flow import Reply, RequestFlow, shutting_down
+from .limits import headers_of
 
+_JSON = (b"content-type", b"application/json")
 FAREWELL_S = 1.0  # for a client to take in that the server shuts down
 _EVENTS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -48,22 +48,26 @@ class Dialect:
 class Client:
     """Who sent one request. `started`: whether an answer to it has begun. `dialect`: its door's."""
 
-    def __init__(self, request: Request, send: Send, leave: Callable[[], None]) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, leave: Callable[[], None]
+    ) -> None:
         """leave: called where the client is gone, before what works on its answer is cancelled."""
         self.dialect = Dialect()
-        self.headers = request.headers
+        self.headers = headers_of(scope)
         self.started = False
-        self._request = request
+        self._receive = receive
         self._send = send
         self._leave = leave
         self._takes_events = False
 
     async def body(self) -> bytes | None:
         """The whole body; None where the client left meanwhile."""
-        try:
-            return await self._request.body()
-        except ClientDisconnect:
-            return None
+        parts: list[bytes] = []
+        while (message := await self._receive())["type"] == "http.request":
+            parts.append(message.get("body", b""))
+            if not message.get("more_body", False):
+                return b"".join(parts)
+        return None
 
     async def reply(self, work: Awaitable[Reply]) -> None:
         """Send what `work` gives, unless the client leaves first: then it is cancelled."""
@@ -101,8 +105,10 @@ class Client:
 
     async def json(self, body: dict[str, Any], headers: Mapping[str, str] | None = None) -> None:
         """Send this."""
-        response = _Json(body, headers=headers)
-        await response(self._request.scope, self._request.receive, self._put)
+        written = json_bytes.write(body)
+        told = [(b"content-length", b"%d" % len(written)), _JSON, *_encoded(headers or {})]
+        await self._put({"type": "http.response.start", "status": 200, "headers": told})
+        await self._put({"type": "http.response.body", "body": written})
 
     async def farewell(self, error: RefusedError) -> None:
         """End the events with this one, unless the client takes in no more."""
@@ -115,9 +121,9 @@ class Client:
     async def _send_events(self, reply: Reply) -> None:
         """The chunks, then what ends them."""
         assert reply.chunks is not None
-        own = [(name.encode(), value.encode()) for name, value in reply.headers.items()]
         self._takes_events = True
-        head = {"type": "http.response.start", "status": 200, "headers": [*_EVENTS, *own]}
+        told = [*_EVENTS, *_encoded(reply.headers)]
+        head = {"type": "http.response.start", "status": 200, "headers": told}
         await self._put(head)
         broken = False
         async for chunk in reply.chunks:
@@ -146,7 +152,7 @@ class Client:
         await self._send(message)
 
     async def _left(self) -> None:
-        while (await self._request.receive())["type"] != "http.disconnect":
+        while (await self._receive())["type"] != "http.disconnect":
             pass
 
 
@@ -162,7 +168,7 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
         with self._flow.serving() as leave:
-            client = Client(Request(scope, receive), send, leave)
+            client = Client(scope, receive, send, leave)
             try:
                 await self._door(self._flow, client)
             except asyncio.CancelledError:  # uvicorn does so where `server.shutdown_s` is over
@@ -172,6 +178,5 @@ class Endpoint:
                 await client.farewell(shutting_down())
 
 
-class _Json(JSONResponse):
-    def render(self, content: Any) -> bytes:
-        return json_bytes.write(content)
+def _encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode(), value.encode()) for name, value in headers.items()]

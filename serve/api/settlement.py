@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from ...router.looking import without_logprobs
 from ...router.score_or_fallback import place_of
@@ -74,9 +75,9 @@ async def _price(state: ServerState, ended: Ended) -> Ended:
             usage, priced = found, {attempt.model: await _cost(state, models[attempt.model], found)}
             cost += priced[attempt.model]
             used_tokens += found.total_tokens
-    ended = replace(ended, usage=usage, used_tokens=used_tokens, cost=cost)
+    spent: dict[str, Any] = {"usage": usage, "used_tokens": used_tokens, "cost": cost}
     if ended.model is None:
-        return ended
+        return replace(ended, **spent)
     asked, now = ended.request, time.time()
     always = usage
     if asked.is_agents and routed is None:  # in shadow mode it did answer always
@@ -84,6 +85,7 @@ async def _price(state: ServerState, ended: Ended) -> Ended:
     known = priced.get(strong.name) if always is usage else None
     return replace(
         ended,
+        **spent,
         strong_cost=await _cost(state, strong, always) if known is None else known,
         routed_cost=None if routed is None else await _cost(state, models[routed], usage),
     )

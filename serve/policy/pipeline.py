@@ -194,7 +194,7 @@ class Pipeline:
         """The models that may see what the request holds."""
         allowed = draft.allowed if draft.direct is None else (draft.direct,)
         if not self.sensitivity.active:
-            return replace(draft, allowed=allowed)
+            return draft if draft.direct is None else replace(draft, allowed=allowed)
         found = self.sensitivity.judge(draft.request, allowed, self._models)
         return draft.told("sensitivity", found.outcome, allowed=found.allowed, mask=found.mask)
 
@@ -223,15 +223,16 @@ class Pipeline:
             if rule.model in draft.allowed:
                 return replace(draft, choice=ChosenModel(rule.model, "rule", f"rule {rule.name!r}"))
             draft = draft.told("rules", f"{rule.model!r} may not take it after all", rule=None)
-        if priced:
-            return draft
-        return replace(draft, choice=stay(request, draft.allowed, held, config))
+        stays = None if priced or held is None else stay(request, draft.allowed, held, config)
+        return draft if stays is None else replace(draft, choice=stays)
 
     def _affordable(self, draft: Draft, choice: ChosenModel) -> Draft:
         """The models within the request's `max_cost`. Raises RefusedError (400)."""
         request, most = draft.request, draft.request.options.max_cost
+        if most is None:
+            return draft
         fits = tuple(name for name in draft.allowed if self._within(name, request, most))
-        if most is None or choice.model in fits:
+        if choice.model in fits:
             return replace(draft, allowed=fits)
         cheapest = by_price(draft.allowed, self._models, request)[0]
         if fits and self._config.max_cost_action == "cheapest" and choice.kind != "direct":
@@ -268,8 +269,8 @@ class Pipeline:
                 others = [name for name in others if name != strong]
         scored = (choice.score, choice.threshold, choice.router, choice.percentile)
         models = (model, *others)
-        plan = RoutingPlan(models, choice.kind, choice.reason, draft.steps, *scored, draft.mask)
-        return replace(plan, looks=looks and strong in others)
+        said = (choice.kind, choice.reason, draft.steps, *scored, draft.mask)
+        return RoutingPlan(models, *said, looks=looks and strong in others)
 
     def look_cost(self, request: ChatRequest) -> float:
         """The most that all calls of a request that is looked at may cost, in USD."""

@@ -9,7 +9,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from ...router.routers import BundleRouter, Router
 from ...router.score_or_fallback import compare, score_or_problem
@@ -134,8 +134,12 @@ class Selection:
             by = self._by_band if settings.strategy == "bands" else self._by_loss
             choice = by(draft, score)
         threshold = None if limit is None else limit[0]
-        choice = replace(choice, score=score, threshold=threshold, router=settings.name)
-        return self._ranked(draft, choice, score)
+        known: dict[str, Any] = {"score": score, "threshold": threshold, "router": settings.name}
+        found = None if score is None else self.qualities.percentile(score)
+        if found is None:
+            return replace(draft, choice=replace(choice, **known))
+        choice = replace(choice, **known, percentile=found[0])
+        return draft.told("percentile", found[1], choice=choice)
 
     def _scored(self, draft: Draft) -> tuple[Draft, float | None, str]:
         """The score, that of an agent's step moved by the bundle's step head; else the problem."""
@@ -156,13 +160,6 @@ class Selection:
         if look is None or not look.low <= score < look.high:
             return choice
         return replace(choice, reason=f"{reason}; looked at from {look.low:.6g}", look=True)
-
-    def _ranked(self, draft: Draft, choice: ChosenModel, score: float | None) -> Draft:
-        """With the choice, and how hard the prompt is among ordinary ones, where that is known."""
-        found = None if score is None else self.qualities.percentile(score)
-        if found is None:
-            return replace(draft, choice=choice)
-        return draft.told("percentile", found[1], choice=replace(choice, percentile=found[0]))
 
     def named(self, model: str, reason: str) -> ChosenModel:
         """A model that was settled on its own, with the choice that it is."""

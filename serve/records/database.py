@@ -7,6 +7,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -20,6 +21,7 @@ from sqlalchemy.schema import CreateColumn, CreateIndex, CreateTable, DropIndex
 
 from ...errors import ConfigError, require_extra
 from ...files import tighten
+from ...providers import json_bytes
 from ..errors import bad_setting
 from .table import INDEXES, SUMS, daily, decisions, meta
 
@@ -43,6 +45,10 @@ ALL = "all"  # the dimension of a day's totals
 # number of rows is another one, and each takes 4 KB a row: of whole batches they would fill 100 MB.
 PAGE = 32
 
+_COMMON: dict[str, Any] = {
+    "hide_parameters": True,
+    "json_serializer": lambda value: json_bytes.write(value).decode(),
+}
 _c = decisions.c
 answered = _c.model.is_not(None) & (_c.status < 400)
 failed = (_c.status >= 400) & (_c.status != 499)  # 499: the client left
@@ -102,7 +108,7 @@ def open_engine(url: str) -> sa.Engine:
         "tcp_user_timeout": 10_000,
         "prepare_threshold": None,  # prepared statements do not survive a PgBouncer
     }
-    own: dict[str, Any] = {"hide_parameters": True, "pool_pre_ping": True, "pool_size": 4}
+    own: dict[str, Any] = {"pool_pre_ping": True, "pool_size": 4, **_COMMON}
     parsed = parsed.set(drivername="postgresql+psycopg")
     return sa.create_engine(parsed, connect_args=options, **own)
 
@@ -111,7 +117,7 @@ def _open_sqlite(url: URL) -> sa.Engine:
     path = _sqlite_path(url)
     engine = sa.create_engine(
         url.set(drivername="sqlite"),
-        hide_parameters=True,
+        **_COMMON,
         connect_args={"check_same_thread": False, "timeout": CONNECT_S},
         poolclass=QueuePool,
         # A database in memory is its connection: all threads take turns with the one.
@@ -229,14 +235,16 @@ def insert(connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> None:
     paged = {"insertmanyvalues_page_size": PAGE}
     new = set(connection.execute(statement, list(rows), execution_options=paged).scalars())
     by_id = {row["id"]: row for row in reversed(rows)}  # of twins in a batch, the first was new
-    sums: dict[tuple[int, str, str], dict[str, float]] = defaultdict(lambda: dict.fromkeys(SUMS, 0))
+    alike: dict[Any, list[dict[str, Any]]] = defaultdict(list)  # most rows differ in no dimension
     for row in (by_id[id] for id in new):
-        added = {n: _DERIVED[n][0](row) if n in _DERIVED else row[n] for n in SUMS}
-        for dimension in (ALL, *DIMENSIONS):
-            value = "" if dimension == ALL or row[dimension] is None else str(row[dimension])
-            group = sums[int(row["time"] // DAY), dimension, value]
+        alike[int(row["time"] // DAY), *(row[name] for name in DIMENSIONS)].append(row)
+    sums: dict[tuple[int, str, str], dict[str, float]] = defaultdict(lambda: dict.fromkeys(SUMS, 0))
+    for (day, *names), group in alike.items():
+        added = {n: sum(map(_DERIVED.get(n, (itemgetter(n),))[0], group)) for n in SUMS}
+        for dimension, value in zip((ALL, *DIMENSIONS), ("", *names), strict=True):
+            of = sums[day, dimension, "" if value is None else str(value)]
             for name, part in added.items():
-                group[name] += part
+                of[name] += part
     if not sums:
         return
     add = insert_into(connection, daily)

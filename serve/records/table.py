@@ -71,6 +71,8 @@ daily = Table(
 )
 
 DERIVED = frozenset({"fallbacks", "latency_step"})
+_KEPT = tuple(column.name for column in decisions.c if column.name not in DERIVED)
+_NEVER_NULL = tuple(name for name in _KEPT if not decisions.c[name].nullable)
 _NAMES = ("id", "tenant", "key", "tier", "requested", "model", "choice", "task", "router", "routed")
 
 # All that a report reads, in the order of time: rows are summed from the index alone, without their
@@ -103,11 +105,10 @@ def step_seconds(step: int) -> float:
 def to_row(record: Record) -> dict[str, Any]:
     """The record as a row: text that a database refuses (NUL, half a surrogate pair) is replaced,
     numbers that are none become NULL, names are cut to 256 bytes and texts to 32,000 characters."""
-    names = [column.name for column in decisions.c if column.name not in DERIVED]
-    row = {name: _clean(getattr(record, name)) for name in names}
-    for column in decisions.c:
-        if not column.nullable and row.get(column.name, 0) is None:
-            row[column.name] = 0
+    row = {name: _clean(getattr(record, name)) for name in _KEPT}
+    for name in _NEVER_NULL:
+        if row[name] is None:
+            row[name] = 0
     for name in _NAMES:
         if row[name] is not None:
             row[name] = row[name].encode()[:NAME_BYTES].decode(errors="ignore")

@@ -207,7 +207,7 @@ class Caller:
             how = {"stream": stream, "optional": {*HINTS, *optional}}
             outcome = await self._tries(target, body, made, deadline=deadline, how=how)
             if isinstance(outcome, Answer):
-                return replace(outcome, made=(*made, *outcome.made))
+                return replace(outcome, made=(*made, *outcome.made)) if made else outcome
             failures += outcome
             if outcome[-1].kind is FailureKind.STOP:
                 raise refused(made, outcome[-1], self._secrets) from None
