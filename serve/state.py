@@ -80,10 +80,12 @@ class ServerState:
         if config.experiment is not None:
             fastest = self.caller.latency
             self.experiment = Experiment(config, self.registry, self.router, fastest)
-        weak = self.registry[config.weak]
-        self.drift_monitor = DriftMonitor(config, self.pipeline, self.router, weak, self.metrics)
-        self._watcher: asyncio.Task[None] | None = None
         self.recorder = Recorder(config.records)
+        weak = self.registry[config.weak]
+        self.drift_monitor = DriftMonitor(
+            config, self.pipeline, self.router, weak, self.metrics, self.recorder
+        )
+        self._watcher: asyncio.Task[None] | None = None
         self.metrics.watch(self.recorder)
         self.ledger: BudgetLedger = make_ledger(config, self.recorder.stats)
         self.cache: Store | None = cache_store(config)
@@ -101,6 +103,7 @@ class ServerState:
     async def start(self) -> None:
         """Raises ConfigError where a database cannot be used at all."""
         await self.in_reports(self.recorder.start)
+        await self.in_reports(self.drift_monitor.adopt)
         # The first count and the first score load files; no client is to wait for them.
         if self._counts:
             hello = [{"role": "user", "content": "hi"}]
@@ -110,7 +113,7 @@ class ServerState:
                 await self.in_thread(partial(part.router.scores, [Conversation("", "", "hi")]))
         if self.drift_monitor.on:
             self._watcher = asyncio.create_task(
-                self.drift_monitor.run(self.in_reports, self.recorder), name="drift-monitor"
+                self.drift_monitor.run(self.in_reports), name="drift-monitor"
             )
         self.ready = True
 

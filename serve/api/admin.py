@@ -116,6 +116,7 @@ class _Views:
         report = {
             **await state.in_reports(counted),
             "drift": None if drift is None else drift.to_dict(),
+            "notices": state.drift_monitor.notices,
             "now": time.time(),
             "router": router,
             "models": models,

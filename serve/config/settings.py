@@ -155,6 +155,8 @@ class RouterSettings(Settings):
     threshold: Share | None = None
     # Instead of a threshold, through the bundle's table; 0.3 for a pair where neither is given.
     strong_share: Share | None = None
+    # Of ordinary prompts: after 100 scored requests the share's threshold is read off those.
+    adapt_share: bool = True
     context: Literal["last", "conversation", "full"] = "conversation"
     on_error: Literal["strong", "weak"] = "strong"
     threads: Count = 1

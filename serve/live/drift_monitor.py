@@ -1,15 +1,17 @@
-"""What a server does beside its requests: gauges of drift, and a threshold that holds its aim.
+"""What a server does beside its requests: gauges of drift, and thresholds that its traffic moves.
 
-Both are fed with finished records and work in a thread, every now and then, in each worker.
+All are fed with finished records and work in a thread, every now and then, in each worker.
 """
 
 import asyncio
+import json
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,12 @@ from ...errors import CalibrationError, ConfigError, ThriftrouteError
 from ...eval.drift.baseline import Baseline, baseline_of
 from ...eval.drift.drift import DriftReport, Examination
 from ...router.routers import Router, tables_of
-from ...router.threshold import threshold_for_cost, threshold_for_share
+from ...router.threshold import (
+    ORDINARY,
+    share_table,
+    threshold_for_cost,
+    threshold_for_share,
+)
 from ..config.settings import Config, HoldSettings
 from ..errors import bad_setting
 from ..policy.pipeline import Pipeline
@@ -29,6 +36,8 @@ from ..registry import Model
 from ..spend.cost import Usage, cost_of
 
 LEAST = 100  # scores, before the threshold is moved
+MOST = 2000  # scores that a strong share's threshold is read off
+NEAR = 0.05  # scores that are alike may allow no share that is nearer to the one asked for
 WAITING = 20_000  # records between two looks; past it the oldest are left out
 
 logger = logging.getLogger(__name__)
@@ -41,11 +50,18 @@ class DriftMonitor:
     """
 
     def __init__(
-        self, config: Config, pipeline: Pipeline, router: Router, weak: Model, metrics: Metrics
+        self,
+        config: Config,
+        pipeline: Pipeline,
+        router: Router,
+        weak: Model,
+        metrics: Metrics,
+        recorder: Recorder,
     ) -> None:
         self._config = config
         self._pipeline = pipeline
         self._metrics = metrics
+        self._recorder = recorder
         self._waiting: deque[Record] = deque(maxlen=WAITING)
         self._alarmed = False
         self.report: DriftReport | None = None
@@ -61,6 +77,9 @@ class DriftMonitor:
         if config.router.hold is not None:
             self.hold = ThresholdHold(config.router.hold, pipeline, weak)
             self._every_s.append(config.router.hold.every_s)
+        self.own_share = OwnShare.of(config, pipeline, router, recorder)
+        if self.own_share is not None:
+            self._every_s.append(config.watch.every_s)
         self._set_gauges()
 
     @property
@@ -68,22 +87,27 @@ class DriftMonitor:
         """Whether there is anything to do."""
         return bool(self._every_s)
 
+    @property
+    def notices(self) -> list[str]:
+        """What whoever runs the server is to know of the router, in sentences."""
+        return [] if self.own_share is None else [self.own_share.notice]
+
+    def adopt(self) -> None:
+        """The threshold that was read off own traffic before; waits for the database."""
+        if self.own_share is not None:
+            with suppress(ThriftrouteError):
+                self.own_share.adopt()
+
     def observe(self, record: Record) -> None:
         """A finished request; takes no time."""
         if self.on and (record.score is not None or record.feedback is not None):
             self._waiting.append(record)
 
-    async def run(
-        self, in_thread: Callable[[Callable[[], None]], Any], recorder: Recorder | None = None
-    ) -> None:
-        """Work through what was observed, every so often, until cancelled.
-
-        recorder: whose latest decisions (1,000 at most) the held threshold starts with.
-        """
-        if recorder is not None and (hold := self.hold) is not None:
-            latest = {"router": self._config.router.name}
-            with suppress(ThriftrouteError, OSError):
-                await in_thread(lambda: hold.add(reversed(recorder.recent(1000, latest))))
+    async def run(self, in_thread: Callable[[Callable[[], None]], Any]) -> None:
+        """Work through what was observed, every so often, until cancelled. Thresholds start with
+        the latest 1,000 decisions that were recorded."""
+        with suppress(ThriftrouteError, OSError):
+            await in_thread(self._begin)
         while self.on:
             try:
                 await in_thread(self.step)
@@ -97,11 +121,21 @@ class DriftMonitor:
         if self.hold is not None:
             self.hold.add(rows)
             self.hold.move()
+        if self.own_share is not None:
+            self.own_share.add(rows)
+            with suppress(ThriftrouteError):  # the database is away
+                self.own_share.move()
         if self._examination is not None:
             for row in rows:
                 self._examination.add(row)
             self.report = self._examination.report()
         self._set_gauges()
+
+    def _begin(self) -> None:
+        for part in (self.hold, self.own_share):
+            if part is not None:
+                latest = self._recorder.recent(1000, {"router": self._config.router.name})
+                part.add(reversed(latest))
 
     def _baseline(self, router: Router) -> Baseline | None:
         settings = self._config.watch
@@ -179,3 +213,80 @@ class ThresholdHold:
             self._failed = True
         found = min(max(found, aim.lowest), aim.highest)
         self._pipeline.hold(found, f"held at {what} by the last {len(scores)} scores")
+
+
+class OwnShare:
+    """Reads the threshold of `router.strong_share` off own traffic, once: when 100 requests are
+    scored that went by the bundle's own threshold for that share, which is of ordinary prompts.
+
+    What is found is noted in the database of the records: every worker goes by it, and so does the
+    next start, until the share or the bundle changes. Without a database each worker has its own.
+    """
+
+    def __init__(self, pipeline: Pipeline, share: float, router: str, recorder: Recorder) -> None:
+        self._pipeline, self._share, self._router = pipeline, share, router
+        self._recorder = recorder
+        before = pipeline.threshold
+        assert before is not None
+        self._before = before
+        self._name = f"threshold of {router} for {share!r}, instead of {self._before!r}"
+        self._scores: list[float] = []
+        self._is_done = False
+        self.notice = (
+            f"Threshold {self._before:.4g} sends {share:.0%} of ordinary prompts to the strong "
+            f"model. After {LEAST} scored requests it is read off those."
+        )
+
+    @classmethod
+    def of(
+        cls, config: Config, pipeline: Pipeline, router: Router, recorder: Recorder
+    ) -> "OwnShare | None":
+        """None where the threshold is given, held, of own prompts already, or to stay."""
+        settings, share = config.router, pipeline.strong_share
+        fixed = not settings.adapt_share or settings.strategy != "pair" or settings.hold is not None
+        table = None if fixed or share is None else share_table(tables_of(router))
+        if share is None or table is None or table.name != ORDINARY:
+            return None
+        return cls(pipeline, share, settings.name, recorder)
+
+    def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Decisions; those that went by another threshold, or failed, are left out."""
+        for row in rows:
+            answered = row["model"] is not None and row["status"] < 400
+            own = row["router"] == self._router and row["threshold"] == self._before
+            if answered and own and row["score"] is not None and len(self._scores) < MOST:
+                self._scores.append(row["score"])
+
+    def adopt(self) -> None:
+        """Go by what another worker, or an earlier run, has noted. Raises RefusedError where the
+        database is away."""
+        noted = None if self._is_done else self._recorder.noted(self._name)
+        if noted is not None:
+            self._go_by(json.loads(noted))
+
+    def move(self) -> None:
+        """Raises RefusedError where the database is away; to be called again then."""
+        self.adopt()
+        if self._is_done or len(self._scores) < LEAST:
+            return
+        found, reached = threshold_for_share(self._scores, self._share)
+        if abs(reached - self._share) > NEAR:
+            return
+        scores, now = np.array(self._scores), datetime.now(UTC)
+        own = {"threshold": found, "scores": len(scores), "time": f"{now:%Y-%m-%d %H:%M} UTC"}
+        own["strong_before"] = float(np.mean(scores >= self._before))
+        noted = json.loads(self._recorder.noted(self._name, json.dumps(own)) or "null")
+        self._go_by(noted)
+        if noted == own:  # else another worker was first, and says it
+            logger.warning("%s", self.notice)
+
+    def _go_by(self, noted: Mapping[str, Any]) -> None:
+        threshold, scores = noted["threshold"], noted["scores"]
+        source = f"strong share {self._share:.3g} of the first {scores} requests here"
+        self._pipeline.hold(threshold, source, self._share)
+        self._is_done = True
+        self.notice = (
+            f"Since {noted['time']} the threshold is {threshold:.4g} instead of "
+            f"{self._before:.4g}, which sent {noted['strong_before']:.0%} of the first {scores} "
+            f"scored requests to the strong model: {self._share:.0%} are asked for."
+        )

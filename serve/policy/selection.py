@@ -52,13 +52,15 @@ class Selection:
         self._router = router
         self._fastest = fastest
         self._held: tuple[float, str] | None = None
+        self._held_share: float | None = None
         self.qualities = Qualities(config, models, router)
         scorer = router.scorer if isinstance(router, BundleRouter) else None
         self._head = None if scorer is None else StepHead.of(scorer.bundle)
 
-    def hold(self, threshold: float, source: str) -> None:
-        """From now on this instead of the config's; source: said in reasons."""
-        self._held = (validate_threshold(threshold), source)
+    def hold(self, threshold: float, source: str, share: float | None = None) -> None:
+        """From now on this instead of the config's; source: said in reasons. share: the config's
+        strong share, where the threshold stands for it."""
+        self._held, self._held_share = (validate_threshold(threshold), source), share
 
     def default(self) -> tuple[float, str] | None:
         """The threshold of a request that asks for none, if there is one."""
@@ -76,7 +78,9 @@ class Selection:
         """The strong share that requests without a wish go by: the config's, else 0.3 for a pair
         whose router has a table; None where a threshold is configured or held."""
         settings = self._config.router
-        if self._held is not None or self._look is not None or settings.threshold is not None:
+        if self._held is not None:
+            return self._held_share
+        if self._look is not None or settings.threshold is not None:
             return None
         by_default = settings.strategy == "pair" and self.qualities.table is not None
         default = STRONG_SHARE if by_default else None

@@ -214,6 +214,19 @@ def insert_into(connection: sa.Connection, table: sa.Table) -> Any:
     return dialect.insert(table)
 
 
+def noted(engine: sa.Engine | None, name: str, value: str | None = None) -> str | None:
+    """What is noted under a name, for every worker and the next start; `value` where nothing was,
+    which is noted then. Without a database: `value`."""
+    if engine is None:
+        return value
+    with engine.begin() as connection:
+        if value is not None:
+            new = insert_into(connection, meta).on_conflict_do_nothing()
+            connection.execute(new.values(name=name, value=value))
+        query = sa.select(meta.c.value).where(meta.c.name == name)
+        return connection.execute(query).scalar_one_or_none()
+
+
 def is_away(error: Exception) -> bool:
     """True where trying again later can help: no connection, a lock, a full disk, a missing table;
     False where the row itself is at fault."""

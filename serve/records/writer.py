@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from ..config.settings import RecordSettings
 from ..errors import RefusedError, bad_setting
 from . import arms, stats
-from .database import create_schema, insert, is_away, open_engine, shown
+from .database import create_schema, insert, is_away, noted, open_engine, shown
 from .record import Record
 from .table import clean_text, decisions, to_row
 
@@ -177,12 +177,13 @@ class Recorder:
         with self._reached():
             return query(self.engine, *args, **options)
 
-    # Each as the function of its name in `stats` and `arms`, on this engine.
+    # Each as the function of its name in `stats`, `arms` and `database`, on this engine.
     recent: partialmethod[list[dict[str, Any]]] = partialmethod(_ask, stats.recent)
     one: partialmethod[dict[str, Any] | None] = partialmethod(_ask, stats.one)
     shadow: partialmethod[dict[str, Any]] = partialmethod(_ask, arms.shadow)
     arms: partialmethod[dict[str, dict[str, Any]]] = partialmethod(_ask, arms.arms)
     stats: partialmethod[dict[str, Any]] = partialmethod(_ask, stats.stats)
+    noted: partialmethod[str | None] = partialmethod(_ask, noted)
 
     @contextmanager
     def _reached(self) -> Iterator[None]:
