@@ -3,7 +3,7 @@
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +15,8 @@ from .options import ContextOption, JsonOption, RouterOption
 from .output import print_json, say, short
 
 if TYPE_CHECKING:
+    from ..router.controller import Controller
+    from ..router.decision import Decision
     from ..testing.try_it import Tried
 
 
@@ -94,6 +96,12 @@ def route(
     messages: Annotated[
         Path | None, typer.Option("--messages", help="A JSON file with OpenAI messages instead.")
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data", help="Many prompts instead: a file as of `score`; '-' reads a prompt a line."
+        ),
+    ] = None,
     strong_model: Annotated[
         str, typer.Option("--strong-model", help="Name to print for the strong model.")
     ] = "strong",
@@ -103,21 +111,71 @@ def route(
     context: ContextOption = "conversation",
     as_json: JsonOption = False,
 ) -> None:
-    """Decide which model should answer one prompt; no model is called.
+    """Decide which model should answer a prompt; no model is called.
+
+    With --data it warns where the prompts are unlike those that the router's table is of.
 
     Example: thriftroute route --json --router mf --strong-share 0.3 "What is 2+2?"
     """
     from ..router.controller import Controller
-    from ..router.threshold import harder_than
 
     if threshold is not None and strong_share is not None:
         raise ConfigError("give --threshold or --strong-share, and not both")
     controller = Controller([router], strong_model, weak_model, context=context)
-    text = _prompt(prompt, messages)
-    decision = controller.decide(text, router, threshold, strong_share=strong_share)
+    if data is not None:
+        if prompt is not None or messages is not None:
+            raise ConfigError("give --data, or a prompt or --messages, and not both")
+        decisions = []
+        for index, text in enumerate(_many(data)):
+            decided = controller.decide(text, router, threshold, strong_share=strong_share)
+            decisions.append(decided)
+            if as_json:
+                print_json({"index": index, **decided.to_dict()}, indent=None)
+            else:
+                score = "-" if decided.score is None else f"{decided.score:.4f}"
+                say(f"{decided.model}  {score}  {short(text)}")
+        _told_of_all(controller, router, decisions)
+        return
+    decision = controller.decide(
+        _prompt(prompt, messages), router, threshold, strong_share=strong_share
+    )
     if as_json:
         print_json(decision.to_dict())
         return
+    _say_decision(decision)
+
+
+def _many(data: str) -> Iterator[str]:
+    if data != "-":
+        from ..data.readers import read_prompts
+
+        return read_prompts(data)
+    lines = (line.decode(errors="replace").strip() for line in sys.stdin.buffer)
+    return (line for line in lines if line)
+
+
+def _told_of_all(controller: "Controller", router: str, decisions: Sequence["Decision"]) -> None:
+    """How many went where, and whether that is what the router's table says; on standard error."""
+    from ..eval.drift.baseline import baseline_of
+    from ..eval.drift.drift import examine, unlike
+    from ..router.routers import tables_of
+
+    strong = [decision.choice == "strong" for decision in decisions]
+    say(f"{sum(strong):,} of {len(strong):,} to the strong model", err=True)
+    with contextlib.suppress(ConfigError):  # no table to compare with
+        baseline = baseline_of(tables_of(controller.routers[router]), router)
+        rows = [
+            {"strong": to, "score": one.score, "threshold": one.threshold, "router": router}
+            for to, one in zip(strong, decisions, strict=True)
+        ]
+        if (found := unlike(examine(rows, baseline))) is not None:
+            more = "`thriftroute calibrate` reads a threshold off prompts of your own"
+            say(f"warning: {found}: the router may know little of such prompts; {more}", err=True)
+
+
+def _say_decision(decision: "Decision") -> None:
+    from ..router.threshold import harder_than
+
     score = "-" if decision.score is None else f"{decision.score:.4f}"
     line = (
         f"{decision.model}  score {score}, threshold {decision.threshold:g}, router "

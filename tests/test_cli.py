@@ -132,6 +132,29 @@ def test_route_goes_by_a_strong_share_and_tells_the_percentile(
     assert ok("score", "--router", bundle, "hello") == f"{row['score']:.4f}{column}  hello\n"
 
 
+def test_route_of_many_prompts_warns_where_they_are_unlike_the_tables(
+    make_bundle: BundleMaker, tmp_path: Path
+) -> None:
+    rows = [(step / 20, 1 - step / 20) for step in range(21)]
+    table = {"name": "ordinary", "n": 500, "rows": rows}
+    bundle = make_bundle(thresholds={"ordinary": table}).path
+    lines = [f"prove the hard theorem {i}\n\n" for i in range(60)]
+    done = run("route", "--router", bundle, "--data", "-", stdin="".join(lines))
+    assert done.exit_code == 0, done.output
+    assert done.stdout.splitlines()[1].startswith("strong  0.")
+    assert done.stdout.splitlines()[59].endswith("prove the hard theorem 59")
+    said = " ".join(done.stderr.split())
+    assert said.startswith("60 of 60 to the strong model warning: scores (p = ")
+    assert "expected 30.0%) of 60 prompts differ from 'ordinary'" in said
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("hello\nprove the theorem\n", encoding="utf-8")
+    few = run("route", "--router", bundle, "--json", "--data", prompts)
+    assert few.stderr == "1 of 2 to the strong model\n"
+    found = [json.loads(line) for line in few.stdout.splitlines()]
+    assert [(row["index"], row["choice"]) for row in found] == [(0, "weak"), (1, "strong")]
+    assert "--data" in fails(2, "route", "--router", bundle, "--data", prompts, "hello")
+
+
 def test_route_needs_a_threshold_where_there_is_no_table(tiny_bundle: Path) -> None:
     assert "no threshold is given" in fails(2, "route", "--router", tiny_bundle, "hello")
     both = ("--threshold", "0.5", "--strong-share", "0.5")

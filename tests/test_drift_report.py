@@ -1,6 +1,7 @@
 """Recorded decisions against a baseline: which rows count, which tests are made, what they say."""
 
 import hashlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from thriftroute.eval.drift.drift import (
     baseline_from,
     examine,
     print_drift,
+    unlike,
 )
 
 RANDOM = np.random.default_rng(0)
@@ -169,6 +171,19 @@ def test_a_baseline_is_made_of_rows_as_they_are_read_later() -> None:
 def test_a_rate_that_is_none(alpha: float) -> None:
     with pytest.raises(ConfigError, match="expected a false-alarm rate between 0 and 1"):
         Examination(OWN, alpha=alpha)
+
+
+def test_what_differs_is_said_in_a_line() -> None:
+    assert unlike(examine(decisions(500), OWN)) is None
+    told = unlike(examine(decisions(1000, a=4.0), OWN)) or ""
+    assert re.fullmatch(
+        r"scores \(p = \S+\) and strong share \(6.*% \[.*\], expected 4.*%\) of 1,000 prompts "
+        "differ from '.*'",
+        told,
+    )
+    few = examine(({**row, "score": 0.9, "strong": True} for row in decisions(20)), OWN)
+    assert few.verdict == "ok"  # the tests need more; the interval says it already
+    assert (unlike(few) or "").startswith("strong share (100.0% [")
 
 
 def test_what_is_printed_says_each_test(capsys: pytest.CaptureFixture[str]) -> None:

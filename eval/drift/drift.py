@@ -230,6 +230,26 @@ def examine(rows: Iterable[Mapping[str, Any]], baseline: Baseline, **settings: A
     return examination.report()
 
 
+def unlike(report: DriftReport) -> str | None:
+    """What differs from the baseline, in a line: what drifts, and a strong share whose interval
+    leaves out the expected one. None where nothing does."""
+    found = []
+    for one in report.findings:
+        apart = False
+        if one.expected is not None and one.observed_interval is not None:
+            apart = not one.observed_interval[0] <= one.expected <= one.observed_interval[1]
+        if one.drift or apart:
+            name = one.name.replace("_", " ")
+            if one.expected is None:
+                found.append(f"{name} (p = {one.p_value:.3g})")
+            else:
+                share = _share(one.observed, one.observed_interval)
+                found.append(f"{name} ({share}, expected {one.expected:.1%})")
+    if not found:
+        return None
+    return f"{' and '.join(found)} of {report.n:,} prompts differ from {report.baseline!r}"
+
+
 def print_drift(report: DriftReport) -> None:
     """Print a report, a test a line."""
     lines = [

@@ -19,7 +19,7 @@ import numpy as np
 
 from ...errors import CalibrationError, ConfigError, ThriftrouteError
 from ...eval.drift.baseline import Baseline, baseline_of
-from ...eval.drift.drift import DriftReport, Examination
+from ...eval.drift.drift import DriftReport, Examination, unlike
 from ...router.routers import Router, tables_of
 from ...router.threshold import (
     ORDINARY,
@@ -63,7 +63,7 @@ class DriftMonitor:
         self._metrics = metrics
         self._recorder = recorder
         self._waiting: deque[Record] = deque(maxlen=WAITING)
-        self._alarmed = False
+        self._alarm: str | None = None
         self.report: DriftReport | None = None
         self._every_s: list[float] = []  # of what there is to do
         self._examination: Examination | None = None
@@ -90,7 +90,8 @@ class DriftMonitor:
     @property
     def notices(self) -> list[str]:
         """What whoever runs the server is to know of the router, in sentences."""
-        return [] if self.own_share is None else [self.own_share.notice]
+        own = None if self.own_share is None else self.own_share.notice
+        return [told for told in (own, self._alarm) if told is not None]
 
     def adopt(self) -> None:
         """The threshold that was read off own traffic before; waits for the database."""
@@ -162,11 +163,9 @@ class DriftMonitor:
         share = by_name.get("strong_share")
         if share is not None and share.expected is not None:
             self._metrics.expected_share.set(share.expected)
-        if report.verdict == "drift" and not self._alarmed:
-            self._alarmed = True
-            what = ", ".join(name for name, finding in by_name.items() if finding.drift)
-            text = "drift: %s of %d prompts differ from %r; `thriftroute watch` tells more"
-            logger.warning(text, what, report.n, report.baseline)
+        if report.verdict == "drift" and self._alarm is None:
+            self._alarm = f"drift: {unlike(report)}; `thriftroute watch` tells more"
+            logger.warning("%s", self._alarm)
 
 
 class ThresholdHold:
