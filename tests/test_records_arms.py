@@ -50,7 +50,10 @@ def by_hand(records: list[Record], arm: str) -> dict[str, ArmSums]:
     rules: dict[str, tuple[Any, Any]] = {
         "cost": (lambda r: r.cost, lambda r: 1),
         "saving": (lambda r: r.strong_cost - r.cost, lambda r: 1),
-        "strong_share": (lambda r: r.strong is True, lambda r: r.strong is not None),
+        "strong_share": (
+            lambda r: r.score is not None and r.score >= 0.5,
+            lambda r: r.score is not None,
+        ),
         "errors": (lambda r: r.status >= 400 and r.status != 499, lambda r: 1),
         "latency_s": (
             lambda r: r.latency_s if r.model and r.status < 400 else 0,
@@ -77,6 +80,9 @@ def test_arms_are_summed_by_session_as_by_hand(engine: Engine) -> None:
             session_hash=None if i % 7 == 0 else f"s{i % 20}",
             model=None if i % 11 == 0 else "strong",
             strong=None if i % 11 == 0 else i % 3 == 0,
+            choice="shadow",
+            score=None if i % 6 == 0 else float(random.random()),
+            threshold=0.5,
             status=[200, 200, 499, 502][i % 13 % 4],
             cost=float(random.random()),
             strong_cost=2.0,
@@ -108,11 +114,12 @@ def test_arms_are_summed_by_session_as_by_hand(engine: Engine) -> None:
 def test_shadow_mode_is_summed_over_what_was_answered(engine: Engine) -> None:
     assert shadow(engine)["requests"] == shadow(None)["requests"] == 0
     assert shadow(engine)["strong_share"] is None
-    own = {"model": "strong", "strong": True, "cost": 4.0}
+    own: dict[str, Any] = {"model": "strong", "strong": True, "cost": 4.0}
+    shadowed: dict[str, Any] = {"choice": "shadow", "threshold": 0.5}
     put(
         engine,
-        Record(id="a", time=1.0, routed="weak", routed_cost=1.0, **own),
-        Record(id="b", time=2.0, routed="strong", routed_cost=4.0, **own),
+        Record(id="a", time=1.0, routed="weak", routed_cost=1.0, score=0.1, **own, **shadowed),
+        Record(id="b", time=2.0, routed="strong", routed_cost=4.0, score=0.9, **own, **shadowed),
         Record(id="c", time=3.0, **own),  # its model was named
         Record(id="d", time=4.0, routed="weak", status=502),  # nobody answered
     )

@@ -45,7 +45,9 @@ def some_records(n: int = 400) -> list[Record]:
                 requested="auto",
                 model=model,
                 strong=None if failed else strong,
-                choice="strong" if strong else "weak",
+                choice=rng.choice(["strong" if strong else "weak", "direct", "session"]),
+                score=rng.choice([None, rng.random()]),
+                threshold=rng.choice([0.4, 0.6, None]),
                 task=rng.choice(["chat", "code", None]),
                 steps=[["rules", "none"]],
                 attempts=[{"model": name} for name in attempts],
@@ -99,12 +101,22 @@ def recorder(url: str, engine: Engine) -> Iterator[Recorder]:
 
 def by_hand(records: list[Record]) -> dict[str, Any]:
     answered = [r.latency_s for r in records if r.model is not None and r.status < 400]
-    known = [r for r in records if r.strong is not None]
+    # A score without a threshold is a pool's or a band's: the model says it.
+    scored = [
+        r.strong if r.threshold is None else r.score >= r.threshold
+        for r in records
+        if r.score is not None
+        and r.choice != "session"
+        and (r.threshold is not None or r.strong is not None)
+    ]
+    saved = [(r, r.strong_cost - r.cost) for r in records]
+    by_cache = sum(x for r, x in saved if r.cache in {"hit", "semantic"})
     overhead = [r.overhead_s for r in records if r.overhead_s is not None]
     cost, strong_cost = sum(r.cost for r in records), sum(r.strong_cost for r in records)
     return {
         "requests": len(records),
         "errors": sum(r.status == 502 for r in records),
+        "scored": len(scored),
         "cache_hits": sum(r.cache in {"hit", "semantic"} for r in records),
         "prompt_tokens": sum(r.prompt_tokens for r in records),
         "completion_tokens": sum(r.completion_tokens for r in records),
@@ -115,11 +127,13 @@ def by_hand(records: list[Record]) -> dict[str, Any]:
         "fallbacks": sum(r.fallbacks for r in records),
         "looked": sum(r.escalated is not None for r in records),
         "escalated": sum(r.escalated is True for r in records),
+        "look_cost": pytest.approx(-sum(x for r, x in saved if r.escalated is True)),
+        "look_saving": pytest.approx(sum(x for r, x in saved if r.escalated is False)),
         "saving": pytest.approx(strong_cost - cost),
+        "cache_saving": pytest.approx(by_cache),
+        "routing_saving": pytest.approx(strong_cost - cost - by_cache),
         "saving_share": pytest.approx(1 - cost / strong_cost) if records else None,
-        "strong_share": pytest.approx(sum(bool(r.strong) for r in known) / len(known))
-        if known
-        else None,
+        "strong_share": pytest.approx(sum(map(bool, scored)) / len(scored)) if scored else None,
         "latency_p50_s": pytest.approx(
             np.percentile(answered, 50, method="inverted_cdf"), rel=0.026
         )

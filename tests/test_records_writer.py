@@ -17,8 +17,8 @@ from thriftroute.errors import ConfigError
 from thriftroute.serve.config.settings import RecordSettings
 from thriftroute.serve.errors import RefusedError
 from thriftroute.serve.records import Record, Recorder
-from thriftroute.serve.records.database import create_schema, open_engine
-from thriftroute.serve.records.table import decisions, meta
+from thriftroute.serve.records.database import create_schema, insert, open_engine
+from thriftroute.serve.records.table import decisions, meta, to_row
 from thriftroute.tests.helpers.servers import Server, postgres_server
 
 NOW = 1_700_000_000.0
@@ -271,7 +271,7 @@ def test_a_table_of_another_version_is_left_alone(url: str, version: str) -> Non
         connection.execute(update(meta).values(value=version))
     engine.dispose()
     writer = recorder(url)
-    with pytest.raises(ConfigError, match=f"of version {version}, this thriftroute knows 3"):
+    with pytest.raises(ConfigError, match=f"of version {version}, this thriftroute knows 4"):
         writer.start()
     writer.close()
 
@@ -284,8 +284,20 @@ def test_tables_of_version_2_are_brought_up_to_date(
         url = request.getfixturevalue("postgres").url
     engine = open_engine(url)
     create_schema(engine)
-    added = {"decisions": ("look", "escalated", "look_wrong"), "daily": ("looked", "escalated")}
+    added = {
+        "decisions": ("look", "escalated", "look_wrong", "sent_strong"),
+        "daily": (
+            *("looked", "escalated", "scored", "sent_strong"),
+            *("cache_saving", "look_cost", "look_saving"),
+        ),
+    }
+    rows = [
+        record("old", model="weak", strong=False, choice="weak", score=0.4, threshold=0.5),
+        record("older", model="strong", strong=True, choice="pool", score=0.4),
+        record("named", model="strong", strong=True, choice="direct", strong_cost=2.0, cache="hit"),
+    ]
     with engine.begin() as connection:
+        insert(connection, [to_row(row) for row in rows])
         connection.execute(text("DROP INDEX thriftroute_decisions_report"))
         for table, columns in added.items():
             for name in columns:
@@ -293,13 +305,9 @@ def test_tables_of_version_2_are_brought_up_to_date(
         connection.execute(
             text("CREATE INDEX thriftroute_decisions_report ON thriftroute_decisions (time)")
         )
-        # As the older server counted it.
-        sums = "requests errors answered strong known cache_hits fallbacks prompt_tokens "
-        sums += "completion_tokens cached_tokens reasoning_tokens cost strong_cost overhead timed"
-        names, zeros = sums.replace(" ", ", "), ", ".join("1" for _ in sums.split())
-        old = f"({NOW // 86_400:.0f}, 'all', '', {zeros})"
-        into = f"thriftroute_daily (day, dimension, name, {names})"
-        connection.execute(text(f"INSERT INTO {into} VALUES {old}"))
+        for name in ("strong", "known"):  # which the older server counted
+            column = f"{name} BIGINT DEFAULT 0 NOT NULL"
+            connection.execute(text(f"ALTER TABLE thriftroute_daily ADD COLUMN {column}"))
         connection.execute(update(meta).values(value="2"))
     engine.dispose()
     writer = recorder(url)
@@ -312,7 +320,10 @@ def test_tables_of_version_2_are_brought_up_to_date(
     for filters in ({}, {"model": "weak"}):  # from the sums by day, and from the rows
         totals = again.stats(filters=filters)["totals"]
         assert (totals["looked"], totals["escalated"]) == (2, 1)
-        assert totals["requests"] == (3 if filters else 4)
+        assert totals["requests"] == (4 if filters else 6)
+        # Of what was there before, too.
+        assert (totals["scored"], totals["strong_share"]) == ((1, 0) if filters else (2, 0.5))
+        assert totals["cache_saving"] == (0 if filters else 2)
     again.close()
 
 

@@ -16,7 +16,7 @@ _count = func.count()
 _METRICS: dict[str, tuple[Any, Any]] = {
     "cost": (func.sum(_c.cost), _count),
     "saving": (func.sum(_c.strong_cost - _c.cost), _count),
-    "strong_share": (_count.filter(_c.strong.is_(True)), _count.filter(_c.strong.is_not(None))),
+    "strong_share": (_count.filter(_c.sent_strong.is_(True)), func.count(_c.sent_strong)),
     "errors": (_count.filter(failed), _count),
     "latency_s": (func.sum(_c.latency_s).filter(answered), _count.filter(answered)),
     "feedback": (func.sum(_c.feedback), func.count(_c.feedback)),
@@ -83,18 +83,18 @@ def shadow(
 ) -> dict[str, Any]:
     """What shadow mode would have done, of the answered decisions of [since, until). Money is USD;
     shares are None without requests."""
-    requests, strong, cost, routed_cost = 0, 0, 0.0, 0.0
+    requests, scored, strong, cost, routed_cost = 0, 0, 0, 0.0, 0.0
     if engine is not None:
-        stays = _count.filter(_c.strong.is_(True) & (_c.routed == _c.model))
-        query = select(_count, stays, func.sum(_c.cost), func.sum(_c.routed_cost))
+        shares = (func.count(_c.sent_strong), _count.filter(_c.sent_strong.is_(True)))
+        query = select(_count, *shares, func.sum(_c.cost), func.sum(_c.routed_cost))
         query = query.where(_c.routed.is_not(None), _c.routed_cost.is_not(None))
         with engine.connect() as connection:
             within = conditions({"since": since, "until": until})
-            requests, strong, *sums = connection.execute(query.where(*within)).one()
+            requests, scored, strong, *sums = connection.execute(query.where(*within)).one()
         cost, routed_cost = (float(value or 0) for value in sums)
     return {
         "requests": requests,
-        "strong_share": strong / requests if requests else None,
+        "strong_share": strong / scored if scored else None,
         "cost": cost,
         "routed_cost": routed_cost,
         "saving": cost - routed_cost,

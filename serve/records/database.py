@@ -25,12 +25,17 @@ from ...providers import json_bytes
 from ..errors import bad_setting
 from .table import INDEXES, SUMS, daily, decisions, meta
 
-VERSION = 3  # of the tables. Raising it: `ADDED` needs the columns that lead there
+VERSION = 4  # of the tables. Raising it: `ADDED` needs the columns that lead there
+_SUMS_OF_4 = ("scored", "sent_strong", "cache_saving", "look_cost", "look_saving")
 ADDED = {  # by version
     3: (
         *(decisions.c[name] for name in ("look", "escalated", "look_wrong")),
         *(daily.c[name] for name in ("looked", "escalated")),
-    )
+    ),
+    4: (
+        decisions.c.sent_strong,
+        *(daily.c[name] for name in _SUMS_OF_4),
+    ),
 }
 CONNECT_S = 5  # for PostgreSQL to answer
 _LOCK = 0x7472_6966_7472  # of creating the table, among PostgreSQL's advisory locks
@@ -52,6 +57,8 @@ _COMMON: dict[str, Any] = {
 _c = decisions.c
 answered = _c.model.is_not(None) & (_c.status < 400)
 failed = (_c.status >= 400) & (_c.status != 499)  # 499: the client left
+_from_cache = _c.cache.in_(["hit", "semantic"])
+_saving = _c.strong_cost - _c.cost
 
 # What a row adds to each of SUMS, in Python and in SQL. What is not named here is the row's own.
 _DERIVED: dict[str, tuple[Callable[[Mapping[str, Any]], float], Any]] = {
@@ -64,11 +71,18 @@ _DERIVED: dict[str, tuple[Callable[[Mapping[str, Any]], float], Any]] = {
         lambda row: row["model"] is not None and row["status"] < 400,
         sa.func.count().filter(answered),
     ),
-    "strong": (lambda row: row["strong"] is True, sa.func.count().filter(_c.strong.is_(True))),
-    "known": (lambda row: row["strong"] is not None, sa.func.count(_c.strong)),
+    "scored": (lambda row: row["sent_strong"] is not None, sa.func.count(_c.sent_strong)),
+    "sent_strong": (
+        lambda row: row["sent_strong"] is True,
+        sa.func.count().filter(_c.sent_strong.is_(True)),
+    ),
     "cache_hits": (
         lambda row: row["cache"] in {"hit", "semantic"},
-        sa.func.count().filter(_c.cache.in_(["hit", "semantic"])),
+        sa.func.count().filter(_from_cache),
+    ),
+    "cache_saving": (
+        lambda row: row["cache"] in {"hit", "semantic"} and _saved(row),
+        sa.func.sum(_saving).filter(_from_cache),
     ),
     "overhead": (lambda row: row["overhead_s"] or 0.0, sa.func.sum(_c.overhead_s)),
     "timed": (lambda row: row["overhead_s"] is not None, sa.func.count(_c.overhead_s)),
@@ -77,12 +91,25 @@ _DERIVED: dict[str, tuple[Callable[[Mapping[str, Any]], float], Any]] = {
         lambda row: row["escalated"] is True,
         sa.func.count().filter(_c.escalated.is_(True)),
     ),
+    # More than the strong model alone would have cost, and what the answers that stood saved.
+    "look_cost": (
+        lambda row: row["escalated"] is True and -_saved(row),
+        sa.func.sum(-_saving).filter(_c.escalated.is_(True)),
+    ),
+    "look_saving": (
+        lambda row: row["escalated"] is False and _saved(row),
+        sa.func.sum(_saving).filter(_c.escalated.is_(False)),
+    ),
 }
 SUMS_OF_ROWS = [
     (_DERIVED[name][1] if name in _DERIVED else sa.func.sum(_c[name])).label(name) for name in SUMS
 ]
 
 _log = logging.getLogger("thriftroute.records")
+
+
+def _saved(row: Mapping[str, Any]) -> float:
+    return float(row["strong_cost"] - row["cost"])
 
 
 def open_engine(url: str) -> sa.Engine:
@@ -195,6 +222,8 @@ def create_schema(engine: sa.Engine) -> None:
             for added in ADDED[found]:
                 column = CreateColumn(added).compile(dialect=connection.dialect)
                 connection.execute(sa.text(f"ALTER TABLE {added.table.name} ADD COLUMN {column}"))
+            if found == 4:
+                _count_again(connection)
             # It is made again, with what reports read now.
             connection.execute(DropIndex(INDEXES[backend], if_exists=True))
             raised = sa.update(meta).where(meta.c.name == "records").values(value=str(found))
@@ -206,6 +235,31 @@ def create_schema(engine: sa.Engine) -> None:
             f"the decisions in {shown(engine)} are of version {found}, this thriftroute knows "
         )
         raise bad_setting("records.url", f"{problem}{VERSION}: upgrade it, or use another database")
+
+
+def _count_again(connection: sa.Connection) -> None:
+    """Fill what version 4 added, from the rows that are there."""
+    called = sa.case((_c.threshold.is_not(None), _c.score >= _c.threshold), else_=_c.strong)
+    scored = (_c.score.is_not(None), _c.choice != "session")
+    connection.execute(sa.update(decisions).where(*scored).values(sent_strong=called))
+    sums = [expression for expression in SUMS_OF_ROWS if expression.name in _SUMS_OF_4]
+    for dimension in (ALL, *DIMENSIONS):
+        name = "" if dimension == ALL else sa.func.coalesce(sa.cast(_c[dimension], sa.Text), "")
+        name = sa.literal(name) if dimension == ALL else name
+        rows = sa.select(whole(connection, DAY).label("day"), name.label("name"), *sums)
+        found = rows.group_by("day", "name").subquery().c
+        same = (daily.c.day == found.day, daily.c.dimension == dimension)
+        zero = {each: sa.func.coalesce(found[each], 0) for each in _SUMS_OF_4}
+        filled = sa.update(daily).where(*same, daily.c.name == found.name)
+        connection.execute(filled.values(zero))
+
+
+def whole(connection: sa.Connection, seconds: int) -> Any:
+    """How many times so many seconds had passed when a decision was made."""
+    # PostgreSQL's cast to an integer rounds, SQLite's cuts off and has no floor of its own.
+    passed = _c.time / float(seconds)
+    floored = sa.func.floor(passed) if connection.dialect.name == "postgresql" else passed
+    return sa.cast(floored, sa.Integer)
 
 
 def insert_into(connection: sa.Connection, table: sa.Table) -> Any:

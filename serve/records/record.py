@@ -70,6 +70,17 @@ class Record:
     look_wrong: bool | None = None
 
     @property
+    def sent_strong(self) -> bool | None:
+        """Whether its score called for the strong model; None where it was not routed by a score,
+        as where a request, a rule or its session named the model. The strong share is the mean."""
+        if self.score is None or self.choice == "session":
+            return None
+        if self.threshold is not None:
+            return self.score >= self.threshold
+        # Of a pool or bands; in shadow mode, which the strong model answers: what would have.
+        return None if self.strong is None else self.strong and self.routed in {None, self.model}
+
+    @property
     def moves(self) -> list[tuple[Any, Any]]:
         """(failed model, the one tried next) along `attempts`. An escalation is none: the weak
         model had answered, and the second look asked the strong one too."""

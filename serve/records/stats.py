@@ -13,11 +13,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, TextIO
 
-from sqlalchemy import Connection, Engine, Integer, Select, cast, func, literal, select
+from sqlalchemy import Connection, Engine, Select, func, literal, select
 
 from ...terminal import visible
 from ..errors import wrong
-from .database import ALL, DAY, SUMS_OF_ROWS, answered, open_recorded
+from .database import ALL, DAY, SUMS_OF_ROWS, answered, open_recorded, whole
 from .table import DERIVED, SUMS, daily, decisions, step_seconds
 
 TIMES = {"day": DAY, "hour": 3600}  # groups, in seconds
@@ -32,7 +32,7 @@ LATENCIES = 20_000
 
 _columns = [column for column in decisions.c if column.name not in DERIVED]
 _sums_of_days = [func.sum(daily.c[name]).label(name) for name in SUMS]
-_hidden = {"answered", "strong", "known", "overhead", "timed"}  # sums that a report uses up
+_hidden = {"answered", "sent_strong", "overhead", "timed"}  # sums that a report uses up
 
 
 def stats(
@@ -69,7 +69,10 @@ def stats(
         groups = sorted(groups, key=lambda group: group["name"])[-MAX_GROUPS:]
     else:
         groups.sort(key=lambda g: (-g["cost"], -g["requests"], str(g["name"])))
-    totals = _report(sum(sums.values(), Counter()), sum(steps.values(), Counter()))
+    total: Counter[str] = Counter()
+    for each in sums.values():
+        total.update(each)  # `+` would leave out what is below 0
+    totals = _report(total, sum(steps.values(), Counter()))
     said = {"since": since, "until": until, "by": by}
     return {**said, "totals": totals, "groups": groups[:MAX_GROUPS]}
 
@@ -190,10 +193,7 @@ def _group(connection: Connection, by: str | None) -> Any:
         return literal(ALL).label("name")
     if by not in TIMES:
         return decisions.c[by].label("name")
-    # PostgreSQL's cast to an integer rounds, SQLite's cuts off and has no floor of its own.
-    whole = decisions.c.time / float(TIMES[by])
-    floored = func.floor(whole) if connection.dialect.name == "postgresql" else whole
-    return (cast(floored, Integer) * TIMES[by]).label("name")
+    return (whole(connection, TIMES[by]) * TIMES[by]).label("name")
 
 
 def _name(by: str | None, name: Any) -> Any:
@@ -208,8 +208,9 @@ def _report(sums: Counter[str], steps: Counter[int]) -> dict[str, Any]:
     return {
         **{name: sums[name] for name in SUMS if name not in _hidden},
         "saving": saving,
+        "routing_saving": saving - sums["cache_saving"],
         "saving_share": saving / sums["strong_cost"] if sums["strong_cost"] > 0 else None,
-        "strong_share": sums["strong"] / sums["known"] if sums["known"] else None,
+        "strong_share": sums["sent_strong"] / sums["scored"] if sums["scored"] else None,
         "latency_p50_s": _percentile(steps, 0.5),
         "latency_p95_s": _percentile(steps, 0.95),
         "overhead_mean_s": sums["overhead"] / sums["timed"] if sums["timed"] else None,

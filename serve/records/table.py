@@ -40,15 +40,16 @@ decisions = Table(
     _metadata,
     *(_column(name, hint) for name, hint in get_type_hints(Record).items()),
     # For reports only: what the record computes, and the latency in steps of 5%.
+    Column("sent_strong", Boolean),
     Column("fallbacks", Integer, nullable=False),
     Column("latency_step", Integer, nullable=False),
 )
 
 # Sums by day (UTC) and by each name of a dimension, kept along with the rows: a report of months
 # reads some thousands of these, and they stay when old decisions are deleted.
-_AMOUNTS = ("cost", "strong_cost", "overhead")
+_AMOUNTS = ("cost", "strong_cost", "overhead", "cache_saving", "look_cost", "look_saving")
 SUMS = (
-    *("requests", "errors", "answered", "strong", "known", "cache_hits", "fallbacks"),
+    *("requests", "errors", "answered", "scored", "sent_strong", "cache_hits", "fallbacks"),
     *("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens"),
     *_AMOUNTS,
     *("timed", "looked", "escalated"),
@@ -70,7 +71,7 @@ daily = Table(
     ),
 )
 
-DERIVED = frozenset({"fallbacks", "latency_step"})
+DERIVED = frozenset({"sent_strong", "fallbacks", "latency_step"})
 _KEPT = tuple(column.name for column in decisions.c if column.name not in DERIVED)
 _NEVER_NULL = tuple(name for name in _KEPT if not decisions.c[name].nullable)
 _NAMES = ("id", "tenant", "key", "tier", "requested", "model", "choice", "task", "router", "routed")
@@ -78,7 +79,7 @@ _NAMES = ("id", "tenant", "key", "tier", "requested", "model", "choice", "task",
 # All that a report reads, in the order of time: rows are summed from the index alone, without their
 # texts. Feedback is not in it, so that a vote rewrites no index entry.
 _REPORTED = [
-    *("tenant", "key", "tier", "model", "strong", "choice", "task", "status", "cache"),
+    *("tenant", "key", "tier", "model", "sent_strong", "choice", "task", "status", "cache"),
     *("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens"),
     *("cost", "strong_cost", "overhead_s", "fallbacks", "latency_step", "escalated"),
 ]
@@ -116,7 +117,10 @@ def to_row(record: Record) -> dict[str, Any]:
         if row[name] is not None:
             row[name] = row[name][:TEXT_CHARS]
     step = latency_step(record.latency_s)
-    return {**row, "fallbacks": record.fallbacks, "latency_step": step}
+    return {
+        **row,
+        **{"sent_strong": record.sent_strong, "fallbacks": record.fallbacks, "latency_step": step},
+    }
 
 
 def _clean(value: Any) -> Any:
