@@ -4,13 +4,13 @@ A row has `prompt` (or `messages`), `model`, `answer` and `score`, and where the
 `confidence` (see `router.second_look.Answer`), `second`, another answer of the same model,
 `functions`, the tools offered, as JSON, and `response_format`, the JSON that was asked for. In
 place of `confidence`: `logprobs`, a list of `token` and `logprob`, or OpenAI's object that holds
-one. A comparison has `answer_b`, `confidence_b` and
-`second_b` of its `model_b`, or the same of a, as `thriftroute label` writes them.
+one. A comparison has `answer_b`, `confidence_b`, `logprobs_b` and `second_b` of its `model_b`, or
+the same of a, as `thriftroute label` writes them.
 """
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -30,25 +30,22 @@ def read_answers(path: str, weak: str, second: str | None = None) -> dict[str, A
     """
     found: dict[str, Answer] = {}
     others: dict[str, str] = {}
-    name, rows = raw_records(path)
-    for line, record, _ in rows:
-        try:
-            if isinstance(record, DataError):
-                raise record
-            row = _of_side(record, weak)
-            model = row.get("model")
-            if model not in (weak, second) or "answer" not in row:
-                continue
-            prompt = LAYOUTS[detect_layout(row)].make(row).prompt
-            text = _text(row, "answer")
-            if model == weak and prompt not in found:
-                again = _text(row, "second") if second is None else ""
-                known = _number(row), again or None, _functions(row), _tokens(row)
-                found[prompt] = Answer(text, *known, _json(row, "response_format"))
-            elif model == second:
-                others.setdefault(prompt, text)
-        except DataError as error:
-            raise error.at(name, line) from error
+
+    def take(record: Mapping[str, Any]) -> None:
+        row = _of_side(record, weak)
+        model = row.get("model")
+        if model not in (weak, second) or "answer" not in row:
+            return
+        prompt = LAYOUTS[detect_layout(row)].make(row).prompt
+        text = _text(row, "answer")
+        if model == weak and prompt not in found:
+            again = _text(row, "second") if second is None else ""
+            known = _number(row), again or None, _functions(row), _tokens(row)
+            found[prompt] = Answer(text, *known, _json(row, "response_format"))
+        elif model == second:
+            others.setdefault(prompt, text)
+
+    name = _each(path, take)
     for model, answers in ((weak, found), (second, others)):
         if model is not None and not answers:
             raise DataError(f"no answer of {model!r}; expected rows with its `answer`", path=name)
@@ -61,16 +58,26 @@ def read_numbers(path: str, model: str, field: str) -> dict[str, float]:
     """A number of the rows of a model, such as `cost_usd` or `latency_ms`, by prompt: of several
     rows the first; those that have none are left out. Raises DataError for a bad row."""
     found: dict[str, float] = {}
+
+    def take(record: Mapping[str, Any]) -> None:
+        if record.get("model") == model and (value := _number(record, field)) is not None:
+            found.setdefault(request(record)[0], value)
+
+    _each(path, take)
+    return found
+
+
+def _each(path: str, take: Callable[[Mapping[str, Any]], None]) -> str:
+    """Hand over each row; its errors say where it stands. Gives the file's name."""
     name, rows = raw_records(path)
     for line, record, _ in rows:
         try:
             if isinstance(record, DataError):
                 raise record
-            if record.get("model") == model and (value := _number(record, field)) is not None:
-                found.setdefault(request(record)[0], value)
+            take(record)
         except DataError as error:
             raise error.at(name, line) from error
-    return found
+    return name
 
 
 def _of_side(record: Mapping[str, Any], weak: str) -> Mapping[str, Any]:
@@ -78,7 +85,8 @@ def _of_side(record: Mapping[str, Any], weak: str) -> Mapping[str, Any]:
     side = next((s for s in "ba" if record.get(f"model_{s}") == weak), None)
     if side is None or f"answer_{side}" not in record:
         return record
-    told = {name: record.get(f"{name}_{side}") for name in ("answer", "confidence", "second")}
+    names = ("answer", "confidence", "logprobs", "second")
+    told = {name: record.get(f"{name}_{side}") for name in names}
     return {**record, "model": weak, **told}
 
 

@@ -293,8 +293,9 @@ def _reply(call: Call, response: Any) -> Reply:
         tokens_in = count_tokens(call.messages)
         tokens_out = count_tokens([{"role": "assistant", "content": text}])
     usd = call.model.usd(tokens_in, tokens_out)
-    confidence = mean_probability([value for _, value in token_logprobs(choices[0])])
-    return Reply(text, choices[0].finish_reason, tokens_in, tokens_out, usd, counted, confidence)
+    told = token_logprobs(choices[0])
+    about = mean_probability([value for _, value in told]), told
+    return Reply(text, choices[0].finish_reason, tokens_in, tokens_out, usd, counted, *about)
 
 
 async def label_row(setup: LabelSetup, row: LogRow, caller: PaidCaller, money: RowMoney) -> Label:

@@ -14,7 +14,7 @@ may have cost at most counts as spent. The key of a call is a hash of all that t
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,7 +34,8 @@ class LabelError(ThriftrouteError):
 @dataclass(frozen=True, slots=True)
 class Reply:
     """A model's answer, and what it cost; `counted` is false where the tokens were counted here.
-    `confidence`: geometric mean of the probabilities of its tokens, None where it is not known."""
+    `confidence`: geometric mean of the probabilities of its tokens, None where it is not known;
+    `logprobs`: (token, logarithm of its probability) of each, where they were told."""
 
     text: str
     finish: str | None = None
@@ -43,6 +44,7 @@ class Reply:
     usd: float | None = None
     counted: bool = True
     confidence: float | None = None
+    logprobs: Sequence[Sequence[Any]] = ()
 
 
 @dataclass(frozen=True, slots=True)

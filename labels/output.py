@@ -83,7 +83,9 @@ def checked_scores(
 def _answer_of(label: Label) -> dict[str, Any]:
     """What a second look is trained on, as `data.answers` reads it."""
     weak = label.weak_reply
-    return {"answer": weak.text, "confidence": weak.confidence, "second": label.second}
+    tokens = [{"token": token, "logprob": value} for token, value in weak.logprobs]
+    told = {"confidence": weak.confidence, "logprobs": tokens or None}
+    return {"answer": weak.text, **told, "second": label.second}
 
 
 def _about(row: LogRow, id_name: str, found: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,11 +63,13 @@ def test_the_weak_answer_its_confidence_and_a_second_one_are_kept(
     assert hard["answer_b"] == "weak on: hard question 0"
     assert hard["second_b"] == "weak on: hard question 0 again"
     assert hard["confidence_b"] == pytest.approx(0.25)  # the geometric mean
+    assert len(hard["logprobs_b"]) > 1 and set(hard["logprobs_b"][0]) == {"token", "logprob"}
     plain = [body for body in weak_calls(panel) if body.get("temperature") != 1.0]
     assert len(plain) == 6 and all(body["logprobs"] is True for body in plain)
     found = read_answers(str(request.out), WEAK)["hard question 0"]
     assert (found.text, found.second) == (hard["answer_b"], hard["second_b"])
     assert found.confidence == pytest.approx(0.25)
+    assert [token for token, _ in found.tokens] == [t["token"] for t in hard["logprobs_b"]]
     assert request.out.stat().st_mode & 0o077 == 0  # answers are their owner's alone
 
 
@@ -91,7 +93,8 @@ def test_a_state_of_an_earlier_version_is_gone_on_from(panel: Panel, tmp_path: P
     request = make_request(panel, make_log(tmp_path / "log.jsonl"))
     run(request)
     rows = [
-        {k: v for k, v in row.items() if k != "confidence"} for row in lines(request.state_path)
+        {k: v for k, v in row.items() if k not in {"confidence", "logprobs"}}
+        for row in lines(request.state_path)
     ]
     request.state_path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     asked = len(panel.requests)

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -88,7 +88,7 @@ class RequestFlow:
             # Cancelled: the loop is cancelling this task, and the money is settled in another.
             settling = self._settle(self._failed(stage, error))
             if isinstance(error, RefusedError):
-                error.headers.update(headers_of(await asyncio.shield(settling)))
+                error.headers.update(headers_of(await settling))
             raise
         if kept is not None:
             ended = stage.ended(model=kept.model, completion=kept.completion)
@@ -99,7 +99,7 @@ class RequestFlow:
                 # Up to its first `yield`: a generator that never ran would settle nothing.
                 await anext(chunks)
                 return Reply(headers_of(ended), chunks=chunks)
-        ended = await asyncio.shield(self._settle(ended))
+        ended = await self._settle(ended)
         completion = ended.completion or {}
         if request.stream:
             return Reply(headers_of(ended), chunks=_replayed(completion, request))
@@ -215,21 +215,22 @@ class RequestFlow:
         has_left = task is None or self._serving.get(task, True)
         return (CLIENT_LEFT, "client_left") if has_left else (503, SHUTTING_DOWN)
 
-    def _settle(self, ended: Ended) -> asyncio.Task[Ended]:
-        """In a task of its own, once: a client that leaves meanwhile cancels nothing."""
+    def _settle(self, ended: Ended) -> asyncio.Future[Ended]:
+        """In a task of its own, once: a client that leaves meanwhile cancels nothing of it."""
         self.state.metrics.in_flight.dec()
-        return self._start(self._settled(ended))
-
-    async def _settled(self, ended: Ended) -> Ended:
-        settled = await settle(self.state, ended)
-        self._start(record(self.state, settled))  # with nobody waiting for it
-        return settled
-
-    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        task = asyncio.create_task(work)
+        settled = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(self._close(ended, settled))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
-        return task
+        return settled
+
+    async def _close(self, ended: Ended, settled: asyncio.Future[Ended]) -> None:
+        """Settle and record; who waits is told in between, and goes first."""
+        ended = await settle(self.state, ended)
+        if not settled.done():  # who waited was cancelled
+            settled.set_result(ended)
+            await asyncio.sleep(0)
+        await record(self.state, ended)
 
 
 def _answered(stage: Pending, answer: Answer) -> Ended:
