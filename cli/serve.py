@@ -88,6 +88,9 @@ def serve(
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Processes; they share through Redis.")
     ] = None,
+    access_log: Annotated[
+        bool, typer.Option("--access-log", help="A line a request: no texts, no keys.")
+    ] = False,
 ) -> None:
     """Serve an OpenAI-compatible API that routes between models, until a signal.
 
@@ -108,7 +111,7 @@ def serve(
         "api_key": api_key,
     }
     with error_lines():
-        own = {"host": host, "port": port, "workers": workers}
+        own = {"host": host, "port": port, "workers": workers, "access_log": access_log or None}
         settings, source = _settled(config, flags, own)
         run_serve(settings, source)
 
@@ -137,7 +140,7 @@ def _settled(
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise ConfigError(
             f"{names}: set in {config} instead; beside --config there are only "
-            "--host, --port and --workers"
+            "--host, --port, --workers and --access-log"
         )
     read = load_config(config)
     if own:

@@ -22,8 +22,10 @@ from .api.app import create_app
 from .api.limits import BoundedProtocol
 from .config.loader import lines_told
 from .config.settings import Config
+from .live.drift_monitor import LEAST
+from .records.database import shown
 from .records.metrics import forget_worker
-from .registry import Registry, missing_key
+from .registry import missing_key
 from .state import ServerState
 
 # How a worker process learns its configuration: it is started with nothing but a module's name.
@@ -70,8 +72,11 @@ def run_serve(config: Config, source: Path | None = None) -> None:
             app = create_app(config)
             state: ServerState = app.state.thriftroute
             state.recorder.check()
+            state.drift_monitor.adopt()
+            if (engine := state.recorder.engine) is not None:
+                engine.dispose()  # workers need their own
         _settle()
-        _announce(config, state.registry, bound)
+        _announce(state, source, bound)
         if server.workers > 1:
             folder = kept.enter_context(tempfile.TemporaryDirectory(prefix="thriftroute-"))
             packed = zlib.compress(config.model_dump_json().encode())
@@ -156,11 +161,15 @@ def _bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def _announce(config: Config, pool: Registry, bound: socket.socket) -> None:
+def _announce(state: ServerState, source: Path | None, bound: socket.socket) -> None:
+    config, pool = state.config, state.registry
     host, port = bound.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
+    where = f"[{host}]" if ":" in host else host
+    address = f"http://{where}:{port}"
     pair = f"strong {config.strong}, weak {config.weak}, router {config.router.name}"
-    lines = [f"thriftroute serves http://{shown}:{port}/v1  ({pair})"]
+    lines = [f"thriftroute serves {address}/v1  ({pair})"]
+    facts = {"page": f"{address}/", **_facts(state, source)}
+    lines += [f"  {name + ':':<9}{told}" for name, told in facts.items()]
     if not config.keys and host not in {"127.0.0.1", "::1"}:
         lines.append(
             "warning: no API keys are configured and this address can be reached from outside: "
@@ -181,3 +190,24 @@ def _announce(config: Config, pool: Registry, bound: socket.socket) -> None:
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     sys.stderr.flush()
+
+
+def _facts(state: ServerState, source: Path | None) -> dict[str, str]:
+    """What is served by, for whoever has just started it."""
+    config, found, engine = state.config, state.pipeline.default(), state.recorder.engine
+    router = config.router.name
+    if config.router.strategy != "pair":
+        router += f", strategy {config.router.strategy}"
+    elif found is not None:
+        router += f", threshold {found[0]:.4g}, {found[1] or 'as configured'}"
+        own = state.drift_monitor.own_share
+        if own is not None and not own.is_done:
+            router += f", until {LEAST} requests are scored"
+    texts = "with the texts of prompts" if config.records.text else "without any text"
+    always = f"on: {config.strong} answers all, and records say what would have been"
+    return {
+        "config": "the command's own options" if source is None else str(source),
+        "router": router,
+        "shadow": always if config.shadow else "off",
+        "records": "none are kept" if engine is None else f"{shown(engine)}, {texts}",
+    }

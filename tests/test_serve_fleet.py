@@ -222,7 +222,8 @@ def test_workers_log_as_one_process_does_and_nothing_that_was_said(
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
     with StubProvider() as provider:
-        swapped = {"strong": "weak", "weak": "strong", "server": {"port": 0, "workers": 2}}
+        served = {"port": 0, "workers": 2, "access_log": True}
+        swapped = {"strong": "weak", "weak": "strong", "server": served}
         # What is of no type that an answer may have: LiteLLM takes it for a failure.
         provider.fail(Fault(message={"role": "assistant", "content": {"a": "walrus"}}))
         with started(tmp_path, pool(provider.url, **swapped)) as running:
@@ -237,9 +238,20 @@ def test_workers_log_as_one_process_does_and_nothing_that_was_said(
         re.match(r"[\d-]{10} [\d:,]{12} WARNING model 'strong' failed: ", line)
         for line in running.said
     )
-    assert running.said[0].startswith(
+    facts = [" ".join(line.split()) for line in running.said[:6]]
+    assert facts[:5] == [
+        f"page: {running.url}/",
+        f"config: {tmp_path / 'thriftroute.yaml'}",
+        "router: mf, threshold 0.5, as configured",
+        "shadow: off",
+        "records: none are kept",
+    ]
+    assert facts[5].startswith(
         "warning: the weak model strong costs more than the strong one, weak: "
     )
+    (access,) = [line for line in running.said if " INFO key=anonymous tenant=default " in line]
+    assert " asked=router-mf-1.0 model=weak " in access
+    assert "hello" not in access
 
 
 def test_a_port_in_use_and_a_bad_config_end_with_a_sentence(tmp_path: Path) -> None:

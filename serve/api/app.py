@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from starlette.applications import Starlette
@@ -20,8 +21,10 @@ from ..config.settings import Config
 from ..errors import RefusedError
 from ..registry import short_names
 from ..state import ServerState
+from .access_log import log_refusal
 from .admin import admin_routes
 from .auth import client_of, principal
+from .chat_request import PREFIX
 from .doors import DOORS
 from .flow import RequestFlow
 from .limits import Limits, address_of, headers_of
@@ -38,13 +41,15 @@ def create_app(config: Config, *, metrics_folder: Path | None = None) -> Starlet
     state = ServerState(config, metrics_folder=metrics_folder)
     flow = RequestFlow(state)
 
-    def count(status: int) -> None:
+    def refused(status: int, path: str, headers: Mapping[str, str] = MappingProxyType({})) -> None:
         state.metrics.refusals.labels(str(status)).inc()
+        if config.server.access_log and f"{PREFIX}decision-id" not in headers:
+            log_refusal(status, path)
 
     def answered(request: Request, error: Exception) -> Response:
         where = f"{request.method} {request.url.path[:100]}"
         if isinstance(error, RefusedError):
-            count(error.status)
+            refused(error.status, request.url.path, error.headers)
         elif isinstance(error, HTTPException):
             code, told = _CODES.get(error.status_code, "http_error"), f"{where}: {error.detail}"
             error = RefusedError(error.status_code, code, told, headers=error.headers)
@@ -77,7 +82,9 @@ def create_app(config: Config, *, metrics_folder: Path | None = None) -> Starlet
     app = Starlette(
         routes=[*asking, *_reading(state), *admin_routes(state)],
         lifespan=lifespan,
-        middleware=[Middleware(Limits, settings=config.server, on_refusal=count, client_of=client)],
+        middleware=[
+            Middleware(Limits, settings=config.server, on_refusal=refused, client_of=client)
+        ],
         exception_handlers=dict.fromkeys((RefusedError, HTTPException, Exception), answered),
     )
     app.state.thriftroute = state

@@ -56,7 +56,7 @@ class Limits:
         app: ASGIApp,
         settings: ServerSettings,
         *,
-        on_refusal: Callable[[int], None] = lambda _: None,
+        on_refusal: Callable[[int, str], None] = lambda *_: None,
         client_of: Callable[[Scope], str] | None = None,
     ) -> None:
         self.app = _for_browsers(app, settings)
@@ -89,7 +89,7 @@ class Limits:
         except RefusedError as error:
             if body.started:
                 raise
-            self._on_refusal(error.status)
+            self._on_refusal(error.status, scope["path"])
             answer = JSONResponse(error.told_at(scope["path"]), error.status, headers=error.headers)
             await _for_browsers(answer, self.settings)(scope, receive, body.send)
         finally:

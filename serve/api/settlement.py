@@ -16,6 +16,7 @@ from ..spend.cost import Usage, cost_of, is_priced_here, usage_of
 from ..state import ServerState
 from ..upstream.caller import CANCELLED
 from ..upstream.failures import Attempt
+from .access_log import log_request
 from .request_state import Ended, record_of
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,8 @@ async def record(state: ServerState, settled: Ended) -> None:
         state.drift_monitor.observe(made)
         state.metrics.observe(made)
         state.tracing.observe(made, settled.headers)
+        if state.config.server.access_log:
+            log_request(made, settled.request.body)
     except Exception as error:  # noqa: BLE001
         _log(settled, "record", error)
 

@@ -35,6 +35,7 @@ FLAGS: dict[str, tuple[Loc, ...]] = {
     "host": (("server", "host"),),
     "port": (("server", "port"),),
     "workers": (("server", "workers"),),
+    "access_log": (("server", "access_log"),),
 }
 _LIMITS = {"minimum": ">=", "maximum": "<=", "exclusiveMinimum": ">", "exclusiveMaximum": "<"}
 

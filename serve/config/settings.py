@@ -352,6 +352,7 @@ class ServerSettings(Settings):
     shutdown_s: Positive = 30.0  # for running requests to end after SIGTERM
     admin_sha256: Digest | None = Field(default=None, repr=False)
     public_metrics: bool = False
+    access_log: bool = False  # a line a request, beside warnings, on standard error
     cors_origins: tuple[Site, ...] = ()  # sites whose pages may ask, as "https://app.example.com"
 
 

@@ -230,7 +230,7 @@ class OwnShare:
         self._before = before
         self._name = f"threshold of {router} for {share!r}, instead of {self._before!r}"
         self._scores: list[float] = []
-        self._is_done = False
+        self.is_done = False
         self.notice = (
             f"Threshold {self._before:.4g} sends {share:.0%} of ordinary prompts to the strong "
             f"model. After {LEAST} scored requests it is read off those."
@@ -259,14 +259,14 @@ class OwnShare:
     def adopt(self) -> None:
         """Go by what another worker, or an earlier run, has noted. Raises RefusedError where the
         database is away."""
-        noted = None if self._is_done else self._recorder.noted(self._name)
+        noted = None if self.is_done else self._recorder.noted(self._name)
         if noted is not None:
             self._go_by(json.loads(noted))
 
     def move(self) -> None:
         """Raises RefusedError where the database is away; to be called again then."""
         self.adopt()
-        if self._is_done or len(self._scores) < LEAST:
+        if self.is_done or len(self._scores) < LEAST:
             return
         found, reached = threshold_for_share(self._scores, self._share)
         if abs(reached - self._share) > NEAR:
@@ -283,7 +283,7 @@ class OwnShare:
         threshold, scores = noted["threshold"], noted["scores"]
         source = f"strong share {self._share:.3g} of the first {scores} requests here"
         self._pipeline.hold(threshold, source, self._share)
-        self._is_done = True
+        self.is_done = True
         self.notice = (
             f"Since {noted['time']} the threshold is {threshold:.4g} instead of "
             f"{self._before:.4g}, which sent {noted['strong_before']:.0%} of the first {scores} "

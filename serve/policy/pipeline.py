@@ -71,13 +71,14 @@ class Pipeline:
         self._selection = Selection(config, models, router, fastest, policy)
         self.switching = Switching(config, models, self._selection.qualities)
         self.hold = self._selection.hold
+        self.default = self._selection.default
         self._scores_quickly = isinstance(router, BundleRouter) and router.is_quick
         self.familiarity = self._selection.qualities.familiarity
 
     @property
     def threshold(self) -> float | None:
         """The pair's threshold where neither request nor tier nor rule says one; None: none."""
-        found = self._selection.default()
+        found = self.default()
         return None if found is None else found[0]
 
     @property
