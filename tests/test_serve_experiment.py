@@ -158,6 +158,8 @@ def test_stats_and_watch_compare_the_arms(tmp_path: Path) -> None:
                 session_hash=hash_session("t", session),
                 model="strong" if treated else "weak",
                 strong=treated,
+                score=0.9 if treated else 0.1,
+                threshold=0.5,
                 cost=0.01 if treated else 0.001,
                 strong_cost=0.01,
                 latency_s=1.0 + i % 7,
