@@ -226,7 +226,6 @@ def demo(
     Example: thriftroute demo --out out/demo
     """
     require_extra("onnx", "fit")
-    require_extra("matplotlib", "eval")
     from ..testing.demo import run_demo
 
     run_demo(out, with_bert=bert)

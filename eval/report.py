@@ -1,6 +1,7 @@
 """An EvaluationReport as a terminal table, as JSON, and as a folder with figures and HTML."""
 
 import base64
+import contextlib
 import json
 import math
 import re
@@ -8,6 +9,7 @@ from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import MissingExtraError
 from ..files import whole_file
 from ..router.threshold import format_threshold
 from ..terminal import new_console, visible
@@ -85,18 +87,20 @@ def to_json(report: EvaluationReport) -> str:
 
 
 def save(report: EvaluationReport, folder: str | Path) -> dict[str, Path]:
-    """Write results.json, report.html and a PNG a benchmark; returns their paths by file name.
+    """Write results.json, report.html and, where there is matplotlib, a PNG a benchmark; returns
+    their paths by file name.
 
-    Files of these names are replaced, others left alone. Raises MissingExtraError without
-    matplotlib, and OSError where the folder cannot be written.
+    Files of these names are replaced, others left alone. Raises OSError where the folder cannot be
+    written.
     """
     files: dict[str, bytes] = {}
     images: dict[str, bytes] = {}
     for facts in report.benchmarks:
         name = facts["name"]
         apgr = {row["router"]: row["apgr"] for row in _ordered(report, name)}
-        images[name] = cost_quality_png(facts, report.curves[name], apgr)
-        files[file_name(name, files)] = images[name]
+        with contextlib.suppress(MissingExtraError):
+            images[name] = cost_quality_png(facts, report.curves[name], apgr)
+            files[file_name(name, files)] = images[name]
     files["report.html"] = to_html(report, images).encode(errors="replace")
     text = json.dumps(report.to_dict(), ensure_ascii=False, allow_nan=False, indent=1)
     files["results.json"] = text.encode(errors="replace")
@@ -114,7 +118,7 @@ def to_html(report: EvaluationReport, images: Mapping[str, bytes]) -> str:
             "name": facts["name"],
             "headline": _headline(facts),
             "known": [row for row in _ordered(report, facts["name"]) if row["apgr"] == row["apgr"]],
-            "image": base64.b64encode(images[facts["name"]]).decode("ascii"),
+            "image": base64.b64encode(images.get(facts["name"], b"")).decode("ascii"),
             "rows": [(row["kind"], _cells(row)) for row in _ordered(report, facts["name"])],
             "pairs": [
                 ("pair", (f"{p['a']} - {p['b']}", difference_text(p["apgr_difference"]),

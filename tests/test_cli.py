@@ -691,7 +691,6 @@ main()
         (["onnx"], ["evaluate", "--protocol", "own-logs", "--router", "random"], "fit"),
         (["onnx"], ["add-model", "new", "--data", "x", "--out", "no-such-folder"], "fit"),
         (["onnx"], ["demo", "--out", "no-such-folder"], "fit"),
-        (["matplotlib"], ["demo", "--out", "no-such-folder"], "eval"),
     ],
 )
 def test_a_missing_extra_is_named(

@@ -4,6 +4,7 @@ import html.parser
 import io
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,16 @@ def test_the_folder_holds_figures_json_and_a_page_that_needs_nothing_else(
     saved = json.loads(paths["results.json"].read_text(encoding="utf-8"))
     assert saved["results"] == json.loads(report.to_json(measured))["results"]
     assert len(saved["curves"]["bench"][ODD_NAME]["share"]) == 101
+
+
+def test_without_matplotlib_the_page_says_why_it_has_no_figure(
+    measured: run.EvaluationReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    paths = report.save(measured, tmp_path)
+    assert set(paths) == {"report.html", "results.json"}
+    page = Page(paths["report.html"].read_text(encoding="utf-8"))
+    assert "img" not in page.tags and "pip install 'thriftroute[eval]'" in page.text
 
 
 def test_curves_begin_and_end_at_the_two_models(measured: run.EvaluationReport) -> None:
