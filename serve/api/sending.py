@@ -13,6 +13,7 @@ from .flow import Reply, RequestFlow, shutting_down
 from .limits import headers_of
 
 _JSON = (b"content-type", b"application/json")
+WATCH_AFTER_S = 0.02  # seconds into a request's work: from then on it is seen that its client left
 FAREWELL_S = 1.0  # for a client to take in that the server shuts down
 _EVENTS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -71,18 +72,24 @@ class Client:
 
     async def reply(self, work: Awaitable[Reply]) -> None:
         """Send what `work` gives, unless the client leaves first: then it is cancelled."""
-        task, watch = asyncio.current_task(), asyncio.ensure_future(self._left())
+        task, watch = asyncio.current_task(), None
         assert task is not None
         left = False
 
-        def cancel(_: object) -> None:
+        def cancel(watch: asyncio.Task[None]) -> None:
             nonlocal left
             if not watch.cancelled():
                 left = True
                 self._leave()
                 task.cancel()
 
-        watch.add_done_callback(cancel)
+        def begin() -> None:
+            nonlocal watch
+            watch = asyncio.create_task(self._left())
+            watch.add_done_callback(cancel)
+
+        # Not at once: most answers are there before a task to watch would have paid.
+        timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, begin)
         try:
             await self._send_reply(await work)
         except asyncio.CancelledError:
@@ -90,8 +97,10 @@ class Client:
                 raise
             task.uncancel()
         finally:
-            watch.remove_done_callback(cancel)
-            watch.cancel()
+            timer.cancel()
+            if watch is not None:
+                watch.remove_done_callback(cancel)
+                watch.cancel()
 
     async def _send_reply(self, reply: Reply) -> None:
         if reply.chunks is None:

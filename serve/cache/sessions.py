@@ -51,7 +51,6 @@ class Sessions:
         self, asked: ChatRequest, course: Course, completion: Mapping[str, Any] | None = None
     ) -> None:
         """Note the course up to the answer to `asked`, and which tool calls that answer made."""
-        value = course.written()
         choices = (completion or {}).get("choices")
         messages = [choice.get("message") for choice in _mappings(choices)]
         notes = [
@@ -62,6 +61,9 @@ class Sessions:
         agents = asked.is_agents or bool(notes)
         ttl_s = max(self._sticky_s, TOOLS_S) if agents else self._sticky_s
         notes += [(key, ttl_s) for key in self._session_keys(asked, agents)]
+        if not notes:
+            return
+        value = course.written()
         for store in self._stores:
             await asyncio.gather(*(store.set(key, value, ttl_s) for key, ttl_s in notes))
 

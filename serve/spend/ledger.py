@@ -96,9 +96,9 @@ class BudgetLedger:
         """
         now = self._clock()
         budgets = budgets_of(principal, tier, now)
-        id = uuid.uuid4().hex
         if not budgets:
-            return Reservation(id)
+            return Reservation("")
+        id = uuid.uuid4().hex
         low = usd if weak_usd is None else min(usd, weak_usd)
         full, weak = (tuple(b.amount(cost, tokens) for b in budgets) for cost in (usd, low))
         self._tidy(now)
