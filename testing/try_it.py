@@ -31,6 +31,7 @@ STRONG, WEAK = "gpt-4o", "gpt-4o-mini"
 MIX = Path(__file__).resolve().parent.parent / "data" / "samples" / "ordinary.jsonl"
 SHARE = 0.3  # of ordinary prompts that goes to strong
 ANSWER_TOKENS = 300  # that each simulated answer is billed for
+CONFIG = "config.yaml"  # JSON, which is YAML
 START_S = 60.0  # the longest that the server may take to answer
 CLIENTS = 4
 EXAMPLES = 5
@@ -83,12 +84,19 @@ class Trial:
 
     def __enter__(self) -> "Trial":
         self._provider.start()
-        command = [sys.executable, "-m", "thriftroute.cli", "serve", "--port", "0"]
-        command += ["--router", "mf", "--strong-share", str(SHARE)]
-        command += ["--strong-model", f"openai/{STRONG}", "--weak-model", f"openai/{WEAK}"]
-        command += ["--api-base", self._provider.url, "--api-key", "none"]
-        # Its records go with it.
-        where = self._folder.name
+        command = [sys.executable, "-m", "thriftroute.cli", "serve", "--config", CONFIG]
+        command += ["--port", "0"]
+        where = self._folder.name  # its records go with it
+        models = [
+            {
+                **{"name": f"openai/{name}", "api_base": self._provider.url, "api_key": "none"},
+                "tags": ["simulated"],  # the page says so
+            }
+            for name in (STRONG, WEAK)
+        ]
+        pair = {"strong": models[0]["name"], "weak": models[1]["name"]}
+        settings = {"models": models, **pair, "router": {"name": "mf", "strong_share": SHARE}}
+        Path(where, CONFIG).write_text(json.dumps(settings), encoding="utf-8")
         with self._log.open("w", encoding="utf-8") as log:
             self._server = subprocess.Popen(command, stderr=log, cwd=where)
         try:

@@ -1,3 +1,4 @@
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ TIERS = {
     "free": {"weak_only": True},
 }
 USER = [{"role": "user", "content": "Hi"}]
-READ = ["/stats", "/decisions", "/decisions/some-id", "/metrics"]
+READ = ["/stats", "/traffic", "/decisions", "/decisions/some-id", "/metrics"]
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,7 @@ def test_stats_are_totals_groups_pool_and_budgets(client: httpx.Client) -> None:
     totals = report["totals"]
     assert (totals["requests"], totals["errors"]) == (4, 1)
     assert totals["cost"] + totals["saving"] == pytest.approx(totals["strong_cost"])
-    assert totals["strong_share"] == pytest.approx(1 / 3)
+    assert (totals["scored"], totals["strong_share"]) == (0, None)  # all named their model
     assert {group["name"]: group["requests"] for group in report["groups"]} == {
         "strong": 1,
         "weak": 2,
@@ -108,7 +109,8 @@ def test_stats_are_totals_groups_pool_and_budgets(client: httpx.Client) -> None:
     (budget,) = report["budgets"]
     assert (budget["scope"], budget["name"], budget["limit"]) == ("tenant", "acme", 5.0)
     assert 0 < budget["spent"] < totals["cost"]
-    assert report["records"] == {"kept": True, "pending": 0, "dropped": 0}
+    assert report["records"] == {"kept": True, "text": False, "pending": 0, "dropped": 0}
+    assert (report["notices"], report["shadow"]) == ([], None)
     assert abs(report["now"] - time.time()) < 60
 
 
@@ -147,6 +149,9 @@ def test_a_time_is_seconds_a_date_or_a_while_ago(
         ("/decisions", {"limit": "ten"}, "limit"),
         ("/decisions", {"status": "bad"}, "status"),
         ("/decisions", {"colour": "red"}, "colour"),
+        ("/decisions", {"search": "a" * 201}, "search"),
+        ("/decisions", {"format": "xml"}, "format"),
+        ("/traffic", {"colour": "red"}, "colour"),
     ],
 )
 def test_what_is_no_time_group_or_filter_is_400(
@@ -166,6 +171,21 @@ def test_decisions_are_listed_newest_first_and_filtered(client: httpx.Client) ->
     assert [row["status"] for row in decisions_of(client, errors="1")] == [404]
     assert len(decisions_of(client, errors="0", status="200")) == 3
     assert len(decisions_of(client, model="")) == 4
+    assert [row["requested"] for row in decisions_of(client, search="NOBOD")] == ["nobody"]
+    assert decisions_of(client, search="100%") == []
+
+
+def test_an_export_is_a_line_for_each_decision_oldest_first(client: httpx.Client) -> None:
+    params = {"format": "jsonl", "tenant": "acme"}
+    answer = client.get("/decisions", params=params, headers=ADMIN)
+    assert answer.headers["content-type"].startswith("application/jsonl")
+    assert "decisions.jsonl" in answer.headers["content-disposition"]
+    rows = [json.loads(line) for line in answer.text.splitlines()]
+    assert rows == decisions_of(client, tenant="acme")[::-1]
+    assert len(rows) == 2
+    assert client.get("/decisions", params={"format": "jsonl"}).status_code == 401
+    nothing = client.get("/decisions", params={**params, "search": "nowhere"}, headers=ADMIN)
+    assert (nothing.status_code, nothing.text) == (200, "")
 
 
 def test_one_decision_says_why(client: httpx.Client) -> None:

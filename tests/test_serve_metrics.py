@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,19 @@ ROUTED = record(
     overhead_s=0.004,
     ttft_s=0.6,
 )
+
+
+def test_the_strong_share_is_of_scores_and_a_caches_saving_is_its_own() -> None:
+    metrics = Metrics(["strong", "weak"])
+    metrics.observe(replace(ROUTED, threshold=0.71))
+    metrics.observe(replace(ROUTED, threshold=0.72))  # a fallback's answer, or an escalation's
+    assert value(metrics, "cache_saving_usd_total") == 0
+    metrics.observe(replace(ROUTED, threshold=0.72, cache="semantic", cost=0.0))
+    for left_out in ({"choice": "session"}, {"choice": "direct", "score": None}):
+        metrics.observe(replace(ROUTED, **left_out))
+    assert value(metrics, "routed_total", to="strong") == 1
+    assert value(metrics, "routed_total", to="other") == 2
+    assert value(metrics, "cache_saving_usd_total") == 0.75
 
 
 def test_a_request_is_counted_in_every_metric() -> None:

@@ -1,9 +1,10 @@
 import base64
 import contextlib
 import hashlib
+import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +102,11 @@ def records(n: int, **more: Any) -> Iterator[Record]:
 
 
 @contextlib.contextmanager
-def filled(provider: StubProvider, folder: Path, rows: Iterator[Record]) -> Iterator[str]:
-    url = f"sqlite:///{folder / 'decisions.db'}"
-    with serving(pool(provider.url, records={"url": url, "flush_s": 0.02})) as running:
+def filled(
+    provider: StubProvider, folder: Path, rows: Iterable[Record], *, text: bool = False, **more: Any
+) -> Iterator[str]:
+    records = {"url": f"sqlite:///{folder / 'decisions.db'}", "flush_s": 0.02, "text": text}
+    with serving(pool(provider.url, records=records, **more)) as running:
         for row in rows:
             running.state.recorder.put(row)
         while running.state.recorder.pending:
@@ -124,7 +127,13 @@ def test_a_browser_draws_spend_models_and_decisions(provider: StubProvider, tmp_
     # 5 strong answers at $0.04 and 15 weak ones at $0.01, instead of 20 at $0.04; latencies are
     # kept in steps of 5%.
     assert values == ["$0.35", "$0.45", "25.0%", "505 ms", "20", "0"]
-    assert "strong 5 100.0% 0 505 ms $0.20 $0 weak 15 0.0%" in text_of(html, "groups")
+    assert "strong 5 0 505 ms $0.20 $0 weak 15 0 505 ms $0.15 $0.45" in text_of(html, "groups")
+    assert "Named models and rules are left out." in html
+    assert "20 of the latest 20 requests were routed by score" in text_of(html, "scores")
+    assert html.count('class="score"') == 20  # bars
+    assert html.count('class="spot"') == 3  # all, those that are strong now, none
+    for id in ("shadow", "notices", "looks", "sessions"):
+        assert re.search(rf'id="{id}"[^>]* hidden', html)
     assert "$10.00 $20.00" in text_of(html, "models")
     decisions = text_of(html, "decisions")
     assert "reason 0" in decisions
@@ -133,6 +142,42 @@ def test_a_browser_draws_spend_models_and_decisions(provider: StubProvider, tmp_
     assert html.count('aria-pressed="true"') == 1
     assert '<section id="gate" class="card" hidden' in html
     assert "<rect" in html
+
+
+def test_shadow_mode_notices_second_looks_sessions_and_prompts_are_told(
+    provider: StubProvider, tmp_path: Path
+) -> None:
+    told = json.dumps(
+        [{"role": "system", "content": "hush"}, {"role": "user", "content": "Hello!"}]
+    )
+    rows = [
+        *records(4, model="strong", strong=True, choice="shadow", cost=0.04, routed_cost=0.01,
+                 routed="weak", prompt=told),
+        *records(2, id="a", escalated=False, cost=0.01),
+        *(Record(id=f"s{i}", time=time.time(), session_hash="5e55" * 16, model="weak", cost=0.01,
+                 strong_cost=0.03, steps=[["switch", said]]) for i, said in
+          enumerate(("start: new", "switch: it pays", "stay: no natural point"))),
+        *records(1, id="b", escalated=True, cost=0.05),
+        *records(1, id="c", cache="hit", cost=0.0),
+    ]  # fmt: skip
+    models = [{**model, "tags": ["simulated"]} for model in pool(provider.url)["models"]]
+    for number, row in enumerate(rows):
+        row.id = f"{number}"
+    with filled(provider, tmp_path, rows, text=True, shadow=True, models=models) as url:
+        html = drawn(url, tmp_path / "browser")
+    shadow = re.sub("<[^>]*>", "", html[html.index('id="shadow"') : html.index('id="notices"')])
+    assert "routing would have saved $0.12, 75.0% of always strong." in shadow
+    assert "4 requests were decided; by score, 25.0% would have gone to it." in shadow
+    assert "simulated models (strong, weak): answers are made up" in html
+    # $0.06 of answers that stood, $0.06 of the session, less $0.01 of the escalation.
+    assert "$0.11 by routing, $0.04 by the cache" in html
+    looks = text_of(html, "looks")
+    assert "looked at 3 escalated 1 (33.3%) escalations cost $0.01 more" in looks
+    assert "that stood saved $0.06" in looks
+    assert "5e555e55 weak" in text_of(html, "sessions")
+    assert "3 1 $0.03 $0.06" in text_of(html, "sessions")
+    prompts = re.findall(r'<td class="wide">Hello!</td>', html)
+    assert len(prompts) == 4
 
 
 def test_hostile_text_stays_text(provider: StubProvider, tmp_path: Path) -> None:
@@ -149,7 +194,7 @@ def test_hostile_text_stays_text(provider: StubProvider, tmp_path: Path) -> None
 def test_an_empty_server_says_so(provider: StubProvider, tmp_path: Path) -> None:
     with filled(provider, tmp_path, records(0)) as url:
         html = drawn(url, tmp_path / "browser", width=500)
-    assert "No decisions yet." in text_of(html, "decisions")
+    assert "No decisions yet in this period." in text_of(html, "decisions")
     assert "No requests in this period yet." in text_of(html, "chart")
     assert "NaN" not in html.replace(part("script"), "")
 

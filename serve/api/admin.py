@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from ...eval.drift.arms import compare
@@ -19,6 +20,7 @@ from ..config.time_spec import moment
 from ..errors import RefusedError, wrong
 from ..records.stats import FILTERS
 from ..request import Principal
+from ..spend.cost import cost_of, recorded_usage
 from ..state import ServerState
 from .auth import admin, principal
 from .chat_request import read_body, read_options
@@ -27,11 +29,13 @@ from .openai_chat import request_of
 PAGE = Path(__file__).with_name("page.html")
 _PRICES = ("input_price", "output_price", "cached_input_price")
 _SWITCHES = ("errors", "rated", "escalated")
+SEARCH_CHARS = 200
+SIMULATED = "simulated"  # the tag of a stub's models
 _ROUTE_KEYS = ("prompt", "messages", "tier")
 
 
 def admin_routes(state: ServerState) -> list[Route]:
-    """GET /, /stats, /decisions, /decisions/{id}, /metrics; POST /feedback, /route.
+    """GET /, /stats, /traffic, /decisions, /decisions/{id}, /metrics; POST /feedback, /route.
 
     All but the page itself (which holds no data) and /feedback are for admins, see `auth.admin`;
     /metrics is everybody's where `server.public_metrics` is on.
@@ -40,6 +44,7 @@ def admin_routes(state: ServerState) -> list[Route]:
     return [
         Route("/", views.page),
         Route("/stats", views.stats),
+        Route("/traffic", views.traffic),
         Route("/decisions", views.decisions),
         Route("/decisions/{id}", views.decision),
         Route("/feedback", views.feedback, methods=["POST"]),
@@ -116,26 +121,55 @@ class _Views:
         report = {
             **await state.in_reports(counted),
             "drift": None if drift is None else drift.to_dict(),
-            "notices": state.drift_monitor.notices,
+            "notices": [*state.drift_monitor.notices, *_simulated(state)],
             "now": time.time(),
             "router": router,
             "models": models,
             "budgets": await state.ledger.state(),
-            "records": {"kept": recorder.engine is not None, **records},
+            "records": {
+                **{"kept": recorder.engine is not None, "text": config.records.text},
+                **records,
+            },
         }
         return JSONResponse(report)
 
+    async def traffic(self, request: Request) -> Response:
+        """`?since=24h&until=` and other filters: scores and sessions of the latest requests."""
+        self._admin(request)
+        state, router = self._state, self._state.config.router
+        within, filters = _filters(dict(request.query_params))
+        weak = state.registry[state.config.weak]
+
+        def weak_cost(row: Mapping[str, Any]) -> float:
+            return cost_of(weak, recorded_usage(row))
+
+        threshold = state.pipeline.threshold if router.strategy == "pair" else None
+        options = (router.name, threshold, weak_cost, {**within, **filters})
+        return JSONResponse(await state.in_reports(partial(state.recorder.traffic, *options)))
+
     async def decisions(self, request: Request) -> Response:
-        """`?limit=50&since=&until=&errors=1&rated=1&escalated=1`, and a value for other filters."""
+        """`?limit=50&since=&until=&search=&errors=1&rated=1&escalated=1`, and a value for other
+        filters. `format=jsonl`: all of them, a line each, oldest first."""
         self._admin(request)
         query = dict(request.query_params)
+        form = query.pop("format", "json")
+        if form not in {"json", "jsonl"}:
+            raise wrong("format", "expected json or jsonl")
         limit = query.pop("limit", "50")
         if not re.fullmatch(r"[1-9][0-9]{0,8}", limit):
             raise wrong("limit", "expected a whole number from 1 on")
         within, filters = _filters(query)
+        if form == "jsonl":
+            return await self._exported({**within, **filters})
         recent = self._state.recorder.recent
         rows = await self._state.in_reports(lambda: recent(int(limit), {**within, **filters}))
         return JSONResponse({"decisions": rows})
+
+    async def _exported(self, filters: Mapping[str, Any]) -> Response:
+        lines = self._state.recorder.export(filters)
+        first = await self._state.in_reports(lambda: next(lines, ""))  # it may be refused
+        named = {"content-disposition": 'attachment; filename="decisions.jsonl"'}
+        return StreamingResponse(chain([first], lines), 200, named, "application/jsonl")
 
     async def decision(self, request: Request) -> Response:
         self._admin(request)
@@ -237,8 +271,14 @@ def _filters(query: Mapping[str, str]) -> tuple[dict[str, float | None], dict[st
             raise ValueError("expected an HTTP status such as 429")
         return int(value)
 
+    def text(value: str) -> str:
+        if len(value) > SEARCH_CHARS:
+            raise ValueError(f"expected at most {SEARCH_CHARS} characters")
+        return value
+
     readers: dict[str, Callable[[str], Any]] = {
         **dict.fromkeys(FILTERS, str),
+        "search": text,
         "status": status,
         **dict.fromkeys(_SWITCHES, lambda value: value not in {"0", "false", "no"}),
         **dict.fromkeys(("since", "until"), moment),
@@ -253,6 +293,13 @@ def _filters(query: Mapping[str, str]) -> tuple[dict[str, float | None], dict[st
         except ValueError as error:
             raise wrong(name, str(error)) from None
     return {name: found.pop(name, None) for name in ("since", "until")}, found
+
+
+def _simulated(state: ServerState) -> list[str]:
+    """A notice where models are a stub's."""
+    names = ", ".join(name for name, model in state.registry.items() if SIMULATED in model.tags)
+    told = "answers are made up and nothing is paid; costs are what their prices come to"
+    return [f"simulated models ({names}): {told}"] if names else []
 
 
 def _no_decision(id: str) -> RefusedError:

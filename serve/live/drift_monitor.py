@@ -33,7 +33,7 @@ from ..policy.pipeline import Pipeline
 from ..records import Record, Recorder
 from ..records.metrics import Metrics
 from ..registry import Model
-from ..spend.cost import Usage, cost_of
+from ..spend.cost import cost_of, recorded_usage
 
 LEAST = 100  # scores, before the threshold is moved
 MOST = 2000  # scores that a strong share's threshold is read off
@@ -185,9 +185,8 @@ class ThresholdHold:
         for row in rows:
             if row["score"] is None or row["model"] is None or row["status"] >= 400:
                 continue
-            kinds = ("prompt", "completion", "cached", "reasoning")
-            usage = Usage(*(row[f"{kind}_tokens"] for kind in kinds))
-            self._latest.append((row["score"], row["strong_cost"], cost_of(self._weak, usage)))
+            weak_cost = cost_of(self._weak, recorded_usage(row))
+            self._latest.append((row["score"], row["strong_cost"], weak_cost))
 
     def move(self, now: float | None = None) -> None:
         """Move the pipeline's threshold, where it is time and 100 scores are known."""

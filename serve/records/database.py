@@ -244,9 +244,9 @@ def _count_again(connection: sa.Connection) -> None:
     connection.execute(sa.update(decisions).where(*scored).values(sent_strong=called))
     sums = [expression for expression in SUMS_OF_ROWS if expression.name in _SUMS_OF_4]
     for dimension in (ALL, *DIMENSIONS):
-        name = "" if dimension == ALL else sa.func.coalesce(sa.cast(_c[dimension], sa.Text), "")
-        name = sa.literal(name) if dimension == ALL else name
-        rows = sa.select(whole(connection, DAY).label("day"), name.label("name"), *sums)
+        own: Any = sa.literal(None) if dimension == ALL else _c[dimension]
+        name = sa.func.coalesce(sa.cast(own, sa.Text), "").label("name")
+        rows = sa.select(whole(connection, DAY).label("day"), name, *sums)
         found = rows.group_by("day", "name").subquery().c
         same = (daily.c.day == found.day, daily.c.dimension == dimension)
         zero = {each: sa.func.coalesce(found[each], 0) for each in _SUMS_OF_4}

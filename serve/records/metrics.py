@@ -78,6 +78,10 @@ class Metrics:
                                  "from_model", "to_model")
         self.looks = counter("second_looks", "Weak answers that were looked at, by what came of it",
                              "outcome")
+        self.routed = counter("routed", "Requests routed by their score, by what it called for: "
+                              "strong, other", "to")
+        self.cache_saving = counter("cache_saving_usd", "What the strong model would have cost "
+                                    "where the cache answered")
         self.switches = counter("session_steps", "Steps of agents' sessions, by what became of the "
                                 "model: start, stay, switch", "outcome")
         self.refusals = counter("refusals", "Requests refused, by HTTP status", "status")
@@ -112,6 +116,10 @@ class Metrics:
         for counter, usd in ((self.cost, record.cost), (self.strong_cost, record.strong_cost)):
             if usd >= 0:
                 counter.labels(model, record.tier or "none").inc(usd)
+        if record.cache in {"hit", "semantic"} and record.strong_cost >= 0:
+            self.cache_saving.inc(record.strong_cost)
+        if record.sent_strong is not None:
+            self.routed.labels("strong" if record.sent_strong else "other").inc()
         for kind in ("prompt", "completion", "cached", "reasoning"):
             count = getattr(record, f"{kind}_tokens")
             if count > 0:

@@ -9,11 +9,11 @@ import json
 import math
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, TextIO
 
-from sqlalchemy import Connection, Engine, Select, func, literal, select
+from sqlalchemy import Connection, Engine, Select, func, literal, or_, select
 
 from ...terminal import visible
 from ..errors import wrong
@@ -25,6 +25,9 @@ GROUPS = ("tenant", "key", "tier", "model", "task", "choice", "cache", "status",
 FILTERS = (
     *("tenant", "key", "tier", "model", "requested", "choice", "router", "task", "session_hash"),
     *("status", "cache", "error", "prompt_hash", "arm", "routed"),
+)
+_SEARCHED = (
+    *("id", "tenant", "key", "requested", "model", "reason", "error", "task", "session_hash"),
 )
 MAX_GROUPS = 1000  # the dearest ones
 MAX_ROWS = 1000
@@ -83,7 +86,8 @@ def recent(
     """The latest `limit` decisions (1000 at most), newest first, with a record's fields.
 
     filters, all of which must hold: a value for any of FILTERS (None: where there is none), `since`
-    and `until`, `errors`, `rated`, `escalated`. Raises RefusedError (400) for any other name.
+    and `until`, `errors`, `rated`, `escalated`, and `search`, text that a name, the reason, an id
+    or the prompt or answer that was kept holds. Raises RefusedError (400) for any other name.
     """
     return _fetch(engine, conditions(filters or {}), max(0, min(limit, MAX_ROWS)))
 
@@ -108,12 +112,14 @@ def export(
     until: float | None = None,
     rated: bool = False,
     only: Collection[str] | None = None,
+    filters: Mapping[str, Any] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """The decisions of [since, until), oldest first, a few at a time however many there are. only:
-    these fields alone."""
+    these fields alone. filters: as in `recent`."""
     columns = [column for column in _columns if only is None or column.name in only]
     query: Select[Any] = select(*columns).order_by(decisions.c.time, decisions.c.id)
-    query = query.where(*conditions({"since": since, "until": until, "rated": rated}))
+    wanted = {"since": since, "until": until, "rated": rated, **(filters or {})}
+    query = query.where(*conditions(wanted))
     with engine.connect().execution_options(stream_results=True, yield_per=500) as connection:
         for row in connection.execute(query).mappings():
             yield dict(row)
@@ -124,12 +130,18 @@ def export_jsonl(url: str, out: TextIO, **which: Any) -> int:
     `export`. Raises as `open_recorded`, and SQLAlchemy's errors where it holds none."""
     engine, count = open_recorded(url), 0
     try:
-        for decision in export(engine, **which):
-            out.write(visible(json.dumps(decision, ensure_ascii=False)) + "\n")
+        for line in jsonl(export(engine, **which)):
+            out.write(line)
             count += 1
     finally:
         engine.dispose()
     return count
+
+
+def jsonl(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Each row as a line of JSON."""
+    for row in rows:
+        yield visible(json.dumps(row, ensure_ascii=False)) + "\n"
 
 
 def conditions(filters: Mapping[str, Any]) -> list[Any]:
@@ -141,6 +153,7 @@ def conditions(filters: Mapping[str, Any]) -> list[Any]:
         "errors": lambda _: (c.status >= 400) | c.error.is_not(None),
         "rated": lambda _: c.feedback.is_not(None),
         "escalated": lambda _: c.escalated.is_(True),
+        "search": _holds,
     }
     for name, value in filters.items():
         if name in FILTERS:
@@ -151,6 +164,13 @@ def conditions(filters: Mapping[str, Any]) -> list[Any]:
         elif value is not None and value is not False:
             found.append(special[name](value))
     return found
+
+
+def _holds(text: str) -> Any:
+    kept = json.dumps(text, ensure_ascii=False)[1:-1]  # as texts are
+    words = [decisions.c[name].icontains(text, autoescape=True) for name in _SEARCHED]
+    texts = (decisions.c[name].icontains(kept, autoescape=True) for name in ("prompt", "answer"))
+    return or_(*words, *texts)
 
 
 def _sum_queries(

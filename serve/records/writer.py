@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partialmethod
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ..config.settings import RecordSettings
 from ..errors import RefusedError, bad_setting
-from . import arms, stats
+from . import arms, stats, traffic
 from .database import create_schema, insert, is_away, noted, open_engine, shown
 from .record import Record
 from .table import clean_text, decisions, to_row
@@ -177,13 +177,20 @@ class Recorder:
         with self._reached():
             return query(self.engine, *args, **options)
 
-    # Each as the function of its name in `stats`, `arms` and `database`, on this engine.
+    # Each as the function of its name in `stats`, `arms`, `traffic` and `database`, on this engine.
     recent: partialmethod[list[dict[str, Any]]] = partialmethod(_ask, stats.recent)
     one: partialmethod[dict[str, Any] | None] = partialmethod(_ask, stats.one)
     shadow: partialmethod[dict[str, Any]] = partialmethod(_ask, arms.shadow)
     arms: partialmethod[dict[str, dict[str, Any]]] = partialmethod(_ask, arms.arms)
     stats: partialmethod[dict[str, Any]] = partialmethod(_ask, stats.stats)
+    traffic: partialmethod[dict[str, Any]] = partialmethod(_ask, traffic.traffic)
     noted: partialmethod[str | None] = partialmethod(_ask, noted)
+
+    def export(self, filters: Mapping[str, Any]) -> Iterator[str]:
+        """The decisions that `recent` would list, all of them, as lines of JSON, oldest first."""
+        if self.engine is not None:
+            with self._reached():
+                yield from stats.jsonl(stats.export(self.engine, filters=filters))
 
     @contextmanager
     def _reached(self) -> Iterator[None]:

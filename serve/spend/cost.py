@@ -57,6 +57,12 @@ def usage_of(answer: object) -> Usage | None:
     )
 
 
+def recorded_usage(row: Mapping[str, Any]) -> Usage:
+    """Usage of a decision, by its record."""
+    kinds = ("prompt", "completion", "cached", "reasoning")
+    return Usage(*(row[f"{kind}_tokens"] for kind in kinds))
+
+
 def cost_of(model: Model, usage: Usage) -> float:
     """USD of one call that `model` answered. Never raises, and never $0 for a priced model.
 
