@@ -48,7 +48,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 
 
 def test_a_curve_says_what_each_threshold_would_have_come_to(engine: Engine) -> None:
-    found = traffic(engine, "mf", lambda row: row["prompt_tokens"] / 1000)
+    found = traffic(engine, "mf", 0.4242, lambda row: row["prompt_tokens"] / 1000)
     assert (found["requests"], found["scored"]) == (309, 300)
     assert found["histogram"] == np.histogram(SCORES, BARS, (0, 1))[0].tolist()
     weak = np.round(1000 * PRICES) / 1000
@@ -57,12 +57,13 @@ def test_a_curve_says_what_each_threshold_would_have_come_to(engine: Engine) -> 
         assert point["strong_share"] == pytest.approx(strong.mean())
         cost = np.where(strong, 10 * PRICES, weak).sum()
         assert point["saving_share"] == pytest.approx(1 - cost / (10 * PRICES).sum())
-    shares = [point["strong_share"] for point in found["curve"]]
-    assert (shares[0], shares[-1], len(shares)) == (0, 1, 40)
+    shares = {point["threshold"]: point["strong_share"] for point in found["curve"]}
+    assert (shares[0], shares[1], len(shares)) == (1, 0, 42)
+    assert shares[found["threshold"]] == np.mean(SCORES >= 0.4242)
 
 
 def test_sessions_of_agents_are_summed_the_latest_first(engine: Engine) -> None:
-    one, two = traffic(engine, "mf", None)["sessions"]
+    one, two = traffic(engine, "mf", None, lambda _: 0.0)["sessions"]
     assert one == {"session": "one", "time": 503.0, "model": "weak", "steps": 3, "switches": 1,
                    "cost": 3.0, "saving": 6.0}  # fmt: skip
     assert (two["session"], two["steps"], two["switches"]) == ("two", 1, 0)
@@ -70,8 +71,8 @@ def test_sessions_of_agents_are_summed_the_latest_first(engine: Engine) -> None:
 
 def test_where_nothing_was_scored_there_is_nothing_to_draw(engine: Engine) -> None:
     for found in (
-        traffic(engine, "mf", lambda _: 0.0, {"since": 400.0, "until": 600.0}),
-        traffic(None, "mf", lambda _: 0.0),
+        traffic(engine, "mf", 0.5, lambda _: 0.0, {"since": 400.0, "until": 600.0}),
+        traffic(None, "mf", 0.5, lambda _: 0.0),
     ):
         assert (found["scored"], found["curve"], sum(found["histogram"])) == (0, [], 0)
-    assert traffic(engine, "mf", None)["curve"] == []  # a pool has no threshold
+    assert traffic(engine, "mf", None, lambda _: 0.0)["curve"] == []  # as of a pool

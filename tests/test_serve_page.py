@@ -131,7 +131,7 @@ def test_a_browser_draws_spend_models_and_decisions(provider: StubProvider, tmp_
     assert "Named models and rules are left out." in html
     assert "20 of the latest 20 requests were routed by score" in text_of(html, "scores")
     assert html.count('class="score"') == 20  # bars
-    assert html.count('class="spot"') == 3  # all, those that are strong now, none
+    assert "At threshold 0.500: 25.0% strong, 75.0% saved" in text_of(html, "scores")
     for id in ("shadow", "notices", "looks", "sessions"):
         assert re.search(rf'id="{id}"[^>]* hidden', html)
     assert "$10.00 $20.00" in text_of(html, "models")

@@ -6,14 +6,13 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Engine, select
 
-from ...router.threshold import achievable, costs_by_share
 from ..policy.plan import switch_of
 from .stats import conditions
 from .table import decisions
 
 LATEST = 2000  # decisions
 BARS = 20  # of the histogram of scores, over [0, 1]
-POINTS = 40  # of the curve, at most
+POINTS = 40  # steps of the curve
 SESSIONS = 8  # the latest ones
 
 _READ = (
@@ -26,16 +25,18 @@ _READ = (
 def traffic(
     engine: Engine | None,
     router: str,
-    weak_cost: Callable[[Mapping[str, Any]], float] | None,
+    threshold: float | None,
+    weak_cost: Callable[[Mapping[str, Any]], float],
     filters: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Of the latest 2,000 decisions: {"requests", "scored", "histogram", "curve", "sessions"}.
+    """Of the latest 2,000 decisions: {"requests", "scored", "threshold", "histogram", "curve",
+    "sessions"}.
 
-    filters: as in `stats.recent`. router: whose scores. weak_cost: a decision -> USD that its
-    tokens cost on the weak model; None: no curve. Of the scored ones (answered, and routed by the
-    score) `histogram` counts scores in 20 equal parts of [0, 1], and `curve` says at each threshold
-    which strong share and which saving it would have had: a share of always strong, of routing
-    alone, without cache and second looks.
+    filters: as in `stats.recent`. router: whose scores. threshold: the one of now, which the curve
+    also has; None: no curve. weak_cost: a decision -> USD that its tokens cost on the weak model.
+    Of the scored ones (answered, and routed by the score) `histogram` counts scores in 20 equal
+    parts of [0, 1], and `curve` says at thresholds from 0 to 1 which strong share and which saving
+    each would have had: a share of always strong, of routing alone, without cache and second looks.
     """
     rows: list[dict[str, Any]] = []
     if engine is not None:
@@ -54,30 +55,27 @@ def traffic(
     return {
         "requests": len(rows),
         "scored": len(scored),
+        "threshold": threshold,
         "histogram": counts.tolist(),
-        "curve": [] if weak_cost is None or not scored else _curve(scored, weak_cost),
+        "curve": [] if threshold is None or not scored else _curve(scored, threshold, weak_cost),
         "sessions": _sessions(rows),
     }
 
 
 def _curve(
-    rows: Sequence[Mapping[str, Any]], weak_cost: Callable[[Mapping[str, Any]], float]
+    rows: Sequence[Mapping[str, Any]],
+    threshold: float,
+    weak_cost: Callable[[Mapping[str, Any]], float],
 ) -> list[dict[str, float | None]]:
-    """Thresholds from 1 down, each with what comes of it."""
-    scores = [row["score"] for row in rows]
-    thresholds, shares = achievable(scores)
-    strong = [row["strong_cost"] for row in rows]
-    costs = costs_by_share(scores, strong, [weak_cost(row) for row in rows])
-    always = float(np.mean(strong))
-    at = np.unique(np.linspace(0, len(shares) - 1, POINTS).astype(int))
-    return [
-        {
-            "threshold": float(thresholds[i]),
-            "strong_share": float(shares[i]),
-            "saving_share": 1 - float(costs[i]) / always if always > 0 else None,
-        }
-        for i in at
-    ]
+    scores, strong = (np.array([row[name] for row in rows]) for name in ("score", "strong_cost"))
+    weak, always = np.array([weak_cost(row) for row in rows]), strong.sum()
+    points: list[dict[str, float | None]] = []
+    for at in sorted({*(np.arange(POINTS + 1) / POINTS).tolist(), threshold}):
+        sent = scores >= at
+        saved = 1 - float(np.where(sent, strong, weak).sum() / always) if always > 0 else None
+        point = {"threshold": at, "strong_share": float(sent.mean()), "saving_share": saved}
+        points.append(point)
+    return points
 
 
 def _sessions(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
