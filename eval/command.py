@@ -20,6 +20,7 @@ from .benchmarks import Benchmark
 from .calibrate import Calibration, calibrate_cost, calibrate_share
 from .metrics import Floats
 from .pricing import CostOptions, costs_of
+from .printing import simulated_note
 from .run import EvaluationReport, evaluate
 from .scored import CachedScorer
 
@@ -113,6 +114,13 @@ class ScoredPrompts:
     assumed: tuple[str, ...]
     scores: Floats
 
+    @property
+    def simulated(self) -> tuple[str, ...]:
+        """A warning where the labels are those of the samples."""
+        found = None if self.labels is None else self.labels.benchmark
+        told = "" if found is None else simulated_note(found.strong_model, found.weak_model)
+        return (told,) if told else ()
+
     def write_table(self) -> None:
         """Put the table of all shares into the router's bundle, under the prompts' name."""
         assert isinstance(self.router, BundleRouter)
@@ -190,4 +198,5 @@ def run_calibration(
     if write:
         on.write_table()
     # A budget is only as good as what was assumed for it.
-    return replace(result, warning="; ".join(filter(None, (result.warning, *on.assumed))))
+    warnings = (*on.simulated, result.warning, *on.assumed)
+    return replace(result, warning="; ".join(filter(None, warnings)))

@@ -16,6 +16,8 @@ from thriftroute.errors import (
     UnknownRouterError,
 )
 from thriftroute.eval.command import Target, run_calibration, run_evaluation
+from thriftroute.eval.guarantee.command import run_guarantee
+from thriftroute.eval.guarantee.promises import Promise
 from thriftroute.eval.pricing import CostOptions
 from thriftroute.router import routers
 from thriftroute.router.bundle import Bundle
@@ -162,6 +164,15 @@ def test_on_data_the_recorded_costs_and_rewards_are_shown(bundle: str, data: str
     budget = run_calibration(bundle, target, usd_per_1k=5.0)
     assert budget.usd_per_1k is not None and budget.usd_per_1k <= 5.0
     assert budget.strong_pct > result.strong_pct
+
+
+def test_labels_of_simulated_models_are_said_to_be(bundle: str, data: str) -> None:
+    rows = Path(data).read_text().replace('"big"', '"big-sim"').replace('"small"', '"small-sim"')
+    Path(data).write_text(rows)
+    target = Target((), data, ("big-sim",), ("small-sim",))
+    assert run_calibration(bundle, target, strong_pct=0.3).warning.startswith("simulated data: ")
+    promised = run_guarantee(bundle, target, Promise("min_quality", 0.5))
+    assert promised.assumptions[0].startswith("simulated data: ")
 
 
 def test_given_prices_come_before_recorded_costs(bundle: str, data: str) -> None:

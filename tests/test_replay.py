@@ -270,6 +270,11 @@ def test_steps_and_page_are_written(tmp_path: Path) -> None:
     html = out.read_text()
     HTMLParser().feed(html)
     assert "Do not switch inside sessions" in html and "<b>x</b>" not in html
+    assert "Simulated" not in html
+    prices = ("--strong-price", "5,25,0.5,6.25", "--weak-price", "1,5,0.1,1.25")
+    made_up = ("--strong", "openai/strong-sim", "--weak", "openai/weak-sim", *prices)
+    assert run(path, *made_up, "--out", out)["simulated"] is True
+    assert "<strong>Simulated.</strong> simulated data: no model answered" in out.read_text()
     with steps.open() as file:
         table = list(csv.DictReader(file))
     assert len(table) == 23

@@ -25,7 +25,7 @@ from ..look_command import look_at
 from ..look_gain import LookGain, look_gain
 from ..metrics import Floats
 from ..pricing import SIDES, CostOptions
-from ..printing import between, line, percent, simulated_note, table
+from ..printing import between, line, percent, table
 from ..replay.command import Replay, ReplaySettings, run_replay
 from ..scored import CachedScorer
 from ..second_look import PRICE_RATIO
@@ -102,8 +102,7 @@ def run_audit(
             "has not learned from"
         )
         warnings = (known, *warnings)
-    if simulated := simulated_note(benchmark.strong_model, benchmark.weak_model):
-        warnings = (simulated, *warnings)
+    warnings = (*on.simulated, *warnings)
     found, hint = _second_look(on, target, rows, settings)
     warnings = (*warnings, *hint)
     verdict = dataclasses.replace(verdict, warnings=warnings, second_look=found)

@@ -85,7 +85,7 @@ def run_guarantee(
         )
     on = score_prompts(name, target, prompts=prompts, budget=budget, write=write, **options)
     known: dict[str, Any] = {}
-    notes = list(on.assumed)
+    notes = [*on.simulated, *on.assumed]
     if on.labels is not None:
         benchmark, weights = on.labels.benchmark, on.labels.weights
         known = {"rewards": (benchmark.strong, benchmark.weak), "bounds": on.labels.bounds}
@@ -152,7 +152,7 @@ def run_look_guarantee(
         on.scores[keep], rewards, costs, kept_weights, bounds=on.labels.bounds
     )
     found = guaranteed_look(look, prompts, looks, promise, prices, seed=seed)
-    notes = [*found.guarantee.assumptions, *notes]
+    notes = [*on.simulated, *found.guarantee.assumptions, *notes]
     found = replace(
         found,
         guarantee=replace(found.guarantee, assumptions=tuple(notes)),

@@ -18,7 +18,7 @@ from ...router.threshold import check_share, share_table, validate_threshold
 from ..bootstrap import interval, resample_counts
 from ..command import scored
 from ..metrics import Interval
-from ..printing import json_safe
+from ..printing import json_safe, simulated_note
 from .replay import Outcome, each_call, natural_points, never, priced
 
 POLICIES = ("strong", "weak", "blind", "priced")
@@ -79,6 +79,12 @@ class Replay:
         return bool(self.outcomes["priced"].switched.any()) and gain.ci[1] < 0
 
     @property
+    def simulated(self) -> str:
+        """A warning where the models, or those of the record, are made up; else ""."""
+        own = simulated_note(self.settings.strong, self.settings.weak)
+        return own or simulated_note(*self.sessions.models)
+
+    @property
     def advice(self) -> str:
         """What to do, in a sentence."""
         lost, usd = self.against["blind, warm"], self.usd["blind"].usd
@@ -124,6 +130,7 @@ class Replay:
             "differences": {n: {"usd": a.usd, "usd_ci": a.ci} for n, a in self.against.items()},
             "switch_inside_sessions": self.switch,
             "advice": self.advice,
+            "simulated": bool(self.simulated),
             "assumed": self.assumed,
             **{name: getattr(self.read, name) for name in ("entries", "repeated", "empty", "bad")},
             "problems": self.read.problems,

@@ -29,6 +29,8 @@ SHOWN, POINTS = 10, 240
 def print_replay(replay: Replay, console: "Console | None" = None) -> None:
     """Print the advice, a table of the policies, and what it rests on."""
     out = console or new_console()
+    if replay.simulated:
+        line(out, f"warning: {replay.simulated}", style="yellow")
     line(out, sentence(replay.advice), style="bold")
     rows = [
         (

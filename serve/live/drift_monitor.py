@@ -63,7 +63,7 @@ class DriftMonitor:
         self._metrics = metrics
         self._recorder = recorder
         self._waiting: deque[Record] = deque(maxlen=WAITING)
-        self._alarm: str | None = None
+        self._warning: str | None = None
         self.report: DriftReport | None = None
         self._every_s: list[float] = []  # of what there is to do
         self._examination: Examination | None = None
@@ -91,7 +91,7 @@ class DriftMonitor:
     def notices(self) -> list[str]:
         """What whoever runs the server is to know of the router, in sentences."""
         own = None if self.own_share is None else self.own_share.notice
-        return [told for told in (own, self._alarm) if told is not None]
+        return [told for told in (own, self._warning) if told is not None]
 
     def adopt(self) -> None:
         """The threshold that was read off own traffic before; waits for the database."""
@@ -163,9 +163,11 @@ class DriftMonitor:
         share = by_name.get("strong_share")
         if share is not None and share.expected is not None:
             self._metrics.expected_share.set(share.expected)
-        if report.verdict == "drift" and self._alarm is None:
-            self._alarm = f"drift: {unlike(report)}; `thriftroute watch` tells more"
-            logger.warning("%s", self._alarm)
+        if report.verdict == "drift":
+            told = self._warning
+            self._warning = f"drift: {unlike(report)}; `thriftroute watch` tells more"
+            if told is None:
+                logger.warning("%s", self._warning)
 
 
 class ThresholdHold:
