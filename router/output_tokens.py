@@ -10,7 +10,7 @@ fold than the arm's mean, the mean stays.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -77,20 +77,21 @@ class OutputTokens:
         known = self.arms.get(arm)
         return self.default if known is None else known.tokens(prompt, score)
 
+    def knows(self, *arms: str) -> bool:
+        """Whether enough answers of each are known to set one beside the other."""
+        return all(arm in self.arms and self.arms[arm].n >= LEAST for arm in arms)
+
     def ratio(self, arm: str, other: str, prompt: float, score: float | None = None) -> float:
         """How many times as long as the `other` arm's the answer of `arm` is expected to be; 1
         where too little is known of either."""
-        if arm == other or min(self._n(arm), self._n(other)) < LEAST:
+        if arm == other or not self.knows(arm, other):
             return 1.0
         return self.tokens(arm, prompt, score) / self.tokens(other, prompt, score)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Arm -> answers, mean tokens and errors, as JSON."""
         told = ("n", "mean", "error", "default_error")
-        return {arm: {k: asdict(known)[k] for k in told} for arm, known in self.arms.items()}
-
-    def _n(self, arm: str) -> int:
-        return self.arms[arm].n if arm in self.arms else 0
+        return {arm: {k: getattr(known, k) for k in told} for arm, known in self.arms.items()}
 
 
 def _fit(rows: Sequence[Row], default: float) -> ArmTokens:

@@ -39,11 +39,14 @@ _LOOKED_AT = 2000  # characters at either end of a result
 @dataclass(frozen=True, slots=True)
 class Pair:
     """The two models. `strong_share`: at how many of the natural points the router wants strong,
-    in [0, 1]; where that is seldom, leaving the strong model saves for longer."""
+    in [0, 1]; where that is seldom, leaving the strong model saves for longer. `strong_output` and
+    `weak_output`: tokens of an answer of either, before the session has shown its own."""
 
     strong: CachePrice
     weak: CachePrice
     strong_share: Amount = 0.0
+    strong_output: Amount = OUTPUT_TOKENS
+    weak_output: Amount = OUTPUT_TOKENS
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,16 +158,19 @@ def expected(state: SessionState, step: Step, pair: Pair) -> Expected:
     steps = np.where(share > 0, np.clip(until, 1.0, steps), steps)
     # Means, with one step more that is like those of other sessions.
     new = (state.added + NEW_TOKENS) / np.maximum(done, 1)
-    output = (state.output + OUTPUT_TOKENS) / (done + 1)
+    own = np.where(state.on_strong, pair.strong_output, pair.weak_output)
+    longer = (state.output + own) / (done + 1) / own
     context = step.prompt + new * steps / 2
 
-    def usd(price: CachePrice, cached: Cached) -> Amount:
+    def usd(price: CachePrice, cached: Cached, output: Amount) -> Amount:
         first = price.step(step.prompt, cached.readable(step.prompt, step.now), output)
         return first + (steps - 1) * price.step(context + new, context, output)
 
     strong, weak = pair.strong, pair.weak
     again = (step.prompt + new * steps) * np.maximum(strong.write - strong.read, 0.0) / 1e6
-    return Expected(usd(strong, state.strong), usd(weak, state.weak) + back * again, steps)
+    stay = usd(strong, state.strong, longer * pair.strong_output)
+    leave = usd(weak, state.weak, longer * pair.weak_output) + back * again
+    return Expected(stay, leave, steps)
 
 
 def choose(

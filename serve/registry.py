@@ -55,7 +55,7 @@ class Model:
     responses: bool | None = None  # whether its server has OpenAI's Responses; None: only OpenAI's
     transport: Transport = "auto"
 
-    def estimate(self, prompt_tokens: int, output_tokens: int) -> float:
+    def estimate(self, prompt_tokens: float, output_tokens: float) -> float:
         """USD for that many tokens, none of them cached."""
         return prompt_tokens * self.input_price + output_tokens * self.output_price
 

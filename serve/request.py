@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
+from ..router.output_tokens import OutputTokens
+
 Quality = Literal["low", "medium", "high"]
 Priority = Literal["cost", "quality", "speed"]
 RESULTS = frozenset({"tool", "function"})  # roles of messages that a tool's results are
@@ -87,6 +89,7 @@ class ChatRequest:
     `needs` the capabilities that the body calls for; `prompt_tokens` an estimate of the whole
     prompt; `output_tokens` the most that the client allows (a default where it says nothing).
     `session`: the conversation, as `session_key` has it. `size`: bytes as it came, 0 if unknown.
+    `lengths`: how long each model's answers are, as far as that was known when it came.
     """
 
     id: str
@@ -103,6 +106,15 @@ class ChatRequest:
     options: Options
     session: Session | None = None
     size: int = 0
+    lengths: OutputTokens = field(default=OutputTokens(), repr=False)
+
+    def expected_tokens(self, model: str, score: float | None = None) -> float:
+        """Tokens of all choices of that model: as many as the client allows, or where it says
+        nothing, as many as are expected."""
+        expected = float(self.output_tokens)
+        if expected == self.lengths.default and not self.sets_maximum:
+            expected = self.lengths.tokens(model, self.prompt_tokens, score)
+        return expected * self.choices
 
     @property
     def goes_on(self) -> bool:

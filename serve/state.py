@@ -1,6 +1,7 @@
 """What a server holds while it runs: the parts, made from the configuration, started and closed."""
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 from ..errors import ConfigError
 from ..eval.drift.arms import TREATMENT
 from ..providers.completion import count_tokens
+from ..router.output_tokens import DEFAULT_TOKENS, OutputTokens
 from ..router.routers import BundleRouter, Router, load_router
 from ..router.text import Conversation
 from .api.chat_request import CHARACTERS_A_TOKEN, LARGE_BYTES
@@ -21,7 +23,7 @@ from .cache.sessions import Sessions
 from .cache.store import Store, cache_store, session_stores
 from .config.loader import check
 from .config.settings import Config
-from .errors import bad_setting
+from .errors import RefusedError, bad_setting
 from .live.drift_monitor import DriftMonitor
 from .live.experiment import Experiment
 from .policy.pipeline import Pipeline
@@ -36,10 +38,12 @@ from .upstream.caller import Caller
 from .upstream.look_at import LookAt
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 # Past this many characters a prompt is counted by its length: exact counting takes milliseconds
 # a thousand tokens, and no decision hangs on the last per cent of a very long prompt.
 COUNTED_CHARACTERS = 100_000
+REFIT_S = 600.0  # between two looks at how long answers are
 FLUSH_S = 10.0  # for the last records, where the database is away
 MESSAGE_TOKENS = 16  # at most, around what a message says
 IMAGE_TOKENS = 250  # as LiteLLM's default
@@ -85,7 +89,8 @@ class ServerState:
         self.drift_monitor = DriftMonitor(
             config, self.pipeline, self.router, weak, self.metrics, self.recorder
         )
-        self._watcher: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.lengths = OutputTokens(config.expected_output_tokens or DEFAULT_TOKENS)
         self.metrics.watch(self.recorder)
         self.ledger: BudgetLedger = make_ledger(config, self.recorder.stats)
         self.cache: Store | None = cache_store(config)
@@ -112,17 +117,18 @@ class ServerState:
             if part is not None:
                 await self.in_thread(partial(part.router.scores, [Conversation("", "", "hi")]))
         if self.drift_monitor.on:
-            self._watcher = asyncio.create_task(
-                self.drift_monitor.run(self.in_reports), name="drift-monitor"
-            )
+            watching = self.drift_monitor.run(self.in_reports)
+            self._tasks.append(asyncio.create_task(watching, name="drift-monitor"))
+        if self.recorder.engine is not None and self.config.expected_output_tokens is None:
+            self._tasks.append(asyncio.create_task(self._refit(), name="output-tokens"))
         self.ready = True
 
     async def close(self) -> None:
         """Flush and close, each part even where another fails."""
         self.ready = False
-        if self._watcher is not None:
-            self._watcher.cancel()
-            await asyncio.gather(self._watcher, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         parts = (self.caller, self.ledger, self.sessions, self.cache)
         closing = [part.close() for part in parts if part is not None]
         await asyncio.gather(*closing, return_exceptions=True)
@@ -174,9 +180,18 @@ class ServerState:
         the pool without the answer. 0 where a budget, a rule or a `max_cost` needs it exact."""
         if self._counts or options.max_cost is not None:
             return 0
-        return self._window - output_tokens(
-            body, self.config.expected_output_tokens, unlimited=True
-        )
+        return self._window - output_tokens(body, int(self.lengths.default), unlimited=True)
+
+    async def _refit(self) -> None:
+        """Learn from the record how long each model's answers are, now and then."""
+        while True:
+            try:
+                self.lengths = await self.in_reports(self.recorder.output_tokens)
+            except RefusedError:  # the database is away, which the log says
+                pass
+            except Exception:  # the task must live
+                logger.exception("the lengths of answers could not be learned")
+            await asyncio.sleep(REFIT_S)
 
     def _semantic(self) -> SemanticIndex | None:
         settings = self.config.cache

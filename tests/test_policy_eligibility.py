@@ -1,7 +1,17 @@
+from dataclasses import replace
+
 import pytest
+from thriftroute.router.output_tokens import ArmTokens, OutputTokens
 from thriftroute.serve.config.settings import TierSettings
 from thriftroute.serve.errors import RefusedError
-from thriftroute.serve.policy.eligibility import Candidates, by_price, candidates, cost, refusal
+from thriftroute.serve.policy.eligibility import (
+    Candidates,
+    by_price,
+    candidates,
+    cost,
+    is_weak,
+    refusal,
+)
 from thriftroute.serve.registry import Model
 from thriftroute.serve.request import ChatRequest
 from thriftroute.tests.helpers.asking import asked, model
@@ -131,3 +141,16 @@ def test_cost_counts_every_choice_and_orders_by_price() -> None:
     assert cost(SMALL, request) == pytest.approx(250e-6)
     models = {m.name: m for m in (BIG, SMALL, MID)}
     assert by_price(models, models, request) == ["small", "mid", "big"]
+
+
+def test_without_a_maximum_each_models_own_answers_are_what_is_expected() -> None:
+    known = {"small": ArmTokens(50, 9000.0), "mid": ArmTokens(50, 80.0)}
+    request = replace(asked(output_tokens=300, choices=2), lengths=OutputTokens(300, known))
+    assert cost(SMALL, request) == pytest.approx(SMALL.estimate(100, 18_000))
+    assert cost(BIG, request) == pytest.approx(BIG.estimate(100, 600))
+    models = {m.name: m for m in (BIG, SMALL, MID)}
+    assert by_price(models, models, request) == ["mid", "big", "small"]
+    # Who is weak is a matter of prices alone.
+    assert is_weak(SMALL, request, weak=MID, strong="big")
+    limited = replace(request, body={"max_tokens": 300})
+    assert cost(SMALL, limited) == pytest.approx(SMALL.estimate(100, 600))

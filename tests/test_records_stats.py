@@ -99,6 +99,16 @@ def recorder(url: str, engine: Engine) -> Iterator[Recorder]:
     recorder.close()
 
 
+def test_the_lengths_of_answers_are_fitted_to_those_that_a_model_gave(recorder: Recorder) -> None:
+    given = [r for r in RECORDS if r.status == 200 and r.cache in {"miss", "off"}]
+    lengths = recorder.output_tokens()
+    assert set(lengths.arms) == {"strong", "weak"}
+    for name, arm in lengths.arms.items():
+        tokens = [r.completion_tokens for r in given if r.model == name and r.completion_tokens]
+        assert (arm.n, arm.mean) == (len(tokens), pytest.approx(np.mean(tokens)))
+        assert arm.error is not None
+
+
 def by_hand(records: list[Record]) -> dict[str, Any]:
     answered = [r.latency_s for r in records if r.model is not None and r.status < 400]
     # A score without a threshold is a pool's or a band's: the model says it.

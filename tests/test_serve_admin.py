@@ -263,7 +263,7 @@ def test_a_dry_run_says_what_would_be_done_and_calls_nobody(
     assert verdict["threshold"] == 0.5
     assert verdict["steps"][0][0] == "eligibility"
     assert verdict["estimates"]["strong"] == pytest.approx(10 * verdict["estimates"]["weak"])
-    assert verdict["output_tokens"] == 512
+    assert verdict["output_tokens"] == 300
     assert verdict["decision_ms"] > 0
     assert len(provider.requests) == before
     assert (server.state.recorder.written, server.state.recorder.pending) == (written, 0)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from pydantic import BaseModel
+from thriftroute.router.output_tokens import OutputTokens
 from thriftroute.router.routers import Router, load_router
 from thriftroute.serve.api.admin import admin_routes
 from thriftroute.serve.api.chat_request import OPTIONS, read_request
@@ -56,7 +57,12 @@ def test_a_section_is_read_and_decides(section: str, tmp_path: Path, router: Rou
     assert set(registry) == {model.name for model in config.models}
     body = {"model": "auto", "messages": [{"role": "user", "content": "What is 2+2?"}]}
     asked = read_request(
-        body, Options(), Principal(), id="1", expected_output=10, count=lambda messages, tools: 10
+        body,
+        Options(),
+        Principal(),
+        id="1",
+        lengths=OutputTokens(10),
+        count=lambda messages, tools: 10,
     )
     plan = Pipeline(config, registry, router).plan(asked)
     assert set(plan.models) <= set(registry)

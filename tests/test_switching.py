@@ -101,6 +101,19 @@ def test_what_was_compacted_away_is_cached_nowhere() -> None:
     assert state.strong.tokens == 61_000
 
 
+def test_a_model_that_writes_more_is_the_dearer_one() -> None:
+    step = Step(2000.0, 1.0, natural=True)
+    terse, wordy = (replace(NEAR, strong_output=200.0, weak_output=n) for n in (200.0, 400.0))
+    assert not decide(SessionState(), step, terse).strong
+    assert decide(SessionState(), step, wordy).strong
+    # As its own answers were, so are the other's, times what is expected of both.
+    state = session(40, 60_000, strong=False)
+    found = expected(state, Step(60_000.0, 1.0), wordy)
+    same = expected(state, Step(60_000.0, 1.0), terse)
+    assert found.weak == pytest.approx(same.weak, rel=0.01)
+    assert found.strong < same.strong
+
+
 def test_arrays_decide_as_numbers_do() -> None:
     states = [session(n, 10_000.0 * n, strong=n % 2 == 0) for n in (1, 2, 5, 9)]
     one = [np.array([getattr(s, n) for s in states]) for n in ("steps", "points", "prompt")]

@@ -76,7 +76,7 @@ def test_the_values_that_it_shows_are_the_defaults(tmp_path: Path) -> None:
         for path in differences(getattr(config, name), getattr(plain, name), (name,))
     }
     assert differ == examples
-    for name in ("sticky_s", "expected_output_tokens", "max_cost_action", "shadow"):
+    for name in ("sticky_s", "max_cost_action", "shadow"):
         assert getattr(config, name) == getattr(plain, name)
 
 

@@ -18,6 +18,7 @@ from starlette.routing import Route
 from ...eval.drift.arms import compare
 from ..config.time_spec import moment
 from ..errors import RefusedError, wrong
+from ..policy.eligibility import cost
 from ..records.stats import FILTERS
 from ..request import Principal
 from ..spend.cost import cost_of, recorded_usage
@@ -126,6 +127,7 @@ class _Views:
             "router": router,
             "models": models,
             "budgets": await state.ledger.state(),
+            "output_tokens": state.lengths.to_dict(),
             "records": {
                 **{"kept": recorder.engine is not None, "text": config.records.text},
                 **records,
@@ -228,9 +230,11 @@ class _Views:
         found = await state.in_thread(lambda: request_of(state, chat, options, who, id="dry-run"))
         plan = await state.in_thread(lambda: state.pipeline.plan(found))
         passed_ms = (time.perf_counter() - started) * 1000
-        tokens = (found.prompt_tokens, found.output_tokens * found.choices)
-        estimates = {name: model.estimate(*tokens) for name, model in state.registry.items()}
-        told = {"decision_ms": passed_ms, "prompt_tokens": tokens[0], "output_tokens": tokens[1]}
+        output = round(found.expected_tokens(plan.models[0], plan.score))
+        models = state.registry
+        estimates = {name: cost(model, found, plan.score) for name, model in models.items()}
+        told = {"decision_ms": passed_ms, "prompt_tokens": found.prompt_tokens}
+        told |= {"output_tokens": output}
         return JSONResponse({**plan.to_dict(), **told, "estimates": estimates})
 
     async def metrics(self, request: Request) -> Response:

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ...errors import require_extra
+from ...router.output_tokens import OutputTokens
 from ...router.text import last_turn
 from .. import request_parts
 from ..config.settings import CAPABILITIES
@@ -110,15 +111,15 @@ def read_request(
     principal: Principal,
     *,
     id: str,
-    expected_output: int,
+    lengths: OutputTokens,
     count: TokenCounter,
     unlimited: bool = False,
 ) -> ChatRequest:
     """Checks what the router relies on and nothing else: models know their own parameters.
 
-    `expected_output` is assumed where the request sets no maximum, `count` counts a prompt's
-    tokens. `unlimited`: whether a maximum of -1 is none; it is left out then, since not every
-    server that means it so takes it. Raises RefusedError (400), its `param` naming the part.
+    `lengths` are what is known of answers, `count` counts a prompt's tokens. `unlimited`: whether a
+    maximum of -1 is none; it is left out then, since not every server that means it so takes it.
+    Raises RefusedError (400), its `param` naming the part.
     """
     model = body.get("model", "auto")
     if not isinstance(model, str) or not model.strip():
@@ -127,7 +128,7 @@ def read_request(
     for name, kind in (("stream", bool), ("stream_options", dict), ("tools", list)):
         if not isinstance(body.get(name), kind | None):
             raise wrong(name, f"expected {_KINDS[kind]}, got {_kind(body[name])}")
-    output_tokens = request_parts.output_tokens(body, expected_output, unlimited=unlimited)
+    output_tokens = request_parts.output_tokens(body, int(lengths.default), unlimited=unlimited)
     left_out = {name for name in LENGTHS if request_parts.is_unlimited(body.get(name))}
     return ChatRequest(
         id=id,
@@ -142,6 +143,7 @@ def read_request(
         choices=request_parts.choices(body),
         principal=principal,
         options=options,
+        lengths=lengths,
     )
 
 

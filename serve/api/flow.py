@@ -8,6 +8,7 @@ one record is written.
 import asyncio
 import contextlib
 import functools
+import math
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from ...router.looking import without_logprobs
 from ..cache.answers import Assembler, Kept, replay, unpack
 from ..cache.key import cache_key, semantic_bucket
 from ..errors import RefusedError
+from ..policy.eligibility import cost
 from ..request import ChatRequest
 from ..state import ServerState
 from ..upstream.caller import Answer
@@ -145,14 +147,14 @@ class RequestFlow:
         """The estimate, taken from the budgets."""
         state, request, plan = self.state, stage.request, stage.decided
         config, who = state.config, request.principal
-        output = request.output_tokens * request.choices
         usd, weak_usd = (
-            state.registry[name].estimate(request.prompt_tokens, output)
+            cost(state.registry[name], request, plan.score)
             for name in (plan.models[0], config.weak)
         )
+        output = math.ceil(request.expected_tokens(plan.models[0], plan.score))
         tokens = request.prompt_tokens + output
         if plan.looks:
-            usd = state.pipeline_of(stage.arm).look_cost(request)
+            usd = state.pipeline_of(stage.arm).look_cost(request, plan.score)
             tokens *= 2 if state.look is None or state.look.second is None else 3
         tier = config.tiers.get(who.tier or "")
         reservation = await state.ledger.reserve(

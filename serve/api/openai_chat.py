@@ -85,7 +85,7 @@ def request_of(
         options,
         who,
         id=id,
-        expected_output=state.config.expected_output_tokens,
+        lengths=state.lengths,
         count=count,
         unlimited=state.registry.is_local(body.get("model")),
     )

@@ -68,7 +68,7 @@ async def _price(state: ServerState, ended: Ended) -> Ended:
     routed = None if plan is None else plan.routed
     if ended.cache in {"hit", "semantic"} and ended.completion is not None:
         usage, kept = usage_of(ended.completion) or Usage(0, 0), None if routed is None else 0.0
-        would = await _cost(state, strong, usage)
+        would = await _cost(state, strong, _as_long_as(ended, strong.name, usage))
         return replace(ended, usage=usage, cost=0.0, strong_cost=would, routed_cost=kept)
     usage, used_tokens, cost = Usage(0, 0), 0, 0.0
     priced: dict[str, float] = {}  # what the latest usage comes to
@@ -85,13 +85,29 @@ async def _price(state: ServerState, ended: Ended) -> Ended:
     always = usage
     if asked.is_agents and routed is None:  # in shadow mode it did answer always
         always = state.pipeline.switching.always_strong(ended.held, asked, ended.model, usage, now)
+    always = _as_long_as(ended, strong.name, always)
     known = priced.get(strong.name) if always is usage else None
-    return replace(
-        ended,
-        **spent,
-        strong_cost=await _cost(state, strong, always) if known is None else known,
-        routed_cost=None if routed is None else await _cost(state, models[routed], usage),
-    )
+    strong_cost = await _cost(state, strong, always) if known is None else known
+    routed_cost = None
+    if routed is not None:
+        routed_cost = await _cost(state, models[routed], _as_long_as(ended, routed, usage))
+    return replace(ended, **spent, strong_cost=strong_cost, routed_cost=routed_cost)
+
+
+def _as_long_as(ended: Ended, model: str, usage: Usage) -> Usage:
+    """What was counted, with an answer as long as that of `model` is expected to have been."""
+    request, score = ended.request, None if ended.plan is None else ended.plan.score
+    times = request.lengths.ratio(model, ended.model or model, request.prompt_tokens, score)
+    if times == 1:
+        return usage
+    tokens = round(usage.completion_tokens * times)
+    if request.sets_maximum:
+        tokens = min(tokens, max(request.output_tokens * request.choices, usage.completion_tokens))
+    raw = None
+    if usage.raw is not None:
+        raw = {name: v for name, v in usage.raw.items() if name != "completion_tokens_details"}
+        raw |= {"completion_tokens": tokens, "total_tokens": usage.prompt_tokens + tokens}
+    return replace(usage, completion_tokens=tokens, reasoning_tokens=0, raw=raw)
 
 
 async def _cost(state: ServerState, model: Model, usage: Usage) -> float:

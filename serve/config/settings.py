@@ -374,7 +374,8 @@ class Config(Settings):
     default_tier: Name | None = None
     keys: tuple[KeySettings, ...] = ()
     sticky_s: Amount = 0.0  # how long a session keeps its model; 0: not
-    expected_output_tokens: Count = 512  # where a request sets no maximum
+    # Where a request sets no maximum; None: as each model's own answers say.
+    expected_output_tokens: Count | None = None
     max_cost_action: Literal["reject", "cheapest"] = "reject"
     calls: CallSettings = CallSettings()
     cache: CacheSettings = CacheSettings()

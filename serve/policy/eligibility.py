@@ -37,8 +37,14 @@ class Candidates:
         return f"{len(self.names)} of {total} models can take it; not {_listed(self.barred)}"
 
 
-def cost(model: Model, request: ChatRequest) -> float:
-    """USD that the request costs at most on that model: all choices as long as they may be."""
+def cost(model: Model, request: ChatRequest, score: float | None = None) -> float:
+    """USD that the request costs on that model: all choices as long as they may be, or where the
+    client sets no maximum, as is expected of it."""
+    return model.estimate(request.prompt_tokens, request.expected_tokens(model.name, score))
+
+
+def price(model: Model, request: ChatRequest) -> float:
+    """USD for as many tokens on any model: which of them is the dearer one, whatever it writes."""
     return model.estimate(request.prompt_tokens, request.output_tokens * request.choices)
 
 
@@ -52,8 +58,8 @@ def is_weak(model: Model, request: ChatRequest, *, weak: Model, strong: str) -> 
     no more, but never the strong one. Of a weak model that costs nothing: it alone."""
     if model.name in {weak.name, strong}:
         return model.name == weak.name
-    least = cost(weak, request)
-    return least > 0 and cost(model, request) <= least
+    least = price(weak, request)
+    return least > 0 and price(model, request) <= least
 
 
 def candidates(

@@ -245,7 +245,7 @@ class Pipeline:
         other = f"; the cheapest that can take it, {cheapest!r}, may cost ${least:.6g}"
         message = (
             f"{choice.model!r} may cost ${price:.6g} for {request.prompt_tokens} tokens of prompt "
-            f"and up to {request.output_tokens * request.choices} of answer, max_cost is "
+            f"and up to {request.expected_tokens(choice.model):.0f} of answer, max_cost is "
             f"${most:.6g}{other if cheapest != choice.model else ''}: raise max_cost or lower "
             "max_tokens"
         )
@@ -266,17 +266,17 @@ class Pipeline:
         if looks:
             others = others or [strong]  # its second step
             # All would be charged: where that is too much, weak answers alone.
-            if most is not None and self.look_cost(request) > most:
+            if most is not None and self.look_cost(request, choice.score) > most:
                 others = [name for name in others if name != strong]
         scored = (choice.score, choice.threshold, choice.router, choice.percentile)
         models = (model, *others)
         said = (choice.kind, choice.reason, draft.steps, *scored, draft.mask)
         return RoutingPlan(models, *said, looks=looks and strong in others)
 
-    def look_cost(self, request: ChatRequest) -> float:
-        """The most that all calls of a request that is looked at may cost, in USD."""
+    def look_cost(self, request: ChatRequest, score: float | None) -> float:
+        """What all calls of a request that is looked at may cost, in USD."""
         names = (self._config.weak, self._config.strong, *self._seconds)
-        return sum(cost(self._models[name], request) for name in names)
+        return sum(cost(self._models[name], request, score) for name in names)
 
     def _shadowed(self, draft: Draft) -> RoutingPlan:
         """The strong model in front of the plan, which says what would have been."""

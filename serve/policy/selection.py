@@ -21,7 +21,7 @@ from ..errors import RefusedError
 from ..registry import Model
 from ..request import ChatRequest, Priority
 from .course import features_of
-from .eligibility import by_price, cost
+from .eligibility import by_price, price
 from .plan import ChoiceKind, ChosenModel, Draft
 from .qualities import Qualities
 
@@ -240,7 +240,7 @@ def weaker(
         return False
     if name == config.weak or held == config.strong:
         return True
-    return cost(models[name], request) < cost(models[held], request)
+    return price(models[name], request) < price(models[held], request)
 
 
 def stay(

@@ -74,6 +74,9 @@ class Switching:
         state = SessionState() if course is None else course.state(*pair)
         step = step_of(request, course, time.time())
         priced = Pair(prices[pair[0]], prices[pair[1]], self._strong_share(choice))
+        if (lengths := request.lengths).knows(*pair):
+            both = [lengths.tokens(name, step.prompt, choice.score) for name in pair]
+            priced = replace(priced, strong_output=both[0], weak_output=both[1])
         found = decide(state, step, priced, wants_strong)
         reason = f"{choice.reason}; {found.reason}"
         if pair[not found.strong] != choice.model:

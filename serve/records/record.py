@@ -17,7 +17,8 @@ class Record:
     `model` is the one that answered and `strong` whether that was the strong one, None where none
     did. `status` is the client's, 499 where it left; `error` a word for programs, never text of the
     prompt. `cost` is of all attempts, `strong_cost` what the strong model would have taken for the
-    same tokens, `routed_cost` the model `routed`, which shadow mode passed over. `arm` is
+    same prompt and as long an answer as is expected of it (where little is known, for the same
+    tokens), `routed_cost` the model `routed`, which shadow mode passed over. `arm` is
     "<experiment>/control" or "/treatment". `overhead_s` is the part of `latency_s` that no upstream
     call accounts for, `ttft_s` the time to a stream's first piece. `prompt` and `answer` stay None
     unless `records.text` is on. `feedback` and `familiarity` are in [0, 1]. `look` is the second

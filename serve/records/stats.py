@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 from sqlalchemy import Connection, Engine, Select, func, literal, or_, select
 
+from ...router.output_tokens import OutputTokens
 from ...terminal import visible
 from ..errors import wrong
 from .database import ALL, DAY, SUMS_OF_ROWS, answered, open_recorded, whole
@@ -32,6 +33,7 @@ _SEARCHED = (
 MAX_GROUPS = 1000  # the dearest ones
 MAX_ROWS = 1000
 LATENCIES = 20_000
+FITTED = 20_000  # latest answers that say how long answers are
 
 _columns = [column for column in decisions.c if column.name not in DERIVED]
 _sums_of_days = [func.sum(daily.c[name]).label(name) for name in SUMS]
@@ -95,6 +97,19 @@ def recent(
 def one(engine: Engine | None, id: str) -> dict[str, Any] | None:
     """The decision with that id; None where there is none."""
     return next(iter(_fetch(engine, [decisions.c.id == id], 1)), None)
+
+
+def output_tokens(engine: Engine | None) -> OutputTokens:
+    """How long each model's answers are, by the latest 20,000 that a model gave."""
+    if engine is None:
+        return OutputTokens()
+    c = decisions.c
+    columns = (c.model, c.prompt_tokens, c.completion_tokens, c.score)
+    given = answered & c.cache.not_in(["hit", "semantic"]) & (c.completion_tokens > 0)
+    query = select(*columns).where(given).order_by(c.time.desc()).limit(FITTED)
+    with engine.connect() as connection:
+        rows = connection.execute(query).all()
+    return OutputTokens.fitted((model, (*numbers,)) for model, *numbers in rows)
 
 
 def _fetch(engine: Engine | None, where: Sequence[Any], limit: int) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Engine, delete, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
+from ...router.output_tokens import OutputTokens
 from ..config.settings import RecordSettings
 from ..errors import RefusedError, bad_setting
 from . import arms, stats, traffic
@@ -182,6 +183,7 @@ class Recorder:
     one: partialmethod[dict[str, Any] | None] = partialmethod(_ask, stats.one)
     shadow: partialmethod[dict[str, Any]] = partialmethod(_ask, arms.shadow)
     arms: partialmethod[dict[str, dict[str, Any]]] = partialmethod(_ask, arms.arms)
+    output_tokens: partialmethod[OutputTokens] = partialmethod(_ask, stats.output_tokens)
     stats: partialmethod[dict[str, Any]] = partialmethod(_ask, stats.stats)
     traffic: partialmethod[dict[str, Any]] = partialmethod(_ask, traffic.traffic)
     noted: partialmethod[str | None] = partialmethod(_ask, noted)
