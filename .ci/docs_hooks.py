@@ -16,8 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(\.\./([^)#]*)(#[^)]*)?\)")
 
 
-def on_pre_build(config: MkDocsConfig) -> None:
-    """Where mkdocstrings reads from: without tests and build, which it would walk through too."""
+def on_startup(**_: Any) -> None:
+    """Where mkdocstrings reads from: without tests and build, which it would walk through too. It
+    leaves out a folder that is not there when the configuration is read."""
     package = ROOT / "build" / "docs" / "thriftroute"
     package.mkdir(parents=True, exist_ok=True)
     for name in ("__init__.py", "_version.py", "_moved.py", "errors.py", "router"):
