@@ -9,6 +9,18 @@ RouterOption = Annotated[
     typer.Option("--router", help="mf, bert, fast, random, a bundle's folder, or another's name."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+ShareOption = Annotated[
+    float | None,
+    typer.Option(
+        "--strong-share",
+        help="Share of prompts that goes to the strong model, by the bundle's table; 0.3 where no "
+        "threshold is given.",
+    ),
+]
+ThresholdOption = Annotated[
+    float | None,
+    typer.Option("--threshold", help="Instead: strong where score >= threshold, 0 to 1."),
+]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
 StrongOption = Annotated[
     str | None,

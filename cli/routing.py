@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import ConfigError, require_extra
-from .options import ContextOption, JsonOption, RouterOption
+from .options import ContextOption, JsonOption, RouterOption, ShareOption, ThresholdOption
 from .output import print_json, say, short
 
 if TYPE_CHECKING:
@@ -81,18 +81,8 @@ def route(
         str | None, typer.Argument(help="The prompt; '-' reads it from standard input.")
     ] = None,
     router: RouterOption = "mf",
-    strong_share: Annotated[
-        float | None,
-        typer.Option(
-            "--strong-share",
-            help="Share of prompts that goes to the strong model, by the bundle's table; 0.3 where "
-            "no threshold is given.",
-        ),
-    ] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option("--threshold", help="Instead: strong where score >= threshold, 0 to 1."),
-    ] = None,
+    strong_share: ShareOption = None,
+    threshold: ThresholdOption = None,
     messages: Annotated[
         Path | None, typer.Option("--messages", help="A JSON file with OpenAI messages instead.")
     ] = None,

@@ -12,7 +12,7 @@ import typer
 from ..errors import ConfigError, require_extra
 from ..files import private, whole_file
 from .exits import database_errors, error_lines
-from .options import JsonOption
+from .options import JsonOption, ShareOption, ThresholdOption
 from .output import print_json, say
 from .sections import Sections
 
@@ -56,18 +56,8 @@ def serve(
     router: Annotated[
         str | None, typer.Option("--router", help="mf, bert, fast, random or a bundle's folder.")
     ] = None,
-    strong_share: Annotated[
-        float | None,
-        typer.Option(
-            "--strong-share",
-            help="Share of prompts that goes to the strong model, by the bundle's table; 0.3 where "
-            "no threshold is given.",
-        ),
-    ] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option("--threshold", help="Instead: strong where score >= threshold, 0 to 1."),
-    ] = None,
+    strong_share: ShareOption = None,
+    threshold: ThresholdOption = None,
     strong_price: Annotated[
         str | None, typer.Option("--strong-price", help="IN,OUT in USD per million tokens.")
     ] = None,
