@@ -212,10 +212,11 @@ class _Recorded:
 
 
 def _print_shadow(shadow: "Mapping[str, Any]") -> None:
-    share = shadow["saving_share"]
+    share, strong = shadow["saving_share"], shadow["strong_share"]
+    # Where rules or sessions decided all of them there is no strong share.
+    gone = "" if strong is None else f"{strong:.1%} would have gone to the strong model, for "
     say(
         f"shadow mode: {shadow['requests']:,} requests cost ${shadow['cost']:.6g}; routed, "
-        f"{shadow['strong_share']:.1%} would have gone to the strong model, for "
-        f"${shadow['routed_cost']:.6g}: ${shadow['saving']:.6g} saved"
+        f"{gone}${shadow['routed_cost']:.6g}: ${shadow['saving']:.6g} saved"
         + ("" if share is None else f" ({share:.1%})")
     )

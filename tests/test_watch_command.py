@@ -109,7 +109,8 @@ def test_the_config_says_where_and_against_what() -> None:
 
 
 def test_shadow_mode_is_told() -> None:
-    url = record("r", n=200, strong=True, model="strong", routed="weak", cost=3.0, routed_cost=1.0)
+    meant = {"routed": "weak", "threshold": 1.0, "routed_cost": 1.0}
+    url = record("r", n=200, strong=True, model="strong", cost=3.0, **meant)
     result = run("--url", url)
     assert "shadow mode: 200 requests cost $600; routed, 0.0%" in result.stdout
     assert "$400 saved (66.7%)" in result.stdout
