@@ -264,6 +264,7 @@ def test_the_latest_come_first_as_many_as_asked_for(recorder: Recorder) -> None:
     [
         ({"tenant": "acme"}, lambda r: r.tenant == "acme"),
         ({"tier": None}, lambda r: r.tier is None),
+        ({"search": "GLOB"}, lambda r: r.tenant == "globex"),
         ({"errors": True}, lambda r: r.status >= 400),
         ({"rated": True, "status": 200}, lambda r: r.feedback is not None and r.status == 200),
         ({"until": RECORDS[50].time}, lambda r: r.time < RECORDS[50].time),

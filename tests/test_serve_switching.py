@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,9 @@ def test_an_agents_session_is_priced_and_its_account_is_right(tmp_path: Path) ->
         messages.append({"role": "user", "content": "Thanks."})
         third = ask("weak", counted(50_200))  # named: a switch whatever it costs
         metrics = httpx.get(f"{server.url}/metrics").text
+        while server.state.recorder.pending:
+            time.sleep(0.01)
+        (session,) = httpx.get(f"{server.url}/traffic").json()["sessions"]
     told = [
         [answer.headers[f"x-thriftroute-{name}"] for name in ("model", "switch", "choice")]
         for answer in (first, second, third)
@@ -57,6 +61,7 @@ def test_an_agents_session_is_priced_and_its_account_is_right(tmp_path: Path) ->
     assert told == [
         ["strong", "start", "strong"], ["strong", "stay", "session"], ["weak", "switch", "direct"],
     ]  # fmt: skip
+    assert [session[name] for name in ("model", "steps", "switches")] == ["weak", 3, 1]
     assert "staying is expected to cost less" in second.headers["x-thriftroute-reason"]
     for outcome in ("start", "stay", "switch"):
         assert f'thriftroute_session_steps_total{{outcome="{outcome}"}} 1.0' in metrics
