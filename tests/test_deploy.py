@@ -1,7 +1,12 @@
 """The deployment's files: they parse, they fit each other, and the server takes its config."""
 
+import configparser
 import json
 import re
+import shlex
+import shutil
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +14,13 @@ from typing import Any
 
 import pytest
 import yaml
+from thriftroute.cli import app
 from thriftroute.errors import ConfigError
+from thriftroute.serve.api.app import create_app
 from thriftroute.serve.config.loader import load_config
 from thriftroute.serve.config.settings import Config
 from thriftroute.serve.registry import Registry
+from typer.main import get_command
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"
@@ -236,3 +244,74 @@ def test_the_dashboards_sources_are_provisioned() -> None:
     allowed = {source["uid"], "-- Grafana --", *(f"${{{v['name']}}}" for v in variables)}
     found = set(re.findall(r'"uid": "([^"]+)"', json.dumps(board["panels"])))
     assert found <= allowed
+
+
+def unit_section(name: str) -> dict[str, str]:
+    # EnvironmentFile and the like may stand twice in a unit, though not in this one.
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read(DEPLOY / "thriftroute.service", encoding="utf-8")
+    return dict(unit[name])
+
+
+def test_the_unit_fits_the_command_and_the_config(config: Config) -> None:
+    service = unit_section("Service")
+    program, command, flag, path = shlex.split(service["ExecStart"])
+    assert Path(program).name == "thriftroute"
+    serve = get_command(app).commands[command]  # type: ignore[attr-defined]
+    assert flag in {name for option in serve.params for name in option.opts}
+    assert Path(path).parent == Path(service["EnvironmentFile"]).parent
+    assert service["WorkingDirectory"] == f"/var/lib/{service['StateDirectory']}"
+    assert int(service["TimeoutStopSec"]) > config.server.shutdown_s
+    assert service["RestartPreventExitStatus"] == "2"  # of a ConfigError
+
+
+def test_systemd_takes_the_unit(tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    text = (DEPLOY / "thriftroute.service").read_text(encoding="utf-8")
+    here = tmp_path / "thriftroute.service"
+    here.write_text(text.replace("/opt/thriftroute/bin/thriftroute", sys.executable))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", here], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.fixture(scope="module")
+def manifests() -> dict[str, dict[str, Any]]:
+    """By kind."""
+    text = (DEPLOY / "kubernetes.yaml").read_text(encoding="utf-8")
+    return {found["kind"]: found for found in yaml.safe_load_all(text)}
+
+
+def test_the_pods_fit_the_image_and_the_config(
+    manifests: dict[str, dict[str, Any]], dockerfile: list[tuple[str, str]], config: Config
+) -> None:
+    spec = manifests["Deployment"]["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    assert spec["securityContext"]["runAsUser"] == int(last(dockerfile, "USER"))
+    assert [port["containerPort"] for port in container["ports"]] == [config.server.port]
+    env = {each["name"]: each["valueFrom"]["secretKeyRef"] for each in container["env"]}
+    assert {name: ref["key"] for name, ref in env.items()} == {name: name for name in ENVIRON}
+    assert {ref["name"] for ref in env.values()} == {"thriftroute"}
+    _, _, path, *_ = json.loads(last(dockerfile, "CMD"))
+    mounted = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert mounted["config"] == str(Path(path).parent)
+    assert mounted["state"] == last(dockerfile, "WORKDIR")
+    assert set(mounted) == {volume["name"] for volume in spec["volumes"]}
+    wait = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert spec["terminationGracePeriodSeconds"] > wait + config.server.shutdown_s
+    routes = {getattr(route, "path", None) for route in create_app(config).routes}
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert container[probe]["httpGet"]["path"] in routes
+        assert container[probe]["httpGet"]["port"] == container["ports"][0]["name"]
+
+
+def test_the_manifests_fit_each_other(manifests: dict[str, dict[str, Any]]) -> None:
+    labels = manifests["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert manifests["Deployment"]["spec"]["selector"]["matchLabels"] == labels
+    assert manifests["Service"]["spec"]["selector"] == labels
+    budget = manifests["PodDisruptionBudget"]["spec"]
+    assert budget["selector"]["matchLabels"] == labels
+    assert budget["minAvailable"] < manifests["Deployment"]["spec"]["replicas"]
