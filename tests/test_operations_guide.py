@@ -13,7 +13,6 @@ from thriftroute.serve.records.metrics import Metrics
 from thriftroute.serve.records.record import Record
 from thriftroute.serve.records.stats import recent
 from thriftroute.serve.records.writer import Recorder, RecordSettings
-from thriftroute.testing import example_records
 from thriftroute.tests.helpers.servers import postgres_server
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,18 +39,26 @@ def shell(commands: str, folder: Path, **environ: str) -> str:
     return done.stderr
 
 
+def record(url: str, id: str) -> None:
+    recorder = Recorder(RecordSettings(url=url))
+    recorder.start()
+    recorder.put(Record(id, 1.0, model="weak", strong=False))
+    recorder.close()
+
+
 def test_a_backup_of_sqlite_is_restored(tmp_path: Path) -> None:
     if shutil.which("sqlite3") is None:
         pytest.skip("sqlite3 is not installed")
     path = tmp_path / "thriftroute.db"
-    example_records.write(path)
-    engine = open_engine(f"sqlite:///{path}")
-    with engine.connect() as running:  # what reads it keeps its -wal file
+    url = f"sqlite:///{path}"
+    record(url, "kept")
+    engine = open_engine(url)
+    with engine.connect():  # as a server's own: it keeps the -wal file
+        record(url, "kept too")
         shell(SAVED, tmp_path)
-        running.close()
     engine.dispose()
-    path.write_bytes(b"gone")
-    assert re.search(r"wrote [1-9][\d,]+ decisions", shell(RESTORED, tmp_path))
+    record(url, "later")
+    assert "wrote 2 decisions" in shell(RESTORED, tmp_path)
     assert path.stat().st_mode & 0o777 == 0o600
 
 
@@ -59,17 +66,11 @@ def test_a_dump_of_postgresql_is_restored(tmp_path: Path) -> None:
     pytest.importorskip("psycopg", reason="psycopg is not installed")
     dump, restore = DUMPED.splitlines()
     with postgres_server() as server:
-        recorder = Recorder(RecordSettings(url=server.url))
-        recorder.start()
-        recorder.put(Record("kept", 1.0, model="weak", strong=False))
-        recorder.close()
+        record(server.url, "kept")
         programs = " ".join(str(each) for each in Path("/usr/lib/postgresql").glob("*/bin"))
         url = {"RECORDS": server.url.replace("+psycopg", ""), "more": programs}
         shell(dump, tmp_path, **url)
-        recorder = Recorder(RecordSettings(url=server.url))
-        recorder.start()
-        recorder.put(Record("later", 2.0, model="weak", strong=False))
-        recorder.close()
+        record(server.url, "later")
         shell(restore, tmp_path, **url)
         engine = open_engine(server.url)
         assert [row["id"] for row in recent(engine)] == ["kept"]
