@@ -69,7 +69,7 @@ def label(
     ] = False,
     judge_tokens: Annotated[int, Option(min=16, help="Longest verdict.")] = 512,
     output_tokens: Annotated[
-        int | None, Option(min=1, help="Assumed answer [the log's mean, or 300].")
+        int | None, Option(min=1, help="Assumed answer [as known ones are, or 300].")
     ] = None,
     concurrency: Annotated[int, Option(min=1, max=256, help="Calls at a time.")] = 8,
     retries: Annotated[int, Option(min=0, max=20, help="Of a call that failed.")] = 3,

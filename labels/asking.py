@@ -10,7 +10,6 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from typing import Any, TypeVar
 
 from ..data.logs.schema import LogRow
@@ -24,26 +23,22 @@ from ..router.looking import LOOK_KEYWORDS
 from .checks import check_of, passes
 from .judge import JudgeVerdict, parse, question
 from .ledger import LabelError, LabelLedger, Reply, RowMoney
-from .settings import MARGIN, SIDES, LabelSetup, PricedModel, Side, count_tokens
+from .settings import SIDES, LabelSetup, PricedModel, Side, count_tokens
 
 T = TypeVar("T")
 
-# A verdict is a sentence or two; an answer is as long as those of the log, or as --output-tokens.
-VERDICT_TOKENS = 80
 READINGS = 2  # where a verdict cannot be read, the judge is asked once more
 _LONGEST_WAIT_S = 60.0
 _IN_A_ROW = 10  # calls of one model that fail, before it is left alone
 _MOST_BYTES = 8_000_000  # of an answer
 _NO_CHOICE = frozenset({"api_key", "api_base", "base_url", "extra_headers", "headers", "timeout"})
 
-PlannedCall = tuple[str, float, float]  # the model's name, USD expected, USD at most
-
 
 @dataclass(frozen=True, slots=True)
 class Label:
     """What was found about one row. `strong`: the strong model's score, 1, 0.5 or 0; None where
     nobody has compared the answers yet. `checked`: whether strong's and weak's are right. `second`:
-    another answer of the weak model, where one was asked for."""
+    another answer of the weak model, where one was asked for. `verdicts`: what the judge said."""
 
     strong_reply: Reply
     weak_reply: Reply
@@ -52,6 +47,7 @@ class Label:
     verdict: JudgeVerdict | None = None
     checked: tuple[bool, bool] | None = None
     second: str | None = None
+    verdicts: Sequence[Reply] = ()
 
 
 class Unlabelled(Exception):  # noqa: N818 - an outcome of one row, told in the summary
@@ -69,12 +65,14 @@ class CapReached(Exception):  # noqa: N818 - as above
 @dataclass
 class Outcome:
     """What came of the rows: labels and reasons by row id. `stopped` is why not all were done:
-    "cap", "interrupted" or "failures", for which `error` is the cause."""
+    "cap", "interrupted" or "failures", for which `error` is the cause. `left_usd`: expected of the
+    rows that were not begun."""
 
     labels: dict[str, Label] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     stopped: str | None = None
     error: LabelError | None = None
+    left_usd: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,32 +94,6 @@ class Call:
         return hashlib.sha256(json.dumps(what, sort_keys=True, default=repr).encode()).hexdigest()
 
 
-@dataclass(frozen=True)
-class CostEstimate:
-    """Of `rows` rows that are not labelled yet: calls and expected USD by model. `most_usd` is for
-    answers of the full length that is allowed; nothing passes the cap either way."""
-
-    rows: int
-    calls: Counter[str]
-    usd_by_model: Mapping[str, float]
-    most_usd: float
-
-    @property
-    def usd(self) -> float:
-        """Expected USD in all."""
-        return sum(self.usd_by_model.values())
-
-
-def estimate(rows: Sequence[Sequence[PlannedCall]]) -> CostEstimate:
-    """What the planned calls of several rows cost."""
-    calls = list(chain.from_iterable(rows))
-    usd: dict[str, float] = defaultdict(float)
-    for name, expected, _ in calls:
-        usd[name] += expected
-    most = sum(most for _, _, most in calls)
-    return CostEstimate(sum(map(bool, rows)), Counter(name for name, *_ in calls), usd, most)
-
-
 def answer_call(setup: LabelSetup, row: LogRow, side: Side) -> Call:
     """The call for a side's answer; weak's with the probabilities of its tokens."""
     return Call(row.id, setup.model(side), row.messages, logprobs=side == "weak")
@@ -139,45 +111,6 @@ def judge_call(
     assert setup.judge is not None
     asked = question(setup.rubric, row.messages, *(answers if strong_first else answers[::-1]))
     return Call(row.id, setup.judge, asked, turn)
-
-
-def plan_calls(setup: LabelSetup, ledger: LabelLedger, row: LogRow) -> list[PlannedCall]:
-    """What is still to be asked about a row, as far as one can tell before the answers."""
-    planned: list[PlannedCall] = []
-
-    def add(model: PricedModel, tokens_in: float, most_in: float, tokens_out: float) -> None:
-        expected = model.usd(tokens_in, min(tokens_out, model.max_tokens))
-        planned.append((model.name, expected, model.most(most_in)))
-
-    size = count_tokens(row.messages)
-    known, missing = [], []
-    for side in SIDES:
-        model = setup.model(side)
-        paid = ledger.replies.get(answer_call(setup, row, side).key)
-        if (reply := setup.logged(row, side) or paid) is not None:
-            known.append(reply.text)
-        else:
-            missing.append(model)
-            add(model, size, size, setup.output_tokens)
-    if setup.second is not None and second_call(setup.second, row).key not in ledger.replies:
-        add(setup.second, size, size, setup.output_tokens)
-    texts = {text.strip() for text in known}
-    checked = setup.checks is not None and check_of(setup.checks, row)
-    if setup.judge is None or checked or "" in texts or (not missing and len(texts) == 1):
-        return planned
-    given = count_tokens(question(setup.rubric, row.messages, "", ""))
-    given += sum(count_tokens([{"role": "user", "content": text}]) for text in known)
-    # What comes as an answer's output tokens may be counted as more, as the judge's input.
-    most = given + sum(MARGIN * model.max_tokens for model in missing)
-    for first in (True, False):
-        if not missing:
-            turns = range(READINGS)
-            calls = [judge_call(setup, row, known, strong_first=first, turn=turn) for turn in turns]
-            said = [ledger.replies.get(call.key) for call in calls]
-            if None not in said or any(reply and parse(reply.text) is not None for reply in said):
-                continue
-        add(setup.judge, given + setup.output_tokens * len(missing), most, VERDICT_TOKENS)
-    return planned
 
 
 class PaidCaller:
@@ -340,6 +273,7 @@ async def _compared(
         return Label(strong, weak, 0.5, "check:same")
     if setup.judge is None:
         return Label(strong, weak)
+    verdicts: list[Reply] = []
     scores: dict[bool, float] = {}  # of the answer that stood first, by whether it was strong's
     for turn in range(READINGS):
         orders = [first for first in (True, False) if first not in scores]
@@ -348,12 +282,14 @@ async def _compared(
             for first in orders
         ]
         found = await _all([caller.ask(call, money) for call in calls])
+        verdicts += found
         said = {first: parse(reply.text) for first, reply in zip(orders, found, strict=True)}
         scores |= {first: score for first, score in said.items() if score is not None}
     if len(scores) < 2:
         raise Unlabelled("the judge's verdict cannot be read")
     verdict = JudgeVerdict(scores[True], 1.0 - scores[False])
-    return Label(strong, weak, verdict.strong, f"judge:{setup.judge.name}", verdict)
+    source = f"judge:{setup.judge.name}"
+    return Label(strong, weak, verdict.strong, source, verdict, verdicts=verdicts)
 
 
 async def _all(asked: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

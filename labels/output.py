@@ -7,8 +7,9 @@ from typing import Any
 
 from ..data.logs.schema import LogRow
 from .agreement import agreement
-from .asking import CostEstimate, Label, Outcome
+from .asking import Label, Outcome
 from .ledger import LabelLedger
+from .planning import CostEstimate
 from .sampling import weights
 from .settings import LabelSetup
 from .votes import human_scores
@@ -129,6 +130,7 @@ def summary(
         "cut": sum("length" in finish for finish in finishes),
         "usd": {
             "estimated": round(expected.usd, 6),
+            "left": round(outcome.left_usd, 6),
             "cap": cap,
             "spent": round(ledger.spent, 6),
             "perhaps": round(ledger.lost, 6),
@@ -189,7 +191,8 @@ def summary_lines(summary: Mapping[str, Any], out: Path) -> Iterator[str]:
     lost = (
         f", and perhaps ${usd['perhaps']:.4f} by calls that never ended" if usd["perhaps"] else ""
     )
-    yield f"spent: ${usd['spent']:.4f}{cap}{lost}"
+    left = f"; about ${usd['left']:.4f} more for the rest" if usd["left"] else ""
+    yield f"spent: ${usd['spent']:.4f}{cap}{lost}{left}"
     if (judge := summary["judge"]) is not None:
         first = judge["first_preferred"]
         place = "" if first is None else f"; the answer shown first won {first:.0%} of the rest"

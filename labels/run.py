@@ -17,22 +17,21 @@ from ..data.logs.sampling import Floats
 from ..data.logs.schema import LogRow, read_logs
 from ..errors import ConfigError, DataError
 from ..providers.completion import arm_of
+from ..router.output_tokens import OutputTokens
 from . import output
-from .asking import (
-    CapReached,
+from .asking import CapReached, Label, Outcome, PaidCaller, Unlabelled, label_row
+from .ledger import LabelError, LabelLedger, Purse, Reply, RowMoney
+from .planning import (
     CostEstimate,
-    Label,
-    Outcome,
-    PaidCaller,
+    KnownLengths,
     PlannedCall,
-    Unlabelled,
     estimate,
-    label_row,
+    known_replies,
+    lengths_of,
     plan_calls,
 )
-from .ledger import LabelError, LabelLedger, Purse, RowMoney
 from .sampling import next_round, uncertainty
-from .settings import SIDES, LabelSettings, LabelSetup, make_setup
+from .settings import SIDES, LabelSettings, LabelSetup, Side, make_setup
 from .votes import take_votes
 
 LINE_EVERY_S = 30.0  # between lines of progress where there is no terminal
@@ -62,12 +61,13 @@ def run_labels(settings: LabelSettings, *, console: Console, source: IO[str]) ->
     with LabelLedger(settings.state_path) as ledger:
         _draw(settings, ledger, rows, console)
         drawn = [rows[row] for row in ledger.drawn]
+        setup, known = _learned(setup, ledger, drawn)
         planned = [plan_calls(setup, ledger, row) for row in drawn]
-        expected = estimate(planned)
+        expected = estimate(planned, setup.lengths)
         for note in _notes(setup, ledger, drawn, expected):
             _note(console, note)
         if settings.only_estimate:
-            outcome = Outcome(stopped="estimate")
+            outcome = Outcome(stopped="estimate", left_usd=expected.usd)
         elif expected.most_usd > 0 and settings.max_usd is None:
             raise ConfigError(
                 f"nothing was asked yet: this is estimated at ${expected.usd:.4f} and costs at "
@@ -75,7 +75,7 @@ def run_labels(settings: LabelSettings, *, console: Console, source: IO[str]) ->
             )
         else:
             asked = list(zip(drawn, planned, strict=True))
-            outcome = asyncio.run(_label_rows(settings, setup, ledger, asked, console))
+            outcome = asyncio.run(_label_rows(settings, setup, ledger, asked, known, console))
             if settings.votes and outcome.stopped in (None, "cap"):
                 try:
                     take_votes(settings, ledger, drawn, outcome.labels, source, console)
@@ -151,11 +151,27 @@ def _doubt(settings: LabelSettings, rows: Sequence[LogRow], console: Console) ->
     return uncertainty(found, settings.threshold)
 
 
+def _learned(
+    setup: LabelSetup, ledger: LabelLedger, rows: Sequence[LogRow]
+) -> tuple[LabelSetup, KnownLengths]:
+    """The setup with lengths of answers as those tell that are there already; and these."""
+    known: KnownLengths = {}
+    for row in () if setup.fixed else rows:
+        known |= lengths_of(setup, row, known_replies(setup, ledger, row))
+    return replace(setup, lengths=_fitted(setup, known)), known
+
+
+def _fitted(setup: LabelSetup, known: KnownLengths) -> OutputTokens:
+    lengths = setup.lengths
+    return lengths if setup.fixed else OutputTokens.fitted(known.values(), lengths.default)
+
+
 async def _label_rows(
     settings: LabelSettings,
     setup: LabelSetup,
     ledger: LabelLedger,
     rows: Sequence[tuple[LogRow, Sequence[PlannedCall]]],
+    known: KnownLengths,
     console: Console,
 ) -> Outcome:
     """Label rows, with what is still to be asked about each, several at a time.
@@ -171,7 +187,11 @@ async def _label_rows(
     caller = PaidCaller(ledger, timeout_s=settings.timeout_s, stop=stop, **options)
     # What was paid for comes first, and comes whatever stops the rest.
     waiting = deque(sorted(rows, key=lambda each: bool(each[1])))
-    with _signals(stop, console), _progress(console, purse, len(rows)) as report:
+
+    def left_usd() -> float:
+        return estimate([planned for _, planned in waiting], _fitted(setup, known)).usd
+
+    with _signals(stop, console), _progress(console, purse, len(rows), left_usd) as report:
         try:
             while running or waiting:
                 while waiting and len(running) < settings.concurrency:
@@ -183,13 +203,19 @@ async def _label_rows(
                 if not running:
                     outcome.stopped = outcome.stopped or "cap"
                     break
-                await _first_end(running, outcome)
+                for row in await _first_end(running, outcome):
+                    label = outcome.labels[row.id]
+                    replies: dict[Side, Reply] = {
+                        "strong": label.strong_reply, "weak": label.weak_reply,
+                    }  # fmt: skip
+                    known |= lengths_of(setup, row, replies, label.verdicts)
                 report(outcome)
         finally:
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
             await caller.close()
+    outcome.left_usd = left_usd()
     return outcome
 
 
@@ -201,12 +227,13 @@ def _money(
         return RowMoney(purse)
     if stop.is_set():
         outcome.stopped = outcome.stopped or "interrupted"
-    return None if outcome.stopped else purse.hold(sum(most for *_, most in planned))
+    return None if outcome.stopped else purse.hold(sum(call.most_usd for call in planned))
 
 
-async def _first_end(running: Running, outcome: Outcome) -> None:
-    """Wait for rows under way to end, and keep what came of them."""
+async def _first_end(running: Running, outcome: Outcome) -> list[LogRow]:
+    """Wait for rows under way to end, and keep what came of them; those with a label."""
     ended, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+    rows = [running[task][0] for task in ended]
     for task in ended:
         row, money = running.pop(task)
         money.close()
@@ -220,22 +247,29 @@ async def _first_end(running: Running, outcome: Outcome) -> None:
             outcome.stopped, outcome.error = "failures", error
         except OSError as error:  # a full disk: what cannot be kept must not be asked for
             outcome.stopped, outcome.error = "failures", LabelError(f"cannot go on: {error}")
+    return [row for row in rows if row.id in outcome.labels]
 
 
 @contextlib.contextmanager
-def _progress(console: Console, purse: Purse, rows: int) -> Iterator[Callable[[Outcome], None]]:
+def _progress(
+    console: Console, purse: Purse, rows: int, left_usd: Callable[[], float]
+) -> Iterator[Callable[[Outcome], None]]:
     """A line that changes on a terminal, elsewhere a line now and then."""
     status, told = console.status("labelling"), time.monotonic()
+    every_s = 1.0 if console.is_terminal else LINE_EVERY_S
 
     def report(outcome: Outcome) -> None:
         nonlocal told
+        if time.monotonic() - told < every_s:
+            return
         done = len(outcome.labels) + len(outcome.reasons)
         of = f" of ${purse.cap:g}" if purse.cap < float("inf") else ""
         line = f"{done:,} of {rows:,} rows, ${purse.spent:.4f} spent{of}"
+        line += f", about ${left_usd():.4f} more for the rest"
+        told = time.monotonic()
         if console.is_terminal:
             status.update(line)
-        elif time.monotonic() - told > LINE_EVERY_S:
-            told = time.monotonic()
+        else:
             _note(console, line)
 
     with status if console.is_terminal else contextlib.nullcontext():

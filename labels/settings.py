@@ -10,6 +10,7 @@ from ..data.schema import Message, content_text
 from ..errors import CalibrationError, ConfigError
 from ..providers import completion
 from ..providers.prices import Price, listed_price
+from ..router.output_tokens import DEFAULT_TOKENS, OutputTokens
 from .checks import Check, check_of, read_checks
 from .judge import RUBRIC, read_rubric
 from .ledger import Reply
@@ -18,7 +19,6 @@ Side = Literal["strong", "weak"]
 SIDES: tuple[Side, Side] = ("strong", "weak")
 # What LiteLLM's general tokenizer counts may be less than what another model's own counts.
 MARGIN = 1.5
-OUTPUT_TOKENS = 300.0  # of an answer, where neither the log nor an option says
 # What would make a call another one than was planned, or dearer than was set aside for it.
 _FIXED = frozenset(
     {"model", "messages", "stream", "n", "max_completion_tokens", "num_retries", "max_retries"}
@@ -102,7 +102,8 @@ class LabelSetup:
     """How rows are labelled: `judge` None: no judge; `checks` None: nothing can be checked.
 
     `logged_as`: names in the log whose answers stand for the strong model's, beside its own; "*"
-    any. `output_tokens`: the assumed length of an answer. `second`: who gives another answer of the
+    any. `lengths`: how long each model's answers are, to learn from those that come unless it is
+    `fixed`. `second`: who gives another answer of the
     weak model, if anyone: itself, at a temperature at which it varies.
     """
 
@@ -112,7 +113,8 @@ class LabelSetup:
     rubric: str = RUBRIC
     checks: Mapping[tuple[str, str], Check] | None = None
     logged_as: frozenset[str] = frozenset()
-    output_tokens: float = OUTPUT_TOKENS
+    lengths: OutputTokens = field(default_factory=OutputTokens)
+    fixed: bool = False
     check_timeout_s: float = 10.0
     second: PricedModel | None = None
 
@@ -146,7 +148,7 @@ def make_setup(settings: LabelSettings, rows: Sequence[LogRow]) -> LabelSetup:
     """
     _check_settings(settings)
     told = [row.output_tokens for row in rows if row.output_tokens]
-    mean = sum(told) / len(told) if told else OUTPUT_TOKENS
+    mean = sum(told) / len(told) if told else DEFAULT_TOKENS
     checks = None
     if settings.checks is not None:
         checks = read_checks(settings.checks, run_code=settings.run_code)
@@ -162,7 +164,8 @@ def make_setup(settings: LabelSettings, rows: Sequence[LogRow]) -> LabelSetup:
         rubric=read_rubric(settings.rubric),
         checks=checks,
         logged_as=frozenset(settings.logged_as),
-        output_tokens=mean if settings.output_tokens is None else float(settings.output_tokens),
+        lengths=OutputTokens(settings.output_tokens or mean),
+        fixed=settings.output_tokens is not None,
         check_timeout_s=settings.check_timeout_s,
     )
     if settings.second_sample:

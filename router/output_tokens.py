@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 Row = tuple[float, float, float | None]  # tokens of the prompt, of the answer, score if known
+ArmRow = tuple[str, Row]
 
 DEFAULT_TOKENS = 300  # of an answer of which nothing is known
 LEAST = 30  # rows; below it the mean alone, and no error
@@ -62,10 +63,8 @@ class OutputTokens:
     arms: Mapping[str, ArmTokens] = field(default_factory=dict)
 
     @classmethod
-    def fitted(
-        cls, rows: Iterable[tuple[str, Row]], default: float = DEFAULT_TOKENS
-    ) -> "OutputTokens":
-        """By rows of (arm, its row); answers without a token are left out."""
+    def fitted(cls, rows: Iterable[ArmRow], default: float = DEFAULT_TOKENS) -> "OutputTokens":
+        """To rows of arms; answers without a token are left out."""
         by_arm: dict[str, list[Row]] = {}
         for arm, row in rows:
             if row[1] > 0:

@@ -16,6 +16,7 @@ import pytest
 from thriftroute.errors import ConfigError
 from thriftroute.labels.asking import Call, CallFailed, PaidCaller
 from thriftroute.labels.ledger import LabelError, LabelLedger, Purse, RowMoney
+from thriftroute.labels.output import summary_lines
 from thriftroute.labels.settings import PricedModel
 from thriftroute.providers.calls import told
 from thriftroute.providers.error_meaning import CallError, FailureKind
@@ -181,6 +182,24 @@ def test_the_cap_is_never_passed_and_more_money_goes_on(
     result, _ = run(make_request(panel, log, max_usd=1.0))
     assert result.summary["labelled"] == 8
     assert len(panel.requests) - first == 24
+
+
+def test_what_is_left_is_estimated_by_the_answers_so_far(panel: Panel, tmp_path: Path) -> None:
+    log = make_log(tmp_path / "long.jsonl", 60)
+    before, _ = run(make_request(panel, log, only_estimate=True, max_usd=None))
+    most = before.expected.most_usd / 60
+    result, _ = run(make_request(panel, log, max_usd=2.7 * most, concurrency=1))
+    assert result.stopped == "cap"
+    usd, labelled = result.summary["usd"], result.summary["labelled"]
+    assert 30 <= labelled < 60
+    assert f"about ${usd['left']:.4f} more for the rest" in "\n".join(
+        summary_lines(result.summary, log)
+    )
+    # Answers and verdicts of some words, where 300 tokens and 80 were expected.
+    assert usd["left"] / (60 - labelled) < before.expected.usd / 60 / 2
+    again, _ = run(make_request(panel, log, only_estimate=True))
+    fixed, _ = run(make_request(panel, log, only_estimate=True, output_tokens=300))
+    assert usd["left"] <= again.expected.usd < fixed.expected.usd / 1.5
 
 
 def test_a_cap_of_nothing_asks_nobody(panel: Panel, log: Path) -> None:
