@@ -22,10 +22,12 @@ setup: $(STAMP)
 
 # Every package is checked against the lock's hashes but torch: each index has its own builds of it,
 # so its version alone is pinned. .ci/torch_cpu.py takes one without CUDA.
-$(STAMP): pyproject.toml requirements.lock .ci/torch_cpu.py
+$(STAMP): pyproject.toml requirements.lock .ci/torch_cpu.py .ci/install
 	$(PYTHON) -c 'import sys; sys.exit("thriftroute needs Python 3.11 or newer; set PYTHON=") if sys.version_info < (3, 11) else None'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement requirements.lock
+	mkdir -p build && sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > build/uv.txt
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement build/uv.txt
+	VENV=$(VENV) .ci/install $(BIN)/python --require-hashes --no-deps --requirement requirements.lock
 	$(BIN)/python .ci/torch_cpu.py
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	$(BIN)/python -m pip check

@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
-PIP = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+PIP = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--no-deps"]
 UV = [
     *(str(Path(sys.executable).with_name("uv")), "pip", "install", "--quiet", "--no-deps"),
     *("--python", sys.executable, "--torch-backend", "cpu"),
