@@ -131,13 +131,32 @@ class StubProvider:
 
 
 class _Server(ThreadingHTTPServer):
-    daemon_threads = False  # closing waits for the handlers, so that no socket is left open
+    """All its threads are daemons: a script that does not close it ends where its code ends."""
+
     request_queue_size = 128
 
     def __init__(self, address: tuple[str, int], provider: StubProvider) -> None:
         self.provider = provider
+        self._handlers: list[threading.Thread] = []
         super().__init__(address, _Handler)
-        self.thread = threading.Thread(target=self.serve_forever, args=(0.02,), name="stub")
+        self.thread = threading.Thread(
+            target=self.serve_forever, args=(0.02,), name="stub", daemon=True
+        )
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """In a thread, which closing waits for, so that no socket is left open: `socketserver`
+        waits for threads alone that are no daemons."""
+        thread = threading.Thread(
+            target=self.process_request_thread, args=(request, client_address), daemon=True
+        )
+        self._handlers = [*(each for each in self._handlers if each.is_alive()), thread]
+        thread.start()
+
+    def server_close(self) -> None:
+        """Free the port, and wait for the handlers."""
+        super().server_close()
+        for thread in self._handlers:
+            thread.join()
 
     def handle_error(self, request: Any, client_address: object) -> None:
         """A client that hangs up is no error of the stub's; anything else is printed."""

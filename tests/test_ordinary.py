@@ -44,6 +44,8 @@ def test_prompts_that_pages_call_hard_go_to_strong_and_greetings_to_weak() -> No
     hard = {*re.findall(r'"(Prove (?:that|Fermat)[^"\n]+?\.)\\?"', text)}
     easy = {*re.findall(r'"(What is [^"\n]+?\?|[Hh]ello!?)\\?"', text)}
     assert len(hard) >= 2 and len(easy) >= 3
+    shown = re.findall(r'<textarea[^>]* placeholder="([^"]+)"', pages[-1].read_text("utf-8"))
+    assert shown and set(shown) <= hard  # what "Try a prompt" tries by itself
     with Controller(["mf", "fast"], "strong", "weak") as client:
         for router in client.routers:
             wrong = [p for p in hard if client.route(p, router, strong_share=0.3) != "strong"]

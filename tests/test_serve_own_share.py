@@ -113,6 +113,10 @@ def test_scores_that_are_all_alike_move_nothing(provider: StubProvider) -> None:
         own.add([{**row, "score": 0.2}] * LEAST)
         server.state.drift_monitor.step()
         assert server.state.pipeline.threshold == before
+        assert "the scores of 100 requests are too alike" in told(server)["notices"][0]
+        own.add({**row, "score": number / LEAST} for number in range(LEAST))
+        server.state.drift_monitor.step()
+        assert server.state.pipeline.threshold == pytest.approx(0.4, abs=0.011)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import http.client
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -314,3 +316,23 @@ def test_it_notices_that_a_client_hangs_up(provider: StubProvider, fault: Fault)
     while not provider.disconnects:
         time.sleep(0.001)
     assert provider.disconnects == ["m"]
+
+
+def test_a_script_that_does_not_close_it_ends_where_its_code_ends() -> None:
+    script = """
+import http.client, socket
+from thriftroute.testing.stub import StubProvider
+from thriftroute.testing.stub_faults import Fault
+provider = StubProvider().start()
+provider.always(Fault(pause_s=600.0))
+host = provider.url.split("/")[2]
+idle = socket.create_connection(host.split(":"))
+asked = http.client.HTTPConnection(host)
+body = '{"model": "m", "stream": true, "messages": [{"role": "user", "content": "hi"}]}'
+asked.request("POST", "/v1/chat/completions", body)
+print(asked.getresponse().status)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=True
+    )
+    assert (done.stdout, done.stderr) == ("200\n", "")

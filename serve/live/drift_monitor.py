@@ -133,10 +133,11 @@ class DriftMonitor:
         self._set_gauges()
 
     def _begin(self) -> None:
-        for part in (self.hold, self.own_share):
-            if part is not None:
-                latest = self._recorder.recent(1000, {"router": self._config.router.name})
-                part.add(reversed(latest))
+        own = self.own_share
+        part = self.hold if own is None or own.is_done else own
+        if part is not None:
+            latest = self._recorder.recent(1000, {"router": self._config.router.name})
+            part.add(reversed(latest))
 
     def _baseline(self, router: Router) -> Baseline | None:
         settings = self._config.watch
@@ -271,6 +272,8 @@ class OwnShare:
             return
         found, reached = threshold_for_share(self._scores, self._share)
         if abs(reached - self._share) > NEAR:
+            told = f"the scores of {len(self._scores)} requests are too alike to be told apart so"
+            self.notice = f"The threshold stays at {self._before:.4g}, of ordinary prompts: {told}."
             return
         scores, now = np.array(self._scores), datetime.now(UTC)
         own = {"threshold": found, "scores": len(scores), "time": f"{now:%Y-%m-%d %H:%M} UTC"}
