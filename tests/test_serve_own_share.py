@@ -94,8 +94,7 @@ def test_workers_that_get_there_together_go_by_one_threshold(
     workers = [ServerState(config) for _ in range(2)]
     for worker, highest in zip(workers, (1.0, 0.9), strict=True):
         worker.recorder.check()
-        common = {"router": "fast", "threshold": worker.pipeline.threshold}
-        row = {**common, "model": "weak", "status": 200}
+        row = {"threshold": worker.pipeline.threshold, "model": "weak", "status": 200}
         own = worker.drift_monitor.own_share
         assert own is not None
         own.add({**row, "score": highest * number / LEAST} for number in range(LEAST))
@@ -109,7 +108,7 @@ def test_scores_that_are_all_alike_move_nothing(provider: StubProvider) -> None:
     with serving(settings(provider)) as server:
         own, before = server.state.drift_monitor.own_share, server.state.pipeline.threshold
         assert own is not None
-        row = {"router": "fast", "threshold": before, "model": "weak", "status": 200}
+        row = {"threshold": before, "model": "weak", "status": 200}
         own.add([{**row, "score": 0.2}] * LEAST)
         server.state.drift_monitor.step()
         assert server.state.pipeline.threshold == before

@@ -235,6 +235,9 @@ def test_a_threshold_holds_its_strong_share() -> None:
         hold.add([scored(score) for score in scores[LEAST - 1 :]])
         failed = Record(id="d", time=0.0, score=0.99, status=502)  # nobody answered
         hold.add([asdict(failed)])
+        for _ in range(400):  # of an experiment's treatment
+            other = Record(id="d", time=0.0, model="weak", router="fast", score=0.99)
+            monitor.observe(other)
         monitor.step()
         threshold, share = threshold_for_share(scores, 0.25)
         assert share == 0.25

@@ -119,11 +119,13 @@ class DriftMonitor:
     def step(self) -> None:
         """One look at all that was observed."""
         rows = [asdict(self._waiting.popleft()) for _ in range(len(self._waiting))]
+        # An experiment's treatment may have another router.
+        own = [row for row in rows if row["router"] == self._config.router.name]
         if self.hold is not None:
-            self.hold.add(rows)
+            self.hold.add(own)
             self.hold.move()
         if self.own_share is not None:
-            self.own_share.add(rows)
+            self.own_share.add(own)
             with suppress(ThriftrouteError):  # the database is away
                 self.own_share.move()
         if self._examination is not None:
@@ -225,8 +227,7 @@ class OwnShare:
     """
 
     def __init__(self, pipeline: Pipeline, share: float, router: str, recorder: Recorder) -> None:
-        self._pipeline, self._share, self._router = pipeline, share, router
-        self._recorder = recorder
+        self._pipeline, self._share, self._recorder = pipeline, share, recorder
         before = pipeline.threshold
         assert before is not None
         self._before = before
@@ -251,11 +252,11 @@ class OwnShare:
         return cls(pipeline, share, settings.name, recorder)
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Decisions; those that went by another threshold, or failed, are left out."""
+        """Decisions of this router; those by another threshold, or that failed, are left out."""
         for row in rows:
             answered = row["model"] is not None and row["status"] < 400
-            own = row["router"] == self._router and row["threshold"] == self._before
-            if answered and own and row["score"] is not None and len(self._scores) < MOST:
+            scored = row["score"] is not None and row["threshold"] == self._before
+            if answered and scored and len(self._scores) < MOST:
                 self._scores.append(row["score"])
 
     def adopt(self) -> None:
