@@ -1,23 +1,21 @@
 """`thriftroute connect`: what it prints and writes for each tool, and takes back."""
 
 import json
-import os
 import stat
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+from thriftroute.cli import app
+from typer.testing import CliRunner, Result
 
 URL, KEY = "http://127.0.0.1:7070", "tr-key"
 
 
-def run(home: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "thriftroute.cli", "connect", *args]
-    environment = {**os.environ, "HOME": str(home), "THRIFTROUTE_API_KEY": KEY}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+def run(home: Path, *args: str) -> Result:
+    environment = {"HOME": str(home), "THRIFTROUTE_API_KEY": KEY}
+    return CliRunner().invoke(app, ["connect", *args], env=environment)
 
 
 @pytest.mark.parametrize(
@@ -36,12 +34,12 @@ def test_a_tool_with_a_file(tmp_path: Path, tool: str, file: str, old: str | Non
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(old)
     printed = run(tmp_path, tool, "--url", URL)
-    assert printed.returncode == 0
+    assert printed.exit_code == 0
     assert URL in printed.stdout
     assert (path.read_text() if old is not None else path.exists()) == (old or False)
     for _ in range(2):  # twice is once
         done = run(tmp_path, tool, "--url", URL, "--write")
-        assert done.returncode == 0, done.stderr
+        assert done.exit_code == 0, done.stderr
     text = path.read_text()
     assert text.count(URL) == 1
     assert KEY in text
@@ -64,7 +62,7 @@ def test_a_tool_with_a_file(tmp_path: Path, tool: str, file: str, old: str | Non
             (found.get("models") or [{}])[0].get("apiBase"),
         )
     undone = run(tmp_path, tool, "--undo")
-    assert undone.returncode == 0
+    assert undone.exit_code == 0
     assert (path.read_text() if old is not None else path.exists()) == (old or False)
     assert "nothing to undo" in run(tmp_path, tool, "--undo").stderr
 
@@ -73,7 +71,7 @@ def test_a_tool_with_a_file(tmp_path: Path, tool: str, file: str, old: str | Non
 def test_a_tool_without_a_file(tmp_path: Path, tool: str) -> None:
     assert f"{URL}/v1" in run(tmp_path, tool, "--url", URL).stdout
     refused = run(tmp_path, tool, "--write")
-    assert refused.returncode == 2
+    assert refused.exit_code == 2
     assert "keeps no file" in refused.stderr
 
 
@@ -96,7 +94,7 @@ def test_what_cannot_be_is_said_and_nothing_changed(
         path.parent.mkdir(parents=True)
         path.write_text(file[1])
     done = run(tmp_path, *args)
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert problem in done.stderr
     if file is not None:
         assert path.read_text() == file[1]
