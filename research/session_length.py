@@ -72,9 +72,15 @@ def fit(lengths: Floats) -> tuple[float, float]:
     """(A, B) of greatest likelihood."""
     optimize = require_extra("scipy.optimize", "eval")
 
+    # How many sessions of each length there are: a resample repeats many.
+    longest = int(lengths.max())
+    ended = np.bincount(lengths.astype(np.int64) - 1, minlength=longest)
+    went_on = lengths.size - np.cumsum(ended)
+
     def total(logs: Floats) -> float:
         a, b = 1 + np.exp(logs[0]), np.exp(logs[1])
-        return float(sum(loss(n, a, b) for n in lengths))
+        ends = _ends(longest, a, b)
+        return float(-(ended @ np.log(ends) + went_on @ np.log1p(-ends)))
 
     found = optimize.minimize(total, [1.0, 0.0], method="Nelder-Mead").x
     # A law without growth has no closed form for the steps to come.
@@ -83,8 +89,13 @@ def fit(lengths: Floats) -> tuple[float, float]:
 
 def loss(length: float, a: float, b: float) -> float:
     """Minus the logarithm of the chance of a session of that length."""
-    ends = 1 / np.maximum(a + b * np.arange(int(length)), 1 + 1e-9)
+    ends = _ends(int(length), a, b)
     return float(-np.log(ends[-1]) - np.log1p(-ends[:-1]).sum())
+
+
+def _ends(n: int, a: float, b: float) -> Floats:
+    """The chance that a session ends with its first, second ... n-th step, where it gets there."""
+    return 1 / np.maximum(a + b * np.arange(n), 1 + 1e-9)
 
 
 if __name__ == "__main__":

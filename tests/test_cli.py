@@ -782,7 +782,7 @@ def test_an_interrupted_training_keeps_its_state_and_goes_on(
     from safetensors.torch import load_file, save_file
 
     # mf is fitted in closed form: what takes long, and can be gone on with, is bert.
-    labelled = write_rows(tmp_path / "many.jsonl", [float(i % 3 == 0) for i in range(2000)])
+    labelled = write_rows(tmp_path / "many.jsonl", [float(i % 3 == 0) for i in range(500)])
     out = tmp_path / "router"
     args = [
         "train", "bert", "--data", str(labelled), *PAIR, "--out", str(out),
