@@ -19,6 +19,26 @@ settings.load_profile("any machine")
 # drop it, and the test that happens to run then fail for it.
 asyncio.set_event_loop(None)
 
+# Files that take long, the longest first. Workers take whole files in this order.
+LONG = [
+    "test_own_logs_guide.py",
+    "test_serve_fleet.py",
+    "test_cli.py",
+    "test_encoder.py",
+    "test_logs_resume.py",
+    "test_built_in.py",
+    "test_leave_out.py",
+    "test_examples.py",
+    "test_demo.py",
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the long files first: the sort keeps the order of all others."""
+    place = {name: i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONG)))
+
+
 WORDS = [
     "what",
     "is",
