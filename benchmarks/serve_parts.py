@@ -39,9 +39,9 @@ def servers(
     """All that answer the ways that are `wanted`, by their ports' names."""
     commands: dict[str, list[str]] = {}
     if {"plain", "routed", "messages", "responses"} & set(wanted):
-        commands["server"] = _server(folder, base, ports["server"], "mf")
+        commands["server"] = server(folder, base, ports["server"], "mf")
     if "fast" in wanted:
-        commands["fast"] = _server(folder, base, ports["fast"], "fast")
+        commands["fast"] = server(folder, base, ports["fast"], "fast")
     if options.portkey and "portkey" in wanted and (node := shutil.which("node")):
         script = options.portkey / "node_modules/@portkey-ai/gateway/build/start-server.js"
         commands["portkey"] = [node, str(script), f"--port={ports['portkey']}", "--headless"]
@@ -50,7 +50,8 @@ def servers(
     return {name: start(command) for name, command in commands.items()}
 
 
-def _server(folder: Path, base: str, port: int, router: str) -> list[str]:
+def server(folder: Path, base: str, port: int, router: str) -> list[str]:
+    """The command of a server of three models of the provider at `base`, routed by `router`."""
     config = folder / f"{router}.yaml"
     config.write_text(
         json.dumps(
