@@ -50,7 +50,8 @@ WeakPriceOption = Annotated[
     str | None, typer.Option("--weak-price", help="IN,OUT in USD per 1,000,000 tokens.")
 ]
 TokensOption = Annotated[
-    int | None, typer.Option("--output-tokens", min=0, help="Assumed length of an answer [300].")
+    int | None,
+    typer.Option("--output-tokens", min=0, help="Assumed answer [as known ones, or 300]."),
 ]
 
 

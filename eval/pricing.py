@@ -9,19 +9,18 @@ import numpy.typing as npt
 
 from ..errors import ConfigError
 from ..providers.prices import Price, listed_price
+from ..router.output_tokens import DEFAULT_TOKENS, OutputTokens
 from ..router.routers import BundleRouter, Router
 from .benchmarks import Benchmark
 from .metrics import Floats
 
-# Used, and said, where the length of answers is unknown. A budget in USD is only as good as this
-# number: give your own.
-ASSUMED_OUTPUT_TOKENS = 300
 SIDES = ("strong", "weak")
 
 
 @dataclass(frozen=True)
 class CostOptions:
-    """How requests are priced: prices as "IN,OUT", or models to look up in LiteLLM's map."""
+    """How requests are priced: prices as "IN,OUT", or models to look up in LiteLLM's map.
+    `output_tokens`: of an answer whose length the data does not say; None: as others tell."""
 
     strong_model: str | None = None
     weak_model: str | None = None
@@ -51,8 +50,8 @@ def costs_of(
     prices = [_price(side, options) for side in SIDES]
     if not isinstance(router, BundleRouter):
         raise ConfigError("counting tokens needs a bundle's tokenizer: give a bundle as --router")
-    length = ASSUMED_OUTPUT_TOKENS if options.output_tokens is None else options.output_tokens
-    tokens, assumed = request_tokens(inputs, benchmark, router.scorer.count_tokens, length)
+    count = router.scorer.count_tokens
+    tokens, assumed = request_tokens(inputs, benchmark, count, options.output_tokens)
     costs = [
         price.costs(tokens["input"], tokens[s]) for s, price in zip(SIDES, prices, strict=True)
     ]
@@ -89,12 +88,13 @@ def request_tokens(
     inputs: Sequence[Any],
     benchmark: Benchmark | None,
     count_tokens: Callable[[Any], int],
-    output_tokens: int,
+    output_tokens: int | None,
 ) -> tuple[dict[str, Floats], tuple[str, ...]]:
     """Tokens of n prompts ("input") and of the answers of "strong" and "weak", float64[n] each.
 
     Those that the data does not know are counted with the router's own tokenizer, which is close to
-    but not the model's; answers get `output_tokens`. Both are said in what is returned second.
+    but not the model's; answers get `output_tokens`, or where that is None, what the known answers
+    of their side predict. Both are said in what is returned second.
     """
     n = len(inputs)
     assumed = []
@@ -113,9 +113,22 @@ def request_tokens(
     for side in SIDES:
         unknown = np.isnan(tokens[side])
         if unknown.any():
-            tokens[side][unknown] = output_tokens
-            assumed.append(
-                f"{output_tokens} output tokens assumed for {int(unknown.sum()):,} of {n:,} "
-                f"answers of the {side} model"
-            )
+            found, how = _lengths(tokens["input"], tokens[side], output_tokens)
+            tokens[side][unknown] = found[unknown]
+            assumed.append(f"{how} for {int(unknown.sum()):,} of {n:,} answers of the {side} model")
     return tokens, tuple(assumed)
+
+
+def _lengths(prompt: Floats, answer: Floats, given: int | None) -> tuple[Floats, str]:
+    """Expected tokens of n answers, float64[n], of which some, not NaN, are known; and in words."""
+    rows = zip(prompt.tolist(), answer.tolist(), strict=True)
+    known = [("", (size, told, None)) for size, told in rows if not np.isnan(told)]
+    lengths = OutputTokens.fitted(known if given is None else (), given or DEFAULT_TOKENS)
+    if given is not None or not lengths.arms:
+        told = DEFAULT_TOKENS if given is None else given
+        return np.full(len(prompt), float(told)), f"{told} output tokens assumed"
+    arm = lengths.arms[""]
+    how = f"output tokens predicted from {arm.n:,} known ones (mean {arm.mean:,.0f}"
+    if arm.error is not None and arm.default_error is not None:
+        how += f"; mean error {arm.error:.0%} of it, {arm.default_error:.0%} with {DEFAULT_TOKENS}"
+    return np.array([arm.tokens(size) for size in prompt.tolist()]), f"{how})"

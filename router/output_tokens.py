@@ -11,6 +11,7 @@ fold than the arm's mean, the mean stays.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -57,10 +58,12 @@ class ArmTokens:
 
 @dataclass(frozen=True, slots=True)
 class OutputTokens:
-    """Predictions for arms by name; `default` tokens for those of which nothing is known."""
+    """Predictions for arms by name; `default` tokens for those of which nothing is known. `times`:
+    as of `ratio`."""
 
     default: float = DEFAULT_TOKENS
     arms: Mapping[str, ArmTokens] = field(default_factory=dict)
+    times: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
     @classmethod
     def fitted(cls, rows: Iterable[ArmRow], default: float = DEFAULT_TOKENS) -> "OutputTokens":
@@ -69,28 +72,31 @@ class OutputTokens:
         for arm, row in rows:
             if row[1] > 0:
                 by_arm.setdefault(arm, []).append(row)
-        return cls(default, {arm: _fit(found, default) for arm, found in by_arm.items()})
+        times: dict[tuple[str, str], float] = {}
+        for one, other in combinations(by_arm, 2):
+            if (found := _times(by_arm[one], by_arm[other])) is not None:
+                times |= {(one, other): found, (other, one): 1 / found}
+        return cls(default, {arm: _fit(rows, default) for arm, rows in by_arm.items()}, times)
 
     def tokens(self, arm: str, prompt: float, score: float | None = None) -> float:
         """Expected tokens of an arm's answer to a prompt of so many tokens."""
         known = self.arms.get(arm)
         return self.default if known is None else known.tokens(prompt, score)
 
-    def knows(self, *arms: str) -> bool:
-        """Whether enough answers of each are known to set one beside the other."""
-        return all(arm in self.arms and self.arms[arm].n >= LEAST for arm in arms)
-
-    def ratio(self, arm: str, other: str, prompt: float, score: float | None = None) -> float:
-        """How many times as long as the `other` arm's the answer of `arm` is expected to be; 1
-        where too little is known of either."""
-        if arm == other or not self.knows(arm, other):
-            return 1.0
-        return self.tokens(arm, prompt, score) / self.tokens(other, prompt, score)
+    def ratio(self, arm: str, other: str) -> float:
+        """How many times as long as the `other` arm's the answers of `arm` are, to the same
+        prompts; 1 where too little is known of either."""
+        return self.times.get((arm, other), 1.0)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Arm -> answers, mean tokens and errors, as JSON."""
-        told = ("n", "mean", "error", "default_error")
-        return {arm: {k: getattr(known, k) for k in told} for arm, known in self.arms.items()}
+        """Arm -> answers, mean tokens and errors, and how many `times` as long as another's its
+        answers are; as JSON."""
+        names = ("n", "mean", "error", "default_error")
+        return {
+            arm: {name: getattr(known, name) for name in names}
+            | {"times": {other: x for (one, other), x in self.times.items() if one == arm}}
+            for arm, known in self.arms.items()
+        }
 
 
 def _fit(rows: Sequence[Row], default: float) -> ArmTokens:
@@ -115,6 +121,27 @@ def _fit(rows: Sequence[Row], default: float) -> ArmTokens:
     bounds = zip(x.min(0).tolist(), middle.tolist(), x.max(0).tolist(), strict=True)
     weights = tuple(_weights(x, y).tolist())
     return ArmTokens(n, mean, errors[0], errors[2], weights, tuple(bounds))
+
+
+def _times(one: Sequence[Row], other: Sequence[Row]) -> float | None:
+    """How many times as long as the others the answers of `one` are, to prompts that are alike.
+
+    A router sends harder prompts to one of two arms, and these have longer answers with any. So the
+    means of those rows are compared whose scores are nearest to where the arms meet, a quarter of
+    the smaller number of rows from each (`research.output_tokens` says how good that is).
+    """
+    known = [
+        np.array([(score, y) for _, y, score in rows if score is not None]).reshape(-1, 2)
+        for rows in (one, other)
+    ]
+    count = min(map(len, known)) // 4
+    if count < LEAST:
+        return None
+    low, high = sorted((rows[:, 0] for rows in known), key=lambda scores: float(scores.mean()))
+    middle = (np.quantile(low, 0.9) + np.quantile(high, 0.1)) / 2
+    near = [np.argsort(np.abs(rows[:, 0] - middle), kind="stable")[:count] for rows in known]
+    means = [float(rows[at, 1].mean()) for rows, at in zip(known, near, strict=True)]
+    return means[0] / means[1]
 
 
 def _weights(x: Floats, y: Floats) -> Floats:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -126,6 +127,29 @@ def test_costs_use_the_counts_there_are_and_say_what_was_assumed() -> None:
     assert "2 of 3 prompts counted" in assumed[0]
     assert "500 output tokens assumed for 3 of 3 answers of the strong" in assumed[1]
     assert np.isnan(known.input_tokens[1:]).all()  # the data's own stay as they are
+
+
+def test_answers_of_unknown_length_are_as_the_known_ones_of_their_model() -> None:
+    sizes = np.arange(10.0, 110.0)
+    known = Benchmark(
+        *("b", ["x"] * 100, np.ones(100), np.zeros(100), "s", "w"),
+        input_tokens=sizes,
+        strong_tokens=np.where(np.arange(100) % 2, 5 * sizes, np.nan),
+        weak_tokens=np.where(np.arange(100) < 3, 100.0, np.nan),
+    )
+    tokens, assumed = pricing.request_tokens(["x"] * 100, known, len, None)
+    np.testing.assert_allclose(tokens["strong"], 5 * sizes, rtol=0.15)
+    np.testing.assert_allclose(tokens["weak"][3:], (3 * 100 + 300) / 4)
+    told = re.fullmatch(
+        r"output tokens predicted from 50 known ones \(mean 3\d\d; mean error (\d+)% of it, "
+        r"(\d+)% with 300\) for 50 of 100 answers of the strong model",
+        assumed[0],
+    )
+    assert told is not None and int(told[1]) < 5 < int(told[2])
+    assert assumed[1] == (
+        "output tokens predicted from 3 known ones (mean 150) for 97 of 100 answers of the weak "
+        "model"
+    )
 
 
 def test_prices_of_known_and_unknown_models() -> None:

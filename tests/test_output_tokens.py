@@ -77,16 +77,31 @@ def test_few_rows_give_their_mean_with_one_more_of_the_default(
     assert all(arm.error is None for arm in fitted.arms.values())
 
 
+def test_a_ratio_is_of_prompts_that_are_alike() -> None:
+    # Hard prompts have longer answers, and go to one of the two: answers to the same ones are
+    # three times as long.
+    short = [row for row in rows(2000, score=0.5) if (row[1][2] or 0) < 0.7]
+    long = [row for row in rows(2000, "long", per_token=9.0, score=0.5) if (row[1][2] or 0) >= 0.7]
+    fitted = OutputTokens.fitted([*short, *long])
+    means = fitted.arms["long"].mean / fitted.arms["m"].mean
+    assert means > 6
+    assert 3 <= fitted.ratio("long", "m") < 5
+    assert fitted.ratio("m", "long") == pytest.approx(1 / fitted.ratio("long", "m"))
+    # Of prompts that are drawn, the same as that of the means.
+    drawn = OutputTokens.fitted([*rows(2000), *rows(2000, "long", per_token=9.0)])
+    assert drawn.ratio("long", "m") == pytest.approx(3, rel=0.1)
+
+
 def test_a_ratio_needs_enough_of_both() -> None:
-    known = [*rows(500), *rows(500, "long", per_token=9.0)]
-    fitted = OutputTokens.fitted([*known, *rows(LEAST - 1, "new", per_token=30.0)])
-    assert fitted.ratio("long", "m", 900) == pytest.approx(3, rel=0.15)
-    assert fitted.ratio("m", "m", 900) == 1
-    assert fitted.ratio("new", "m", 900) == fitted.ratio("m", "nobody", 900) == 1
+    few = rows(4 * LEAST - 1, "few", per_token=30.0)
+    unscored = [("unscored", (p, 9 * y, None)) for _, (p, y, _) in rows(500)]
+    fitted = OutputTokens.fitted([*rows(500), *few, *unscored])
+    for other in ("m", "few", "unscored", "nobody"):
+        assert fitted.ratio(other, "m") == fitted.ratio("m", other) == 1
 
 
 def test_what_is_told_is_json() -> None:
     told = OutputTokens.fitted([*rows(500), *rows(3, "new")]).to_dict()
     assert set(told) == {"m", "new"}
-    assert set(told["m"]) == {"n", "mean", "error", "default_error"}
+    assert set(told["m"]) == {"n", "mean", "error", "default_error", "times"}
     assert (told["new"]["n"], told["new"]["error"]) == (3, None)

@@ -15,15 +15,14 @@ USER = [{"role": "user", "content": "Hi"}]
 
 
 def of_record(tmp_path: Path) -> dict[str, Any]:
-    """A record of 40 answers of either model: the strong one's are four times as long."""
+    """A record of 130 answers of either model: the strong one's are four times as long."""
     url = f"sqlite:///{tmp_path / 'decisions.db'}"
     recorder = Recorder(RecordSettings(url=url))
     recorder.start()
-    for i in range(80):
-        model, tokens = ("strong", 800) if i % 2 else ("weak", 200)
-        recorder.put(
-            Record(f"{i:032x}", 1e9 + i, model=model, prompt_tokens=9, completion_tokens=tokens)
-        )
+    for i in range(260):
+        model, tokens, score = ("strong", 800, 0.6) if i % 2 else ("weak", 200, 0.4)
+        told = {"prompt_tokens": 9, "completion_tokens": tokens, "score": score}
+        recorder.put(Record(f"{i:032x}", 1e9 + i, model=model, **told))
     assert recorder.close() == 0
     return {"url": url, "flush_s": 0.02}
 
@@ -45,8 +44,9 @@ def test_estimates_and_the_account_go_by_what_each_model_writes(tmp_path: Path) 
         stats = httpx.get(f"{server.url}/stats").json()
         known = stats["output_tokens"]
         assert {name: (arm["n"], arm["mean"]) for name, arm in known.items()} == {
-            "strong": (40, pytest.approx(800)), "weak": (40, pytest.approx(200)),
+            "strong": (130, pytest.approx(800)), "weak": (130, pytest.approx(200)),
         }  # fmt: skip
+        assert known["strong"]["times"] == {"weak": pytest.approx(4)}
         assert known["strong"]["error"] == pytest.approx(0, abs=1e-6)
         assert known["strong"]["default_error"] == pytest.approx(500 / 800)
         # Two USD a million tokens of the weak model's answers, ten times that of the strong one's.

@@ -96,8 +96,8 @@ async def _price(state: ServerState, ended: Ended) -> Ended:
 
 def _as_long_as(ended: Ended, model: str, usage: Usage) -> Usage:
     """What was counted, with an answer as long as that of `model` is expected to have been."""
-    request, score = ended.request, None if ended.plan is None else ended.plan.score
-    times = request.lengths.ratio(model, ended.model or model, request.prompt_tokens, score)
+    request = ended.request
+    times = request.lengths.ratio(model, ended.model or model)
     if times == 1:
         return usage
     tokens = round(usage.completion_tokens * times)

@@ -74,8 +74,10 @@ class Switching:
         state = SessionState() if course is None else course.state(*pair)
         step = step_of(request, course, time.time())
         priced = Pair(prices[pair[0]], prices[pair[1]], self._strong_share(choice))
-        if (lengths := request.lengths).knows(*pair):
-            both = [lengths.tokens(name, step.prompt, choice.score) for name in pair]
+        lengths, chosen = request.lengths, choice.model
+        if chosen in lengths.arms:
+            tokens = lengths.tokens(chosen, step.prompt, choice.score)
+            both = [tokens * lengths.ratio(name, chosen) for name in pair]
             priced = replace(priced, strong_output=both[0], weak_output=both[1])
         found = decide(state, step, priced, wants_strong)
         reason = f"{choice.reason}; {found.reason}"
