@@ -62,7 +62,8 @@ class DirectModel:
     """Where a model is called without LiteLLM: an address for each protocol that it hears, `CHAT`
     or one that its client wrote. `headers` hold the key; `proxy`: the environment's for this host;
     `always`: a chat is sent as it is also where LiteLLM would translate it; `extra`: what every
-    body has besides; `maker`: names who signs its thoughts."""
+    body has besides; `maker`: names who signs its thoughts. `effort`: that of its name, if it has
+    one; `has_effort`: whether Anthropic's Messages take it as such (else as a budget)."""
 
     provider: str
     model: str
@@ -72,6 +73,8 @@ class DirectModel:
     always: bool
     extra: Mapping[str, Any]
     maker: str
+    effort: str | None = None
+    has_effort: bool = True
 
     @classmethod
     def of(
@@ -102,7 +105,12 @@ class DirectModel:
         proxy = proxies.get(where.scheme) or proxies.get("all")
         if proxy is not None and not proxy.startswith(("http://", "https://")):
             urls = {}  # SOCKS, which httpx may know
-        return cls(provider, name, urls, headers, proxy, transport == "direct", extra, maker)
+        entry = price_map.installed().get(name, {})
+        return cls(
+            *(provider, name, urls, headers, proxy, transport == "direct", extra, maker),
+            effort=params.get("reasoning_effort"),
+            has_effort=not entry or bool(entry.get("supports_output_config")),
+        )
 
     def takes(self, request: Mapping[str, Any]) -> bool:
         """Whether a chat with LiteLLM's keywords `request` needs no translation."""
@@ -152,7 +160,7 @@ def _addresses(
     if not provider or not re.match(r"https?://[^/]", base):
         return {}, {}
     key = params.get("api_key") or os.environ.get(variable)
-    is_plain = _FOLLOWED.issuperset(params)
+    is_plain = params.keys() <= _FOLLOWED | {"reasoning_effort"}
     if provider == "anthropic":
         base = base.removesuffix("/messages").removesuffix("/v1")
         urls = {"messages": f"{base}/v1/messages"} if is_plain else {}

@@ -42,6 +42,19 @@ def models(chat: str, native: str) -> dict[str, Any]:
             **common,
         },
         {"name": "gpt", "model": "openai/gpt-x", "responses": True, **base},
+        *(
+            {"name": f"{name}@{effort}", **model}
+            for effort in ("low", "max")
+            for name, model in {
+                "claude": {"model": f"anthropic/claude-x@{effort}", "api_base": native, **common},
+                "haiku": {
+                    "model": f"anthropic/claude-haiku-4-5@{effort}",
+                    "api_base": native,
+                    **common,
+                },
+                "gpt": {"model": f"openai/gpt-x@{effort}", "responses": True, **base},
+            }.items()
+        ),
         {"name": "small", "model": "openai/small", **base, "max_output_tokens": 50},
     ]
     return settings
@@ -348,6 +361,27 @@ class TestMessages:
             native.cut = None
 
 
+@pytest.mark.parametrize("effort", ["low", "max"])
+def test_claude_hears_the_effort_of_the_name(
+    claude: anthropic.Anthropic, native: NativeProvider, effort: str
+) -> None:
+    schema = {"format": {"type": "json_schema", "schema": SCHEMA}, "effort": "medium"}
+    more: Any = {"max_tokens": 8000, "messages": USER, "extra_body": {"output_config": schema}}
+    claude.messages.create(model=f"claude@{effort}", thinking={"type": "adaptive"}, **more)
+    heard = native.heard[-1].body
+    assert (heard["model"], heard["thinking"]) == ("claude-x", {"type": "adaptive"})
+    assert heard["output_config"] == {**schema, "effort": effort}
+    # A model without it: the budget of the thinking that the client has turned on.
+    del more["extra_body"]
+    thinks: Any = {"type": "enabled", "budget_tokens": 2000}
+    claude.messages.create(model=f"haiku@{effort}", thinking=thinks, **more)
+    heard = native.heard[-1].body
+    assert heard["model"] == "claude-haiku-4-5"
+    assert heard["thinking"] == {**thinks, "budget_tokens": 1024 if effort == "low" else 7999}
+    claude.messages.create(model=f"haiku@{effort}", **more)
+    assert not {"thinking", "output_config"} & native.heard[-1].body.keys()
+
+
 class TestResponses:
     @pytest.mark.parametrize("model", ["weak", "gpt"])
     def test_plain_and_streamed(self, gpt: openai.OpenAI, model: str) -> None:
@@ -447,6 +481,17 @@ class TestResponses:
 
 
 class TestPlain:
+    @pytest.mark.parametrize("effort", ["low", "max"])
+    def test_the_effort_of_the_name_comes_before_the_clients(
+        self, gpt: openai.OpenAI, native: NativeProvider, effort: str
+    ) -> None:
+        gpt.responses.create(
+            model=f"gpt@{effort}", input=USER, reasoning={"effort": "medium", "summary": "auto"}
+        )
+        heard = native.heard[-1].body
+        assert heard["model"] == "gpt-x"
+        assert heard["reasoning"] == {"effort": effort, "summary": "auto"}
+
     def test_embeddings(self, gpt: openai.OpenAI, native: NativeProvider) -> None:
         raw = gpt.embeddings.with_raw_response.create(
             model="small", input=["a", "b"], encoding_format="float"

@@ -29,6 +29,11 @@ _STREAMS: dict[str, Any] = {
 }
 _LENGTHS = ("max_tokens", "max_output_tokens")
 _WISHES = frozenset({"thinking", "verbosity"})
+# Tokens of thought for an effort, where a model of Anthropic's has none; 1,024 is the least.
+_LEAST_BUDGET = 1024
+_BUDGETS = {
+    "minimal": 1024, "low": 1024, "medium": 4096, "high": 16_384, "xhigh": 24_576, "max": 32_768,
+}  # fmt: skip
 _LISTS = {"messages": "messages", "responses": "input"}  # where a body has what was signed
 
 
@@ -46,9 +51,34 @@ def asked(
         cut = {n: min(v, most) for n, v in native["body"].items() if n in _LENGTHS and v}
         request = native = {**native, "body": {**native["body"], **cut}}
     if name is not None and isinstance(given := native["body"].get(name), list):
-        own = thoughts.for_maker(given, model.maker)
-        request = {**native, "body": {**native["body"], name: own}}
+        own = {name: thoughts.for_maker(given, model.maker)}
+        request = {**native, "body": {**native["body"], **own}}
+    if model.effort is not None and name is not None:
+        request = {**request, "body": _at_effort(request["body"], native["protocol"], model)}
     return request
+
+
+def _at_effort(body: Mapping[str, Any], protocol: str, model: DirectModel) -> Mapping[str, Any]:
+    """With the effort of the model's name, in place of the client's own: agents always send one,
+    and the name is what was routed to."""
+    effort = model.effort
+    if protocol == "responses":
+        return {**body, "reasoning": {**_mapping(body.get("reasoning")), "effort": effort}}
+    if effort == "none":
+        return {name: value for name, value in body.items() if name != "thinking"}
+    if model.has_effort:
+        word = {"minimal": "low"}.get(str(effort), effort)
+        return {**body, "output_config": {**_mapping(body.get("output_config")), "effort": word}}
+    # Thinking is never turned on here: with it, earlier turns have to have their thoughts.
+    thinking, most = _mapping(body.get("thinking")), body.get("max_tokens")
+    budget = _BUDGETS.get(str(effort), 0)
+    if thinking.get("type") != "enabled" or not isinstance(most, int) or most <= _LEAST_BUDGET:
+        return body
+    return {**body, "thinking": {**thinking, "budget_tokens": min(budget, most - 1)}}
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def wishes(body: Mapping[str, Any]) -> bool:
@@ -64,7 +94,9 @@ def translated(
     if "native" not in body:
         return body
     body = {name: v for name, v in body.items() if name not in _WISHES or name in takes}
-    effort = body["native"].get("effort")
+    effort = None if model.effort is not None else body["native"].get("effort")
+    if model.effort is not None:
+        body.pop("thinking", None)
     if effort and "reasoning_effort" in takes and "thinking" not in body:
         body["reasoning_effort"] = effort
     messages = [
