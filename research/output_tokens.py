@@ -21,7 +21,7 @@ import numpy.typing as npt
 from ..data.readers import raw_records
 from ..errors import DataError
 from ..eval.bootstrap import interval
-from ..labels.settings import count_tokens
+from ..providers.completion import count_tokens
 from ..router.output_tokens import DEFAULT_TOKENS, OutputTokens
 from ..router.routers import load_router
 from ..router.text import as_conversation
@@ -45,7 +45,7 @@ def main() -> None:
     rng = np.random.default_rng(given.seed)
     lengths = read(given.files, given.prompts, rng)
     prompts = sorted({prompt for told in lengths.values() for prompt in told})
-    sizes = {p: float(count_tokens([{"role": "user", "content": p}])) for p in prompts}
+    sizes = {p: tokens(p) for p in prompts}
     found = load_router(given.router).scores([as_conversation(p) for p in prompts])
     scores = dict(zip(prompts, np.asarray(found).tolist(), strict=True))
     known = set(rng.permutation(prompts)[: len(prompts) // 2].tolist())
@@ -64,9 +64,14 @@ def read(files: list[str], most: int, rng: np.random.Generator) -> Lengths:
         drawn = set(rng.permutation(prompts)[:most].tolist())
         for row in told:
             if row["prompt"] in drawn:
-                tokens = count_tokens([{"role": "assistant", "content": row["answer"]}])
-                found[row["model"]].setdefault(row["prompt"], float(tokens))
+                found[row["model"]].setdefault(row["prompt"], tokens(row["answer"]))
     return found
+
+
+def tokens(text: str) -> float:
+    """About how many a text has."""
+    messages = [{"role": "user", "content": text}]
+    return float(count_tokens(messages, otherwise=len(text.encode()) // 3 + 10))
 
 
 def report(
@@ -79,9 +84,9 @@ def report(
 ) -> Iterator[str]:
     """Lines that tell the errors on the prompts that are not `known`."""
     rows = [
-        (model, (sizes[p], tokens, scores[p]))
+        (model, (sizes[p], length, scores[p]))
         for model, told in lengths.items()
-        for p, tokens in told.items()
+        for p, length in told.items()
         if p in known
     ]
     fits = OutputTokens.fitted(rows)
