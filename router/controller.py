@@ -22,20 +22,15 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from ..errors import (
-    CalibrationError,
-    ConfigError,
     RoutingError,
-    ThresholdError,
-    UnknownRouterError,
 )
 from ..providers.completion import acomplete, check_key, complete
 from ..terminal import new_console
 from .chat import Chat
 from .decision import Choice, Decision, attach
 from .looking import LOOK_KEYWORDS, judge, look_keywords, looks_of, without_logprobs
-from .model_name import AUTO, FORM, PREFIX, check_no_router_meant, parse_model_name
+from .model_name import AUTO, PREFIX
 from .routers import (
-    ROUTELLM_THRESHOLDS,
     BundleRouter,
     Floats,
     Router,
@@ -45,15 +40,13 @@ from .routers import (
     tables_of,
 )
 from .score_or_fallback import compare, conversation_for, place_of, score_or_problem
-from .settings import as_settings, read_config
-from .text import Promptlike, check_messages, validate_context
+from .settings import as_settings, check_arguments, read_config
+from .targets import Targets
+from .text import Promptlike, validate_context
 from .threshold import (
     STRONG_SHARE,
     ThresholdTable,
-    check_share,
     percentile_table,
-    share_table,
-    validate_threshold,
 )
 
 BATCH = 256
@@ -61,7 +54,6 @@ BATCH = 256
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Target = tuple[str, float, str]  # router, threshold, where the threshold is from
 
 
 class Controller:
@@ -111,13 +103,7 @@ class Controller:
         strong_share: float = STRONG_SHARE,
         second_look: bool = False,
     ) -> None:
-        for key, model in (("strong_model", strong_model), ("weak_model", weak_model)):
-            if not isinstance(model, str) or not model.strip() or model.startswith(PREFIX):
-                raise ConfigError(f"{key} must be the name of a model, got {model!r}")
-        if on_error not in ("strong", "weak"):
-            raise ConfigError(f"on_error must be 'strong' or 'weak', got {on_error!r}")
-        if isinstance(routers, str) or not routers:
-            raise ConfigError(f"routers must be a list of names such as ['mf'], got {routers!r}")
+        check_arguments(routers, strong_model, weak_model, on_error, strong_share)
         self.strong_model = strong_model
         self.weak_model = weak_model
         self.on_error = on_error
@@ -126,26 +112,19 @@ class Controller:
         defaults = {"api_base": api_base, "api_key": api_key}
         self._defaults = {key: value for key, value in defaults.items() if value is not None}
         self._models = as_settings(models, "models")
-        try:
-            check_share(strong_share)
-        except CalibrationError as error:
-            raise ConfigError(str(error)) from error
         settings, base = read_config(config)
         for name in settings:
             if name not in routers and name not in available_routers():
                 logger.warning("config: there is no router %r; its settings are ignored", name)
-        self.routers: dict[str, Router] = {}
-        # Router -> (threshold, strong share), one of which is None.
-        self._wishes: dict[str, tuple[float | None, float | None]] = {}
-        self._share_tables: dict[str, ThresholdTable | None] = {}
+        self._targets = Targets(frozenset({*self._models, strong_model, weak_model}))
+        self.routers: dict[str, Router] = self._targets.routers
         self._percentile_tables: dict[str, ThresholdTable | None] = {}
         for name in self._track(list(routers), "loading routers"):
             own = dict(settings.get(name, {}))
             wish = own.pop("threshold", None), own.pop("strong_share", None)
             router = load_router(name, own, threads=threads, context=self.context, base=base)
-            self.routers[name] = router
+            self._targets.add(name, router, wish, strong_share)
             self._percentile_tables[name] = percentile_table(tables_of(router))
-            self._wishes[name] = self._checked_wish(name, wish) or (None, strong_share)
         self._looks = looks_of(self.routers) if second_look else {}
         self._counts: dict[str, Counter[str]] = {name: Counter() for name in self.routers}
         self._lock = threading.Lock()
@@ -168,7 +147,7 @@ class Controller:
         for that of the router's config, else of the Controller. Raises RoutingError; a prompt that
         cannot be scored raises nothing, see `on_error`.
         """
-        return self._decide(prompt, *self._target(router, threshold, strong_share))
+        return self._decide(prompt, *self._targets.of(router, threshold, strong_share))
 
     async def adecide(
         self,
@@ -179,7 +158,7 @@ class Controller:
         strong_share: float | None = None,
     ) -> Decision:
         """`decide`, with the scoring in a thread: the event loop goes on meanwhile."""
-        return await self._adecide(prompt, *self._target(router, threshold, strong_share))
+        return await self._adecide(prompt, *self._targets.of(router, threshold, strong_share))
 
     def route(
         self,
@@ -194,7 +173,7 @@ class Controller:
 
     def threshold_of(self, router: str | None = None, threshold: float | None = None) -> float:
         """The threshold that `decide` goes by. Raises RoutingError where there is none."""
-        return self._target(router, threshold)[1]
+        return self._targets.of(router, threshold)[1]
 
     def completion(
         self,
@@ -215,7 +194,7 @@ class Controller:
         raises.
         """
         request = {**self._options, **request}
-        decision = self._named(request, router, threshold, strong_share)
+        decision = self._targets.named(request, router, threshold, strong_share)
         if not isinstance(decision, Decision):
             decision = self._decide(request["messages"], *decision)
         steps = self._steps(decision, request, (threshold, strong_share) == (None, None))
@@ -245,7 +224,7 @@ class Controller:
     ) -> Any:
         """`completion` for asyncio; also `chat.completions.acreate`. Scoring stays off the loop."""
         request = {**self._options, **request}
-        decision = self._named(request, router, threshold, strong_share)
+        decision = self._targets.named(request, router, threshold, strong_share)
         if not isinstance(decision, Decision):
             decision = await self._adecide(request["messages"], *decision)
         steps = self._steps(decision, request, (threshold, strong_share) == (None, None))
@@ -271,7 +250,7 @@ class Controller:
         Unlike `decide` it raises what the router raises, since a figure must not hide a failure:
         RoutingError for a prompt that is neither text nor messages, or a score outside [0, 1].
         """
-        scorer = self._router(router)
+        scorer = self._targets.router(router)
         if isinstance(prompts, str):
             raise RoutingError("prompts must be a sequence of prompts, got one string")
         conversations = [conversation_for(prompt, self.context) for prompt in prompts]
@@ -302,9 +281,7 @@ class Controller:
         `strong_share`: of all its routers. Closing it leaves this one open. Raises RoutingError."""
         made = copy.copy(self)
         if (threshold, strong_share) != (None, None):
-            for name in self.routers:
-                self._target(name, threshold, strong_share)
-            made._wishes = dict.fromkeys(self.routers, (threshold, strong_share))
+            made._targets = self._targets.wishing(threshold, strong_share)
             made._looks = {}
         made._options = {**self._options, **options}
         made._shared = True
@@ -333,92 +310,8 @@ class Controller:
 
     def __repr__(self) -> str:
         models = f"strong_model={self.strong_model!r}, weak_model={self.weak_model!r}"
-        return f"<Controller {models}, routers: {', '.join(map(self._described, self.routers))}>"
-
-    def _described(self, name: str) -> str:
-        try:
-            _, threshold, source = self._target(name)
-        except RoutingError:
-            return f"{name} (no threshold)"
-        return f"{name} (threshold {threshold:.6g}{source and f', {source}'})"
-
-    def _named(
-        self,
-        request: Mapping[str, Any],
-        router: str | None,
-        threshold: float | None,
-        strong_share: float | None,
-    ) -> Decision | Target:
-        """Router and threshold that a request names, or the decision where it names its model."""
-        check_messages(request.get("messages"))
-        model = request.get("model")
-        if model is None or model == AUTO:
-            return self._target(router, threshold, strong_share)
-        if not isinstance(model, str) or not model.strip():
-            raise RoutingError(
-                f"model must be a name, got {model!r}; {FORM}, or a model's own name"
-            )
-        if model.startswith(PREFIX):
-            name, limit = parse_model_name(model, self.routers)
-            if limit is not None:
-                if limit in ROUTELLM_THRESHOLDS:
-                    logger.warning(ROUTELLM_THRESHOLDS[limit], model)
-                return self._target(name, limit)
-            return self._target(name, threshold, strong_share)
-        if (router, threshold, strong_share) != (None, None, None):
-            raise RoutingError(
-                f"the request names the model {model!r} and a router or threshold too: leave out "
-                f"one of them; {FORM}"
-            )
-        if model not in {*self._models, self.strong_model, self.weak_model}:
-            check_no_router_meant(model, self.routers)
-        return Decision(model, "direct", None, None, None, "the caller named the model", 0.0)
-
-    def _target(
-        self,
-        router: str | None = None,
-        threshold: float | None = None,
-        strong_share: float | None = None,
-    ) -> Target:
-        """Router and threshold, filled in from what is loaded and configured."""
-        loaded = ", ".join(self.routers)
-        if router is None and len(self.routers) > 1:
-            raise RoutingError(f"no router is named; {FORM}; loaded: {loaded}")
-        name = next(iter(self.routers)) if router is None else router
-        self._router(name)
-        if threshold is None and strong_share is None:
-            threshold, strong_share = self._wishes[name]
-        if threshold is not None and strong_share is not None:
-            raise RoutingError("give threshold or strong_share, and not both")
-        if strong_share is None:
-            return name, validate_threshold(threshold), ""
-        try:
-            if name not in self._share_tables:
-                self._share_tables[name] = share_table(tables_of(self.routers[name]))
-            table = self._share_tables[name]
-            if table is not None:
-                return (name, *table.sourced(strong_share))
-        except CalibrationError as error:
-            raise ThresholdError(f"router {name!r}: {error}") from error
-        raise RoutingError(
-            f"no threshold is given, nor set in the config of router {name!r}, which has no table "
-            f"of thresholds for a strong share; {FORM}; loaded: {loaded}"
-        )
-
-    def _checked_wish(self, name: str, wish: tuple[Any, Any]) -> tuple[Any, Any] | None:
-        """Threshold and strong share of a router's config; None where it has neither."""
-        if wish == (None, None):
-            return None
-        try:
-            self._target(name, *wish)
-        except RoutingError as error:
-            raise ConfigError(f"config of router {name!r}: {error}") from error
-        return wish
-
-    def _router(self, name: str) -> Router:
-        if name not in self.routers:
-            raise UnknownRouterError(name, tuple(self.routers))
-        return self.routers[name]
+        routers = ", ".join(map(self._targets.described, self.routers))
+        return f"<Controller {models}, routers: {routers}>"
 
     async def _adecide(self, prompt: Promptlike, *target: Any) -> Decision:
         loop = asyncio.get_running_loop()
