@@ -4,6 +4,9 @@ VENV ?= .venv
 # Test files run in so many processes.
 TEST_WORKERS ?= 2
 PARALLEL = -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
+# And each with one thread: those of several processes, for small matrices, mostly wait for each other.
+test coverage test-range test-contract: export OMP_NUM_THREADS = 1
+test coverage test-range test-contract: export OPENBLAS_NUM_THREADS = 1
 # Tests of what LiteLLM does with requests, answers and errors, and of what it says about models.
 CONTRACT = $(wildcard tests/test_upstream_*.py) $(wildcard tests/test_providers_*.py) tests/test_litellm_plugin.py \
 	tests/test_registry.py tests/test_serve_clients.py
