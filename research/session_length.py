@@ -95,7 +95,7 @@ def loss(length: float, a: float, b: float) -> float:
 
 def _ends(n: int, a: float, b: float) -> Floats:
     """The chance that a session ends with its first, second ... n-th step, where it gets there."""
-    return 1 / np.maximum(a + b * np.arange(n), 1 + 1e-9)
+    return np.asarray(1 / np.maximum(a + b * np.arange(n), 1 + 1e-9), np.float64)
 
 
 if __name__ == "__main__":
