@@ -108,7 +108,7 @@ class DirectModel:
         entry = price_map.installed().get(name, {})
         return cls(
             *(provider, name, urls, headers, proxy, transport == "direct", extra, maker),
-            effort=params.get("reasoning_effort"),
+            effort=_effort(params),
             has_effort=not entry or bool(entry.get("supports_output_config")),
         )
 
@@ -160,7 +160,7 @@ def _addresses(
     if not provider or not re.match(r"https?://[^/]", base):
         return {}, {}
     key = params.get("api_key") or os.environ.get(variable)
-    is_plain = params.keys() <= _FOLLOWED | {"reasoning_effort"}
+    is_plain = params.keys() <= _FOLLOWED | ({"reasoning_effort"} if _effort(params) else set())
     if provider == "anthropic":
         base = base.removesuffix("/messages").removesuffix("/v1")
         urls = {"messages": f"{base}/v1/messages"} if is_plain else {}
@@ -178,6 +178,12 @@ def _addresses(
     if provider == "openai" and (organization := os.environ.get("OPENAI_ORGANIZATION")):
         headers["openai-organization"] = organization
     return {each: f"{base}/{_PATHS[each]}" for each in hears}, headers
+
+
+def _effort(params: Mapping[str, Any]) -> str | None:
+    """In a word; what else LiteLLM takes for one is for LiteLLM."""
+    effort = params.get("reasoning_effort")
+    return effort if isinstance(effort, str) else None
 
 
 def _azure(deployment: str, params: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:

@@ -71,7 +71,8 @@ def _at_effort(body: Mapping[str, Any], protocol: str, model: DirectModel) -> Ma
         return {**body, "output_config": {**_mapping(body.get("output_config")), "effort": word}}
     # Thinking is never turned on here: with it, earlier turns have to have their thoughts.
     thinking, most = _mapping(body.get("thinking")), body.get("max_tokens")
-    budget = _BUDGETS.get(str(effort), 0)
+    if (budget := _BUDGETS.get(str(effort))) is None:
+        return body
     if thinking.get("type") != "enabled" or not isinstance(most, int) or most <= _LEAST_BUDGET:
         return body
     return {**body, "thinking": {**thinking, "budget_tokens": min(budget, most - 1)}}
