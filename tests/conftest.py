@@ -23,13 +23,14 @@ asyncio.set_event_loop(None)
 LONG = [
     "test_own_logs_guide.py",
     "test_serve_fleet.py",
-    "test_cli.py",
     "test_encoder.py",
     "test_logs_resume.py",
+    "test_cli.py",
+    "test_network.py",
     "test_built_in.py",
-    "test_leave_out.py",
     "test_examples.py",
     "test_demo.py",
+    "test_second_look.py",
 ]
 
 
