@@ -169,6 +169,7 @@ class LabelLedger:
             if kind == "answered":
                 # States of earlier versions lack what came later.
                 known = {n: record[n] for n in Reply.__slots__ if n in record}
+                known["logprobs"] = tuple(map(tuple, known.get("logprobs", ())))
                 self.replies[record["key"]] = Reply(**known)
         elif kind == "round":
             rows = {str(row): float(p) for row, p in record["rows"]}

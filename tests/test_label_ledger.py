@@ -12,7 +12,7 @@ from thriftroute.labels.ledger import LabelLedger, Purse, Reply, Round, RowMoney
 from thriftroute.labels.settings import PricedModel
 from thriftroute.providers.prices import Price
 
-REPLY = Reply("héllo \ud800", "stop", 3, 4, 0.25)
+REPLY = Reply("héllo \ud800", "stop", 3, 4, 0.25, True, 0.5, (("hé", -0.5), ("llo", None)))
 ASKED = ({"role": "user", "content": "hi"},)
 
 
