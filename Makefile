@@ -5,8 +5,8 @@ VENV ?= .venv
 TEST_WORKERS ?= 2
 PARALLEL = -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 # And each with one thread: those of several processes, for small matrices, mostly wait for each other.
-test coverage test-range test-contract: export OMP_NUM_THREADS = 1
-test coverage test-range test-contract: export OPENBLAS_NUM_THREADS = 1
+test test-range test-contract: export OMP_NUM_THREADS = 1
+test test-range test-contract: export OPENBLAS_NUM_THREADS = 1
 # Tests of what LiteLLM does with requests, answers and errors, and of what it says about models.
 CONTRACT = $(wildcard tests/test_upstream_*.py) $(wildcard tests/test_providers_*.py) tests/test_litellm_plugin.py \
 	tests/test_registry.py tests/test_serve_clients.py
@@ -19,7 +19,7 @@ STAMP := $(VENV)/.installed
 DEMO_VENV := $(if $(wildcard $(STAMP)),$(VENV),.venv-demo)
 DEMO := $(DEMO_VENV)/bin
 
-.PHONY: setup demo-setup lock demo test coverage test-range test-contract figures docs docs-deploy lint format types wheel check clean
+.PHONY: setup demo-setup lock demo test test-range test-contract figures docs docs-deploy lint format types wheel check clean
 
 setup: $(STAMP)
 
@@ -69,12 +69,9 @@ demo: demo-setup
 	$(DEMO)/thriftroute demo
 
 test: setup
-	$(BIN)/python -m pytest $(PARALLEL) --durations=25
+	$(BIN)/python -m pytest $(PARALLEL) --durations=25 --cov --cov-report=term:skip-covered
 
 # The tests again, a third slower, and which lines no test runs.
-coverage: setup
-	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term:skip-covered
-
 # The whole suite at both ends of the range of LiteLLM that pyproject.toml states.
 test-range: setup
 	VENV=$(VENV) .ci/litellm lowest $(PARALLEL)
