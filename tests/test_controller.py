@@ -25,7 +25,6 @@ from thriftroute.testing.stub import StubProvider
 
 # LiteLLM silences these itself when it is imported; pytest undoes that for each test.
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*ReadOnly.*qualifier:UserWarning"),
     pytest.mark.filterwarnings("ignore:Accessing the .* attribute on the instance:Warning"),
 ]
 

@@ -18,7 +18,6 @@ from thriftroute.training.write_bundle import TrainResult
 
 # LiteLLM silences these itself when it is imported; pytest undoes that for each test.
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*ReadOnly.*qualifier:UserWarning"),
     pytest.mark.filterwarnings("ignore:Accessing the .* attribute on the instance:Warning"),
 ]
 

@@ -386,7 +386,6 @@ def test_checks_of_no_row_are_refused(panel: Panel, log: Path, tmp_path: Path) -
 
 
 # LiteLLM warns of its own types as it loads what it has for such models.
-@pytest.mark.filterwarnings("ignore:.*ReadOnly.*:UserWarning")
 def test_one_model_at_two_efforts_is_a_pair(panel: Panel, tmp_path: Path) -> None:
     def say(model: str, body: Any) -> str:
         return fair(model, body) if model == "judge" else f"{body['reasoning_effort']} says so"

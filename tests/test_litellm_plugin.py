@@ -25,7 +25,6 @@ EASY = [{"role": "user", "content": "hello easy"}]
 NAME = "router-mf-0.5"
 # Of LiteLLM's own: pydantic's words about its models.
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*ReadOnly.*qualifier:UserWarning"),
     pytest.mark.filterwarnings("ignore:Accessing the .* attribute on the instance:Warning"),
 ]
 

@@ -32,7 +32,6 @@ TOOLS = [
 ]
 # LiteLLM silences these itself when it is imported; pytest undoes that for each test.
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*ReadOnly.*qualifier:UserWarning"),
     pytest.mark.filterwarnings("ignore:Accessing the .* attribute on the instance:Warning"),
 ]
 DECISION = Decision("openai/strong", "strong", 0.7, 0.5, "mf", "score 0.7 >= threshold 0.5", 1.0)

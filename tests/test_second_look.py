@@ -57,7 +57,6 @@ from .helpers.looking import SECOND, STRONG, WEAK, completion, fit, with_policy,
 from .helpers.raw_provider import RawProvider
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*ReadOnly.*qualifier:UserWarning"),
     pytest.mark.filterwarnings("ignore:Accessing the .* attribute on the instance:Warning"),
 ]
 

@@ -24,7 +24,6 @@ ROOT = Path(__file__).resolve().parent.parent
 GUIDE = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
 # Of LiteLLM's own, at its first call: pydantic's words about its models.
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*ReadOnly.*qualifier:UserWarning"),
     pytest.mark.filterwarnings("ignore:Accessing the .* attribute on the instance:Warning"),
 ]
 ENVIRON = {"OPENAI_API_KEY": "provider-key"}

@@ -21,7 +21,6 @@ from thriftroute.tests.helpers.serving import Serving, pool, serving
 
 # Of LiteLLM's own, at its first call: pydantic's words about its models.
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*ReadOnly.*qualifier:UserWarning"),
     pytest.mark.filterwarnings("ignore:Accessing the .* attribute on the instance:Warning"),
 ]
 BODIES = 200  # for each route that takes one
