@@ -124,6 +124,8 @@ def route(
             else:
                 score = "-" if decided.score is None else f"{decided.score:.4f}"
                 say(f"{decided.model}  {score}  {short(text)}")
+        if not decisions:
+            raise ConfigError(f"--data {data}: no prompts in it; give one a line, or rows")
         _told_of_all(controller, router, decisions)
         return
     decision = controller.decide(

@@ -15,6 +15,7 @@ from ..eval.drift.arms import TREATMENT
 from ..providers.completion import count_tokens
 from ..router.output_tokens import DEFAULT_TOKENS, OutputTokens
 from ..router.routers import BundleRouter, Router, load_router
+from ..router.score_or_fallback import place_of
 from ..router.text import Conversation
 from .api.chat_request import CHARACTERS_A_TOKEN, LARGE_BYTES
 from .cache.key import model_id
@@ -189,8 +190,8 @@ class ServerState:
                 self.lengths = await self.in_reports(self.recorder.output_tokens)
             except RefusedError:  # the database is away, which the log says
                 pass
-            except Exception:  # the task must live
-                logger.exception("the lengths of answers could not be learned")
+            except Exception as error:  # noqa: BLE001 - the task must live
+                logger.error("the lengths of answers could not be learned: %s", place_of(error))
             await asyncio.sleep(REFIT_S)
 
     def _semantic(self) -> SemanticIndex | None:

@@ -153,6 +153,8 @@ def test_route_of_many_prompts_warns_where_they_are_unlike_the_tables(
     found = [json.loads(line) for line in few.stdout.splitlines()]
     assert [(row["index"], row["choice"]) for row in found] == [(0, "weak"), (1, "strong")]
     assert "--data" in fails(2, "route", "--router", bundle, "--data", prompts, "hello")
+    none = run("route", "--router", bundle, "--data", "-", stdin="\n")
+    assert none.exit_code == 2 and "no prompts in it" in none.stderr
 
 
 def test_route_needs_a_threshold_where_there_is_no_table(tiny_bundle: Path) -> None:
