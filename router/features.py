@@ -11,6 +11,7 @@ change (old bundles were trained on it, and tests/test_features.py pins values):
 a new name.
 """
 
+import functools
 import math
 import re
 from collections.abc import Sequence
@@ -20,13 +21,14 @@ import numpy.typing as npt
 
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
-_ASCII_WORD = re.compile(r"[A-Za-z]+(?:['-][A-Za-z]+)*")  # the same on ASCII, at half the time
+_ASCII_WORD = re.compile(r"[A-Za-z]+(?:['-][A-Za-z]+)*")  # the same on ASCII
 _TERM = re.compile(r"\w+")
 _OPTION = re.compile(r"^[ \t]*\(?(?:[A-Ja-j]|\d{1,2})[.):][ \t]", re.MULTILINE)
 _SENTENCE_END = re.compile(r"[.!?](?:\s|$)")
 _THAN = re.compile(r"\b(?:more|less) than\b")
 _AT = re.compile(r"\bat (?:least|most)\b")
-_CODE = re.compile(r"```|\bdef \w+\(|\breturn\b|\bfunction\b|\bimport\b|[{};]|==|=>|\bclass \w+")
+# Beside the signs {, } and ;, which no other match holds.
+_CODE = re.compile(r"```|\bdef \w+\(|\breturn\b|\bfunction\b|\bimport\b|==|=>|\bclass \w+")
 _LATEX = re.compile(r"\\[a-zA-Z]+|\$|\^|_\{")
 _EXPLAIN = re.compile(r"\b(?:why|explain)")
 _WHAT = re.compile(r"\s*what\b")
@@ -39,10 +41,14 @@ _QUANTITIES, _LOGICAL = (
     )
 )
 # What must be in a text that _CODE or _LATEX finds anything in.
-_CODE_SIGNS = ("{", "}", ";", "==", "=>", "```", "def ", "class ", "return", "function", "import")
+_CODE_SIGNS = ("==", "=>", "```", "def ", "class ", "return", "function", "import")
 _LATEX_SIGNS = ("\\", "$", "^", "_{")
-_NO_TERM = {c: " " for c in range(128) if not (chr(c).isalnum() or chr(c) == "_")}
 _DIGITS, _UPPER, _PUNCTUATION = b"0123456789", b"ABCDEFGHIJKLMNOPQRSTUVWXYZ", b',;:()"'
+_BLOCKS = b"{};"
+# ASCII to itself in lower case where it may stand in a term, or in a word, and else to a space.
+_TO_TERMS = bytes(ord(chr(c).lower()) if chr(c).isalnum() or c == 95 else 32 for c in range(128))
+_TO_TERMS = _TO_TERMS.ljust(256)
+_TO_WORDS = bytes(c if chr(c).isalpha() or chr(c) in "'-" else 32 for c in range(128)).ljust(256)
 
 # The caps: the 99th percentile of the public training sources, rounded; flags need none.
 _CAPS = {
@@ -70,8 +76,8 @@ def features(text: str, tokens: int, names: Sequence[str] = FEATURES) -> npt.NDA
     """
     n, lower, data = max(len(text), 1), text.lower(), text.encode("utf-8", "surrogatepass")
     others = "" if text.isascii() else "".join(char for char in text if not char.isascii())
-    words = (_WORD if others else _ASCII_WORD).findall(text)
-    terms = _TERM.findall(lower) if others else lower.translate(_NO_TERM).split()
+    words = _WORD.findall(text) if others else _ascii_words(data)
+    terms = _TERM.findall(lower) if others else data.translate(_TO_TERMS).decode().split()
     known = set(terms)
     digits = _count(data, _DIGITS) + sum(map(str.isdigit, others))
     numbers = _NUMBER.findall(text) if digits else []
@@ -96,7 +102,7 @@ def features(text: str, tokens: int, names: Sequence[str] = FEATURES) -> npt.NDA
         + text.count("%"),
         "logic_words": sum(map(_LOGICAL.__contains__, terms))
         + (len(_AT.findall(lower)) if "at" in known else 0),
-        "code": _found(_CODE, _CODE_SIGNS, text),
+        "code": _count(data, _BLOCKS) + _found(_CODE, _CODE_SIGNS, text),
         "latex": _found(_LATEX, _LATEX_SIGNS, text),
     }
     values = {
@@ -112,7 +118,23 @@ def features(text: str, tokens: int, names: Sequence[str] = FEATURES) -> npt.NDA
         "write": float("write" in known),
         "starts_with_what": float(_WHAT.match(lower) is not None),
     }
-    return np.array([min(values[name], _CAPS[name]) for name in names], dtype=np.float32)
+    return np.minimum([values[name] for name in names], _caps(tuple(names))).astype(np.float32)
+
+
+@functools.lru_cache
+def _caps(names: tuple[str, ...]) -> npt.NDArray[np.float64]:
+    return np.array([_CAPS[name] for name in names], dtype=np.float64)
+
+
+def _ascii_words(data: bytes) -> list[str]:
+    """What _WORD finds in an ASCII text, in any order."""
+    words: list[str] = []
+    for part in data.translate(_TO_WORDS).decode().split():
+        if part.isalpha():
+            words.append(part)
+        else:
+            words += _ASCII_WORD.findall(part)
+    return words
 
 
 def _count(data: bytes, of: bytes) -> int:

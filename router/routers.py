@@ -78,7 +78,7 @@ class BundleRouter:
         self.scorer = Scorer.load(path, **settings)
         if not self.scorer.bundle.manifest.models:
             raise ConfigError(f"{path} is an encoder, which embeds but cannot route; give a router")
-        self._recent: OrderedDict[bytes, Floats] = OrderedDict()
+        self._recent: OrderedDict[bytes, float] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
@@ -88,16 +88,20 @@ class BundleRouter:
 
     def scores(self, conversations: Sequence[Conversation], /) -> Floats:
         """Scores of n conversations, float64[n], each in (0, 1)."""
-        if len(conversations) != 1:
-            return self.scorer.scores(conversations)
-        key = _key(conversations[0])
+        if len(conversations) == 1:
+            return np.array([self.score(conversations[0])])
+        return self.scorer.scores(conversations)
+
+    def score(self, conversation: Conversation) -> float:
+        """The score of one of them."""
+        key = _key(conversation)
         with self._lock:
             if (kept := self._recent.get(key)) is not None:
                 self._recent.move_to_end(key)
-                return kept.copy()
-        found = self.scorer.scores(conversations)
+                return kept
+        found = self.scorer.score(conversation)
         with self._lock:
-            self._recent[key] = found.copy()
+            self._recent[key] = found
             if len(self._recent) > RECENT:
                 self._recent.popitem(last=False)
         return found

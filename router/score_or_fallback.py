@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import RoutingError
-from .routers import Router, checked_scores
+from .routers import BundleRouter, Router, checked_scores
 from .text import Conversation, Promptlike, as_conversation
 from .threshold import choose
 
@@ -35,6 +35,10 @@ def score_or_problem(router: Router, prompt: Promptlike, context: str) -> tuple[
         conversation = conversation_for(prompt, context)
         if conversation.is_blank:
             return None, "no text to score"
+        if isinstance(router, BundleRouter):
+            score = router.score(conversation)
+            if 0.0 <= score <= 1.0:
+                return score, ""
         values = router.scores([conversation])
     except Exception as error:  # noqa: BLE001 - whatever it is, the request goes out
         # Not the error's own message: it may quote the prompt.

@@ -25,7 +25,7 @@ from .bundle import EMBEDDING, MODEL, TOKENIZER, Bundle, Manifest
 from .features import features
 from .text import Conversation, Encoded, Promptlike, as_conversation, encode, validate_context
 from .threshold import calibration
-from .tokenizing import load_tokenizer, token_ids
+from .tokenizing import ids_by_word, load_tokenizer, token_ids
 
 Floats = npt.NDArray[np.float64]
 Floats32 = npt.NDArray[np.float32]
@@ -77,6 +77,7 @@ class Scorer:
             bundle.graph(EMBEDDING)
         try:
             self._tokenizer: Tokenizer = load_tokenizer(bundle.file(TOKENIZER).read_bytes())
+            self._ids_of = ids_by_word(self._tokenizer)
         except ValueError as error:
             raise BundleFormatError(f"{TOKENIZER} does not load: {error}", bundle.path) from error
         try:
@@ -102,7 +103,11 @@ class Scorer:
 
     def margin(self, prompt: Prompt) -> float:
         """quality(strong) - quality(weak), in logits, before calibration."""
-        return float(self.margins([prompt], workers=1)[0])
+        if not self.bundle.manifest.models:
+            raise self._no_models()
+        # As `margins`, to the last bit, without the arrays of many prompts.
+        [quality] = self._run(prompt, ["quality"])
+        return float(quality[self._strong] - quality[self._weak])
 
     def scores(self, prompts: Sequence[Prompt], *, workers: int | None = None) -> Floats:
         """Scores of n prompts, float64[n]; the same to the last bit as `score` one by one."""
@@ -117,7 +122,7 @@ class Scorer:
         """Qualities of the bundle's models in logits, in their order, float32[n, n_models]."""
         models = self.bundle.manifest.models
         if not models:
-            raise ConfigError(f"{self.bundle} is an encoder: it embeds, but knows no models")
+            raise self._no_models()
         return self._rows(prompts, "quality", len(models), workers)
 
     def encode_all(
@@ -180,6 +185,9 @@ class Scorer:
         """Probability for a margin or an array of margins, by the bundle's calibration."""
         return self._calibrate(margin)
 
+    def _no_models(self) -> ConfigError:
+        return ConfigError(f"{self.bundle} is an encoder: it embeds, but knows no models")
+
     def _pair(self) -> tuple[int, int]:
         models = self.bundle.manifest.models
         for key, name in (("strong", self.strong), ("weak", self.weak)):
@@ -198,7 +206,7 @@ class Scorer:
         try:
             return encode(
                 conversation,
-                self._tokenizer,
+                self._ids_of,
                 max_tokens=manifest.max_tokens,
                 prefix=manifest.prefix_ids,
                 suffix=manifest.suffix_ids,

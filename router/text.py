@@ -16,7 +16,7 @@ The rule, in characters first and then in tokens:
    tail in equal parts, the history its tail, the system text its head.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard, get_args
 
@@ -124,7 +124,7 @@ class Encoded:
 
 def encode(
     conversation: Conversation,
-    tokenizer: Tokenizer,
+    ids_of: Callable[[str], list[int]],
     *,
     max_tokens: int,
     prefix: Sequence[int],
@@ -133,6 +133,7 @@ def encode(
 ) -> Encoded:
     """Token ids of a conversation by the rule above, and the text that features are made of.
 
+    `ids_of` gives those of a text without special tokens (`tokenizing.token_ids` of a tokenizer).
     `prefix` and `suffix` are the encoder's special tokens ([CLS] and [SEP]); the suffix also stands
     between the parts. Where there is no text, the ids are prefix and suffix alone. Raises
     ValueError where the tokenizer fails.
@@ -144,7 +145,7 @@ def encode(
         "" if context == "last" else _clip(conversation.history),
         _clip(conversation.system) if context == "full" else "",
     )
-    last, history, system = (token_ids(tokenizer, part) if part else [] for part in texts)
+    last, history, system = (ids_of(part) if part else [] for part in texts)
     budget -= len(suffix) * (bool(history) + bool(system))
     room_system = min(len(system), budget // 8)
     room_history = min(len(history), budget // 4)

@@ -5,15 +5,19 @@ made for it; so only patterns that are known pass. It also panics where others r
 no `Exception`: what guards a request against any error would let it through.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, normalizers, pre_tokenizers
 
 from .strict_json import parse_json
 
 # The longest word that WordPiece may take apart: its work grows with the cube. BERT's is 100.
 MAX_WORD = 1000
+# Words whose ids are kept, and the longest of them: some 4 MB.
+KEPT_WORDS = 16_384
+_KEPT_LENGTH = 24
 _PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 _MODELS = frozenset({"BPE", "Unigram", "WordLevel", "WordPiece"})
 _KNOWN = """
@@ -64,6 +68,45 @@ def token_ids(tokenizer: Tokenizer, text: str) -> list[int]:
             "fails on a text; train the bundle again or copy it from its source"
         ) from None
     return ids
+
+
+def ids_by_word(tokenizer: Tokenizer) -> Callable[[str], list[int]]:
+    """`token_ids` of this tokenizer. Where it takes each word by itself, as BERT's does, the ids of
+    words that came before are kept: that takes a tenth of the time. Safe to share between threads.
+    """
+    if not _takes_words(tokenizer):
+        return partial(token_ids, tokenizer)
+    kept: dict[str, list[int]] = {}
+
+    def ids_of(text: str) -> list[int]:
+        # Not `split()`: Unicode has spaces, and Python separators, that the library drops.
+        for space in "\t\n\r":
+            text = text.replace(space, " ")
+        found: list[int] = []
+        for word in text.split(" "):
+            ids = kept.get(word)
+            if ids is None:
+                ids = token_ids(tokenizer, word)
+                if len(kept) >= KEPT_WORDS:
+                    kept.clear()
+                if len(word) <= _KEPT_LENGTH:
+                    kept[word] = ids
+            found += ids
+        return found
+
+    return ids_of
+
+
+def _takes_words(tokenizer: Tokenizer) -> bool:
+    """Whether the ids of a text are those of its words between spaces, one after the other."""
+    return (
+        isinstance(tokenizer.pre_tokenizer, pre_tokenizers.BertPreTokenizer)
+        and isinstance(tokenizer.normalizer, normalizers.BertNormalizer | None)
+        and not any(
+            token.lstrip or token.rstrip or set(token.content) & set(" \t\n\r")
+            for token in tokenizer.get_added_tokens_decoder().values()
+        )
+    )
 
 
 def _problem(error: BaseException) -> str:

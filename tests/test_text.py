@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from thriftroute.router.text import (
     special_tokens,
     validate_context,
 )
+from thriftroute.router.tokenizing import ids_by_word, token_ids
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 CLS, SEP = 1, 2
@@ -61,7 +63,7 @@ def encoded(
 ) -> Encoded:
     return encode(
         conversation,
-        tokenizer,
+        partial(token_ids, tokenizer),
         max_tokens=max_tokens,
         prefix=[CLS],
         suffix=[SEP],
@@ -255,7 +257,7 @@ class TestBudget:
     def test_longer_template(self, tokenizer: Tokenizer) -> None:
         got = encode(
             Conversation("", "h0", words("l", 50)),
-            tokenizer,
+            partial(token_ids, tokenizer),
             max_tokens=20,
             prefix=[7, 8],
             suffix=[9, 9],
@@ -367,7 +369,7 @@ class TestOddText:
         assert ids(tokenizer, Conversation("", "", "l1 \ud83d l2")) == [CLS, 3001, 0, 3002, SEP]
 
     def test_bert_tokenizer_drops_nul_bytes(self, tiny_bundle: Path) -> None:
-        bert = Tokenizer.from_file(str(tiny_bundle / "tokenizer.json"))
+        bert = ids_by_word(Tokenizer.from_file(str(tiny_bundle / "tokenizer.json")))
         clean, dirty = (
             encode(as_conversation(text), bert, max_tokens=32, prefix=[2], suffix=[3])
             for text in ("hello easy", "hel\x00lo \x00easy\x00")

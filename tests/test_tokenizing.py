@@ -1,16 +1,19 @@
 """A bundle's tokenizer: hostile files are refused, and what panics is an error like any other."""
 
+import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from thriftroute.errors import BundleFormatError
 from thriftroute.router.bundle import Bundle
 from thriftroute.router.routers import CHECKPOINTS
 from thriftroute.router.scorer import Scorer
-from thriftroute.router.tokenizing import load_tokenizer, token_ids
+from thriftroute.router.tokenizing import KEPT_WORDS, ids_by_word, load_tokenizer, token_ids
 from thriftroute.tests.conftest import BundleMaker, tiny_tokenizer_json
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
@@ -100,6 +103,67 @@ def test_files_that_are_refused(make_bundle: BundleMaker, data: bytes, problem: 
         load_tokenizer(data)
     with pytest.raises(BundleFormatError, match=r"tokenizer\.json does not load: "):
         Scorer.load(with_tokenizer(make_bundle, data))
+
+
+PIECES = [
+    "prove",
+    "Hard",
+    " ",
+    "  ",
+    "\n",
+    "\t",
+    "\r\n",
+    "what's",
+    "日本",
+    "é",
+    "e\u0301",
+    "2+2?",
+    "İ",
+]
+PIECES += [
+    "\x00",
+    "\x0b",
+    "\x0c",
+    "\x1c",
+    "\x1f",
+    "\x85",
+    "\xa0",
+    "\u2028",
+    "\u200b",
+    "\u3000",
+    "\ufeff",
+]
+PIECES += ["[SEP]", "[UNK]", "[CLS]x", "\u0301", "w" * 120, "Σ", "ς", "\ud7ff", "\U0001f600"]
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=4)), max_size=30).map("".join))
+def test_word_by_word_are_the_ids_of_the_whole_text(text: str) -> None:
+    text = text.encode("utf-8", "replace").decode()
+    for ids_of, tokenizer in by_word():
+        assert ids_of(text) == token_ids(tokenizer, text)
+
+
+@functools.cache
+def by_word() -> list[tuple[Callable[[str], list[int]], Tokenizer]]:
+    """BERT's, as `fast` has it, cased and with a marker for gaps; one that takes spaces along."""
+    bert = Bundle.open(CHECKPOINTS / "fast").file("tokenizer.json").read_bytes()
+    cased = {**json.loads(bert)["normalizer"], "lowercase": False, "clean_text": False}
+    other = {**json.loads(bert), "normalizer": None}
+    gap = {"id": 99, "content": "a b", "single_word": False, "lstrip": True, "rstrip": False}
+    gap |= {"normalized": False, "special": True}
+    made = Tokenizer(models.BPE({"a": 0, "Ġa": 1, "Ġ": 2}, [("Ġ", "a")]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel()
+    files = [bert, json.dumps({**other, "normalizer": cased}).encode(), json.dumps(other).encode()]
+    files += [json.dumps({**other, "added_tokens": [gap]}).encode(), made.to_str().encode()]
+    loaded = [load_tokenizer(file) for file in files]
+    return [(ids_by_word(tokenizer), tokenizer) for tokenizer in loaded]
+
+
+def test_many_words_and_long_ones() -> None:
+    [(ids_of, tokenizer), *_] = by_word()
+    text = " ".join(f"w{n}" for n in range(KEPT_WORDS + 10)) + " " + "x" * 500
+    assert ids_of(text) == ids_of(text) == token_ids(tokenizer, text)
 
 
 def test_a_panic_at_a_text_is_an_error_that_quotes_nothing(make_bundle: BundleMaker) -> None:

@@ -25,7 +25,7 @@ from ..files import cache_folder, whole_file
 from ..router.bundle import EMBEDDING, FORMAT, Bundle, file_sha256, write_bundle
 from ..router.features import FEATURES
 from ..router.text import Promptlike, as_conversation, encode, special_tokens
-from ..router.tokenizing import load_tokenizer
+from ..router.tokenizing import ids_by_word, load_tokenizer
 from .export import TORCH_BOUND, Feeds, export_module, quantize, run_graph, split_graph
 from .settings import DEFAULT_ENCODER, MAX_TOKENS
 
@@ -52,7 +52,8 @@ class LoadedEncoder:
         """Token ids of prompts, as the runtime cuts them."""
         prefix, suffix = special_tokens(self.tokenizer)
         lengths: dict[str, Any] = {"max_tokens": max_tokens, "prefix": prefix, "suffix": suffix}
-        return [encode(as_conversation(p), self.tokenizer, **lengths).ids for p in inputs]
+        ids_of = ids_by_word(self.tokenizer)
+        return [encode(as_conversation(p), ids_of, **lengths).ids for p in inputs]
 
 
 class EncoderModule(torch.nn.Module):
