@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import sqlalchemy as sa
 from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, Index, Integer, Table, Text
 
+from ...providers import json_bytes
 from .record import Record
 
 NAME_BYTES = 256  # an index entry of PostgreSQL holds 2,704 bytes: longer names are cut
@@ -111,7 +112,7 @@ def to_row(record: Record) -> dict[str, Any]:
         if row[name] is None:
             row[name] = 0
     for name in _NAMES:
-        if row[name] is not None:
+        if row[name] is not None and len(row[name]) > NAME_BYTES // 4:
             row[name] = row[name].encode()[:NAME_BYTES].decode(errors="ignore")
     for name in ("prompt", "answer"):
         if row[name] is not None:
@@ -128,11 +129,18 @@ def _clean(value: Any) -> Any:
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if not isinstance(value, (list, tuple, dict)):
+        return clean_text(str(value))
+    # For a column of JSON, whose serializer replaces all that is odd but NUL.
+    return _without_nul(value) if b"\\u0000" in json_bytes.write(value) else value
+
+
+def _without_nul(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
-        return [_clean(item) for item in value]
+        return [_without_nul(item) for item in value]
     if isinstance(value, Mapping):
-        return {clean_text(str(key)): _clean(item) for key, item in value.items()}
-    return clean_text(str(value))
+        return {clean_text(str(key)): _without_nul(item) for key, item in value.items()}
+    return clean_text(value) if isinstance(value, str) else value
 
 
 def clean_text(value: str) -> str:
