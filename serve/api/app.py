@@ -15,7 +15,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Scope
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..config.settings import Config
 from ..errors import RefusedError
@@ -60,6 +60,9 @@ def create_app(config: Config, *, metrics_folder: Path | None = None) -> Starlet
             error = RefusedError(500, "internal_error", "the server failed; its log says where")
         return JSONResponse(error.told_at(request.url.path), error.status, headers=error.headers)
 
+    async def told(error: RefusedError, scope: Scope, receive: Receive, send: Send) -> None:
+        await answered(Request(scope), error)(scope, receive, send)
+
     def client(scope: Scope) -> str:
         return client_of(headers_of(scope), config, address_of(scope))
 
@@ -73,22 +76,36 @@ def create_app(config: Config, *, metrics_folder: Path | None = None) -> Starlet
             await flow.finish()
             await state.close()
 
-    doors = {"/chat/completions": chat_completions, **DOORS}
-    asking = [
-        Route(f"{v1}{path}", Endpoint(flow, door), methods=["POST"])
-        for path, door in doors.items()
+    doors = {
+        f"{v1}{path}": Endpoint(flow, door, told)
+        for path, door in {"/chat/completions": chat_completions, **DOORS}.items()
         for v1 in ("/v1", "")
-    ]
+    }
+    asking = [Route(path, door, methods=["POST"]) for path, door in doors.items()]
     app = Starlette(
         routes=[*asking, *_reading(state), *admin_routes(state)],
         lifespan=lifespan,
         middleware=[
-            Middleware(Limits, settings=config.server, on_refusal=refused, client_of=client)
+            Middleware(Limits, settings=config.server, on_refusal=refused, client_of=client),
+            Middleware(_Straight, doors=doors),
         ],
         exception_handlers=dict.fromkeys((RefusedError, HTTPException, Exception), answered),
     )
     app.state.thriftroute = state
     return app
+
+
+class _Straight:
+    """Middleware: to the doors past Starlette's router, which tries one route after the other."""
+
+    def __init__(self, app: ASGIApp, doors: Mapping[str, ASGIApp]) -> None:
+        self._app = app
+        self._doors = doors
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        asks = scope["type"] == "http" and scope["method"] == "POST"
+        app = self._doors.get(scope["path"]) if asks and not scope.get("root_path") else None
+        await (app or self._app)(scope, receive, send)
 
 
 def _reading(state: ServerState) -> list[Route]:

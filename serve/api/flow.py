@@ -11,12 +11,13 @@ import functools
 import math
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ...router.looking import without_logprobs
 from ..cache.answers import Assembler, Kept, replay, unpack
 from ..cache.key import cache_key, semantic_bucket
+from ..changed import changed
 from ..errors import RefusedError
 from ..policy.eligibility import cost
 from ..request import ChatRequest
@@ -115,7 +116,7 @@ class RequestFlow:
         plan = await self._beside(
             make, stage, quick=stage.size < SHORT_BYTES and pipeline.is_quick(request)
         )
-        return replace(stage, held=held, plan=plan)
+        return changed(stage, held=held, plan=plan)
 
     async def _looked_up(self, stage: Pending) -> tuple[Pending, Kept | None]:
         """The kept answer to the same request, or to one close enough, where that is turned on."""
@@ -124,24 +125,24 @@ class RequestFlow:
         if cache is None:
             return stage, None
         if plan.mask or not request.options.cache:  # what is sensitive is not kept anywhere
-            return replace(stage, cache="bypass"), None
+            return changed(stage, cache="bypass"), None
         keys = (request, self.state.model_set, plan)
         quick = stage.size < SHORT_BYTES
         key = await self._beside(functools.partial(cache_key, *keys), stage, quick=quick)
-        missed = replace(stage, cache="miss", cache_key=key, meant=plan.models[0])
+        missed = changed(stage, cache="miss", cache_key=key, meant=plan.models[0])
         kept = unpack(key, await cache.get(key))
         if kept is not None:
-            return replace(missed, cache="hit"), kept
+            return changed(missed, cache="hit"), kept
         if semantic is None:
             return missed, None
         make = functools.partial(semantic_bucket, *keys)
         bucket = await self._beside(make, stage, quick=quick)
-        missed = replace(missed, bucket=bucket)
+        missed = changed(missed, bucket=bucket)
         near = await self.state.in_thread(lambda: semantic.find(bucket, request.text))
         kept = None if near is None else unpack(near, await cache.get(near))
         if near is not None and kept is None:  # its answer has gone since
             semantic.discard(bucket, near)
-        return (missed if kept is None else replace(missed, cache="semantic")), kept
+        return (missed if kept is None else changed(missed, cache="semantic")), kept
 
     async def _reserved(self, stage: Pending) -> Pending:
         """The estimate, taken from the budgets."""
@@ -160,7 +161,7 @@ class RequestFlow:
         reservation = await state.ledger.reserve(
             who, tier, usd=usd, tokens=tokens, weak_usd=weak_usd
         )
-        return replace(stage, reservation=reservation)
+        return changed(stage, reservation=reservation)
 
     async def _narrowed(self, stage: Pending) -> Pending:
         """With the plan that a budget leaves: where one runs low, weak models have to do."""
@@ -171,9 +172,9 @@ class RequestFlow:
             make = functools.partial(pipeline.narrowed, plan, request)
             narrowed = await self._beside(make, stage, quick=False)
             if narrowed.looks != plan.looks:  # the key stands for answers that were looked at
-                stage = replace(stage, cache_key=None)
+                stage = changed(stage, cache_key=None)
             plan = narrowed
-        return replace(stage, plan=plan, called=time.perf_counter())
+        return changed(stage, plan=plan, called=time.perf_counter())
 
     async def _streamed(self, ended: Ended, answer: Answer) -> AsyncGenerator[dict[str, Any]]:
         """The upstream's chunks, kept as they pass; however it ends, the request is settled."""
@@ -194,7 +195,7 @@ class RequestFlow:
         finally:
             await chunks.aclose()
             found |= {"attempts": answer.attempts, "said": answer.text}
-            self._settle(replace(ended, **found, upstream_s=chunks.waited_s))
+            self._settle(changed(ended, **found, upstream_s=chunks.waited_s))
 
     async def _beside(self, work: Callable[[], T], stage: Pending, *, quick: bool) -> T:
         """`work()` that reads a request: beside the event loop, unless it is quick."""

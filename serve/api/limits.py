@@ -140,7 +140,7 @@ class _Exchange:
         self._late = self._closes = self.started = self.begun = False
         self._encoding = headers.get("content-encoding", "identity").strip().lower()
         self._is_gzip = self._encoding in {"gzip", "x-gzip"}
-        self._unzip = zlib.decompressobj(16 + zlib.MAX_WBITS)
+        self._unzip = zlib.decompressobj(16 + zlib.MAX_WBITS) if self._is_gzip else None
         self.size = 0  # as they are kept
         self.complete = self._declared == 0 and "transfer-encoding" not in headers
 
@@ -183,6 +183,7 @@ class _Exchange:
     def _unpacked(self, body: bytes) -> bytes:
         """More of a gzip body; never more than fits, whatever it would unpack to."""
         found: bytes | None = None
+        assert self._unzip is not None
         with contextlib.suppress(zlib.error):
             found = self._unzip.decompress(body, self._max - self.size + 1)
             self._check_size(self.size + len(found))

@@ -3,11 +3,11 @@
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 from ...providers.completion import is_loaded
+from ..changed import changed
 from ..request import ChatRequest, Options, Principal
 from ..session_key import session_of
 from ..state import ServerState
@@ -55,7 +55,7 @@ async def parse(
         how: dict[str, Any] = {"headers": headers, "exact": exact}
         request = request_of(state, chat, options, who, id=uuid.uuid4().hex, **how)
         sent = request.body if native is None else {**request.body, "native": native}
-        return replace(request, body=sent, size=size)
+        return changed(request, body=sent, size=size)
 
     # What has to be counted exactly loads LiteLLM, the first time: never on the event loop.
     short = short and (is_loaded() or (not exact and 4 * size < state.room_for(body, options)))
@@ -91,4 +91,4 @@ def request_of(
     )
     metadata, messages = body.get("metadata"), request.messages
     session = session_of(options.session, headers, request.body, metadata, messages)
-    return replace(request, session=session, model=state.registry.meant(request.model))
+    return changed(request, session=session, model=state.registry.meant(request.model))

@@ -52,7 +52,10 @@ class Pending:
 
     def ended(self, **outcome: Any) -> "Ended":
         """The end of it."""
-        return Ended(**{f.name: getattr(self, f.name) for f in fields(Pending)}, **outcome)
+        return Ended(**{name: getattr(self, name) for name in _PENDING}, **outcome)
+
+
+_PENDING = tuple(each.name for each in fields(Pending))
 
 
 @dataclass(frozen=True, slots=True)

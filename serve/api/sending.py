@@ -166,13 +166,18 @@ class Client:
 
 
 class Endpoint:
-    """A door as an ASGI application: its clients are told where the server shuts down."""
+    """A door as an ASGI application: its clients are told where the server shuts down. `told`
+    answers with an error."""
 
     def __init__(
-        self, flow: RequestFlow, door: Callable[[RequestFlow, Client], Awaitable[None]]
+        self,
+        flow: RequestFlow,
+        door: Callable[[RequestFlow, Client], Awaitable[None]],
+        told: Callable[[RefusedError, Scope, Receive, Send], Awaitable[None]],
     ) -> None:
         self._flow = flow
         self._door = door
+        self._told = told
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -182,9 +187,14 @@ class Endpoint:
                 await self._door(self._flow, client)
             except asyncio.CancelledError:  # uvicorn does so where `server.shutdown_s` is over
                 asyncio.current_task().uncancel()  # type: ignore[union-attr]
-                if not client.started:
-                    raise shutting_down() from None
-                await client.farewell(shutting_down())
+                if client.started:
+                    await client.farewell(shutting_down())
+                else:
+                    await self._told(shutting_down(), scope, receive, send)
+            except RefusedError as error:
+                if client.started:
+                    raise
+                await self._told(error, scope, receive, send)
 
 
 def _encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:

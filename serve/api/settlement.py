@@ -3,16 +3,16 @@
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from ...router.looking import without_logprobs
 from ...router.score_or_fallback import place_of
 from ..cache.answers import Kept, is_complete, pack
+from ..changed import changed
 from ..policy.course import Course
 from ..registry import Model
-from ..spend.cost import Usage, cost_of, is_priced_here, usage_of
+from ..spend.cost import Usage, cost_here, cost_of, usage_of
 from ..state import ServerState
 from ..upstream.caller import CANCELLED
 from ..upstream.failures import Attempt
@@ -35,7 +35,7 @@ async def settle(state: ServerState, ended: Ended) -> Ended:
             ended = await step(state, ended) or ended
         except Exception as error:  # noqa: BLE001
             _log(ended, getattr(step, "__name__", "").strip("_"), error)
-    return replace(ended, latency_s=time.perf_counter() - ended.started)
+    return changed(ended, latency_s=time.perf_counter() - ended.started)
 
 
 async def record(state: ServerState, settled: Ended) -> None:
@@ -69,7 +69,7 @@ async def _price(state: ServerState, ended: Ended) -> Ended:
     if ended.cache in {"hit", "semantic"} and ended.completion is not None:
         usage, kept = usage_of(ended.completion) or Usage(0, 0), None if routed is None else 0.0
         would = await _cost(state, strong, _as_long_as(ended, strong.name, usage))
-        return replace(ended, usage=usage, cost=0.0, strong_cost=would, routed_cost=kept)
+        return changed(ended, usage=usage, cost=0.0, strong_cost=would, routed_cost=kept)
     usage, used_tokens, cost = Usage(0, 0), 0, 0.0
     priced: dict[str, float] = {}  # what the latest usage comes to
     for attempt in ended.attempts:
@@ -80,7 +80,7 @@ async def _price(state: ServerState, ended: Ended) -> Ended:
             used_tokens += found.total_tokens
     spent: dict[str, Any] = {"usage": usage, "used_tokens": used_tokens, "cost": cost}
     if ended.model is None:
-        return replace(ended, **spent)
+        return changed(ended, **spent)
     asked, now = ended.request, time.time()
     always = usage
     if asked.is_agents and routed is None:  # in shadow mode it did answer always
@@ -91,7 +91,7 @@ async def _price(state: ServerState, ended: Ended) -> Ended:
     routed_cost = None
     if routed is not None:
         routed_cost = await _cost(state, models[routed], _as_long_as(ended, routed, usage))
-    return replace(ended, **spent, strong_cost=strong_cost, routed_cost=routed_cost)
+    return changed(ended, **spent, strong_cost=strong_cost, routed_cost=routed_cost)
 
 
 def _as_long_as(ended: Ended, model: str, usage: Usage) -> Usage:
@@ -107,13 +107,12 @@ def _as_long_as(ended: Ended, model: str, usage: Usage) -> Usage:
     if usage.raw is not None:
         raw = {name: v for name, v in usage.raw.items() if name != "completion_tokens_details"}
         raw |= {"completion_tokens": tokens, "total_tokens": usage.prompt_tokens + tokens}
-    return replace(usage, completion_tokens=tokens, reasoning_tokens=0, raw=raw)
+    return changed(usage, completion_tokens=tokens, reasoning_tokens=0, raw=raw)
 
 
 async def _cost(state: ServerState, model: Model, usage: Usage) -> float:
-    if is_priced_here(model, usage):
-        return cost_of(model, usage)
-    return await state.in_thread(partial(cost_of, model, usage))
+    cost = cost_here(model, usage)
+    return cost if cost is not None else await state.in_thread(partial(cost_of, model, usage))
 
 
 async def _usage(state: ServerState, ended: Ended, attempt: Attempt) -> Usage | None:
@@ -185,7 +184,7 @@ async def _look(state: ServerState, settled: Ended) -> Ended | None:
     look, body = state.caller.look, settled.request.body
     seen = await state.in_thread(lambda: look(completion, body, plan.score))
     without_logprobs(completion, body)
-    return None if seen is None else replace(settled, looked=replace(seen, escalated=False))
+    return None if seen is None else changed(settled, looked=changed(seen, escalated=False))
 
 
 def _log(settled: Ended, what: str, error: Exception) -> None:

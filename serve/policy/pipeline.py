@@ -24,12 +24,12 @@ makes the choice, or raises a RefusedError. `narrowed` follows from what has bee
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from ...errors import RoutingError, ThresholdError
 from ...router.model_name import AUTO, PREFIX, parse_model_name
 from ...router.routers import BundleRouter, Router
 from ...router.threshold import validate_threshold
+from ..changed import changed
 from ..config.settings import Config
 from ..errors import RefusedError
 from ..registry import Model, short_names
@@ -141,8 +141,8 @@ class Pipeline:
             reason = f"budget: {outcome}"
             kind = self._selection.named(left[0], reason).kind
         models = tuple(left if self._config.calls.fallbacks else left[:1])
-        changed = {"models": models, "choice": kind, "reason": reason, "looks": False}
-        return plan.told("budget", outcome, **changed)
+        new = {"models": models, "choice": kind, "reason": reason, "looks": False}
+        return plan.told("budget", outcome, **new)
 
     def _within(self, name: str, request: ChatRequest, most: float | None) -> bool:
         return most is None or cost(self._models[name], request) <= most
@@ -195,7 +195,7 @@ class Pipeline:
         """The models that may see what the request holds."""
         allowed = draft.allowed if draft.direct is None else (draft.direct,)
         if not self.sensitivity.active:
-            return draft if draft.direct is None else replace(draft, allowed=allowed)
+            return draft if draft.direct is None else changed(draft, allowed=allowed)
         found = self.sensitivity.judge(draft.request, allowed, self._models)
         return draft.told("sensitivity", found.outcome, allowed=found.allowed, mask=found.mask)
 
@@ -206,10 +206,10 @@ class Pipeline:
         held = None if draft.held is None else draft.held.model
         if draft.direct is not None:
             choice = ChosenModel(draft.direct, "direct", "the request names the model")
-            return replace(draft, choice=choice)
+            return changed(draft, choice=choice)
         priced = self.switching.applies(request) and held in draft.allowed
         if priced:
-            draft = replace(draft, choice=self.switching.between(draft))
+            draft = changed(draft, choice=self.switching.between(draft))
         if held is not None and request.in_tool_calls and not (priced and draft.choice is None):
             models, allowed = self._models, draft.allowed
             above = tuple(n for n in allowed if not weaker(n, held, config, models, request))
@@ -217,15 +217,15 @@ class Pipeline:
                 draft = draft.told("session", f"{held!r} and better ones cannot go on with it")
             else:
                 stays = draft.choice or stay(request, allowed, held, config)
-                draft = replace(draft, allowed=above, choice=stays)
+                draft = changed(draft, allowed=above, choice=stays)
                 if draft.choice is not None:
                     return draft
         if rule is not None and rule.model is not None:
             if rule.model in draft.allowed:
-                return replace(draft, choice=ChosenModel(rule.model, "rule", f"rule {rule.name!r}"))
+                return changed(draft, choice=ChosenModel(rule.model, "rule", f"rule {rule.name!r}"))
             draft = draft.told("rules", f"{rule.model!r} may not take it after all", rule=None)
         stays = None if priced or held is None else stay(request, draft.allowed, held, config)
-        return draft if stays is None else replace(draft, choice=stays)
+        return draft if stays is None else changed(draft, choice=stays)
 
     def _affordable(self, draft: Draft, choice: ChosenModel) -> Draft:
         """The models within the request's `max_cost`. Raises RefusedError (400)."""
@@ -234,12 +234,12 @@ class Pipeline:
             return draft
         fits = tuple(name for name in draft.allowed if self._within(name, request, most))
         if choice.model in fits:
-            return replace(draft, allowed=fits)
+            return changed(draft, allowed=fits)
         cheapest = by_price(draft.allowed, self._models, request)[0]
         if fits and self._config.max_cost_action == "cheapest" and choice.kind != "direct":
             reason = f"{choice.model!r} costs more than ${most:.6g}: the cheapest"
             kind = self._selection.named(cheapest, reason).kind
-            choice = replace(choice, model=cheapest, kind=kind, reason=reason)
+            choice = changed(choice, model=cheapest, kind=kind, reason=reason)
             return draft.told("max_cost", f"{cheapest}: {reason}", allowed=fits, choice=choice)
         price, least = (cost(self._models[name], request) for name in (choice.model, cheapest))
         other = f"; the cheapest that can take it, {cheapest!r}, may cost ${least:.6g}"

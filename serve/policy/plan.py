@@ -1,9 +1,10 @@
 """What was decided for a request, step by step."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from ..changed import changed
 from ..config.settings import Rule
 from ..request import ChatRequest
 from .course import Course
@@ -56,9 +57,9 @@ class Draft:
     mask: bool = False
     steps: tuple[Step, ...] = ()
 
-    def told(self, name: str, outcome: str, **changed: Any) -> "Draft":
+    def told(self, name: str, outcome: str, **new: Any) -> "Draft":
         """The next draft, with a line on it for the record."""
-        return replace(self, steps=(*self.steps, Step(name, outcome)), **changed)
+        return changed(self, steps=(*self.steps, Step(name, outcome)), **new)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +84,9 @@ class RoutingPlan:
     routed: str | None = None
     looks: bool = False
 
-    def told(self, name: str, outcome: str, **changed: Any) -> "RoutingPlan":
+    def told(self, name: str, outcome: str, **new: Any) -> "RoutingPlan":
         """The plan with one more step."""
-        return replace(self, steps=(*self.steps, Step(name, outcome)), **changed)
+        return changed(self, steps=(*self.steps, Step(name, outcome)), **new)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON, for `/route`."""

@@ -8,7 +8,6 @@ import logging
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 from ...router.routers import BundleRouter, Router
@@ -16,6 +15,7 @@ from ...router.score_or_fallback import compare, score_or_problem
 from ...router.second_look import LookPolicy
 from ...router.step_head import StepHead
 from ...router.threshold import STRONG_SHARE, validate_threshold
+from ..changed import changed
 from ..config.settings import Config
 from ..errors import RefusedError
 from ..registry import Model
@@ -112,7 +112,7 @@ class Selection:
         tier_name, priority = draft.request.principal.tier, draft.request.options.priority
         tier, limit = config.tiers.get(tier_name or ""), self._wanted(draft)
         if limit is None and priority is not None:
-            return replace(draft, choice=self._by_priority(draft, priority))
+            return changed(draft, choice=self._by_priority(draft, priority))
         if limit is None and tier is not None and tier.threshold is not None:
             limit = (tier.threshold, f"of tier {tier_name!r}")
         look = None if limit is not None else self._look
@@ -125,10 +125,10 @@ class Selection:
             left = [name for name in (config.weak, config.strong) if name in draft.allowed]
             if not left:
                 reason = "neither strong nor weak model can take it"
-                return replace(draft, choice=self._cheapest(draft, reason))
+                return changed(draft, choice=self._cheapest(draft, reason))
             if len(left) == 1:  # nothing needs to be scored
                 reason = f"of strong and weak only {left[0]!r} can take it"
-                return replace(draft, choice=self.named(left[0], reason))
+                return changed(draft, choice=self.named(left[0], reason))
         draft, score, problem = self._scored(draft)
         if score is None:
             choice = self._first(draft, settings.on_error, problem)
@@ -141,8 +141,8 @@ class Selection:
         known: dict[str, Any] = {"score": score, "threshold": threshold, "router": settings.name}
         found = None if score is None else self.qualities.percentile(score)
         if found is None:
-            return replace(draft, choice=replace(choice, **known))
-        choice = replace(choice, **known, percentile=found[0])
+            return changed(draft, choice=changed(choice, **known))
+        choice = changed(choice, **known, percentile=found[0])
         return draft.told("percentile", found[1], choice=choice)
 
     def _scored(self, draft: Draft) -> tuple[Draft, float | None, str]:
@@ -163,7 +163,7 @@ class Selection:
         choice = self.named(getattr(self._config, kind), reason)
         if look is None or not look.low <= score < look.high:
             return choice
-        return replace(choice, reason=f"{reason}; looked at from {look.low:.6g}", look=True)
+        return changed(choice, reason=f"{reason}; looked at from {look.low:.6g}", look=True)
 
     def named(self, model: str, reason: str) -> ChosenModel:
         """A model that was settled on its own, with the choice that it is."""

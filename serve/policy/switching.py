@@ -7,11 +7,11 @@ change is weighed against what the model's prompt cache is worth (`router.switch
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 
 from ...providers.prompt_cache import CachePrice, CacheRules, cache_price
 from ...router.switching import Pair, SessionState, decide
 from ...router.threshold import STRONG_SHARE
+from ..changed import changed
 from ..config.settings import Config
 from ..registry import Model
 from ..request import ChatRequest
@@ -33,8 +33,8 @@ class Switching:
         found = [(n, cache_price(m.litellm_model, m.price)) for n, m in models.items()]
         self._prices: dict[str | None, dict[str, CachePrice]] = {
             "5m": dict(found),
-            "1h": {n: replace(each, hour=True) for n, each in found},
-            None: {n: replace(p, rules=_NONE) if p.rules.marked else p for n, p in found},
+            "1h": {n: changed(each, hour=True) for n, each in found},
+            None: {n: changed(p, rules=_NONE) if p.rules.marked else p for n, p in found},
         }
 
     def applies(self, request: ChatRequest) -> bool:
@@ -78,16 +78,16 @@ class Switching:
         if chosen in lengths.arms:
             tokens = lengths.tokens(chosen, step.prompt, choice.score)
             both = [tokens * lengths.ratio(name, chosen) for name in pair]
-            priced = replace(priced, strong_output=both[0], weak_output=both[1])
+            priced = changed(priced, strong_output=both[0], weak_output=both[1])
         found = decide(state, step, priced, wants_strong)
         reason = f"{choice.reason}; {found.reason}"
         if pair[not found.strong] != choice.model:
             kind: ChoiceKind = (
                 "session" if course is not None and other == course.model else "strong"
             )
-            return replace(draft, choice=replace(choice, model=other, kind=kind, reason=reason))
+            return changed(draft, choice=changed(choice, model=other, kind=kind, reason=reason))
         told = choice.reason if wants_strong else reason
-        return replace(draft, choice=replace(choice, reason=told))
+        return changed(draft, choice=changed(choice, reason=told))
 
     def after(
         self, course: Course | None, request: ChatRequest, model: str, usage: Usage, now: float

@@ -70,8 +70,7 @@ def cost_of(model: Model, usage: Usage) -> float:
     (a map that changed under us), the model's own three prices are applied, and the log says so
     once a model.
     """
-    plain = model.estimate(usage.prompt_tokens - usage.cached_tokens, usage.completion_tokens)
-    plain += usage.cached_tokens * model.cached_input_price
+    plain = _plain(model, usage)
     try:
         cost = call_cost(model.cost_key, _told(usage), usage.service_tier)
         why = f"a cost of {cost}"
@@ -83,9 +82,17 @@ def cost_of(model: Model, usage: Usage) -> float:
     return plain
 
 
-def is_priced_here(model: Model, usage: Usage) -> bool:
-    """Whether `cost_of` need not load LiteLLM, which takes seconds: never on the event loop."""
-    return is_loaded() or plain_cost(model.cost_key, _told(usage), usage.service_tier) is not None
+def cost_here(model: Model, usage: Usage) -> float | None:
+    """`cost_of`; None where it has to load LiteLLM, which takes seconds: never on the loop."""
+    cost = plain_cost(model.cost_key, _told(usage), usage.service_tier)
+    if cost is not None and (cost > 0 or _plain(model, usage) <= 0):
+        return cost
+    return cost_of(model, usage) if cost is not None or is_loaded() else None
+
+
+def _plain(model: Model, usage: Usage) -> float:
+    plain = model.estimate(usage.prompt_tokens - usage.cached_tokens, usage.completion_tokens)
+    return plain + usage.cached_tokens * model.cached_input_price
 
 
 def _told(usage: Usage) -> Mapping[str, Any]:
