@@ -144,6 +144,8 @@ def test_two_tool_calls_are_two() -> None:
                     index = piece["index"]
                     arguments[index] = arguments.get(index, "") + piece["function"]["arguments"]
             assert arguments == {0: '{"a":1}', 1: '{"a":2}'}, pieces
+            # It is kept after the last byte.
+            until(lambda at_least=number + 1: server.state.cache.writes >= at_least)
             again = ask(server, f"{number}")
             assert again.headers["x-thriftroute-cache"] == "hit"
             made = again.json()["choices"][0]["message"]["tool_calls"]

@@ -12,8 +12,12 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 import uvicorn
 from starlette.applications import Starlette
+from thriftroute.router.bundle import Bundle
+from thriftroute.router.routers import CHECKPOINTS
+from thriftroute.router.scorer import Scorer
 from thriftroute.serve.api.app import create_app
 from thriftroute.serve.api.limits import BoundedProtocol
 from thriftroute.serve.config.settings import Config
@@ -54,11 +58,27 @@ def pool(api_base: str, **more: Any) -> dict[str, Any]:
     return {**base, **more}
 
 
+_real_load = Scorer.load
+_loaded: dict[tuple[Any, ...], Scorer] = {}
+
+
+def _load_once(bundle: Bundle, **settings: Any) -> Scorer:
+    """`Scorer.load`, but a built-in bundle once a process: it takes a third of a second."""
+    if bundle.path.parent != CHECKPOINTS:
+        return _real_load(bundle, **settings)
+    key = (bundle.path, *sorted(settings.items()))
+    if key not in _loaded:
+        _loaded[key] = _real_load(bundle, **settings)
+    return _loaded[key]
+
+
 @contextlib.contextmanager
 def serving(settings: dict[str, Any] | Config) -> Iterator[Serving]:
     """Serves until the block ends; then everything is flushed and closed."""
     config = settings if isinstance(settings, Config) else Config.model_validate(settings)
-    app = create_app(config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Scorer, "load", _load_once)
+        app = create_app(config)
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         options = uvicorn.Config(
