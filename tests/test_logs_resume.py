@@ -89,6 +89,7 @@ def log(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.no_cover  # the tests below run the same lines; tracing takes two thirds of the time
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize(
     ("name", "write"),
