@@ -55,7 +55,7 @@ def test_an_odd_latency_has_a_step_too(seconds: float) -> None:
     assert 1e-5 < step_seconds(latency_step(seconds)) < 2e6
 
 
-@pytest.mark.no_cover  # tests of records run the same lines; tracing takes half of the time
+@pytest.mark.no_cover  # tests of records run the same lines; tracing costs half
 def test_batches_of_any_size_take_few_statements() -> None:
     """The driver keeps every one of them, and of many rows each is large."""
     engine = open_engine("sqlite://")

@@ -204,7 +204,7 @@ def test_empty_sides() -> None:
     assert decontaminate(["a"], ["s"], {"e": []}).keep.all()
 
 
-@pytest.mark.no_cover  # the tests above run the same lines; tracing takes half of the time
+@pytest.mark.no_cover  # the tests above run the same lines; tracing costs a third
 @needs_data
 def test_more_than_half_of_mmlu_pro_falls_out_against_mmlu() -> None:
     # Sets, in their order: a file repeats a prompt for each model.
@@ -220,7 +220,7 @@ def test_more_than_half_of_mmlu_pro_falls_out_against_mmlu() -> None:
     assert not kept & ungeneric
 
 
-@pytest.mark.no_cover  # the tests above run the same lines; tracing takes half of the time
+@pytest.mark.no_cover  # the tests above run the same lines; tracing costs a third
 @needs_data
 def test_gsm8k_inside_fusionbench_falls_out() -> None:
     gsm8k = list(dict.fromkeys(read_prompts(source("routellm_gsm8k").path())))
