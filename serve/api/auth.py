@@ -36,7 +36,7 @@ def principal(
     page asks without a key, 400 for a tenant that is no name.
     """
     asked = _tenant(headers.get(TENANT_HEADER, tenant))
-    hashed = _digest_sent(headers)
+    hashed = _digest_sent(headers, config)
     if _is(hashed, config.server.admin_sha256):
         return Principal("admin", asked or "default", config.default_tier, admin=True)
     # No early exit: the time taken does not tell which key came close.
@@ -62,7 +62,7 @@ def principal(
 
 def client_of(headers: Mapping[str, str], config: Config, address: str) -> str:
     """Whom a request counts for: its key's digest, or its address where it has no key of ours."""
-    hashed = _digest_sent(headers)
+    hashed = _digest_sent(headers, config)
     known = {config.server.admin_sha256, *(key.sha256 for key in config.keys)}
     return hashed if hashed is not None and hashed in known else address
 
@@ -75,7 +75,7 @@ def admin(
 
     Raises RefusedError: 401 without a valid key, 403 for who may not use it.
     """
-    hashed = _digest_sent(headers)
+    hashed = _digest_sent(headers, config)
     if _is(hashed, config.server.admin_sha256):
         return principal(headers, config)
     if config.server.admin_sha256 is not None or any(key.admin for key in config.keys):
@@ -124,8 +124,10 @@ def _names_this_machine(headers: Mapping[str, str]) -> bool:
     return host[: end + 1] + host[end + 1 :].partition(":")[0] in _LOCAL_NAMES
 
 
-def _digest_sent(headers: Mapping[str, str]) -> str | None:
-    """The digest of the key that was sent; None where there is none."""
+def _digest_sent(headers: Mapping[str, str], config: Config) -> str | None:
+    """The digest of the key that was sent; None where there is none, or none is configured."""
+    if not config.keys and config.server.admin_sha256 is None:
+        return None
     scheme, _, token = headers.get("authorization", "").partition(" ")
     sent = token.strip() if scheme.lower() == "bearer" else ""
     sent = sent or headers.get("x-api-key", "").strip()  # as Anthropic's clients send it

@@ -1,7 +1,7 @@
 """POST /v1/chat/completions: who asks, what is asked, the answer."""
 
+import os
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -53,7 +53,7 @@ async def parse(
     def read() -> ChatRequest:
         chat, native = (body, None) if translate is None else translate(body, headers)
         how: dict[str, Any] = {"headers": headers, "exact": exact}
-        request = request_of(state, chat, options, who, id=uuid.uuid4().hex, **how)
+        request = request_of(state, chat, options, who, id=os.urandom(16).hex(), **how)
         sent = request.body if native is None else {**request.body, "native": native}
         return changed(request, body=sent, size=size)
 
