@@ -76,7 +76,7 @@ def ids_by_word(tokenizer: Tokenizer) -> Callable[[str], list[int]]:
     """
     if not _takes_words(tokenizer):
         return partial(token_ids, tokenizer)
-    kept: dict[str, list[int]] = {}
+    kept: dict[str, tuple[int, ...]] = {}  # which the garbage collector leaves alone
 
     def ids_of(text: str) -> list[int]:
         # Not `split()`: Unicode has spaces, and Python separators, that the library drops.
@@ -86,7 +86,7 @@ def ids_by_word(tokenizer: Tokenizer) -> Callable[[str], list[int]]:
         for word in text.split(" "):
             ids = kept.get(word)
             if ids is None:
-                ids = token_ids(tokenizer, word)
+                ids = tuple(token_ids(tokenizer, word))
                 if len(kept) >= KEPT_WORDS:
                     kept.clear()
                 if len(word) <= _KEPT_LENGTH:
