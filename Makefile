@@ -73,7 +73,6 @@ demo: demo-setup
 test: setup
 	$(BIN)/python -m pytest $(PARALLEL) --durations=25 --cov --cov-report=term:skip-covered
 
-# The tests again, a third slower, and which lines no test runs.
 # The whole suite at both ends of the range of LiteLLM that pyproject.toml states.
 test-range: setup
 	VENV=$(VENV) .ci/litellm lowest $(PARALLEL)
