@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import gc
+import inspect
 import logging
 import os
 import socket
@@ -10,10 +11,12 @@ import sys
 import tempfile
 import warnings
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import uvicorn
+from uvicorn.supervisors import Multiprocess
 
 from ..errors import ConfigError
 from ..router.score_or_fallback import place_of
@@ -83,10 +86,7 @@ def run_serve(config: Config, source: Path | None = None) -> None:
             os.environ[FOLDER_VARIABLE] = folder  # of the metrics
             os.environ[CONFIG_VARIABLE] = base64.b64encode(packed).decode()
             kept.callback(os.environ.pop, CONFIG_VARIABLE, None)
-            where: dict[str, Any] = {"host": server.host, "port": bound.getsockname()[1]}
-            bound.close()  # the workers bind it anew
-            made = f"{__package__}.command:worker"
-            uvicorn.run(made, factory=True, workers=server.workers, **where, **common)
+            _run_workers(server.workers, bound, common)
             return
         running = uvicorn.Server(uvicorn.Config(app, **common))
         try:
@@ -97,6 +97,17 @@ def run_serve(config: Config, source: Path | None = None) -> None:
             return  # Ctrl-C is how it is ended; all that ran has ended in good order
         if not running.started:
             raise ConfigError("the server could not start; its log says why")
+
+
+def _run_workers(number: int, bound: socket.socket, common: Mapping[str, Any]) -> None:
+    """As `uvicorn.run`, but on a socket that listens already."""
+    made = f"{__package__}.command:worker"
+    settings = uvicorn.Config(made, factory=True, workers=number, **common)
+    options: dict[str, Any] = {"sockets": [bound]}
+    if "target" in inspect.signature(Multiprocess).parameters:  # of older versions
+        options["target"] = uvicorn.Server(settings).run
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how it is ended
+        Multiprocess(settings, **options).run()
 
 
 def worker() -> object:

@@ -77,9 +77,11 @@ def started(
 
 
 def _wait_until_ready(running: Running) -> None:
+    """Whoever asks after it said that it serves waits, perhaps, and is not turned away."""
     for _ in range(3000):
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{running.url}/ready", timeout=5.0).status_code == 200:
+        try:
+            if httpx.get(f"{running.url}/ready", timeout=PATIENCE_S).status_code == 200:
                 return
-        assert running.process.poll() is None, "".join(running.said)
+        except httpx.TransportError as error:
+            raise AssertionError(f"{error}: {''.join(running.said)}") from error
         time.sleep(0.1)
