@@ -133,7 +133,21 @@ PIECES += [
     "\u3000",
     "\ufeff",
 ]
-PIECES += ["[SEP]", "[UNK]", "[CLS]x", "\u0301", "w" * 120, "Σ", "ς", "\ud7ff", "\U0001f600"]
+PIECES += [
+    "W-w",
+    "a b",
+    "A b",
+    "don't-(x)",
+    "[SEP]",
+    "[UNK]",
+    "[CLS]x",
+    "\u0301",
+    "w" * 120,
+    "Σ",
+    "ς",
+    "\ud7ff",
+    "\U0001f600",
+]
 
 
 @settings(max_examples=500, deadline=None)
@@ -155,6 +169,8 @@ def by_word() -> list[tuple[Callable[[str], list[int]], Tokenizer]]:
     made = Tokenizer(models.BPE({"a": 0, "Ġa": 1, "Ġ": 2}, [("Ġ", "a")]))
     made.pre_tokenizer = pre_tokenizers.ByteLevel()
     files = [bert, json.dumps({**other, "normalizer": cased}).encode(), json.dumps(other).encode()]
+    joined = {**gap, "content": "w-w", "lstrip": False, "normalized": True, "special": False}
+    files += [json.dumps({**json.loads(bert), "added_tokens": [joined]}).encode()]
     files += [json.dumps({**other, "added_tokens": [gap]}).encode(), made.to_str().encode()]
     loaded = [load_tokenizer(file) for file in files]
     return [(ids_by_word(tokenizer), tokenizer) for tokenizer in loaded]
