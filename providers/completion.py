@@ -5,7 +5,6 @@ user set before. Every keyword goes to LiteLLM as it was given, with a key that 
 where a local server needs none (`local_key`).
 """
 
-import asyncio
 import contextlib
 import functools
 import importlib
@@ -113,6 +112,8 @@ async def acomplete(request: Mapping[str, Any], *, optional: Collection[str] = (
     """`complete` for asyncio; imports happen in a thread, never on the loop. LiteLLM says that it
     takes some of the `optional` where it does not (1.110: prompt_cache_key)."""
     if not is_loaded():
+        import asyncio  # 6 MB, with ssl, for who has no loop
+
         await asyncio.to_thread(load_litellm)
     litellm = load_litellm()
     request = _called(request)

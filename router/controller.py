@@ -5,7 +5,6 @@ it. A routing decision never fails a request: where scoring fails, the model nam
 answers, and the decision's reason says so.
 """
 
-import asyncio
 import copy
 import logging
 import os
@@ -306,6 +305,8 @@ class Controller:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        import asyncio  # 6 MB, with ssl, for who has no loop
+
         await asyncio.to_thread(self.close)
 
     def __repr__(self) -> str:
@@ -314,6 +315,8 @@ class Controller:
         return f"<Controller {models}, routers: {routers}>"
 
     async def _adecide(self, prompt: Promptlike, *target: Any) -> Decision:
+        import asyncio
+
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, self._decide, prompt, *target)
 
