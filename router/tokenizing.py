@@ -8,6 +8,7 @@ no `Exception`: what guards a request against any error would let it through.
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
@@ -81,20 +82,23 @@ def ids_by_word(tokenizer: Tokenizer) -> Callable[[str], list[int]]:
     kept: dict[str, tuple[int, ...]] = {}  # tuples, which the garbage collector leaves alone
     added = [token.content.lower() for token in tokenizer.get_added_tokens_decoder().values()]
 
+    def new(word: str) -> tuple[int, ...]:
+        ids = tuple(token_ids(tokenizer, word))
+        if len(kept) >= KEPT_WORDS:
+            kept.clear()
+        if len(word) <= _KEPT_LENGTH:
+            kept[word] = ids
+        return ids
+
     def ids_of(text: str) -> list[int]:
         if any(map(text.lower().__contains__, added)):
             return token_ids(tokenizer, text)
-        found: list[int] = []
-        for word in _words(text):
-            ids = kept.get(word)
-            if ids is None:
-                ids = tuple(token_ids(tokenizer, word))
-                if len(kept) >= KEPT_WORDS:
-                    kept.clear()
-                if len(word) <= _KEPT_LENGTH:
-                    kept[word] = ids
-            found += ids
-        return found
+        words = _words(text)
+        found = list(map(kept.get, words))
+        if None in found:
+            both = zip(words, found, strict=True)
+            found = [new(word) if ids is None else ids for word, ids in both]
+        return list(chain.from_iterable(found))  # type: ignore[arg-type]  # none is None now
 
     return ids_of
 

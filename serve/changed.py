@@ -1,28 +1,17 @@
 """Copies of what is frozen, of which a request needs a dozen."""
 
-import functools
-from collections.abc import Callable
-from dataclasses import fields
-from typing import Any, TypeVar
+from typing import TypeVar
 
 T = TypeVar("T")
 
 
-def changed(value: T, /, **new: Any) -> T:
-    """`dataclasses.replace` of a dataclass with slots and nothing to do after its `__init__`, in a
-    third of the time: 6 us for the 30 fields of an `Ended`."""
-    kind: Any = type(value)
-    names, slots = _slots(kind)
-    if not new.keys() <= names:
-        raise TypeError(f"{kind.__name__} has no {', '.join(sorted(new.keys() - names))}")
-    made: T = object.__new__(kind)
-    for name, read, write in slots:
-        write(made, new[name] if name in new else read(value))
+def changed(value: T, /, **new: object) -> T:
+    """`dataclasses.replace` of a dataclass without slots and with nothing to do after its
+    `__init__`, in a fifth of the time: 2 us for 30 fields. With slots each takes a step."""
+    known = vars(value)
+    if not new.keys() <= known.keys():
+        missing = ", ".join(sorted(new.keys() - known))
+        raise TypeError(f"{type(value).__name__} has no {missing}")
+    made: T = object.__new__(type(value))
+    vars(made).update(known, **new)
     return made
-
-
-@functools.cache
-def _slots(kind: Any) -> tuple[frozenset[str], tuple[tuple[str, Callable[..., Any], Any], ...]]:
-    found = [(each.name, getattr(kind, each.name)) for each in fields(kind)]
-    slots = tuple((name, slot.__get__, slot.__set__) for name, slot in found)
-    return frozenset(name for name, _ in found), slots

@@ -81,7 +81,7 @@ class Options(BaseModel):
     metadata: Mapping[str, str] = Field(default_factory=dict)  # the rest, for rules
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ChatRequest:
     """A chat completion request, read once.
 

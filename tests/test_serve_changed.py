@@ -6,13 +6,13 @@ import pytest
 from thriftroute.serve.changed import changed
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Base:
     first: int
     second: list[int] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Child(Base):
     third: str = "x"
 

@@ -82,7 +82,8 @@ class RequestFlow:
             stage, kept = await self._looked_up(stage)
             if kept is None:
                 stage = await self._reserved(stage)
-                stage = await self._narrowed(stage)
+                if stage.reservation is not None and stage.reservation.level == "soft":
+                    stage = await self._narrowed(stage)
                 plan, stream = stage.decided, request.stream
                 answer = await state.caller.call(
                     plan.models, request.body, stream=stream, look=plan.looks, score=plan.score
@@ -161,20 +162,16 @@ class RequestFlow:
         reservation = await state.ledger.reserve(
             who, tier, usd=usd, tokens=tokens, weak_usd=weak_usd
         )
-        return changed(stage, reservation=reservation)
+        return changed(stage, reservation=reservation, called=time.perf_counter())
 
     async def _narrowed(self, stage: Pending) -> Pending:
-        """With the plan that a budget leaves: where one runs low, weak models have to do."""
-        plan, request = stage.decided, stage.request
-        assert stage.reservation is not None
-        if stage.reservation.level == "soft":
-            pipeline = self.state.pipeline_of(stage.arm)
-            make = functools.partial(pipeline.narrowed, plan, request)
-            narrowed = await self._beside(make, stage, quick=False)
-            if narrowed.looks != plan.looks:  # the key stands for answers that were looked at
-                stage = changed(stage, cache_key=None)
-            plan = narrowed
-        return changed(stage, plan=plan, called=time.perf_counter())
+        """With the plan that a budget leaves which runs low: weak models have to do."""
+        pipeline = self.state.pipeline_of(stage.arm)
+        make = functools.partial(pipeline.narrowed, stage.decided, stage.request)
+        plan = await self._beside(make, stage, quick=False)
+        # The key stands for answers that were looked at, or were not.
+        key = stage.cache_key if plan.looks == stage.decided.looks else None
+        return changed(stage, plan=plan, cache_key=key, called=time.perf_counter())
 
     async def _streamed(self, ended: Ended, answer: Answer) -> AsyncGenerator[dict[str, Any]]:
         """The upstream's chunks, kept as they pass; however it ends, the request is settled."""

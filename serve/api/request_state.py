@@ -6,8 +6,9 @@ that leaves) makes an `Ended` of it, which settlement completes. Both are frozen
 
 import functools
 import json
+import operator
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -23,7 +24,7 @@ from ..upstream.failures import Attempt
 from .chat_request import PREFIX
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Pending:
     """`size`: bytes of the body; `arm`: of the experiment; `held`: what is known of its session; no
     `plan`: refused before. `cache_key`
@@ -52,13 +53,10 @@ class Pending:
 
     def ended(self, **outcome: Any) -> "Ended":
         """The end of it."""
-        return Ended(**{name: getattr(self, name) for name in _PENDING}, **outcome)
+        return Ended(**vars(self), **outcome)
 
 
-_PENDING = tuple(each.name for each in fields(Pending))
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Ended(Pending):
     """`model` and `completion` are None where none answered. From `usage` on it is what settlement
     finds, in USD and tokens: `used_tokens` is of all attempts, `usage` of the last."""
@@ -82,10 +80,11 @@ class Ended(Pending):
 
 
 @functools.cache
-def _recorded(part: Any) -> tuple[str, ...]:
-    """The fields of a part that its record has too."""
+def _recorded(part: Any) -> tuple[tuple[str, ...], Callable[[Any], tuple[Any, ...]]]:
+    """The fields of a part that its record has too, and what gets their values."""
     known = {each.name for each in fields(Record)}
-    return tuple(each.name for each in fields(part) if each.name in known)
+    names = tuple(each.name for each in fields(part) if each.name in known)
+    return names, operator.attrgetter(*names)
 
 
 def record_of(ended: Ended, state: ServerState) -> Record:
@@ -97,9 +96,10 @@ def record_of(ended: Ended, state: ServerState) -> Record:
         overhead_s = max(0.0, ended.latency_s - ended.upstream_s)
     values: dict[str, Any] = {}
     for part in (request, ended.usage, ended, plan, who):
-        kind: Any = type(part)
-        known = () if part is None else _recorded(kind)
-        values |= {name: getattr(part, name) for name in known}
+        if part is not None:
+            kind: Any = type(part)
+            names, get = _recorded(kind)
+            values.update(zip(names, get(part), strict=True))
     values |= {
         "time": time.time() - (time.perf_counter() - ended.started),
         "requested": request.model,
@@ -155,11 +155,11 @@ def reason_of(stage: Ended) -> str:
 def headers_of(stage: Ended) -> dict[str, str]:
     """Which model answered and why. The cost only where it is known before the answer goes."""
     plan = stage.plan
-    values: dict[str, object] = {"decision-id": stage.request.id, "cache": stage.cache}
+    values: dict[str, str] = {"decision-id": stage.request.id, "cache": stage.cache}
     if plan is not None:
         if stage.model is not None:
-            values["model"] = stage.model
-        values["choice"], values["reason"] = plan.choice, reason_of(stage)
+            values["model"] = header_value(stage.model)
+        values["choice"], values["reason"] = plan.choice, header_value(reason_of(stage))
         if (switch := switch_of(plan.steps)) is not None:
             values["switch"] = switch
         for name in ("score", "percentile", "threshold"):
@@ -171,7 +171,7 @@ def headers_of(stage: Ended) -> dict[str, str]:
             values["look"] = f"{stage.looked.look.probability:.6g}"
     if stage.cost is not None:
         values["cost"] = f"{stage.cost:.10f}".rstrip("0").rstrip(".")
-    return {f"{PREFIX}{name}": header_value(value) for name, value in values.items()}
+    return {PREFIX + name: value for name, value in values.items()}
 
 
 def header_value(value: object) -> str:

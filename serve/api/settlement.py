@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -184,7 +185,7 @@ async def _look(state: ServerState, settled: Ended) -> Ended | None:
     look, body = state.caller.look, settled.request.body
     seen = await state.in_thread(lambda: look(completion, body, plan.score))
     without_logprobs(completion, body)
-    return None if seen is None else changed(settled, looked=changed(seen, escalated=False))
+    return None if seen is None else changed(settled, looked=replace(seen, escalated=False))
 
 
 def _log(settled: Ended, what: str, error: Exception) -> None:

@@ -72,12 +72,19 @@ def _digest(
 
 def canonical(value: object, *, sort: bool = False) -> bytes:
     """JSON in ASCII: a lone surrogate, which JSON may escape but UTF-8 cannot hold, is kept."""
-    return json.dumps(value, sort_keys=sort, separators=(",", ":"), default=_plain).encode()
+    return (_SORTED if sort else _AS_IT_IS)(value).encode()
 
 
 def _plain(value: object) -> object:
     """What JSON does not know: any mapping; of the rest (dates of a YAML file) the text."""
     return dict(value) if isinstance(value, Mapping) else repr(value)
+
+
+# `json.dumps` makes an encoder for each call.
+_SORTED, _AS_IT_IS = (
+    json.JSONEncoder(sort_keys=sort, separators=(",", ":"), default=_plain).encode
+    for sort in (True, False)
+)
 
 
 def _number(value: object) -> object:

@@ -26,7 +26,7 @@ def switch_of(steps: Iterable[Sequence[str]]) -> str | None:
     return next((told.partition(":")[0] for name, told in steps if name == "switch"), None)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ChosenModel:
     """The model that is to answer, and what settled it. Without a score the rest is None. `look`:
     the score lies where a second look is worth its price."""
@@ -41,7 +41,7 @@ class ChosenModel:
     look: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Draft:
     """A request on its way through the steps. `direct` and `threshold` are what its `model` means,
     `held` what is known of its conversation; `allowed` and `barred` sort the pool so far."""
@@ -62,7 +62,7 @@ class Draft:
         return changed(self, steps=(*self.steps, Step(name, outcome)), **new)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RoutingPlan:
     """`models` in the order of trial: the first is meant to answer, the others if it cannot.
 

@@ -7,6 +7,7 @@ change is weighed against what the model's prompt cache is worth (`router.switch
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ...providers.prompt_cache import CachePrice, CacheRules, cache_price
 from ...router.switching import Pair, SessionState, decide
@@ -33,8 +34,8 @@ class Switching:
         found = [(n, cache_price(m.litellm_model, m.price)) for n, m in models.items()]
         self._prices: dict[str | None, dict[str, CachePrice]] = {
             "5m": dict(found),
-            "1h": {n: changed(each, hour=True) for n, each in found},
-            None: {n: changed(p, rules=_NONE) if p.rules.marked else p for n, p in found},
+            "1h": {n: replace(each, hour=True) for n, each in found},
+            None: {n: replace(p, rules=_NONE) if p.rules.marked else p for n, p in found},
         }
 
     def applies(self, request: ChatRequest) -> bool:
@@ -78,7 +79,7 @@ class Switching:
         if chosen in lengths.arms:
             tokens = lengths.tokens(chosen, step.prompt, choice.score)
             both = [tokens * lengths.ratio(name, chosen) for name in pair]
-            priced = changed(priced, strong_output=both[0], weak_output=both[1])
+            priced = replace(priced, strong_output=both[0], weak_output=both[1])
         found = decide(state, step, priced, wants_strong)
         reason = f"{choice.reason}; {found.reason}"
         if pair[not found.strong] != choice.model:

@@ -106,7 +106,8 @@ class Metrics:
         gauge("info", "The version that runs", "livemax", "version").labels(__version__).set(1)
 
     def watch(self, recorder: "Recorder") -> None:
-        """Show this recorder's queue; looked at with every request and at every `render`."""
+        """Show this recorder's queue; looked at at every `render`, and where other workers render
+        it, with every request."""
         self._recorder = recorder
         self._look()
 
@@ -114,11 +115,7 @@ class Metrics:
         """Count one finished request. Never raises for odd numbers: they are left out."""
         model = self._name(record.model)
         self._of(self.requests, model, record.choice or "none", record.cache, record.status).inc()
-        for counter, usd in ((self.cost, record.cost), (self.strong_cost, record.strong_cost)):
-            if usd >= 0:
-                self._of(counter, model, record.tier or "none").inc(usd)
-        if record.cache in {"hit", "semantic"} and record.strong_cost >= 0:
-            self.cache_saving.inc(record.strong_cost)
+        self._observe_costs(record, model)
         if record.sent_strong is not None:
             self._of(self.routed, "strong" if record.sent_strong else "other").inc()
         for kind in ("prompt", "completion", "cached", "reasoning"):
@@ -132,7 +129,15 @@ class Metrics:
             self._of(self.switches, switch).inc()
         for before, after in record.moves:
             self._of(self.fallbacks, self._name(before), self._name(after)).inc()
-        self._look()
+        if self.folder is not None:
+            self._look()
+
+    def _observe_costs(self, record: Record, model: str) -> None:
+        for counter, usd in ((self.cost, record.cost), (self.strong_cost, record.strong_cost)):
+            if usd >= 0:
+                self._of(counter, model, record.tier or "none").inc(usd)
+        if record.cache in {"hit", "semantic"} and record.strong_cost >= 0:
+            self.cache_saving.inc(record.strong_cost)
 
     def _observe_times(self, record: Record, model: str) -> None:
         self._of(self.latency, model).observe(record.latency_s)

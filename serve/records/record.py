@@ -8,6 +8,8 @@ from itertools import pairwise
 from typing import Any, Literal
 
 CacheState = Literal["hit", "semantic", "miss", "bypass", "off"]
+# `json.dumps` makes an encoder for each call.
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 
 
 @dataclass(slots=True)
@@ -98,7 +100,7 @@ class Record:
 
 def hash_prompt(messages: Sequence[Mapping[str, Any]]) -> str:
     """SHA-256 (hex) of the messages as canonical JSON: the same prompt, the same hash."""
-    return _hash(json.dumps(messages, sort_keys=True, separators=(",", ":"), ensure_ascii=False))
+    return _hash(_CANONICAL(messages))
 
 
 def hash_session(tenant: str, session: str) -> str:

@@ -14,7 +14,7 @@ from ..registry import Model
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Usage:
     """Tokens of one call. `cached_tokens` are part of the prompt's, `reasoning_tokens` of the rest.
 
