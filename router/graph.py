@@ -6,7 +6,7 @@ operators without subgraphs, and weights that lie in the graph itself. How long 
 operators runs is not bounded.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 MAX_NODES = 20_000
 MAX_FIELDS = 1_000_000
@@ -34,6 +34,12 @@ _MESSAGES: dict[str, tuple[frozenset[int], dict[int, str]]] = {
     "attribute": (frozenset({1, 2, 3, 4, 5, 7, 8, 9, 13, 20}), {5: "tensor"}),
     "tensor": (frozenset({1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16}), {}),
 }
+# The numbers of fields: of a model its graph; of a graph its nodes, weights, outputs, and what is
+# said of values between; of a node its inputs and outputs. And where the names of weights and
+# outputs stand in them.
+_GRAPH, _NODE, _WEIGHTS, _OUTPUT, _ABOUT_VALUES = 7, 1, 5, 12, 13
+_NODES_INPUT, _NODES_OUTPUT = 1, 2
+_NAMES = {_WEIGHTS: 8, _OUTPUT: 1}
 
 
 def check_graph(data: bytes) -> None:
@@ -61,6 +67,53 @@ def check_graph(data: bytes) -> None:
         # The densest elements have two bits.
         if what == "tensor" and elements > 4 * len(message):
             raise ValueError("has a tensor that claims more elements than its data holds")
+
+
+def part_of(data: bytes, outputs: Collection[str], most: float = 1.0) -> bytes | None:
+    """Of a model that `check_graph` lets pass, what leads to these outputs of its graph alone; None
+    where it has not got them, or where that is more than the share `most` of its bytes."""
+    model = [*_read(memoryview(data))]
+    fields = [field for n, value in model if n == _GRAPH for field in _read(_bytes(value))]
+    asked = {name.encode() for name in outputs}
+    if not asked <= {name for n, v in fields if n == _OUTPUT for name in _names(v, _NAMES[n])}:
+        return None
+    kept, wanted = set[int](), {*asked}
+    for at in reversed(range(len(fields))):  # a node stands behind those whose outputs it takes
+        number, value = fields[at]
+        if number == _NODE and wanted & _names(value, _NODES_OUTPUT):
+            wanted |= _names(value, _NODES_INPUT) - {b""}  # which stands for none
+            kept.add(at)
+    for at, (number, value) in enumerate(fields):
+        if number in _NAMES:
+            if _names(value, _NAMES[number]) <= (wanted if number == _WEIGHTS else asked):
+                kept.add(at)
+        elif number not in {_NODE, _ABOUT_VALUES}:
+            kept.add(at)
+    whole = [fields[at] for at in sorted(kept)]
+    if sum(len(value) for _, value in whole if not isinstance(value, int)) > most * len(data):
+        return None
+    rest = [_written(number, value) for number, value in model if number != _GRAPH]
+    return b"".join((*rest, _written(_GRAPH, b"".join(_written(*field) for field in whole))))
+
+
+def _names(message: int | memoryview, field: int) -> set[bytes]:
+    """The names in a field of a message."""
+    return {bytes(_bytes(value)) for number, value in _read(_bytes(message)) if number == field}
+
+
+def _written(number: int, value: int | bytes | memoryview) -> bytes:
+    """A field, of a number or of bytes, as protobuf has it."""
+    if isinstance(value, int):
+        return _digits(number << 3) + _digits(value)
+    return b"".join((_digits(number << 3 | 2), _digits(len(value)), value))
+
+
+def _digits(value: int) -> bytes:
+    found = bytearray()
+    while value > 127:
+        found.append(value & 127 | 128)
+        value >>= 7
+    return bytes((*found, value))
 
 
 def _read(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:

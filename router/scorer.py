@@ -23,6 +23,7 @@ from tokenizers import Tokenizer
 from ..errors import BundleFormatError, CalibrationError, ConfigError
 from .bundle import EMBEDDING, MODEL, TOKENIZER, Bundle, Manifest
 from .features import features
+from .graph import part_of
 from .text import Conversation, Encoded, Promptlike, as_conversation, encode, validate_context
 from .threshold import calibration
 from .tokenizing import ids_by_word, load_tokenizer, token_ids
@@ -32,9 +33,7 @@ Floats32 = npt.NDArray[np.float32]
 Prompt = Promptlike | Conversation
 # So many prompts are given to the threads at once: an interrupt waits for them, not for a million.
 BLOCK = 256
-# Of a graph's outputs only what is asked for is computed.
-_AS_ASKED = ort.RunOptions()
-_AS_ASKED.only_execute_path_to_fetches = True
+_SCORES = ["quality"]  # the output that scores are made of
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +71,16 @@ class Scorer:
         if manifest.models:
             self._strong, self._weak = self._pair()
         self._threads = threads
-        self._session = _session(bundle, MODEL, threads)
-        # Most users never ask for an embedding: its graph is loaded at the first one.
+        # Most users ask for scores alone: all else is loaded where it is asked for.
+        self._whole: ort.InferenceSession | None = None
         self._second: ort.InferenceSession | None = None
         self._loading = threading.Lock()
+        graph = bundle.graph()
+        # Of more than half its weights would be there twice.
+        if (part := part_of(graph, _SCORES, 0.5)) is not None:
+            self._session = _session(bundle, MODEL, threads, part, _SCORES)
+        else:
+            self._session = self._whole = _session(bundle, MODEL, threads, graph)
         if EMBEDDING in manifest.files:
             bundle.graph(EMBEDDING)
         try:
@@ -109,7 +114,7 @@ class Scorer:
         if not self.bundle.manifest.models:
             raise self._no_models()
         # As `margins`, to the last bit, without the arrays of many prompts.
-        [quality] = self._run(prompt, ["quality"])
+        [quality] = self._run(prompt, _SCORES)
         return float(quality[self._strong] - quality[self._weak])
 
     def scores(self, prompts: Sequence[Prompt], *, workers: int | None = None) -> Floats:
@@ -158,7 +163,7 @@ class Scorer:
     def familiarity(self, prompt: Prompt) -> float | None:
         """How like the prompts that were trained on a prompt is, 0 to 1; None where the bundle
         does not tell. Far from them (0) a score says less."""
-        if "familiarity" not in {o.name for o in self._session.get_outputs()}:
+        if "familiarity" not in {o.name for o in self._all_outputs().get_outputs()}:
             return None
         return float(self._run(prompt, ["familiarity"])[0][0])
 
@@ -220,13 +225,20 @@ class Scorer:
 
     def _run(self, prompt: Prompt, outputs: list[str]) -> list[Floats32]:
         feeds = self.feeds(prompt)
+        session = self._session if outputs == _SCORES else self._all_outputs()
         if "embedding" not in outputs or EMBEDDING not in self.bundle.manifest.files:
-            return [output[0] for output in self._session.run(outputs, feeds, _AS_ASKED)]
+            return [output[0] for output in session.run(outputs, feeds)]
         asked = ["states" if name == "embedding" else name for name in outputs]
-        found = dict(zip(asked, self._session.run(asked, feeds), strict=True))
+        found = dict(zip(asked, session.run(asked, feeds), strict=True))
         between = {"states": found["states"], "attention_mask": feeds["attention_mask"]}
         [found["embedding"]] = self._second_half().run(["embedding"], between)
         return [found[name][0] for name in outputs]
+
+    def _all_outputs(self) -> ort.InferenceSession:
+        with self._loading:
+            if self._whole is None:
+                self._whole = _session(self.bundle, MODEL, self._threads)
+            return self._whole
 
     def _second_half(self) -> ort.InferenceSession:
         with self._loading:
@@ -253,8 +265,15 @@ class Scorer:
                 yield from pool.map(run, prompts[start : start + BLOCK])
 
 
-def _session(bundle: Bundle, name: str, threads: int) -> ort.InferenceSession:
-    """One of a bundle's graphs, loaded and checked."""
+def _session(
+    bundle: Bundle,
+    name: str,
+    threads: int,
+    graph: bytes | None = None,
+    outputs: Sequence[str] = (),
+) -> ort.InferenceSession:
+    """One of a bundle's graphs, loaded and checked. graph: its bytes, where they are at hand, or a
+    part of it that gives these `outputs` alone."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -263,21 +282,24 @@ def _session(bundle: Bundle, name: str, threads: int) -> ort.InferenceSession:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # Otherwise bytes that look like onnxruntime's own format are read as that, unchecked.
     options.add_session_config_entry("session.load_model_format", "ONNX")
-    graph = bundle.graph(name)
+    graph = bundle.graph(name) if graph is None else graph
     try:
         session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises its own, unrelated classes
         raise BundleFormatError(f"{name} does not load: {error}", bundle.path) from error
     # It keeps them for a change of providers, which never comes: 8 MB of fast, 17 of mf.
     session._model_bytes = None
-    _check_graph(session, name, bundle)
+    _check_graph(session, name, bundle, outputs)
     return session
 
 
-def _check_graph(session: ort.InferenceSession, name: str, bundle: Bundle) -> None:
+def _check_graph(
+    session: ort.InferenceSession, name: str, bundle: Bundle, only: Sequence[str]
+) -> None:
     """The graph must be the one that the manifest describes: names, types and widths."""
     manifest = bundle.manifest
     wanted, outputs = _described(name, manifest)
+    outputs = {each: width for each, width in outputs.items() if not only or each in only}
 
     def check(fits: bool, problem: str) -> None:
         if not fits:

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 from thriftroute.errors import ExportError
+from thriftroute.router.features import FEATURES
+from thriftroute.router.graph import part_of
 
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("sentence_transformers")
 
+from thriftroute.research.static_encoder import static_graph  # noqa: E402
 from thriftroute.training.encoder import (  # noqa: E402
     OUTPUTS,
     LoadedEncoder,
@@ -85,10 +88,11 @@ def feeds(cheap: bool = False) -> list[dict[str, Any]]:
     return made
 
 
-def head_of(kind: str, n_models: int = 3, seed: int = 1) -> Head:
-    """Two hidden directions on 37 columns; where there is a gate, it is between open and shut."""
+def head_of(kind: str, n_models: int = 3, seed: int = 1, features: int = N_FEATURES) -> Head:
+    """Two hidden directions on 32 columns and the features; where there is a gate, it is between
+    open and shut."""
     rng = np.random.default_rng(seed)
-    width = 32 + N_FEATURES
+    width = 32 + features
     w1, b1, u = (rng.normal(size=s).astype(np.float32) for s in ((2, width), 2, (n_models, 2)))
     names, gated, gate, memory = [f"m{i}" for i in range(n_models)], [0, 0], None, None
     if "gate" in kind:
@@ -266,6 +270,34 @@ class TestHead:
         quality, x = run_graph(graph, feeds(cheap=True), ["quality", "representation"])
         assert np.abs(quality - head.quality(x)).max() < 1e-4
         assert (read_head(graph, head.models).w1 == head.w1).all()
+
+
+@pytest.mark.parametrize("kind", ["", "gate", "gate and memory"])
+def test_a_head_on_a_table_of_tokens(kind: str) -> None:
+    """Scores come from a narrow table of their own; padding and all else is as with any head."""
+    rng = np.random.default_rng(3)
+    bare = static_graph(rng.normal(size=(70, 32)).astype(np.float32))
+    head = head_of(kind, features=len(FEATURES))
+    graph = graft_head(bare, head)
+    onnx.checker.check_model(onnx.load_from_string(graph))
+    mask = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+    feed = {"input_ids": rng.integers(0, 70, (2, 5)), "attention_mask": mask}
+    feed["features"] = rng.normal(size=(2, len(FEATURES))).astype(np.float32)
+    outputs = ["quality", "representation", *(["familiarity"] if "memory" in kind else [])]
+    quality, x, *familiarity = run_graph(graph, [feed], outputs)
+    assert np.abs(quality - head.quality(x)).max() < 1e-5
+    assert np.ptp(quality) > 0.1
+    for found in familiarity:
+        assert head.memory is not None
+        assert np.abs(found[:, 0] - head.memory.familiarity(x)).max() < 1e-5
+    scores = part_of(graph, ["quality"])
+    assert scores is not None
+    assert "table" not in {item.name for item in onnx.load_from_string(scores).graph.initializer}
+    assert (run_graph(scores, [feed], ["quality"])[0] == quality).all()
+    found = read_head(graph, head.models)
+    assert (found.w1 == head.w1).all()
+    assert graft_head(graph, found) == graph
+    assert without_head(graph) == without_head(bare)
 
 
 def test_a_graph_without_a_head(fp32: Path, represented: Path) -> None:

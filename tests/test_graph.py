@@ -5,10 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from thriftroute.errors import BundleFormatError, ExportError
 from thriftroute.router.bundle import Bundle
-from thriftroute.router.graph import MAX_FIELDS, MAX_NODES, OPERATORS, check_graph
+from thriftroute.router.graph import MAX_FIELDS, MAX_NODES, OPERATORS, check_graph, part_of
 from thriftroute.router.routers import CHECKPOINTS
 from thriftroute.router.scorer import Scorer
 from thriftroute.tests.conftest import BundleMaker, tiny_graph
@@ -118,6 +119,32 @@ def test_a_bundle_has_no_weights_elsewhere(make_bundle: BundleMaker, location: s
 def test_bundles_of_every_format_pass(path: Path) -> None:
     graph = Bundle.open(path).graph()
     assert {n.op_type for n in onnx.load_from_string(graph).graph.node} <= OPERATORS
+
+
+@pytest.mark.parametrize("name", ["fast", "mf"])
+def test_a_part_says_what_the_whole_says(name: str) -> None:
+    import onnxruntime as ort
+
+    bundle = Bundle.open(CHECKPOINTS / name)
+    whole, feeds = bundle.graph(), Scorer.load(bundle).feeds("Prove that 2 + 2 = 4.")
+    for output in ("quality", "familiarity", "representation"):
+        part = part_of(whole, [output])
+        assert part is not None
+        assert part_of(whole, [output], most=0.01) is None
+        check_graph(part)
+        onnx.checker.check_model(onnx.load_from_string(part))
+        assert len(part) < len(whole)
+        session = ort.InferenceSession(part, providers=["CPUExecutionProvider"])
+        assert [each.name for each in session.get_outputs()] == [output]
+        [found] = session.run(None, feeds)
+        [expected] = ort.InferenceSession(whole, providers=["CPUExecutionProvider"]).run(
+            [output], feeds
+        )
+        np.testing.assert_allclose(found, expected, atol=1e-4)  # fused otherwise
+
+
+def test_no_part_gives_what_the_whole_does_not() -> None:
+    assert part_of(tiny_graph(2), ["familiarity"]) is None
 
 
 def test_operators_are_onnx_s_own_and_hold_no_graph() -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from thriftroute.errors import BundleFormatError, BundleIntegrityError, ConfigError
 from thriftroute.router.bundle import Bundle, write_bundle
+from thriftroute.router.routers import CHECKPOINTS
 from thriftroute.router.scorer import Scorer
 from thriftroute.router.text import Conversation
 from thriftroute.router.threshold import sigmoid
@@ -340,6 +342,30 @@ class TestTwoGraphs:
         before = Bundle.open(split).model_sha256
         replace_file(split, "embedding.onnx", (split / "embedding.onnx").read_bytes() + b"\0")
         assert Bundle.open(split).model_sha256 != before
+
+
+class TestScoresAlone:
+    """Of a graph whose scores need little of it, the rest is loaded where it is asked for."""
+
+    @pytest.fixture
+    def fast(self, tmp_path: Path) -> Path:
+        return Path(shutil.copytree(CHECKPOINTS / "fast", tmp_path / "fast"))
+
+    def test_they_need_no_more(self, fast: Path) -> None:
+        scorer, score = Scorer.load(fast), Scorer.load(fast).score("hello")
+        (fast / "model.onnx").write_bytes(b"")
+        assert scorer.score("hello") == score
+        assert scorer.margins(["hello", "prove it"]).shape == (2,)
+        for ask in (scorer.familiarity, scorer.embeddings, scorer.representations):
+            with pytest.raises(BundleIntegrityError, match=r"model\.onnx"):
+                ask(["hello"])
+
+    def test_the_rest_says_the_same(self, fast: Path) -> None:
+        scorer = Scorer.load(fast)
+        alone = scorer.qualities(PROMPTS)
+        both = [encoding.quality for encoding in scorer.encode_all(PROMPTS)]
+        np.testing.assert_allclose(alone, both, atol=1e-6)
+        assert 0 <= (scorer.familiarity("hello") or -1) <= 1
 
 
 class TestFamiliarity:

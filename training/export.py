@@ -9,7 +9,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     import torch
 
 OPSET = 17
+# Of the graph of `research.static_encoder`: its table, and what a head on it takes.
+_TABLE = ("table", "scale")
+_SEEN = ("input_ids", "features", "mask", "count", "middle")
 # What an export must keep. Scores are probabilities; APGR is that of the validation split.
 TORCH_BOUND = 1e-4
 # Sums of 1,500 products in float32, in numpy and in the graph.
@@ -220,23 +223,20 @@ def graft_head(encoder: bytes, head: Head) -> bytes:
     `familiarity` float32[1, 1] where the head has a memory.
 
     Its factors stand in the graph under names that begin with mf., in fp32, so that a bundle can be
-    started from; a head that is there already is replaced.
+    started from; a head that is there already is replaced. On `fast`'s encoder, which is a table of
+    tokens' vectors, it is a narrow table of its own besides: scores need nothing of the other one.
     """
     onnx = require_extra("onnx", "fit")
     model = onnx.load_from_string(without_head(encoder))
     values: dict[str, Any] = {"w1": head.w1.T, "b1": head.b1, "u": head.u.T}
-    nodes = [
-        _node("MatMul", "representation w1", "projected"),
-        _node("Add", "projected b1", "hidden"),
-    ]
     outputs, hidden = {"quality": int(head.u.shape[0])}, "hidden"
     if head.gate is not None:
         gated = head.gated.astype(np.float32)[None]
         values |= {"gated": gated, "open": 1 - gated}
         values |= {"gate": head.gate.weights[:, None], "bias": np.array(head.gate.bias)}
+    nodes = _by_token(model.graph, values) or _by_representation(values)
+    if head.gate is not None:
         nodes += [
-            _node("MatMul", "representation gate", "kind"),
-            _node("Add", "kind bias", "logit"),
             _node("Sigmoid", "logit", "share"),
             _node("Mul", "share gated", "opened"),
             _node("Add", "opened open", "factors"),
@@ -262,11 +262,56 @@ def graft_head(encoder: bytes, head: Head) -> bytes:
 
 def _node(kind: str, inputs: str, output: str, **attributes: Any) -> Any:
     """A node of the head; names are those of the head's own values but for the graph's outputs."""
-    outer = ("representation", "quality", "familiarity")
+    outer = ("representation", "quality", "familiarity", *_SEEN)
     names = [name if name in outer else f"mf.{name}" for name in (*inputs.split(), *output.split())]
     cut = len(inputs.split())
     make = require_extra("onnx", "fit").helper.make_node
     return make(kind, names[:cut], names[cut:], **attributes)
+
+
+def _by_representation(values: Mapping[str, Any]) -> list[Any]:
+    """Nodes from the representation to `hidden` and, of a head with a gate, its `logit`."""
+    nodes = [
+        _node("MatMul", "representation w1", "projected"),
+        _node("Add", "projected b1", "hidden"),
+    ]
+    if "gate" in values:
+        nodes += [
+            _node("MatMul", "representation gate", "kind"),
+            _node("Add", "kind bias", "logit"),
+        ]
+    return nodes
+
+
+def _by_token(graph: Any, values: dict[str, Any]) -> list[Any]:
+    """The same on an encoder that is `static_graph`'s, from tokens and features; none on another.
+
+    The mean of vectors, times weights, is the mean of what each vector is times weights: three
+    numbers a token in place of 256.
+    """
+    known = {item.name: item for item in graph.initializer}
+    made = {name for node in graph.node for name in node.output}
+    if not {*_TABLE, *_SEEN} <= {*known, *made, *(item.name for item in graph.input)}:
+        return []
+    to_array = require_extra("onnx", "fit").numpy_helper.to_array
+    table, scale = (to_array(known[name]) for name in _TABLE)
+    weights = np.hstack([values[name] for name in ("w1", "gate") if name in values])
+    start = np.hstack([values[name] for name in ("b1", "bias") if name in values])
+    width = table.shape[1]
+    values |= {"rows": (table * scale.astype(float)) @ weights[:width], "beside": weights[width:]}
+    values |= {"start": start, "sizes": np.array([len(values["b1"]), 1])}
+    gated = "gate" in values
+    nodes = [
+        _node("Gather", "rows input_ids", "seen", axis=0),
+        _node("Unsqueeze", "mask middle", "row"),
+        _node("MatMul", "row seen", "total"),
+        _node("Squeeze", "total middle", "sum"),
+        _node("Div", "sum count", "mean"),
+        _node("MatMul", "features beside", "more"),
+        _node("Add", "more start", "moved"),
+        _node("Add", "mean moved", "projected" if gated else "hidden"),
+    ]
+    return [*nodes, _node("Split", "projected sizes", "hidden logit", axis=1)] if gated else nodes
 
 
 def _look_up(memory: Memory, values: dict[str, Any]) -> list[Any]:
