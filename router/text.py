@@ -69,7 +69,7 @@ def as_conversation(prompt: Promptlike | Conversation) -> Conversation:
     turns: list[str] = []
     last_user = -1
     for index, message in enumerate(prompt):
-        if not isinstance(message, Mapping):
+        if not isinstance(message, dict | Mapping):
             raise DataError(
                 f"expected a mapping with 'role' and 'content', got {type(message).__name__}",
                 field=f"messages[{index}]",
@@ -89,9 +89,11 @@ def as_conversation(prompt: Promptlike | Conversation) -> Conversation:
 
 def last_turn(messages: Sequence[Message]) -> str:
     """The last turn of messages that have been checked: `as_conversation(messages).last`."""
+    for message in reversed(messages):
+        if message.get("role") == "user":
+            return _message_text(message, 0)
     turns = [m for m in messages if m.get("role") not in ("system", "developer")]
-    asked = next((m for m in reversed(turns) if m.get("role") == "user"), None)
-    return as_conversation([asked or turns[-1]]).last if turns else ""
+    return _message_text(turns[-1], 0) if turns else ""
 
 
 def check_messages(messages: object) -> None:
@@ -190,6 +192,8 @@ def _message_text(message: Message, index: int) -> str:
             f"expected text, a list of parts or null, got {type(content).__name__}",
             field=f"messages[{index}].content",
         )
+    if isinstance(content, str) and "tool_calls" not in message:
+        return content
     texts: list[str] = []
     for part in [content] if isinstance(content, str) else content or ():
         text = part.get("text") if isinstance(part, Mapping) else part
@@ -204,4 +208,7 @@ def _message_text(message: Message, index: int) -> str:
 
 
 def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
+    # Most are lists, and to ask for `Sequence` takes ten times as long.
+    if isinstance(value, list):
+        return True
     return isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray)

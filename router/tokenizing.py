@@ -63,15 +63,18 @@ def load_tokenizer(data: bytes) -> Tokenizer:
 
 def token_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     """Ids of a text, without special tokens. Raises ValueError where the tokenizer fails on it."""
+    return _asked(lambda: tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def _asked(ask: Callable[[], list[int]]) -> list[int]:
     try:
-        ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+        return ask()
     except BaseException as error:  # noqa: BLE001 - `_problem` raises what is not the library's
         # Not the library's message, which may quote the text.
         _problem(error)
         raise ValueError(
             "fails on a text; train the bundle again or copy it from its source"
         ) from None
-    return ids
 
 
 def ids_by_word(tokenizer: Tokenizer) -> Callable[[str], list[int]]:
@@ -80,10 +83,16 @@ def ids_by_word(tokenizer: Tokenizer) -> Callable[[str], list[int]]:
     if not _takes_words(tokenizer):
         return partial(token_ids, tokenizer)
     kept: dict[str, tuple[int, ...]] = {}  # tuples, which the garbage collector leaves alone
+    model, normalizer = tokenizer.model, tokenizer.normalizer
+    lowers = normalizer is not None and normalizer.lowercase
     added = [token.content.lower() for token in tokenizer.get_added_tokens_decoder().values()]
 
     def new(word: str) -> tuple[int, ...]:
-        ids = tuple(token_ids(tokenizer, word))
+        if _WORDS.fullmatch(word):  # it needs nothing of the library but the model
+            plain = word.lower() if lowers else word
+            ids = tuple(_asked(lambda: [token.id for token in model.tokenize(plain)]))
+        else:
+            ids = tuple(token_ids(tokenizer, word))
         if len(kept) >= KEPT_WORDS:
             kept.clear()
         if len(word) <= _KEPT_LENGTH:

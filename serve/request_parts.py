@@ -65,6 +65,7 @@ _NO_MAXIMA = frozenset(
         *("model", "stream", "temperature", "top_p", "stop", "user"),
     }
 ).union(LENGTHS)  # which are read by themselves
+_PLAIN = {"role", "content"}
 _BASE64 = (string.ascii_letters + string.digits + "+/=").encode()
 _LONG = 1000  # characters; a shorter text is never taken for data
 _ADDRESS = re.compile(r"\s*[a-z][a-z0-9+.-]*://", re.IGNORECASE)
@@ -163,9 +164,11 @@ def check_parts(messages: Sequence[Mapping[str, Any]]) -> None:
 def addresses(messages: Sequence[Mapping[str, Any]]) -> Iterator[Address]:
     """Every address in a message that is not in a text: of images, sound, video and files."""
     for index, message in enumerate(messages):
+        if message.keys() == _PLAIN and isinstance(message["content"], str):  # as nearly all are
+            continue
         found = [(f"content[{n}]", kind_of(part), part) for n, part in enumerate(parts_of(message))]
         found = [each for each in found if each[1] not in _TEXTS]
-        beside = message.items() if isinstance(message, Mapping) else ()
+        beside = message.items()
         found += [(k, k, v) for k, v in beside if k not in _NO_MEDIA and not isinstance(v, str)]
         for where, kind, part in found:
             for _, url in entries(part):
