@@ -45,6 +45,7 @@ _CODE_SIGNS = ("==", "=>", "```", "def ", "class ", "return", "function", "impor
 _LATEX_SIGNS = ("\\", "$", "^", "_{")
 _DIGITS, _UPPER, _PUNCTUATION = b"0123456789", b"ABCDEFGHIJKLMNOPQRSTUVWXYZ", b',;:()"'
 _BLOCKS = b"{};"
+_ASCII = bytes(range(128))
 # ASCII to itself in lower case where it may stand in a term, or in a word, and else to a space.
 _TO_TERMS = bytes(ord(chr(c).lower()) if chr(c).isalnum() or c == 95 else 32 for c in range(128))
 _TO_TERMS = _TO_TERMS.ljust(256)
@@ -75,7 +76,7 @@ def features(text: str, tokens: int, names: Sequence[str] = FEATURES) -> npt.NDA
     `unknown_features`.
     """
     n, lower, data = max(len(text), 1), text.lower(), text.encode("utf-8", "surrogatepass")
-    others = "" if text.isascii() else "".join(char for char in text if not char.isascii())
+    others = "" if text.isascii() else data.translate(None, _ASCII).decode("utf-8", "surrogatepass")
     words = _WORD.findall(text) if others else _ascii_words(data)
     terms = _TERM.findall(lower) if others else data.translate(_TO_TERMS).decode().split()
     known = set(terms)

@@ -308,8 +308,10 @@ def calibration(spec: Mapping[str, Any] | None) -> Callable[[npt.ArrayLike], Flo
 
     def scores(margin: npt.ArrayLike) -> Floats:
         found = curve(np.asarray(margin, dtype=np.float64))
-        # Without numpy's own `clip`, which takes one value ten times as long.
-        return np.asarray(np.minimum(np.maximum(found, SCORE_MARGIN), 1.0 - SCORE_MARGIN))
+        least, most = SCORE_MARGIN, 1.0 - SCORE_MARGIN
+        if found.ndim == 0:  # a request's, for which numpy takes ten times as long
+            return np.asarray(min(max(float(found), least), most))
+        return np.asarray(np.minimum(np.maximum(found, least), most))
 
     return scores
 

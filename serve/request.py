@@ -1,5 +1,6 @@
 """What a client asks for, as the pipeline sees it."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple
@@ -89,7 +90,8 @@ class ChatRequest:
     `needs` the capabilities that the body calls for; `prompt_tokens` an estimate of the whole
     prompt; `output_tokens` the most that the client allows (a default where it says nothing).
     `session`: the conversation, as `session_key` has it. `size`: bytes as it came, 0 if unknown.
-    `lengths`: how long each model's answers are, as far as that was known when it came.
+    `lengths`: how long each model's answers are, as far as that was known when it came. What is
+    cached follows from messages and maxima, which no copy changes.
     """
 
     id: str
@@ -121,7 +123,7 @@ class ChatRequest:
         """True where a model has answered in this conversation before."""
         return any(message.get("role") == "assistant" for message in self.messages)
 
-    @property
+    @functools.cached_property
     def sets_maximum(self) -> bool:
         """True where the client says how long the answer may be."""
         return any(self.body.get(name) is not None for name in LENGTHS)
@@ -146,7 +148,11 @@ class ChatRequest:
     def is_agents(self) -> bool:
         """True where an agent sent it: a tool that names its sessions, or one that uses tools."""
         told = self.session is not None and self.session.told and self.options.session is None
-        return told or any(m.get("tool_calls") or m.get("role") in RESULTS for m in self.messages)
+        return told or self._uses_tools
+
+    @functools.cached_property
+    def _uses_tools(self) -> bool:
+        return any(m.get("tool_calls") or m.get("role") in RESULTS for m in self.messages)
 
 
 def is_reminder(message: Mapping[str, Any]) -> bool:

@@ -13,7 +13,7 @@ from .flow import Reply, RequestFlow, shutting_down
 from .limits import headers_of
 
 _JSON = (b"content-type", b"application/json")
-WATCH_AFTER_S = 0.02  # seconds into a request's work: from then on it is seen that its client left
+WATCH_AFTER_S = 0.1  # seconds into a request's work: from then on it is seen that its client left
 FAREWELL_S = 1.0  # for a client to take in that the server shuts down
 _EVENTS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
