@@ -18,7 +18,9 @@ each way in turn, round after round, so that a busy moment of the machine falls 
     portkey    Portkey's gateway (npm), where --portkey names its folder and node is there
     proxy      LiteLLM's own proxy, where --litellm-proxy names its command
 
-Then each way in turn is asked by 16 clients at once (closed loop) for its highest rate.
+Then each way is asked by 16 clients at once (closed loop) for its highest rate, one after the other
+in 20 turns, so that the machine's pace, which may double within seconds, falls on all of them. A
+ratio of rates is the geometric mean of the turns', with a 95% interval by Student's t.
 
 Overhead is the difference of two percentiles of one run, in ms. All of it, load generator and stub
 too, shares this machine's cores. CPU ms is what all these processes together took for a request:
@@ -70,6 +72,8 @@ PLACES = {
 }
 # (way, other way, least ratio of their rates)
 BARS = (("fast", "portkey", 1.0), ("plain", "portkey", 1.2), ("routed", "proxy", 2.5))
+TURNS = 20
+T_975 = 2.093  # of Student's t with TURNS - 1 degrees of freedom
 STREAMED = ("direct", "plain", "routed", "fast")
 STUB = str(Path(__file__).with_name("serve_parts.py"))
 _numbers = itertools.count()
@@ -129,9 +133,13 @@ async def _measure(options: argparse.Namespace) -> dict[str, Any]:
                 result["ways"] = await _rounds(session, ways, prompts, options, console, everyone)
                 if options.streams:
                     result["streams"] = await _streams(session, ways, prompts, options)
-                result["rates"] = {
-                    name: (await _closed_loop(session, name, way, prompts, options.burst))["per_s"]
-                    for name, way in ways.items()
+                turns = await _turns(session, ways, prompts, options.burst)
+                result["rates"] = {name: TURNS / sum(1 / r for r in each)
+                                   for name, each in turns.items()}  # fmt: skip
+                result["ratios"] = {
+                    f"{name} over {other}": {**_ratio(turns[name], turns[other]), "goal": least}
+                    for name, other, least in BARS
+                    if name in turns and other in turns
                 }
                 result["rss_mb"] = {
                     name: psutil.Process(process.pid).memory_info().rss / 1e6
@@ -264,6 +272,27 @@ def _post(
     return session.post(url, json=body, headers=headers)
 
 
+async def _turns(
+    session: aiohttp.ClientSession, ways: dict[str, tuple[str, str]], prompts: list[str], n: int
+) -> dict[str, list[float]]:
+    """Of each way the rates of its turns, of n requests in all."""
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(TURNS):
+        for name in [*ways][:: 1 if turn % 2 else -1]:
+            told = await _closed_loop(session, name, ways[name], prompts, max(16, n // TURNS))
+            if told["errors"]:
+                raise RuntimeError(f"{name}: {told['errors']} of {told['n']} requests failed")
+            found[name].append(told["per_s"])
+    return found
+
+
+def _ratio(rates: Sequence[float], others: Sequence[float]) -> dict[str, float]:
+    logs = np.log(np.array(rates) / np.array(others))
+    mean, off = logs.mean(), T_975 * logs.std(ddof=1) / np.sqrt(len(logs))
+    low, ratio, high = (float(np.exp(mean + step)) for step in (-off, 0.0, off))
+    return {"ratio": ratio, "low": low, "high": high}
+
+
 async def _closed_loop(
     session: aiohttp.ClientSession,
     name: str,
@@ -369,10 +398,9 @@ def _show(result: dict[str, Any], console: Console) -> None:
     rates = result["rates"]
     told = ", ".join(f"{name} {rate:.0f}/s" for name, rate in rates.items())
     console.print(f"highest rate, 16 at once: {told}")
-    for name, other, least in BARS:
-        if name in rates and other in rates:
-            ratio = rates[name] / rates[other]
-            console.print(f"{name} over {other}: {ratio:.2f} times the rate (goal {least:g})")
+    for pair, row in result["ratios"].items():
+        between = f"95% interval {row['low']:.2f} to {row['high']:.2f}"
+        console.print(f"{pair}: {row['ratio']:.2f} times the rate, {between} (goal {row['goal']})")
     memory = ", ".join(f"{name} {size:.0f} MB" for name, size in result["rss_mb"].items())
     console.print(f"memory after it: {memory}")
     for name, row in result.get("sustain", {}).items():

@@ -15,9 +15,12 @@ import functools
 import math
 import re
 from collections.abc import Sequence
+from itertools import filterfalse
 
 import numpy as np
 import numpy.typing as npt
+
+from .tokenizing import spans_with
 
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
@@ -46,9 +49,11 @@ _LATEX_SIGNS = ("\\", "$", "^", "_{")
 _DIGITS, _UPPER, _PUNCTUATION = b"0123456789", b"ABCDEFGHIJKLMNOPQRSTUVWXYZ", b',;:()"'
 _BLOCKS = b"{};"
 _ASCII = bytes(range(128))
+_OTHER = re.compile(r"[^\x00-\x7f]")
 # ASCII to itself in lower case where it may stand in a term, or in a word, and else to a space.
 _TO_TERMS = bytes(ord(chr(c).lower()) if chr(c).isalnum() or c == 95 else 32 for c in range(128))
 _TO_TERMS = _TO_TERMS.ljust(256)
+_TO_NUMBERS = bytes(c if chr(c) in "0123456789.," else 32 for c in range(256))
 _TO_WORDS = bytes(c if chr(c).isalpha() or chr(c) in "'-" else 32 for c in range(128)).ljust(256)
 
 # The caps: the 99th percentile of the public training sources, rounded; flags need none.
@@ -77,11 +82,11 @@ def features(text: str, tokens: int, names: Sequence[str] = FEATURES) -> npt.NDA
     """
     n, lower, data = max(len(text), 1), text.lower(), text.encode("utf-8", "surrogatepass")
     others = "" if text.isascii() else data.translate(None, _ASCII).decode("utf-8", "surrogatepass")
-    words = _WORD.findall(text) if others else _ascii_words(data)
-    terms = _TERM.findall(lower) if others else data.translate(_TO_TERMS).decode().split()
+    plain, other = _apart(text)
+    words, terms = _words(plain, other), _terms(plain.lower(), other.lower())
     known = set(terms)
     digits = _count(data, _DIGITS) + sum(map(str.isdigit, others))
-    numbers = _NUMBER.findall(text) if digits else []
+    numbers = _numbers(data, text, others) if digits else []
     n_words = max(len(words), 1)
     sentences = max(len(_SENTENCE_END.findall(text)) + sum(map(others.count, "。！？")), 1)
 
@@ -127,15 +132,35 @@ def _caps(names: tuple[str, ...]) -> npt.NDArray[np.float64]:
     return np.array([_CAPS[name] for name in names], dtype=np.float64)
 
 
-def _ascii_words(data: bytes) -> list[str]:
-    """What _WORD finds in an ASCII text, in any order."""
-    words: list[str] = []
-    for part in data.translate(_TO_WORDS).decode().split():
-        if part.isalpha():
-            words.append(part)
-        else:
-            words += _ASCII_WORD.findall(part)
-    return words
+def _words(plain: str, other: str) -> list[str]:
+    """What _WORD finds in both, of which `plain` is ASCII, in any order."""
+    parts = plain.encode().translate(_TO_WORDS).decode().split()
+    joined = " ".join(filterfalse(str.isalpha, parts))
+    return [*filter(str.isalpha, parts), *_ASCII_WORD.findall(joined), *_WORD.findall(other)]
+
+
+def _terms(plain: str, other: str) -> list[str]:
+    """What _TERM finds in both, in lower case, in any order."""
+    return plain.encode().translate(_TO_TERMS).decode().split() + _TERM.findall(other)
+
+
+def _apart(text: str) -> tuple[str, str]:
+    """What stands between spaces: that of ASCII alone, and the rest."""
+    if text.isascii():
+        return text, ""
+    plain, other, at = list[str](), list[str](), 0
+    for begin, end in spans_with(_OTHER, text):
+        plain.append(text[at:begin])
+        other.append(text[begin:end])
+        at = end
+    return " ".join((*plain, text[at:])), " ".join(other)
+
+
+def _numbers(data: bytes, text: str, others: str) -> list[str]:
+    """What _NUMBER finds; `data` is the text in UTF-8."""
+    if any(map(str.isdecimal, others)):
+        return _NUMBER.findall(text)
+    return _NUMBER.findall(" ".join(data.translate(_TO_NUMBERS).decode().split()))
 
 
 def _count(data: bytes, of: bytes) -> int:

@@ -116,14 +116,24 @@ def _words(text: str) -> list[str]:
     """What BERT's tokenizers take apart by itself; of what is not plain, whole words."""
     if text.isascii() and not _ODD.search(text):
         return _WORDS.findall(text)
-    # Not `split()`: Unicode has spaces, and Python separators, that the library drops.
+    # These alone: Unicode has other spaces, and separators, that the library drops.
     for space in "\t\n\r":
         text = text.replace(space, " ")
-    return [word for part in text.split(" ") for word in _words_of(part)]
+    words, at = list[str](), 0
+    for begin, end in spans_with(_ODD, text):
+        words += [*_WORDS.findall(text, at, begin), text[begin:end]]
+        at = end
+    return words + _WORDS.findall(text, at)
 
 
-def _words_of(part: str) -> list[str]:
-    return [part] if _ODD.search(part) else _WORDS.findall(part)
+def spans_with(odd: re.Pattern[str], text: str) -> Iterator[tuple[int, int]]:
+    """Where, between spaces, what holds a match of `odd` begins and ends, one after the other."""
+    at = 0
+    for match in odd.finditer(text):
+        if (start := match.start()) >= at:
+            begin, end = text.rfind(" ", at, start) + 1 or at, text.find(" ", start)
+            at = len(text) if end < 0 else end
+            yield begin, at
 
 
 def _takes_words(tokenizer: Tokenizer) -> bool:

@@ -1,5 +1,6 @@
 """Cheap features: what each name means is pinned, since old bundles were trained on it."""
 
+import re
 from math import log1p
 
 import numpy as np
@@ -213,3 +214,27 @@ def test_any_text_has_values_of_the_order_of_one(text: str, tokens: int) -> None
 def test_words_are_whole_and_counted_once(text: str, named: dict[str, float]) -> None:
     values = dict(zip(FEATURES, features(text, 9).tolist(), strict=True))
     assert {name: values[name] for name in named} == pytest.approx(named, abs=1e-6)
+
+
+_PIECES = ["ab", "Why", "twice", "if", "don't", "a-b", "x1", "_y", " ", "\n", "\t", "\xa0", "\x1c",
+           "é", "naïve", "١٢", "3", "4.5", "6,7", ".", ",", "²", "Σ", "’", "漢字", "K", "İ", "%"]  # fmt: skip
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.sampled_from(_PIECES), max_size=40).map("".join))
+def test_words_and_numbers_are_those_of_one_pattern(text: str) -> None:
+    """However a text is taken apart: ASCII beside other letters, spaces and digits."""
+    words = re.findall(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", text)
+    numbers = re.findall(r"\d+(?:[.,]\d+)*", text)
+    terms = re.findall(r"\w+", text.lower())
+    expected = {
+        "tokens_per_word": min(log1p(7 / max(len(words), 1)), 1.8),
+        "word_length": min(sum(map(len, words)) / max(len(words), 1) / 10, 0.7),
+        "numbers": min(log1p(len(numbers)), 4.4),
+        "distinct_numbers": min(log1p(len(set(numbers))), 3.7),
+        "long_numbers": min(log1p(sum(len(number) > 2 for number in numbers)), 3.6),
+        "quantity_words": min(log1p(terms.count("twice") + text.count("%")), 2.7),
+        "logic_words": min(log1p(terms.count("if")), 2.9),
+        "non_ascii_share": min(sum(not c.isascii() for c in text) / max(len(text), 1), 0.03),
+    }
+    assert features(text, 7, list(expected)) == pytest.approx(list(expected.values()), rel=1e-5)
