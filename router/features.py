@@ -43,9 +43,9 @@ _QUANTITIES, _LOGICAL = (
         "if then not except unless neither nor all none some only must either",
     )
 )
-# What must be in a text that _CODE or _LATEX finds anything in.
-_CODE_SIGNS = ("==", "=>", "```", "def ", "class ", "return", "function", "import")
-_LATEX_SIGNS = ("\\", "$", "^", "_{")
+# What must be in a text, or a word of it, where the pattern of that name finds anything.
+_CODE_SIGNS, _CODE_WORDS = ("==", "=>", "```"), ("def", "class", "return", "function", "import")
+_LATEX_SIGNS, _EXPLAIN_SIGNS = ("\\", "$", "^", "_{"), ("why", "explain")
 _DIGITS, _UPPER, _PUNCTUATION = b"0123456789", b"ABCDEFGHIJKLMNOPQRSTUVWXYZ", b',;:()"'
 _BLOCKS = b"{};"
 _ASCII = bytes(range(128))
@@ -88,6 +88,7 @@ def features(text: str, tokens: int, names: Sequence[str] = FEATURES) -> npt.NDA
     digits = _count(data, _DIGITS) + sum(map(str.isdigit, others))
     numbers = _numbers(data, text, others) if digits else []
     n_words = max(len(words), 1)
+    is_code = _has(_CODE_SIGNS, text) or not known.isdisjoint(_CODE_WORDS)
     sentences = max(len(_SENTENCE_END.findall(text)) + sum(map(others.count, "。！？")), 1)
 
     counts = {
@@ -103,13 +104,13 @@ def features(text: str, tokens: int, names: Sequence[str] = FEATURES) -> npt.NDA
         "lines": text.count("\n"),
         "quotes": text.count('"') + text.count("'"),
         "equals_signs": text.count("="),
-        "quantity_words": sum(map(_QUANTITIES.__contains__, terms))
+        "quantity_words": sum(map(terms.count, known & _QUANTITIES))
         + (len(_THAN.findall(lower)) if "than" in known else 0)
         + text.count("%"),
-        "logic_words": sum(map(_LOGICAL.__contains__, terms))
+        "logic_words": sum(map(terms.count, known & _LOGICAL))
         + (len(_AT.findall(lower)) if "at" in known else 0),
-        "code": _count(data, _BLOCKS) + _found(_CODE, _CODE_SIGNS, text),
-        "latex": _found(_LATEX, _LATEX_SIGNS, text),
+        "code": _count(data, _BLOCKS) + (len(_CODE.findall(text)) if is_code else 0),
+        "latex": len(_LATEX.findall(text)) if _has(_LATEX_SIGNS, text) else 0,
     }
     values = {
         **{name: math.log1p(count) for name, count in counts.items()},
@@ -120,7 +121,7 @@ def features(text: str, tokens: int, names: Sequence[str] = FEATURES) -> npt.NDA
         "punctuation_share": _count(data, _PUNCTUATION) / n,
         "question_mark": float("?" in text or "？" in others),
         "how": float("how" in known),
-        "explain": float(_found(_EXPLAIN, ("why", "explain"), lower) > 0),
+        "explain": float(_has(_EXPLAIN_SIGNS, lower) and _EXPLAIN.search(lower) is not None),
         "write": float("write" in known),
         "starts_with_what": float(_WHAT.match(lower) is not None),
     }
@@ -134,9 +135,12 @@ def _caps(names: tuple[str, ...]) -> npt.NDArray[np.float64]:
 
 def _words(plain: str, other: str) -> list[str]:
     """What _WORD finds in both, of which `plain` is ASCII, in any order."""
-    parts = plain.encode().translate(_TO_WORDS).decode().split()
-    joined = " ".join(filterfalse(str.isalpha, parts))
-    return [*filter(str.isalpha, parts), *_ASCII_WORD.findall(joined), *_WORD.findall(other)]
+    letters = plain.encode().translate(_TO_WORDS).decode()
+    words = letters.split()
+    if "'" in letters or "-" in letters:
+        joined = " ".join(filterfalse(str.isalpha, words))
+        words = [*filter(str.isalpha, words), *_ASCII_WORD.findall(joined)]
+    return words + _WORD.findall(other)
 
 
 def _terms(plain: str, other: str) -> list[str]:
@@ -168,6 +172,6 @@ def _count(data: bytes, of: bytes) -> int:
     return len(data) - len(data.translate(None, of))
 
 
-def _found(pattern: re.Pattern[str], signs: tuple[str, ...], text: str) -> int:
-    """Matches of a pattern; it runs only where one of its signs stands in the text."""
-    return len(pattern.findall(text)) if any(map(text.__contains__, signs)) else 0
+def _has(signs: tuple[str, ...], text: str) -> bool:
+    """Whether any of them stands in the text."""
+    return any(map(text.__contains__, signs))

@@ -158,7 +158,11 @@ def encode(
     tail = room_last // 2 if len(last) > room_last else 0
     kept = last[: room_last - tail] + last[len(last) - tail :]
     parts = (system[:room_system], history[len(history) - room_history :], kept)
-    ids = [token for part in parts if part for token in (*part, *suffix)]
+    ids: list[int] = []
+    for part in parts:
+        if part:
+            ids += part
+            ids += suffix
     return Encoded([*prefix, *(ids or suffix)], text, len(last))
 
 

@@ -217,13 +217,17 @@ def test_words_are_whole_and_counted_once(text: str, named: dict[str, float]) ->
 
 
 _PIECES = ["ab", "Why", "twice", "if", "don't", "a-b", "x1", "_y", " ", "\n", "\t", "\xa0", "\x1c",
-           "é", "naïve", "١٢", "3", "4.5", "6,7", ".", ",", "²", "Σ", "’", "漢字", "K", "İ", "%"]  # fmt: skip
+           "é", "naïve", "١٢", "3", "4.5", "6,7", ".", ",", "²", "Σ", "’", "漢字", "K", "İ", "%",
+           "return", "def f(", "==>", "function"]  # fmt: skip
 
 
 @settings(max_examples=500, deadline=None)
 @given(st.lists(st.sampled_from(_PIECES), max_size=40).map("".join))
 def test_words_and_numbers_are_those_of_one_pattern(text: str) -> None:
     """However a text is taken apart: ASCII beside other letters, spaces and digits."""
+    code = re.findall(
+        r"```|\bdef \w+\(|\breturn\b|\bfunction\b|\bimport\b|==|=>|\bclass \w+|[{};]", text
+    )
     words = re.findall(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", text)
     numbers = re.findall(r"\d+(?:[.,]\d+)*", text)
     terms = re.findall(r"\w+", text.lower())
@@ -235,6 +239,7 @@ def test_words_and_numbers_are_those_of_one_pattern(text: str) -> None:
         "long_numbers": min(log1p(sum(len(number) > 2 for number in numbers)), 3.6),
         "quantity_words": min(log1p(terms.count("twice") + text.count("%")), 2.7),
         "logic_words": min(log1p(terms.count("if")), 2.9),
+        "code": min(log1p(len(code)), 3.8),
         "non_ascii_share": min(sum(not c.isascii() for c in text) / max(len(text), 1), 0.03),
     }
     assert features(text, 7, list(expected)) == pytest.approx(list(expected.values()), rel=1e-5)
