@@ -49,8 +49,7 @@ def server(provider: StubProvider, tmp_path_factory: pytest.TempPathFactory) -> 
             httpx.post(
                 f"{running.url}/v1/chat/completions", json=body, headers=headers, timeout=300
             )
-        while running.state.recorder.pending:
-            time.sleep(0.01)
+        running.wait_for_rows(4)
         yield running
 
 

@@ -66,8 +66,7 @@ def test_estimates_and_the_account_go_by_what_each_model_writes(tmp_path: Path) 
         assert "up to 800 of answer" in refused.json()["error"]["message"]
 
         answer = told(server, "/v1/chat/completions", model="weak", messages=USER)
-        while server.state.recorder.pending:
-            time.sleep(0.01)
+        server.wait_for_rows(2)
         (row,) = server.state.recorder.recent(1, {"requested": "weak", "status": 200})
     usage = answer["usage"]
     prompt, written = usage["prompt_tokens"], usage["completion_tokens"]
@@ -84,8 +83,7 @@ def test_a_configured_number_stays(tmp_path: Path) -> None:
     ):
         assert told(server, "/route", prompt="Hi", model="weak")["output_tokens"] == 512
         answer = told(server, "/v1/chat/completions", model="weak", messages=USER)
-        while server.state.recorder.pending:
-            time.sleep(0.01)
+        server.wait_for_rows(1)
         (row,) = server.state.recorder.recent(1, {"requested": "weak"})
         assert server.state.lengths.arms == {}
     assert row["strong_cost"] == pytest.approx(10 * row["cost"])

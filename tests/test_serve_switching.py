@@ -2,7 +2,6 @@
 
 import json
 import sqlite3
-import time
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +50,7 @@ def test_an_agents_session_is_priced_and_its_account_is_right(tmp_path: Path) ->
         messages.append({"role": "user", "content": "Thanks."})
         third = ask("weak", counted(50_200))  # named: a switch whatever it costs
         metrics = httpx.get(f"{server.url}/metrics").text
-        while server.state.recorder.pending:
-            time.sleep(0.01)
+        server.wait_for_rows(3)
         (session,) = httpx.get(f"{server.url}/traffic").json()["sessions"]
     told = [
         [answer.headers[f"x-thriftroute-{name}"] for name in ("model", "switch", "choice")]

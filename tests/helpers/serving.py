@@ -9,6 +9,7 @@ with StubProvider() as provider, serving(pool(provider.url)) as server:
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,6 +32,11 @@ class Serving:
         self.url = url
         self.app = app
         self.state: ServerState = app.state.thriftroute
+
+    def wait_for_rows(self, count: int) -> None:
+        """Until so many decisions are in the database: an answer goes out before its own is."""
+        while self.state.recorder.written < count:
+            time.sleep(0.01)
 
 
 def pool(api_base: str, **more: Any) -> dict[str, Any]:
